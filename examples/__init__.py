@@ -1,0 +1,1 @@
+"""Small apps, each run by one line: ``wsflow run examples.chat:app``."""

@@ -1,0 +1,30 @@
+"""A declarative WebSocket framework: plain functions, typed messages, structured concurrency."""
+
+from wsflow.connection import Connection, End
+from wsflow.declare.markers import Cookie, EventId, Header, Message, Query, TopicName
+from wsflow.declare.router import Router
+from wsflow.errors import Close, DeclarationError, Disconnected, Reject
+from wsflow.registry import Registry
+from wsflow.request import Request
+from wsflow.topics import Joined, Topic, TopicMember
+
+__all__ = [
+    "Close",
+    "Connection",
+    "Cookie",
+    "DeclarationError",
+    "Disconnected",
+    "End",
+    "EventId",
+    "Header",
+    "Joined",
+    "Message",
+    "Query",
+    "Registry",
+    "Reject",
+    "Request",
+    "Router",
+    "Topic",
+    "TopicMember",
+    "TopicName",
+]

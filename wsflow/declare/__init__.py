@@ -1,0 +1,1 @@
+"""From functions to records: the Router, the markers, the signatures. Nothing is resolved here."""

@@ -1,0 +1,101 @@
+"""What stands in ``Annotated[…]``: where a parameter's value comes from, what a field is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query parameter. ``Annotated[list[T], Query()]`` collects all of its values.
+
+    Args:
+        name: its name in the URL; the parameter's own by default.
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header of the opening request.
+
+    Args:
+        name: its name; by default the parameter's own with ``-`` for ``_``.
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    """A cookie of the opening request.
+
+    Args:
+        name: its name; the parameter's own by default.
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The message being handled, in ``on_message``: ``Annotated[object, Message()]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicOptions:
+    """How a topic treats those who lag, and what it keeps.
+
+    Attributes:
+        history: how many of the last events are kept for ``join(after=…)``; 0 keeps none.
+        backlog: how many messages one peer may lag behind.
+        when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
+            ``drop_newest``, or keep only the ``latest``.
+    """
+
+    history: int = 0
+    backlog: int = 1024
+    when_full: WhenFull = "close"
+
+
+class TopicName:
+    """The name of an injected topic, and how the topic treats its members.
+
+    ``Annotated[Topic[Said], TopicName("room.{room}", history=100)]``; a plain string is the name
+    with all defaults.
+
+    Args:
+        template: the name; ``{param}`` stands for a path parameter.
+        history: how many of the last events are kept for ``join(after=…)``.
+        backlog: how many messages one peer may lag behind.
+        when_full: what happens beyond that: ``"close"`` with 1013, ``"drop_oldest"``,
+            ``"drop_newest"``, or ``"latest"``.
+    """
+
+    __slots__ = ("options", "template")
+
+    def __init__(
+        self,
+        template: str,
+        *,
+        history: int = 0,
+        backlog: int = 1024,
+        when_full: WhenFull = "close",
+    ) -> None:
+        self.template = template
+        self.options = TopicOptions(history, backlog, when_full)
+
+
+class EventId:
+    """Marks the field of a message type that carries its event id on a topic with history.
+
+    ``id: Annotated[str, EventId()] = ""``. The broker assigns the id; the published object is not
+    changed, and ``publish`` returns it.
+    """
+
+
+REQUEST_MARKERS = (Query, Header, Cookie)

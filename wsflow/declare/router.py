@@ -1,0 +1,267 @@
+"""The Router: a path and the functions that serve connections to it.
+
+A decorator records its function and returns it unchanged. Nothing is checked but the shape of the
+call; what is wrong is kept with the record and reported with everything else, before the app
+serves.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal, TypeVar, overload
+
+from wsflow.errors import Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Kind = Literal[
+    "lifespan", "on_connect", "on_message", "consumer", "producer", "on_disconnect", "on_error"
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Handler:
+    """A decorated function, as the Router recorded it.
+
+    Attributes:
+        kind: which decorator.
+        fn: the function itself.
+        frame: where the decorator stood, if that was in a function: annotations may name its locals.
+        concurrency: of a consumer: how many messages at a time.
+        key: of a consumer: the field whose equal values keep their order.
+        on_end: of a producer: whether its end closes the connection.
+    """
+
+    kind: Kind
+    fn: Callable[..., Any]
+    frame: FrameType | None
+    concurrency: int = 1
+    key: str | None = None
+    on_end: Literal["close", "keep"] = "close"
+
+    @property
+    def name(self) -> str:
+        fn = inspect.unwrap(_innermost(self.fn))
+        return str(getattr(fn, "__qualname__", type(fn).__qualname__)).split("<locals>.")[-1]
+
+    @property
+    def where(self) -> str:
+        """The file and line of the function."""
+        return place(self.fn)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Included:
+    """A Router within another."""
+
+    router: Router
+    prefix: str
+
+
+@dataclass(eq=False)
+class Declared:
+    """All that was declared on one Router."""
+
+    handlers: list[Handler] = field(default_factory=list)
+    included: list[Included] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Router:
+    """A path and the functions that serve connections to it; includes other Routers.
+
+    Args:
+        path: the path, with parameters as ``{name}``; each stands for one segment. A Router
+            without a consumer and a producer serves no path of its own.
+        codec: how messages are written by default: ``"json"`` or ``"msgpack"``. A client chooses
+            with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
+        subprotocols: more subprotocols that connections may agree on, in order of preference.
+    """
+
+    def __init__(
+        self,
+        path: str = "/",
+        *,
+        codec: Literal["json", "msgpack"] = "json",
+        subprotocols: Sequence[str] = (),
+    ) -> None:
+        self.path = path
+        self.codec = codec
+        self.subprotocols = tuple(subprotocols)
+        self.where = _frame_place(sys._getframe(1))
+        self.declared = Declared()
+
+    def __repr__(self) -> str:
+        return f"<Router {self.path} ({self.where})>"
+
+    def include(self, other: Router, prefix: str = "") -> None:
+        """Serve another Router's paths too.
+
+        Paths add up: this Router's, the prefix, the other's. This Router's ``lifespan``,
+        ``on_connect``, ``on_message``, ``on_disconnect`` and ``on_error`` hold for it as well.
+        """
+        if isinstance(other, Router):
+            self.declared.included.append(Included(other, prefix))
+            return
+        called = "it is a function: call it" if callable(other) else "pass a Router"
+        self._problem(
+            _frame_place(sys._getframe(1)),
+            f"include({_describe(other)})",
+            f"{_describe(other)} is not a Router.",
+            f"{called}, as in include({getattr(other, '__name__', 'router')}())."
+            if callable(other)
+            else f"{called}.",
+        )
+
+    def _problem(self, where: str, subject: str, why: str, cure: str) -> None:
+        self.declared.problems.append(Problem(where, subject, why, cure))
+
+    def _record(self, kind: Kind, fn: object, frame: FrameType, **options: Any) -> Any:
+        """Record ``fn``, or return the decorator that will."""
+        if fn is None:
+            return lambda fn: self._record(kind, fn, sys._getframe(1), **options)
+        if callable(fn) and not isinstance(fn, type):
+            # A module's names are the function's globals; a frame would keep more alive.
+            local = None if frame.f_locals is frame.f_globals else frame
+            self.declared.handlers.append(Handler(kind, fn, local, **options))
+        elif inspect.iscoroutine(fn) or inspect.isasyncgen(fn):
+            if inspect.iscoroutine(fn):
+                fn.close()
+            self._problem(
+                _frame_place(frame),
+                f"{kind} {fn.__qualname__}",
+                f"{kind} was given what the function returns, not the function.",
+                f"take the parentheses off: @router.{kind} above the function, or "
+                f"router.{kind}({fn.__name__}).",
+            )
+        else:
+            self._problem(
+                _frame_place(frame),
+                f"{kind}({_describe(fn)})",
+                f"{kind} decorates a function, and {_describe(fn)} is none.",
+                f"write @router.{kind} or @router.{kind}(option=…) above a function; "
+                "options are named.",
+            )
+        return fn
+
+    @overload
+    def lifespan(self, fn: F, /) -> F: ...
+    @overload
+    def lifespan(self) -> Callable[[F], F]: ...
+    def lifespan(self, fn: Any = None, /) -> Any:
+        """Run once per process, before connections are served; its value is injected by type.
+
+        A coroutine, or an async generator that yields once and is resumed when the process stops.
+        """
+        return self._record("lifespan", fn, sys._getframe(1))
+
+    @overload
+    def on_connect(self, fn: F, /) -> F: ...
+    @overload
+    def on_connect(self) -> Callable[[F], F]: ...
+    def on_connect(self, fn: Any = None, /) -> Any:
+        """Run once per connection, before the handshake is answered; its value is injected by type.
+
+        A coroutine, or an async generator that yields once and is resumed when the connection has
+        ended, whatever ended it. ``raise Reject(…)`` answers with an HTTP error.
+        """
+        return self._record("on_connect", fn, sys._getframe(1))
+
+    @overload
+    def on_message(self, fn: F, /) -> F: ...
+    @overload
+    def on_message(self) -> Callable[[F], F]: ...
+    def on_message(self, fn: Any = None, /) -> Any:
+        """Run around every message that a consumer handles; its value is injected by type.
+
+        A coroutine, or an async generator that yields once. What the consumer raises is thrown in
+        at the ``yield``.
+        """
+        return self._record("on_message", fn, sys._getframe(1))
+
+    @overload
+    def consumer(self, fn: F, /) -> F: ...
+    @overload
+    def consumer(self, *, concurrency: int = 1, key: str | None = None) -> Callable[[F], F]: ...
+    def consumer(self, fn: Any = None, /, *, concurrency: int = 1, key: str | None = None) -> Any:
+        """Handle messages of the type of the first parameter.
+
+        What it returns, if not None, is sent to the peer; what a generator yields is sent, item by
+        item.
+
+        Args:
+            fn: the function, when used without parentheses.
+            concurrency: how many messages are handled at a time. With 1, messages share one lane
+                per connection and keep their order across types; with more, the consumer has slots
+                of its own.
+            key: with ``concurrency``: messages with equal ``message.<key>`` keep their order.
+        """
+        return self._record("consumer", fn, sys._getframe(1), concurrency=concurrency, key=key)
+
+    @overload
+    def producer(self, fn: F, /) -> F: ...
+    @overload
+    def producer(self, *, on_end: Literal["close", "keep"] = "close") -> Callable[[F], F]: ...
+    def producer(self, fn: Any = None, /, *, on_end: Literal["close", "keep"] = "close") -> Any:
+        """Make what is sent to the peer, once per connection, beside the consumers.
+
+        An async generator: each item is sent. ``async def f() -> M``: called again and again, each
+        result is sent. ``async def f() -> None``: runs once and sends through its Connection.
+
+        Args:
+            fn: the function, when used without parentheses.
+            on_end: ``"close"`` ends the connection with 1000 when it finishes; ``"keep"`` does not.
+        """
+        return self._record("producer", fn, sys._getframe(1), on_end=on_end)
+
+    @overload
+    def on_disconnect(self, fn: F, /) -> F: ...
+    @overload
+    def on_disconnect(self) -> Callable[[F], F]: ...
+    def on_disconnect(self, fn: Any = None, /) -> Any:
+        """Run once per connection that was set up, after everything else of it has stopped."""
+        return self._record("on_disconnect", fn, sys._getframe(1))
+
+    @overload
+    def on_error(self, fn: F, /) -> F: ...
+    @overload
+    def on_error(self) -> Callable[[F], F]: ...
+    def on_error(self, fn: Any = None, /) -> Any:
+        """Run when a handler raises the exception type that its first parameter is annotated with.
+
+        To return means handled: what is not None is sent, the connection goes on. To raise ends it.
+        """
+        return self._record("on_error", fn, sys._getframe(1))
+
+
+def place(fn: Any) -> str:
+    """The file and line of a function, of what it wraps, or of its class."""
+    fn = inspect.unwrap(_innermost(fn))
+    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+    if code is None:
+        code = getattr(type(fn).__call__, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
+
+
+def _innermost(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
+def _frame_place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    return str(getattr(value, "__qualname__", repr(value)))

@@ -1,0 +1,197 @@
+"""What a function's signature says, with its annotations resolved."""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from wsflow.declare.router import Handler
+
+EMPTY: Any = inspect.Parameter.empty
+ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
+
+
+class Unresolved(Exception):
+    """An annotation names what is not there."""
+
+    def __init__(self, parameter: str, annotation: str, error: Exception) -> None:
+        super().__init__(f"{annotation!r} cannot be resolved: {error}")
+        self.parameter = parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        name: its name.
+        annotation: the resolved annotation, with its ``Annotated``; EMPTY without one.
+        default: its default; EMPTY without one.
+        keyword: whether it is passed by name.
+        variadic: whether it is ``*args`` or ``**kwargs``.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    keyword: bool
+    variadic: bool
+
+    @property
+    def bare(self) -> Any:
+        """The annotation without its ``Annotated``."""
+        is_annotated = get_origin(self.annotation) is Annotated
+        return get_args(self.annotation)[0] if is_annotated else self.annotation
+
+    @property
+    def marks(self) -> tuple[Any, ...]:
+        """What stands in its ``Annotated`` beside the type."""
+        is_annotated = get_origin(self.annotation) is Annotated
+        return get_args(self.annotation)[1:] if is_annotated else ()
+
+    def __str__(self) -> str:
+        if self.annotation is EMPTY:
+            return self.name
+        return f"{self.name}: {type_name(self.annotation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A function's parameters and what it gives back.
+
+    Attributes:
+        parameters: in order.
+        returns: the resolved annotation of what it returns; EMPTY without one.
+        generator: whether it is an async generator.
+        coroutine: whether it is a coroutine function.
+    """
+
+    parameters: tuple[Parameter, ...]
+    returns: Any
+    generator: bool
+    coroutine: bool
+
+    @property
+    def gives(self) -> Any:
+        """The type it returns, or yields if it is a generator; None for nothing, EMPTY if unsaid."""
+        if not self.generator:
+            return None if self.returns is NoneType else self.returns
+        if get_origin(self.returns) in ITERATORS:
+            item = get_args(self.returns)[0]
+            return None if item is NoneType else item
+        return EMPTY
+
+
+def is_generator(fn: Any) -> bool:
+    """Whether calling ``fn`` gives an async generator."""
+    return any(map(inspect.isasyncgenfunction, _faces(fn)))
+
+
+def is_coroutine(fn: Any) -> bool:
+    """Whether calling ``fn`` gives a coroutine."""
+    return any(map(inspect.iscoroutinefunction, _faces(fn)))
+
+
+def _faces(fn: Any) -> tuple[Any, Any]:
+    """``fn`` itself and, for an object that is called, its ``__call__``."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn, getattr(fn, "__call__", None)  # noqa: B004
+
+
+def read(handler: Handler) -> Signature:
+    """Read a handler's signature.
+
+    Names are looked up in the function's globals, then in the locals of the function in which it
+    was declared.
+
+    Raises:
+        Unresolved: an annotation cannot be resolved.
+    """
+    signature = inspect.signature(handler.fn)
+    hints = dict(_resolve_all(handler, signature))
+    parameters = tuple(
+        Parameter(
+            name=each.name,
+            annotation=hints.get(each.name, EMPTY),
+            default=each.default,
+            keyword=each.kind is inspect.Parameter.KEYWORD_ONLY,
+            variadic=each.kind
+            in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD),
+        )
+        for each in signature.parameters.values()
+    )
+    return Signature(
+        parameters,
+        hints.get("return", EMPTY),
+        is_generator(handler.fn),
+        is_coroutine(handler.fn),
+    )
+
+
+def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str, Any]:
+    annotations = {name: each.annotation for name, each in signature.parameters.items()}
+    annotations["return"] = signature.return_annotation
+    namespace = _globals(handler.fn)
+    local = dict(handler.frame.f_locals) if handler.frame else {}
+    found = {}
+    for name, annotation in annotations.items():
+        if annotation is EMPTY:
+            continue
+        holder = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints = get_type_hints(holder, namespace, local, include_extras=True)
+        except Exception as exc:  # whatever evaluating the user's text raises is reported
+            raise Unresolved(name, type_name(annotation), exc) from exc
+        found[name] = hints[name]
+    return found
+
+
+def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
+    for face in map(inspect.unwrap, _faces(fn)):
+        face = getattr(face, "__func__", face)
+        if (namespace := getattr(face, "__globals__", None)) is not None:
+            return dict(namespace)
+    return {}
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, seen through ``Annotated`` and type aliases; else the type itself."""
+    if hasattr(annotation, "__value__"):  # a `type X = …` statement
+        return members(annotation.__value__)
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return tuple(each for part in get_args(annotation) for each in members(part))
+    if origin is Annotated and get_origin(get_args(annotation)[0]) in (Union, UnionType):
+        return members(get_args(annotation)[0])
+    return (annotation,)
+
+
+def type_name(annotation: Any) -> str:
+    """A type as one would write it, without its modules."""
+    if isinstance(annotation, str):
+        return annotation
+    if annotation is None or annotation is NoneType:
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner = ", ".join([type_name(args[0]), *map(_mark_name, args[1:])])
+        return f"Annotated[{inner}]"
+    if origin in (Union, UnionType):
+        return " | ".join(map(type_name, args))
+    if origin is not None and args:
+        return f"{type_name(origin)}[{', '.join(map(type_name, args))}]"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _mark_name(mark: Any) -> str:
+    if isinstance(mark, str):
+        return repr(mark)
+    return mark.__name__ if isinstance(mark, type) else f"{type(mark).__name__}(…)"

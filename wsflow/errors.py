@@ -1,0 +1,134 @@
+"""The exceptions that handlers raise and catch, and the report of bad declarations.
+
+``Reject`` and ``Close`` are how a handler ends its own connection on purpose. ``Disconnected`` is
+what a send raises once the connection has ended. ``DeclarationError`` lists all that is wrong with
+an app, before it serves anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsflow.connection import End
+
+MAX_REASON = 123
+"""Bytes of UTF-8 that fit in a close frame beside its code (RFC 6455 §5.5)."""
+
+# RFC 6455 §7.4.1 and the IANA registry: 1004 is reserved; 1005, 1006 and 1015 never go on the wire.
+_SENDABLE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
+
+
+def check_close_code(code: int) -> int:
+    """Return ``code`` if a close frame may carry it.
+
+    Raises:
+        ValueError: it is not one of 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 §7.4).
+    """
+    if isinstance(code, int) and (code in _SENDABLE_CODES or 3000 <= code <= 4999):
+        return int(code)
+    raise ValueError(
+        f"{code!r} is not a close code that may be sent: use 1000 for a normal end, "
+        "4000 to 4999 for your own, or one of 1001-1003, 1007-1014, 3000-3999"
+    )
+
+
+def cut_reason(reason: str) -> str:
+    """Cut ``reason`` to 123 bytes of UTF-8, at a character."""
+    data = reason.encode("utf-8", "replace")
+    return data[:MAX_REASON].decode("utf-8", "ignore")
+
+
+class Close(Exception):  # noqa: A001
+    """Raise it anywhere in a handler to end the connection with a close code.
+
+    Args:
+        code: 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 §7.4); 1000 by default.
+        reason: shown to the peer; cut to 123 bytes at a character.
+
+    Raises:
+        ValueError: the code may not be sent.
+    """
+
+    def __init__(self, code: int = 1000, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = check_close_code(code)
+        self.reason = cut_reason(reason)
+
+
+class Reject(Exception):
+    """Raise it in ``on_connect`` to answer the opening handshake with an HTTP error.
+
+    Once the handshake is accepted, it closes with 1008 (policy violation) instead.
+
+    Args:
+        status: an HTTP status from 300 to 599.
+        body: the text of the answer, sent as UTF-8.
+        headers: more headers, a mapping or pairs; names are tokens (RFC 9110 §5.6.2).
+
+    Raises:
+        ValueError: the status or a header may not be sent.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: str = "",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(status, body)
+        if not (isinstance(status, int) and 300 <= status <= 599):
+            raise ValueError(f"{status!r} cannot reject a handshake: use a status from 300 to 599")
+        self.status = int(status)
+        self.body = body
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        self.headers = tuple(pairs)
+        for name, value in self.headers:
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
+            if not _FIELD_VALUE.fullmatch(value):
+                raise ValueError(f"the value of header {name!r} has a character that is not sent")
+
+
+class Disconnected(Exception):
+    """The connection has ended. Leaving a handler, it is no error.
+
+    Attributes:
+        end: how the connection ended, where that is known.
+    """
+
+    def __init__(self, end: End | None = None) -> None:
+        super().__init__("the connection has ended" if end is None else f"ended: {end}")
+        self.end = end
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong with a declaration: where, what about, why, and what to do."""
+
+    where: str
+    subject: str
+    why: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.subject}\n    {self.why}\n    To mend it: {self.cure}"
+
+
+class DeclarationError(Exception):
+    """All that is wrong with an app's declarations, found before it serves.
+
+    Attributes:
+        problems: each with the place (file:line), the function and parameter, why, and a cure.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        title = f"{count} problem{'s' * (count != 1)} in the app's declarations"
+        super().__init__("\n\n".join([title, *map(str, self.problems)]))

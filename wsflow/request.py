@@ -1,0 +1,113 @@
+"""The opening request: what the peer asked for before the connection was open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from http.cookies import CookieError, SimpleCookie
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from websockets.datastructures import Headers
+
+MAX_QUERY_FIELDS = 1000
+
+
+class Address(NamedTuple):
+    """Where the peer connects from."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Params(Mapping[str, str]):
+    """The query of a URL. Indexing gives the last value of a name, ``get_all`` gives each."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name][-1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of ``name``, in the order of the query."""
+        return list(self._values.get(name, ()))
+
+    def __repr__(self) -> str:
+        return f"Params({self._values!r})"
+
+
+def _headers() -> Headers:
+    return Headers()
+
+
+@dataclass(frozen=True)
+class Request:
+    """The opening request of a connection (RFC 6455 §4.1).
+
+    Attributes:
+        path: the path as it was sent, still percent-encoded, without the query.
+        path_params: the parameters of the route's path, percent-decoded.
+        query: the query, percent-decoded.
+        headers: the headers; names are case-insensitive.
+        cookies: the cookies.
+        client: the peer's address, None where there is none (a Unix socket, a test).
+        subprotocols: what the peer offered, in its order of preference.
+    """
+
+    path: str
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    query: Params = field(default_factory=Params)
+    headers: Headers = field(default_factory=_headers)
+    cookies: Mapping[str, str] = field(default_factory=dict)
+    client: Address | None = None
+    subprotocols: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, target: str, headers: Headers, client: Address | None = None) -> Request:
+        """Read a request target (``/path?query``) and its headers.
+
+        Raises:
+            ValueError: the query has more than 1,000 fields or is not UTF-8.
+        """
+        path, _, query = target.partition("?")
+        pairs = parse_qsl(
+            query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS, errors="strict"
+        )
+        offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
+        return cls(
+            path=path,
+            query=Params(pairs),
+            headers=headers,
+            cookies=_cookies(headers),
+            client=client,
+            subprotocols=tuple(name.strip() for name in offered.split(",") if name.strip()),
+        )
+
+    def at(self, path_params: Mapping[str, str]) -> Request:
+        """The same request, matched to a route."""
+        return replace(self, path_params=path_params)
+
+
+def _cookies(headers: Headers) -> dict[str, str]:
+    """Read the Cookie headers; a malformed one is as good as none (RFC 6265 §4.2)."""
+    jar: SimpleCookie = SimpleCookie()
+    try:
+        for value in headers.get_all("Cookie"):
+            jar.load(value)
+    except CookieError:
+        return {}
+    return {name: morsel.value for name, morsel in jar.items()}

@@ -1,0 +1,1 @@
+"""One connection's life, on anyio: the same for every transport."""

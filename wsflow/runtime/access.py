@@ -1,0 +1,34 @@
+"""The access log: a line for each connection that is over, and for each that was refused."""
+
+from __future__ import annotations
+
+import logging
+
+from wsflow.request import Request
+from wsflow.runtime.session import Session
+
+log = logging.getLogger("wsflow.access")
+
+
+def log_connection(session: Session) -> None:
+    """Route, id, peer, how it ended and its close code, messages in and out, duration."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    end = session.end
+    log.info(
+        "%s id=%s peer=%s end=%s code=%s in=%d out=%d dropped=%d seconds=%.3f",
+        session.plan.template,
+        session.id,
+        session.connection.request.client or "-",
+        end.cause if end else "-",
+        end.code if end else "-",
+        session.received,
+        session.outbox.sent,
+        session.outbox.dropped,
+        session.duration,
+    )
+
+
+def log_refusal(request: Request, status: int) -> None:
+    """What was asked for, by whom, and the HTTP status of the answer."""
+    log.info("%r peer=%s refused=%d", request.path, request.client or "-", status)

@@ -1,0 +1,251 @@
+"""An app that runs: its lifespans, its connections, who is let in, and how all of it stops."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, final
+from urllib.parse import urlsplit
+
+import anyio
+from anyio.abc import TaskGroup
+
+from wsflow.brokers.memory import MemoryBroker
+from wsflow.channels import Channels
+from wsflow.connection import End
+from wsflow.declare.router import Handler
+from wsflow.errors import Reject
+from wsflow.registry import Directory
+from wsflow.request import Request
+from wsflow.runtime import ends
+from wsflow.runtime.access import log_connection, log_refusal
+from wsflow.runtime.children import Child, Children
+from wsflow.runtime.environment import Surroundings
+from wsflow.runtime.limits import Limits
+from wsflow.runtime.scopes import Step, Within
+from wsflow.runtime.session import Session
+from wsflow.transports.base import Transport
+from wsflow.wiring.plan import AppPlan
+from wsflow.wiring.sources import APP_TASK_GROUP
+
+log = logging.getLogger("wsflow")
+
+
+@final
+class App:
+    """Serves the connections of one process.
+
+    Attributes:
+        sessions: the connections that are not over.
+        stopping: set when the app must stop, because a task of its own has failed.
+        overran: whether a connection was cut off because its time was over.
+    """
+
+    def __init__(self, plan: AppPlan, limits: Limits) -> None:
+        self.plan = plan
+        self.limits = limits
+        self.directory = Directory(
+            Channels(MemoryBroker), declared=plan.declared_topic, codecs=plan.codecs
+        )
+        self.values: dict[Handler, Any] = {}
+        self.sessions: dict[Session, None] = {}
+        self.overran = False
+        self.stopping = anyio.Event()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._clients: Counter[str] = Counter()
+        self._tasks: TaskGroup | None = None
+        self._pending: deque[Session] = deque()
+        self._arrived = anyio.Event()
+        self._idle: anyio.Event | None = None
+        self._children = Children(self.spawn, self._child_failed)
+        self._environment = Surroundings(self.directory, self.values)
+
+    # -- running
+
+    def spawn(self, run: Callable[[], Awaitable[None]], /, *, name: object = None) -> None:
+        """Start a task of the app."""
+        assert self._tasks is not None
+        self._tasks.start_soon(run, name=name)
+
+    async def run(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Enter the lifespans, ``serve``, end what connections are left, leave the lifespans.
+
+        It is shielded: ``serve`` returning is what ends it. Connections must not be cancelled
+        before they are told to end.
+
+        Raises:
+            Exception: what failed: a lifespan, a task of the injected TaskGroup, ``serve``.
+        """
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.cancel_scope.shield = True
+            self._tasks.start_soon(self._host_sessions, name="wsflow sessions")
+            try:
+                if any(APP_TASK_GROUP in plan.call.sources for plan in self.plan.lifespans):
+                    self._environment.task_group = await self._children.open_group()
+                await self._live(0, serve)
+            except BaseException as exc:
+                self._fail(exc)
+            self._tasks.cancel_scope.cancel()
+        if self._error is not None:
+            raise self._error
+
+    async def _live(self, index: int, serve: Callable[[], Awaitable[None]]) -> None:
+        """Serve within the ``lifespan`` functions from ``index`` on. Raises nothing."""
+        if index == len(self.plan.lifespans):
+            await self._serve(serve)
+            return
+        plan = self.plan.lifespans[index]
+
+        async def inner(value: Any) -> None:
+            self.values[plan.handler] = value
+            await self._live(index + 1, serve)
+
+        within = Within(float("inf"), float("inf"), self._lifespan_failed, _ignore, _ignore)
+        if not await within.run(plan, plan.call.bind(self._environment), inner):
+            await self._stop_tasks()
+
+    async def _serve(self, serve: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await serve()
+        except BaseException as exc:
+            self._fail(exc)
+        await self.drain(0)
+        await self._stop_tasks()
+
+    async def _stop_tasks(self) -> None:
+        self._children.cancel()
+        await self._children.reap()
+
+    def _lifespan_failed(
+        self, handler: Handler, exc: BaseException, step: Step, late: bool
+    ) -> None:
+        log.error("%s (%s) failed to %s", handler, handler.where, step)
+        self._fail(exc)
+
+    def _child_failed(self, child: Child, exc: BaseException) -> None:
+        log.error("%s failed: the app stops", child.name, exc_info=exc)
+        self._fail(exc)
+
+    def _fail(self, exc: BaseException) -> None:
+        """The app cannot go on. The first failure is raised by ``run``, the others are logged."""
+        if self._error is None:
+            self._error = exc
+        elif exc is not self._error:
+            log.error("while stopping", exc_info=exc)
+        self.stopping.set()
+
+    async def _host_sessions(self) -> None:
+        """Start the host of each new session: the transport's callbacks cannot."""
+        while True:
+            while self._pending:
+                session = self._pending.popleft()
+                self.spawn(session.run, name=f"wsflow {session.plan.template}")
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+
+    # -- letting in
+
+    def open(self, request: Request, transport: Transport) -> Session | None:
+        """Begin a connection, or answer why not. Needs no current task."""
+        try:
+            session = self._admit(request, transport)
+        except Reject as refusal:
+            body = refusal.body or ends.phrase(refusal.status)
+            log_refusal(request, refusal.status)
+            transport.reject(refusal.status, refusal.headers, body.encode())
+            return None
+        self.sessions[session] = None
+        self._clients[_host(request)] += 1
+        self._pending.append(session)
+        self._arrived.set()
+        return session
+
+    def _admit(self, request: Request, transport: Transport) -> Session:
+        if self._closed:
+            raise Reject(503)
+        found = self.plan.routes.match(request.path)
+        if found is None:
+            raise Reject(404)
+        details, params = found
+        self._check_origin(request)
+        if len(self.sessions) >= self.limits.max_connections:
+            raise Reject(503)
+        per_client = self.limits.max_connections_per_client
+        if per_client and self._clients[_host(request)] >= per_client:
+            raise Reject(503)
+        request = request.at(params)
+        read = {source: source.convert(request) for source in details.request_sources}
+        return Session(self, details, request, transport, read)
+
+    def _check_origin(self, request: Request) -> None:
+        """Refuse pages of other sites (cross-site WebSocket hijacking, RFC 6455 §10.2)."""
+        origins = request.headers.get_all("Origin")
+        if not origins or "*" in self.limits.origin:
+            return
+        allowed = origins[0] in self.limits.origin or _same_host(
+            origins[0], request.headers.get_all("Host")
+        )
+        if len(origins) > 1 or not allowed:
+            log.warning(
+                "refused a connection to %s from a page of %s; to allow it: --origin %s",
+                request.path,
+                origins[0],
+                origins[0],
+            )
+            raise Reject(403)
+
+    # -- ending
+
+    def ended(self, session: Session) -> None:
+        """A session is over."""
+        self.sessions.pop(session, None)
+        self._clients -= Counter([_host(session.connection.request)])
+        self.overran = self.overran or session.overran
+        log_connection(session)
+        if self._idle is not None and not self.sessions:
+            self._idle.set()
+
+    async def drain(self, grace: float, *, restart: bool = False) -> None:
+        """Let no one in, and end all connections: 1001, or 1012 on a restart.
+
+        Consumers finish and answer what was received, for at most ``grace`` seconds; then they are
+        cancelled, and named in the log. Returns when every connection is over.
+        """
+        self._closed = True
+        goodbye = End("restart", 1012) if restart else End("shutdown", 1001)
+        for session in list(self.sessions):
+            if grace:
+                session.drain(goodbye, grace)
+            else:
+                session.finish(goodbye)
+        while self.sessions:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+
+def _ignore(*_: object) -> None:
+    """A lifespan's steps have no limit and are not named."""
+
+
+def _host(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+
+
+def _same_host(origin: str, hosts: list[str]) -> bool:
+    """Whether an Origin (RFC 6454 §7) names the host that was asked."""
+    try:
+        page = urlsplit(origin)
+        default = _PORTS[page.scheme]
+        asked = urlsplit(f"//{hosts[0]}")
+        return page.hostname == asked.hostname and (page.port or default) == (
+            asked.port or default
+        )
+    except (LookupError, ValueError):
+        return False
+
+

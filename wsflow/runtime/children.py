@@ -1,0 +1,144 @@
+"""The tasks of a connection, or of an app, beside its host.
+
+They are spawned in the server's task group, so that a connection that needs none pays for none. The
+host cancels them and waits until the last one has ended, whatever cancels the host meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+Role = Literal["producer", "consumer", "group", "farewell"]
+
+
+class Spawn(Protocol):
+    """Starts a task that nobody's cancellation but the server's reaches."""
+
+    def __call__(self, run: Callable[[], Awaitable[None]], /, *, name: object = None) -> object: ...
+
+
+@dataclass(eq=False)
+class Child:
+    """One task: what it is called, what it is for, and the scope that cancels it."""
+
+    name: str
+    role: Role
+    scope: anyio.CancelScope
+
+
+class Children:
+    """Starts tasks, cancels them, and waits for their end.
+
+    Args:
+        spawn: starts a task.
+        failed: told what left a task, cancellation by others included.
+    """
+
+    def __init__(self, spawn: Spawn, failed: Callable[[Child, BaseException], None]) -> None:
+        self._spawn = spawn
+        self._failed = failed
+        self._alive: dict[Child, None] = {}
+        self._ended: anyio.Event | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What runs now."""
+        return [child.name for child in self._alive]
+
+    def start(
+        self,
+        name: str,
+        role: Role,
+        run: Callable[[], Awaitable[None]],
+        scope: anyio.CancelScope | None = None,
+    ) -> None:
+        """Start a task, under ``scope`` if one is given. To be called from a task."""
+        child = Child(name, role, scope or anyio.CancelScope())
+        self._alive[child] = None
+
+        async def live() -> None:
+            try:
+                with child.scope:
+                    await run()
+            except BaseException as exc:
+                self._failed(child, exc)
+                if not isinstance(exc, Exception | anyio.get_cancelled_exc_class()):
+                    raise
+            finally:
+                self._forget(child)
+
+        self._spawn(live, name=name)
+
+    def _forget(self, child: Child) -> None:
+        self._alive.pop(child, None)
+        if self._ended is not None:
+            self._ended.set()
+
+    def cancel(self, *roles: Role) -> None:
+        """Cancel the tasks of these roles; all without one. They run on until they have ended."""
+        for child in list(self._alive):
+            if not roles or child.role in roles:
+                child.scope.cancel()
+
+    async def reap(self) -> None:
+        """Wait until no task is left. Cancelling it delays nothing."""
+        while self._alive:
+            self._ended = anyio.Event()
+            await wait_through(self._ended)
+
+    async def finished(self, role: Role) -> None:
+        """Wait until no task of this role is left. Cancelling it is safe."""
+        while any(child.role == role for child in self._alive):
+            self._ended = anyio.Event()
+            await self._ended.wait()
+
+    def abandon(self) -> list[str]:
+        """Wait no longer for those that are left; their names."""
+        names = self.names
+        self._alive.clear()
+        if self._ended is not None:
+            self._ended.set()
+        return names
+
+    async def open_group(self) -> TaskGroup:
+        """A task group for the user's own tasks, kept by one of ours, cancelled with it."""
+        opened = anyio.Event()
+        groups: list[TaskGroup] = []
+
+        async def keep() -> None:
+            async with anyio.create_task_group() as group:
+                groups.append(group)
+                opened.set()
+                await anyio.sleep_forever()
+
+        self.start("a task of the injected TaskGroup", "group", keep)
+        await opened.wait()
+        return groups[0]
+
+
+async def wait_through(event: anyio.Event) -> None:
+    """Wait for ``event``, whatever cancels the caller.
+
+    A shield stops cancel scopes. A native ``task.cancel()`` pierces it, so that the wait begins
+    anew.
+    """
+    while not event.is_set():
+        try:
+            with anyio.CancelScope(shield=True):
+                await event.wait()
+        except anyio.get_cancelled_exc_class():
+            continue
+
+
+def unwrap(exc: BaseException) -> BaseException:
+    """The one exception in a group of one, else the exception itself."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
+
+

@@ -1,0 +1,36 @@
+"""What one app and one connection may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wsflow.transports.limits import WireLimits, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(WireLimits):
+    """Limits of the runtime."""
+
+    inbox_messages: int = option(
+        256, "Received messages that may wait for one connection's consumers.", group="Limits"
+    )
+    inbox_bytes: int = option(
+        1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
+    )
+    backlog_bytes: int = option(
+        16 * 1024 * 1024,
+        "Bytes of topic messages that may wait for one peer, besides each topic's own backlog.",
+        group="Limits",
+    )
+    max_connections: int = option(
+        10_000, "Most connections at a time; beyond it the answer is 503.", group="Limits"
+    )
+    max_connections_per_client: int = option(
+        0, "Most connections from one client address; 0 for no limit.", group="Limits"
+    )
+    origin: tuple[str, ...] = option(
+        (),
+        "Allow browsers' connections from pages of this origin, as in https://example.com, besides "
+        'those of the same host; "*" allows any. Repeatable.',
+        group="Security",
+    )

@@ -1,0 +1,456 @@
+"""One connection's life.
+
+One task, the host, enters the scope functions, dispatches messages and tears down. Producers,
+stream consumers and concurrent consumers are its children. The first to finish ends the connection;
+the others are cancelled and awaited.
+
+What holds at every point where a task can be cancelled:
+
+- the close frame goes out at most once;
+- after the end no task of the connection lives, no registry and no topic knows it;
+- every scope function that was entered is left in the task that entered it, the host;
+- no exception is lost: it reaches ``on_error``, or the log with its traceback;
+- nobody but the transport reads.
+
+The host is never handed out. Others ``join`` it: cancelling them asks the session to stop, and
+waits. Steps that hold an invariant are synchronous and idempotent (``_release``): nothing can
+pierce them. A native cancellation of the host itself can interrupt an await of a user's tear-down,
+and every later step still runs. Handlers that swallow their cancellation are bounded by a timer of
+the transport (``_give_up``): their task is the one that may outlive the connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, final
+
+import anyio
+
+from wsflow.channels import Membership
+from wsflow.codec import BadMessage
+from wsflow.connection import CAUSE_OF_CODE, Connection, End
+from wsflow.declare.router import Handler
+from wsflow.errors import Close, Reject, cut_reason
+from wsflow.registry import Directory
+from wsflow.request import Request
+from wsflow.runtime import ends
+from wsflow.runtime.children import Child, Children, Spawn, wait_through
+from wsflow.runtime.environment import Surroundings
+from wsflow.runtime.inbox import Inbox, Item
+from wsflow.runtime.limits import Limits
+from wsflow.runtime.outbox import Outbox
+from wsflow.runtime.scopes import Step, Within
+from wsflow.runtime.work import Work
+from wsflow.transports.base import Timer, Transport
+from wsflow.transports.frames import Frame
+from wsflow.wiring.plan import RouteDetails
+from wsflow.wiring.sources import Source
+
+log = logging.getLogger("wsflow")
+
+
+class Home(Protocol):
+    """What a session needs of its app."""
+
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def directory(self) -> Directory: ...
+    @property
+    def values(self) -> Mapping[Handler, Any]: ...
+    @property
+    def spawn(self) -> Spawn: ...
+    def ended(self, session: Session) -> None: ...
+
+
+@final
+class Session:
+    """One connection: what its transport reports to, and what its handlers' asking reaches.
+
+    Attributes:
+        end: how it ended; None while it is open.
+        accepted: whether the handshake has been answered with 101.
+        errors: what failed and nobody handled, in order.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        details: RouteDetails,
+        request: Request,
+        transport: Transport,
+        read: Mapping[Source, Any],
+    ) -> None:
+        limits = home.limits
+        self.plan = details.plan
+        self.end: End | None = None
+        self.accepted = False
+        self.received = 0
+        self.errors: list[BaseException] = []
+        self.overran = False
+        self.id = os.urandom(8).hex()
+        self.subprotocol = self.plan.select_subprotocol(request.subprotocols)
+        self.codec = self.plan.codec(self.subprotocol)
+        self.memberships: dict[str, Membership] = {}
+        self.connection = Connection(self.id, request, self)
+        self.duration = 0.0
+        self.outbox = Outbox(transport, limits.backlog_bytes, self.lagging)
+        self._home = home
+        self._started = transport.now()
+        self._details = details
+        self._transport = transport
+        self._rejection: Reject | None = None
+        self._environment = Surroundings(home.directory, dict(home.values), read, self)
+        self._environment.connection = self.connection
+        self._children = Children(home.spawn, self._child_failed)
+        self._within = Within(
+            limits.open_timeout,
+            limits.close_timeout,
+            self._scope_failed,
+            self._entering,
+            self._leaving,
+        )
+        self._decode = self.plan.decodings[self.codec.name]
+        self._inbox = Inbox(
+            limits.inbox_messages,
+            limits.inbox_bytes,
+            transport.pause_reading,
+            transport.resume_reading,
+        )
+        self._work = Work(
+            self.plan, self._inbox, self.outbox, self._children, self.send, self.finish
+        )
+        self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
+        self._in: Handler | None = None  # the scope function that the host is in
+        self._serving = False
+        self._stopping = False
+        self._goodbye: End | None = None  # how a drain ends
+        self._timer: Timer | None = None
+        self._ready = False  # every on_connect function has set up
+        self._released = False
+        self._over = False
+        self._joiners: list[anyio.Event] = []
+        self._fatal: BaseException | None = None
+
+    @property
+    def running(self) -> list[str]:
+        """The handlers that are at work."""
+        host = [str(each) for each in (self._in, self._work.doing) if each is not None]
+        return host + self._children.names
+
+    # -- what the transport reports; there may be no current task
+
+    def message_received(self, data: bytes, text: bool) -> None:
+        self.received += 1
+        if self._inbox.closed or self._stopping:
+            return
+        try:
+            consumer, message = self._decode(data, text)
+            self._work.put(Item(consumer, message, len(data)))
+        except BadMessage as exc:
+            if exc.__cause__ is not None:
+                self._log_error("decoding a message", exc.__cause__)
+            self.finish(End(CAUSE_OF_CODE[exc.code], exc.code, cut_reason(exc.reason)))
+        except Exception as exc:  # a key that cannot be hashed
+            self._failed(str(consumer.handler), exc)
+
+    def peer_closed(self, code: int, reason: str) -> None:
+        self._peer_left(End("peer", code, reason))
+
+    def peer_vanished(self) -> None:
+        self._peer_left(End("vanished", 1006))
+
+    def _peer_left(self, end: End) -> None:
+        if self.end is not None:
+            return
+        self.end = end
+        self.outbox.drop()
+        if self._serving:
+            self._drain(self._home.limits.close_timeout)
+        else:
+            self._stop()
+
+    def peer_failed(self, code: int, reason: str) -> None:
+        self.finish(End(CAUSE_OF_CODE.get(code, "protocol"), code, reason))
+
+    def pause_writing(self) -> None:
+        self.outbox.pause()
+
+    def resume_writing(self) -> None:
+        self.outbox.resume()
+
+    # -- what handlers and topics ask for
+
+    async def send(self, message: object) -> None:
+        frame = self.codec.frame(message)
+        self._accept()
+        await self.outbox.send(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        try:
+            closing = Close(code, reason)
+        except ValueError as exc:
+            self._failed("Connection.close", exc)
+        else:
+            self.finish(ends.end_of(closing, accepted=self.accepted))
+
+    def deliver(self, membership: Membership, frame: Frame) -> None:
+        self.outbox.deliver(membership, frame)
+
+    def lagging(self, topic: str) -> None:
+        self.finish(End("slow", 1013, "the messages are not read fast enough"))
+
+    # -- ending
+
+    def finish(self, end: End) -> None:
+        """End the connection now, unless it has ended."""
+        if self.end is None:
+            self.end = end
+            self.outbox.refuse(end)
+        self._stop()
+
+    def drain(self, goodbye: End, seconds: float) -> None:
+        """Read no more, let consumers finish what was received, then end with ``goodbye``."""
+        if self.end is not None:
+            return
+        if not self._serving:
+            self.finish(goodbye)
+            return
+        self._goodbye = goodbye
+        self._transport.pause_reading()
+        self._drain(seconds)
+
+    def cut_short(self) -> None:
+        """Wait no longer for a drain."""
+        if self._goodbye is not None:
+            self._drained_too_long()
+
+    def _drain(self, seconds: float) -> None:
+        self._inbox.close()
+        self._children.cancel("producer")
+        self._watch(seconds, self._drained_too_long)
+
+    def _drained_too_long(self) -> None:
+        self.overran = True
+        log.warning(
+            "connection %s at %s: still at work when its time was over, cancelled: %s",
+            self.id,
+            self.plan.template,
+            ", ".join(self.running),
+        )
+        if self.end is None and self._goodbye is not None:
+            self.finish(self._goodbye)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Cancel all that runs. The host goes on to tear down."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._inbox.close()
+        self._watch(self._home.limits.close_timeout, self._give_up)
+        if self._scope is not None:
+            self._scope.cancel()
+        self._children.cancel()
+
+    def _watch(self, seconds: float, late: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._transport.after(seconds, late)
+
+    def _give_up(self) -> None:
+        """Somebody swallows his cancellation: the connection ends without him."""
+        self.overran = True
+        log.error(
+            "connection %s at %s: cancelled %g seconds ago and still running: %s. A handler must "
+            "not catch cancellation and go on",
+            self.id,
+            self.plan.template,
+            self._home.limits.close_timeout,
+            ", ".join(self.running),
+        )
+        self._children.abandon()
+        self._release()
+
+    def _failed(self, what: str, exc: BaseException) -> None:
+        """Something raised: that decides the end, unless it came too late."""
+        end = ends.end_of(exc, accepted=self.accepted)
+        if isinstance(exc, Reject):
+            self._rejection = exc
+        if end.error is not None:
+            self.errors.append(end.error)
+            self._log_error(what, end.error)
+            if self.end is not None:
+                self.end = ends.with_error(self.end, end.error)
+        self.finish(end)
+
+    def _log_error(self, what: str, exc: BaseException) -> None:
+        log.error(
+            "connection %s at %s: %s raised %s",
+            self.id,
+            self.plan.template,
+            what,
+            type(exc).__name__,
+            exc_info=exc,
+        )
+
+    def _cancelled(self, what: str) -> None:
+        """A task of ours was cancelled, and not by us: that is an error, unless all ends anyway."""
+        if self.end is None and not self._stopping:
+            self._failed(what, RuntimeError(f"{what} was cancelled from outside"))
+
+    def _left(self, what: str, exc: BaseException) -> None:
+        """Anything at all has left a function of the connection."""
+        if ends.is_cancellation(exc):
+            self._cancelled(what)
+        else:
+            if not isinstance(exc, Exception):
+                self._fatal = exc
+            self._failed(what, exc)
+
+    def _child_failed(self, child: Child, exc: BaseException) -> None:
+        self._left(child.name, exc)
+
+    # -- the host
+
+    async def run(self) -> None:
+        """The host task."""
+        try:
+            if self._details.needs_task_group:
+                self._environment.task_group = await self._children.open_group()
+            await self._connect(0)
+        except BaseException as exc:
+            self._left("connecting", exc)
+            await self._wind_down()
+        finally:
+            self._in = None
+            self._release()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _connect(self, index: int) -> None:
+        """Serve within the ``on_connect`` functions from ``index`` on. Raises nothing."""
+        if index == len(self.plan.on_connect):
+            self._ready = True
+        if self.end is not None:
+            await self._wind_down()
+        elif self._ready:
+            await self._serve()
+        else:
+            plan = self.plan.on_connect[index]
+
+            async def inner(value: Any) -> None:
+                self._environment.values[plan.handler] = value
+                await self._connect(index + 1)
+
+            if not await self._within.run(plan, plan.call.bind(self._environment), inner):
+                await self._wind_down()
+
+    def _entering(self, scope: anyio.CancelScope, handler: Handler) -> None:
+        self._scope = scope
+        self._in = handler
+
+    def _leaving(self, handler: Handler) -> None:
+        self._in = handler
+        # The function has its own limit; this is for one that swallows it.
+        self._watch(2 * self._home.limits.close_timeout, self._give_up)
+
+    def _scope_failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
+        self._scope = None
+        if not ends.is_cancellation(exc):
+            self._left(str(handler), exc)
+        elif late or step == "tear down":
+            why = "took too long to" if late else "was cancelled from outside while it did"
+            log.error(
+                "connection %s at %s: %s %s %s", self.id, self.plan.template, handler, why, step
+            )
+            if self.end is None:
+                self._rejection = Reject(503)
+                self.finish(ends.end_of(self._rejection, accepted=self.accepted))
+        else:
+            self._cancelled(str(handler))
+
+    def _accept(self) -> None:
+        """Answer the handshake, once."""
+        if self.accepted or self.end is not None:
+            return
+        self.accepted = True
+        self._home.directory.add(self.connection, self)
+        self._transport.accept(self.subprotocol)
+        self.outbox.open()
+
+    async def _serve(self) -> None:
+        """The connection is open: run everything together, until the first has finished."""
+        with anyio.CancelScope() as scope:
+            self._scope = scope
+            self._in = None
+            try:
+                self._accept()
+                self._serving = True
+                await self._work.consume(self._work.start(self._environment))
+                if self._goodbye is not None:
+                    self.finish(self._goodbye)
+            except BaseException as exc:
+                self._left(str(self._work.doing or "the session"), exc)
+            self._serving = False
+            self._scope = None
+        await self._wind_down()
+
+    async def _wind_down(self) -> None:
+        """Stop all tasks, leave all topics, say farewell. Raises nothing."""
+        self._in = self._work.doing = None
+        self._stop()
+        await self._children.reap()
+        self._home.directory.channels.leave_all(self)
+        if self._ready:
+            for call in self.plan.on_disconnect:
+                limit = anyio.current_time() + self._home.limits.close_timeout
+                scope = anyio.CancelScope(deadline=limit, shield=True)
+                self._watch(2 * self._home.limits.close_timeout, self._give_up)
+                bound = call.bind(self._environment)
+                self._children.start(str(call.handler), "farewell", bound, scope)
+                await self._children.reap()
+
+    def _release(self) -> None:
+        """Hold the invariants: nobody knows the connection any more, and the peer is told."""
+        if self._released:
+            return
+        self._released = True
+        self.duration = self._transport.now() - self._started
+        end = self.end or End("shutdown", 1001)
+        self.end = end
+        self._home.directory.channels.leave_all(self)
+        self._home.directory.forget(self.id)
+        self.outbox.refuse(end)
+        if self._timer is not None:
+            self._timer.cancel()
+        if end.cause in ("peer", "vanished"):
+            pass  # the wire is closed or closing
+        elif not self.accepted and (status := ends.answer(end)) is not None:
+            rejection = self._rejection or Reject(status)
+            body = rejection.body or ends.phrase(status)
+            self._transport.reject(rejection.status, rejection.headers, body.encode())
+        else:
+            if not self.accepted:
+                self.accepted = True
+                self._transport.accept(self.subprotocol)
+            self._transport.close(end.code, end.reason)
+        self._over = True
+        self._home.ended(self)
+        for joiner in self._joiners:
+            joiner.set()
+
+    async def join(self) -> None:
+        """Wait for the end. Cancelling it asks the session to stop, and waits on."""
+        if self._over:
+            return
+        over = anyio.Event()
+        self._joiners.append(over)
+        try:
+            await over.wait()
+        except BaseException:
+            self.finish(End("shutdown", 1001))
+            await wait_through(over)
+            raise

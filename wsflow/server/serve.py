@@ -1,0 +1,207 @@
+"""One process that serves an app on a socket, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, final
+
+import anyio
+from websockets.datastructures import Headers
+
+from wsflow.declare.router import Router
+from wsflow.request import Address
+from wsflow.runtime.app import App
+from wsflow.runtime.children import wait_through
+from wsflow.server.proxies import resolver
+from wsflow.server.settings import Settings
+from wsflow.transports.asyncio import SocketTransport
+from wsflow.wiring.compile import compile_app
+from wsflow.wiring.plan import AppPlan
+
+
+@final
+class Server:
+    """Listens, keeps the transports, and stops in order.
+
+    Attributes:
+        started: set when it listens.
+        plan: the wired app.
+    """
+
+    def __init__(self, plan: AppPlan, settings: Settings) -> None:
+        self.plan = plan
+        self.limits = self.settings = settings
+        self.app = self.acceptor = App(plan, settings)
+        self.started = anyio.Event()
+        self._stop = anyio.Event()
+        self._now = False
+        self._restart = False
+        self._requesting: set[SocketTransport] = set()
+        self._transports: set[SocketTransport] = set()
+        self._all_closed: anyio.Event | None = None
+        self._resolve = resolver(settings.trusted_proxy)
+        self._sockets: tuple[socket.socket, ...] = ()
+
+    # -- for the transports
+
+    def opened(self, transport: SocketTransport) -> bool:
+        if len(self._requesting) >= self.settings.max_handshakes:
+            return False
+        self._requesting.add(transport)
+        self._transports.add(transport)
+        return True
+
+    def requested(self, transport: SocketTransport) -> None:
+        self._requesting.discard(transport)
+
+    def closed(self, transport: SocketTransport) -> None:
+        self._requesting.discard(transport)
+        self._transports.discard(transport)
+        if self._all_closed is not None and not self._transports:
+            self._all_closed.set()
+
+    def client(self, address: Address | None, headers: Headers) -> Address | None:
+        return self._resolve(address, headers)
+
+    # -- running
+
+    @property
+    def port(self) -> int:
+        """The TCP port it listens on; 0 on a Unix socket."""
+        name = self._sockets[0].getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    async def run(self) -> None:
+        """Serve until ``stop`` is called or a task of the app fails.
+
+        Raises:
+            OSError: the address cannot be listened on.
+            Exception: what made the app fail.
+        """
+        await self.app.run(self._serve)
+
+    def stop(self, *, now: bool = False, restart: bool = False) -> None:
+        """Stop serving: let consumers answer what was received, within the grace time.
+
+        Args:
+            now: do not wait for them. May follow an earlier call.
+            restart: close with 1012 (service restart), not 1001 (going away).
+        """
+        self._restart = self._restart or restart
+        if now and not self._now:
+            self._now = True
+            for session in list(self.app.sessions):
+                session.overran = True
+                session.cut_short()
+        self._stop.set()
+
+    async def _serve(self) -> None:
+        listener = await self._listen()
+        try:
+            self._sockets = listener.sockets
+            self.started.set()
+            await self._told_to_stop()
+        finally:
+            listener.close()
+        grace = 0 if self._now else self.settings.grace
+        await self.app.drain(grace, restart=self._restart)
+        for transport in list(self._requesting):
+            transport.reject(503, (), b"Service Unavailable\n")
+        while self._transports:  # each bounds its closing handshake itself
+            self._all_closed = anyio.Event()
+            await self._all_closed.wait()
+
+    async def _told_to_stop(self) -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def app_fails() -> None:
+                await self.app.stopping.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(app_fails)
+            await self._stop.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _listen(self) -> asyncio.Server:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        context = tls_context(settings)
+
+        def factory() -> SocketTransport:
+            return SocketTransport(self)
+
+        if settings.fd is not None:
+            inherited = socket.socket(fileno=os.dup(settings.fd))
+            return await loop.create_server(factory, sock=inherited, ssl=context, backlog=1024)
+        if settings.uds is not None:
+            return await loop.create_unix_server(
+                factory, str(settings.uds), ssl=context, backlog=1024
+            )
+        return await loop.create_server(
+            factory, settings.host, settings.port, ssl=context, backlog=1024
+        )
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context that the settings ask for, None without a certificate.
+
+    Raises:
+        OSError: a file cannot be read, or holds no certificate or key that fits.
+    """
+    if settings.ssl_certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(
+        settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password
+    )
+    return context
+
+
+@asynccontextmanager
+async def serve(
+    router: Router,
+    settings: Settings | None = None,
+    *,
+    override: Mapping[Any, Any] | None = None,
+) -> AsyncIterator[Server]:
+    """Serve an app on a socket as long as the block runs. For asyncio.
+
+    Leaving the block stops the server as ``SIGTERM`` would: what was received is answered.
+
+    Args:
+        router: the app.
+        settings: how to serve it; ``Settings(port=0)`` for any free port.
+        override: values by type that are injected in place of others.
+
+    Raises:
+        DeclarationError: the app does not wire.
+        OSError: the address cannot be listened on.
+    """
+    server = Server(compile_app(router, override), settings or Settings())
+    over = asyncio.Event()
+
+    async def run() -> None:
+        try:
+            await server.run()
+        finally:
+            over.set()
+
+    task = asyncio.create_task(run(), name="wsflow server")
+    waits = asyncio.create_task(server.started.wait())
+    try:
+        await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            yield server
+    finally:
+        waits.cancel()
+        server.stop()
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await wait_through(over)  # type: ignore[arg-type]
+            raise

@@ -1,0 +1,56 @@
+"""All settings of a server: the one source of flags, environment, TOML, defaults and help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsflow.runtime.limits import Limits
+from wsflow.transports.limits import SocketLimits, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Limits, SocketLimits):
+    """How an app is served. Every field is a flag of ``wsflow run``, ``WSFLOW_…`` and TOML."""
+
+    host: str = option("127.0.0.1", "Address to listen on.", group="Listening")
+    port: int = option(8000, "TCP port to listen on; 0 for any free one.", group="Listening")
+    uds: Path | None = option(
+        None, "Path of a Unix socket to listen on, in place of host and port.", group="Listening"
+    )
+    fd: int | None = option(
+        None,
+        "Inherited file descriptor of a listening socket, in place of host and port.",
+        group="Listening",
+    )
+    ssl_certfile: Path | None = option(
+        None, "Certificate chain (PEM); with it the server speaks TLS.", group="TLS"
+    )
+    ssl_keyfile: Path | None = option(
+        None, "Private key (PEM), if it is not in the certificate file.", group="TLS"
+    )
+    ssl_keyfile_password: str | None = option(
+        None, "Password of the private key. Better set in the environment.", group="TLS"
+    )
+    trusted_proxy: tuple[str, ...] = option(
+        (),
+        "Take the client's address from X-Forwarded-For where the connection comes from this "
+        'address or network, or from a Unix socket: "unix". Repeatable.',
+        group="Security",
+    )
+    max_handshakes: int = option(
+        1024, "Most connections that have not sent their opening request.", group="Limits"
+    )
+    grace: float = option(
+        20.0,
+        "Seconds for consumers to answer what was received when the server stops.",
+        group="Timeouts",
+    )
+    loop: Literal["asyncio", "uvloop"] = option(
+        "asyncio", "Event loop. uvloop needs wsflow[uvloop].", group="Running"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "info", "Least severe messages that are logged.", group="Running"
+    )
+    access_log: bool = option(True, "Log a line per connection.", group="Running")

@@ -1,0 +1,85 @@
+"""The seam between the wire and the runtime: what a transport does, and what it reports.
+
+A transport is one end of one connection. It speaks RFC 6455 (or stands in for it) and knows
+nothing of handlers. All methods are synchronous and none of them raises: a transport whose peer is
+gone ignores what it is told. It reports to one ``Receiver``, by callback, in the order of events.
+During a callback there may be no current task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from wsflow.request import Request
+from wsflow.transports.frames import Frame
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Forget the call, if it has not been made."""
+
+
+class Transport(Protocol):
+    """What the runtime tells a transport."""
+
+    def now(self) -> float:
+        """Seconds on the clock that ``after`` uses."""
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call ``call`` in ``seconds``."""
+
+    def accept(self, subprotocol: str | None) -> None:
+        """Answer the handshake with 101. At most once, and not after ``reject``."""
+
+    def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Answer the handshake with an HTTP error. At most once, and not after ``accept``."""
+
+    def send(self, frame: Frame) -> None:
+        """Write a frame. It is buffered without bound: heed ``pause_writing``."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame, unless one went out, and close the wire once that is answered.
+
+        ``code`` may be sent and ``reason`` fits: the caller has checked.
+        """
+
+    def pause_reading(self) -> None:
+        """Read no more until ``resume_reading``; what has been read may still be reported.
+
+        The keepalive deadline waits meanwhile, and a peer that leaves may go unnoticed.
+        """
+
+    def resume_reading(self) -> None:
+        """Report messages again."""
+
+
+class Receiver(Protocol):
+    """What a transport reports."""
+
+    def message_received(self, data: bytes, text: bool) -> None:
+        """A whole message has come, as text or as binary."""
+
+    def peer_closed(self, code: int, reason: str) -> None:
+        """The peer sent a close frame (1005 if it had no code). It has been answered."""
+
+    def peer_vanished(self) -> None:
+        """The wire ended without a close frame, or the peer no longer answers pings."""
+
+    def peer_failed(self, code: int, reason: str) -> None:
+        """The peer broke the protocol or a limit. The close frame with this code has gone out."""
+
+    def pause_writing(self) -> None:
+        """The buffer is above its high-water mark."""
+
+    def resume_writing(self) -> None:
+        """The buffer is below its low-water mark again."""
+
+
+class Acceptor(Protocol):
+    """Who decides on opening requests: the app."""
+
+    def open(self, request: Request, transport: Transport) -> Receiver | None:
+        """Begin a connection, or reject it through the transport and return None."""

@@ -1,0 +1,188 @@
+"""The wire of a test: both ends in one process, no socket, the same bounds.
+
+The peer's end is driven by ``peer_…`` methods. Closing handshakes complete at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import final
+
+import anyio
+
+from wsflow.transports.base import Receiver
+from wsflow.transports.frames import Frame
+from wsflow.transports.limits import WireLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The HTTP answer to an opening request that was refused."""
+
+    status: int
+    body: str
+    headers: tuple[tuple[str, str], ...]
+
+
+@final
+class MemoryTimer:
+    """A call that is due later: a task that sleeps."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._call = call
+        self._scope = anyio.CancelScope()
+
+    async def run(self) -> None:
+        with self._scope:
+            await anyio.sleep(self._seconds)
+            self._call()
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+@final
+class MemoryTransport:
+    """One in-memory connection.
+
+    Args:
+        limits: the bounds, as of every transport.
+        spawn: starts a task.
+        changed: called when something has come for the peer.
+
+    Attributes:
+        accepted: whether the handshake was answered with 101.
+        rejection: how it was refused, None if it was not.
+        subprotocol: what was agreed on.
+        closing: the code and reason of the close frame that the peer saw; 1006 without a frame.
+    """
+
+    def __init__(
+        self,
+        limits: WireLimits,
+        spawn: Callable[[Callable[[], Awaitable[None]]], object],
+        changed: Callable[[], None],
+    ) -> None:
+        self._limits = limits
+        self._spawn = spawn
+        self._changed = changed
+        self._receiver: Receiver | None = None
+        self._to_peer: deque[Frame] = deque()
+        self._to_peer_bytes = 0
+        self._writing_paused = False
+        self._held: deque[tuple[bytes, bool]] = deque()  # sent by the peer while reading is paused
+        self._held_bytes = 0
+        self._reading_paused = False
+        self.accepted = False
+        self.rejection: Rejection | None = None
+        self.subprotocol: str | None = None
+        self.closing: tuple[int, str] | None = None
+
+    def attach(self, receiver: Receiver) -> None:
+        """Report to ``receiver`` from now on."""
+        self._receiver = receiver
+
+    # -- the server's end
+
+    def now(self) -> float:
+        return anyio.current_time()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> MemoryTimer:
+        timer = MemoryTimer(seconds, call)
+        self._spawn(timer.run)
+        return timer
+
+    def accept(self, subprotocol: str | None) -> None:
+        self.accepted = True
+        self.subprotocol = subprotocol
+        self._changed()
+
+    def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        self.rejection = Rejection(status, body.decode(), tuple(headers))
+        self._changed()
+
+    def send(self, frame: Frame) -> None:
+        if self.closing is not None:
+            return
+        self._to_peer.append(frame)
+        self._to_peer_bytes += len(frame.payload)
+        if self._to_peer_bytes > self._limits.write_buffer and not self._writing_paused:
+            self._writing_paused = True
+            self._report.pause_writing()
+        self._changed()
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closing is None:
+            self.closing = (code, reason)
+            self._changed()
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+
+    def resume_reading(self) -> None:
+        self._reading_paused = False
+        while self._held and not self._reading_paused and self.closing is None:
+            data, text = self._held.popleft()
+            self._held_bytes -= len(data)
+            self._report.message_received(data, text)
+        self._changed()
+
+    @property
+    def _report(self) -> Receiver:
+        assert self._receiver is not None  # attached before anything else happens
+        return self._receiver
+
+    # -- the peer's end
+
+    @property
+    def peer_can_send(self) -> bool:
+        """Whether the server takes more, as far as the buffers between them go."""
+        return self._held_bytes <= self._limits.write_buffer or self.closing is not None
+
+    def peer_send(self, data: bytes, text: bool, fragments: int = 1) -> None:
+        """Send a message, in so many fragments."""
+        if self.closing is not None:
+            return
+        if len(data) > self._limits.max_message_size:
+            self._fail(1009, "message too big")
+        elif fragments > self._limits.max_fragments:
+            self._fail(1009, "too many fragments")
+        elif self._reading_paused:
+            self._held.append((data, text))
+            self._held_bytes += len(data)
+        else:
+            self._report.message_received(data, text)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.close(code, reason)
+        self._report.peer_failed(code, reason)
+
+    def peer_take(self) -> Frame | None:
+        """The next message for the peer, None if there is none yet."""
+        if not self._to_peer:
+            return None
+        frame = self._to_peer.popleft()
+        self._to_peer_bytes -= len(frame.payload)
+        if self._writing_paused and self._to_peer_bytes <= self._limits.write_buffer // 2:
+            self._writing_paused = False
+            self._report.resume_writing()
+        return frame
+
+    def peer_unread(self) -> list[Frame]:
+        """The messages that the peer has not taken, oldest first."""
+        return list(self._to_peer)
+
+    def peer_close(self, code: int, reason: str) -> None:
+        """Send a close frame; 1005 for one without a code. It is echoed."""
+        if self.closing is None:
+            self.close(code, reason)
+            self._report.peer_closed(code, reason)
+
+    def peer_vanish(self) -> None:
+        """Leave without a word."""
+        if self.closing is None:
+            self.close(1006, "")
+            self._report.peer_vanished()

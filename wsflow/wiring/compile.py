@@ -1,0 +1,324 @@
+"""From a Router to an AppPlan, or to a DeclarationError that lists all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wsflow.codec import CODECS, JSON
+from wsflow.declare.router import Declared, Handler, Kind, Router
+from wsflow.declare.signatures import Signature, Unresolved, read, type_name
+from wsflow.errors import DeclarationError, Problem
+from wsflow.topics import TopicType
+from wsflow.wiring.calls import Call
+from wsflow.wiring.functions import Functions, shape_problem
+from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RouteDetails, RoutePlan, ScopePlan
+from wsflow.wiring.resolve import Place, Resolver
+from wsflow.wiring.routes import RouteTable, join, parameters
+from wsflow.wiring.sources import FromTopic
+
+SCOPES: tuple[Kind, ...] = ("on_message", "on_connect", "lifespan")
+"""Kinds that provide values, nearest first."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One Router on the way from the app to a path: its functions, and what they provide."""
+
+    router: Router
+    handlers: tuple[Handler, ...]
+    offers: Mapping[Kind, Sequence[Offer]]
+
+    def of(self, kind: Kind) -> list[Handler]:
+        return [handler for handler in self.handlers if handler.kind == kind]
+
+
+Levels = tuple[Level, ...]
+
+
+def compile_app(router: Router, override: Mapping[Any, Any] | None = None) -> AppPlan:
+    """Wire an app.
+
+    Args:
+        router: the app.
+        override: values by annotation that stand in for what would be injected.
+
+    Raises:
+        DeclarationError: all that is wrong, at once.
+    """
+    return _Compiler(override or {}).compile(router)
+
+
+class _Compiler:
+    def __init__(self, override: Mapping[Any, Any]) -> None:
+        self.resolver = Resolver(override)
+        self.functions = Functions(self.resolver)
+        self.signatures: dict[Handler, Signature | None] = {}
+        self.lifespans: dict[Handler, ScopePlan] = {}
+        self.routes: RouteTable[RouteDetails] = RouteTable()
+        self.overridden: set[Handler] = set()
+
+    def compile(self, router: Router) -> AppPlan:
+        self._walk(router, (), "/")
+        served = list(self.routes)
+        if not served and not self.resolver.problems:
+            self._router_problem(
+                router,
+                "It serves no path: neither it nor a Router that it includes has a consumer or a "
+                "producer.",
+                "decorate a function with @router.consumer or @router.producer.",
+            )
+        topics = self._topics()
+        if self.resolver.problems:
+            raise DeclarationError(sorted(self.resolver.problems, key=_by_place))
+        return AppPlan(tuple(self.lifespans.values()), self.routes, tuple(topics))
+
+    def _router_problem(self, router: Router, why: str, cure: str) -> None:
+        problem = Problem(router.where, f"Router {router.path!r}", why, cure)
+        if problem not in self.resolver.problems:
+            self.resolver.problems.append(problem)
+
+    def _walk(self, router: Router, outer: Levels, prefix: str) -> None:
+        """Wire a Router and all that it includes."""
+        if any(level.router is router for level in outer):
+            self._router_problem(router, "It includes itself.", "take one include away.")
+            return
+        declared: Declared = router.declared
+        new = [each for each in declared.problems if each not in self.resolver.problems]
+        self.resolver.problems += new
+        template = join(prefix, router.path)
+        names = self._parameters(router, template)
+        level = self._level(router)
+        levels = (*outer, level)
+        place = Place(template, names, tuple(CODECS.values()))
+        for handler in level.of("lifespan"):
+            if handler not in self.lifespans and handler not in self.overridden:
+                plan = self._scope(handler, levels, place)
+                if plan is not None:
+                    self.lifespans[handler] = plan
+        if level.of("consumer") or level.of("producer"):
+            self._serve(levels, place)
+        for included in declared.included:
+            self._walk(included.router, levels, join(template, included.prefix))
+
+    def _parameters(self, router: Router, template: str) -> Sequence[str]:
+        try:
+            return parameters(template)
+        except ValueError as exc:
+            self._router_problem(
+                router, f"The path {template!r} is malformed: {exc}.", "mend the path."
+            )
+            return ()
+
+    def _level(self, router: Router) -> Level:
+        """Read the signatures of a Router's functions, and leave out what an override replaces."""
+        handlers: list[Handler] = []
+        offers: dict[Kind, list[Offer]] = {kind: [] for kind in SCOPES}
+        for handler in router.declared.handlers:
+            signature = self._signature(handler)
+            if signature is None:
+                continue
+            if handler.kind in SCOPES and signature.gives is not None:
+                if self.resolver.overridden(signature.gives):
+                    self.overridden.add(handler)
+                    continue
+                self._offer(handler, signature, offers[handler.kind])
+            handlers.append(handler)
+        return Level(router, tuple(handlers), offers)
+
+    def _offer(self, handler: Handler, signature: Signature, offers: list[Offer]) -> None:
+        wrong = self.functions.offer_problem(signature)
+        if wrong is not None:
+            self.resolver.problem(handler, "", *wrong)
+            return
+        for other in offers:
+            if other.provides == signature.gives and other.handler is not handler:
+                self.resolver.problem(
+                    handler,
+                    "",
+                    f"It provides {type_name(signature.gives)}, and so does {other.handler} "
+                    f"({other.handler.where}) on the same Router.",
+                    "provide it from one of them, or give each a class of its own.",
+                )
+                return
+        offers.append(Offer(handler, signature.gives))
+
+    def _signature(self, handler: Handler) -> Signature | None:
+        if handler not in self.signatures:
+            self.signatures[handler] = self._read(handler)
+        return self.signatures[handler]
+
+    def _read(self, handler: Handler) -> Signature | None:
+        try:
+            signature = read(handler)
+        except Unresolved as exc:
+            self.resolver.problem(
+                handler,
+                exc.parameter if exc.parameter != "return" else "the return annotation",
+                f"The annotation {exc}.",
+                "import the name where the function is declared, outside of `if TYPE_CHECKING`.",
+            )
+            return None
+        wrong = shape_problem(handler, signature)
+        if wrong is not None:
+            self.resolver.problem(handler, "", *wrong)
+            return None
+        return signature
+
+    # -- one path
+
+    def _serve(self, levels: Levels, place: Place) -> None:
+        level = levels[-1]
+        router = level.router
+        if router.codec not in CODECS:
+            self._router_problem(
+                router,
+                f"codec is {router.codec!r}.",
+                f"use one of {', '.join(map(repr, CODECS))}.",
+            )
+            return
+        consumers = self._consumers(level.of("consumer"), levels, place)
+        decodings = self.functions.decodings(CODECS[router.codec], consumers)
+        handlers = {kind: self._all(levels, kind) for kind in ("on_disconnect", "on_error")}
+        plan = RoutePlan(
+            template=place.template,
+            where=router.where,
+            codecs=tuple(CODECS[name] for name in decodings) or (JSON,),
+            subprotocols=router.subprotocols,
+            on_connect=self._scopes("on_connect", levels, place),
+            on_message=self._scopes("on_message", levels, place),
+            consumers=tuple(consumers),
+            producers=tuple(
+                self.functions.producer(handler, signature, call)
+                for handler, signature, call in self._calls(
+                    level.of("producer"), levels, place, leading=0
+                )
+            ),
+            on_disconnect=tuple(
+                call for _, _, call in self._calls(handlers["on_disconnect"], levels, place, 0)
+            ),
+            on_error=self.functions.errors(
+                [
+                    (handler, signature, call, _depth(handler, levels))
+                    for handler, signature, call in self._calls(
+                        handlers["on_error"], levels, place, leading=1
+                    )
+                ]
+            ),
+            decodings=decodings,
+        )
+        other = self.routes.add(place.template, RouteDetails.of(plan))
+        if other is not None:
+            self._router_problem(
+                router,
+                f"The path {place.template!r} is served by another Router too: "
+                f"{other.plan.template!r} ({other.plan.where}).",
+                "change one of the two paths, or put all their functions on one Router.",
+            )
+
+    def _all(self, levels: Levels, kind: Kind) -> list[Handler]:
+        return [handler for level in levels for handler in level.of(kind)]
+
+    def _scopes(self, kind: Kind, levels: Levels, place: Place) -> tuple[ScopePlan, ...]:
+        plans = (self._scope(each, levels, place) for each in self._all(levels, kind))
+        return tuple(plan for plan in plans if plan is not None)
+
+    def _scope(self, handler: Handler, levels: Levels, place: Place) -> ScopePlan | None:
+        for _, signature, call in self._calls([handler], levels, place, leading=0):
+            return ScopePlan(call, signature.generator)
+        return None
+
+    def _consumers(
+        self, handlers: Sequence[Handler], levels: Levels, place: Place
+    ) -> list[ConsumerPlan]:
+        plans: list[ConsumerPlan] = []
+        for handler in handlers:
+            signature = self.signatures[handler]
+            assert signature is not None  # a Level holds only handlers that could be read
+            provided = [offer.provides for offer in self._visible(handler, levels)]
+            message = self.functions.message(handler, signature, provided)
+            if message is None:
+                continue
+            kinds, stream = message
+            call = self._call(handler, signature, levels, place, 1, stream)
+            plans.append(ConsumerPlan(call, kinds, stream, signature.generator))
+        return plans
+
+    def _calls(
+        self, handlers: Sequence[Handler], levels: Levels, place: Place, leading: int
+    ) -> list[tuple[Handler, Signature, Call]]:
+        found = []
+        for handler in handlers:
+            signature = self.signatures[handler]
+            assert signature is not None  # a Level holds only handlers that could be read
+            call = self._call(handler, signature, levels, place, leading)
+            found.append((handler, signature, call))
+        return found
+
+    def _call(
+        self,
+        handler: Handler,
+        signature: Signature,
+        levels: Levels,
+        place: Place,
+        leading: int,
+        stream: bool = False,
+    ) -> Call:
+        return self.resolver.call(
+            handler,
+            signature.parameters[leading:],
+            place,
+            self._visible(handler, levels, stream),
+            [offer for level in levels for kind in SCOPES for offer in level.offers[kind]],
+        )
+
+    def _visible(self, handler: Handler, levels: Levels, stream: bool = False) -> list[Offer]:
+        """What a function sees: its Router's scopes and those of outer ones, nearest first."""
+        if handler.kind in SCOPES:
+            kinds = SCOPES[SCOPES.index(handler.kind) :]
+        else:
+            kinds = SCOPES if handler.kind == "consumer" and not stream else SCOPES[1:]
+        depth = _depth(handler, levels)
+        visible: list[Offer] = []
+        for kind in kinds:
+            for level in reversed(levels[: depth + 1]):
+                own = level.of(kind)
+                for offer in level.offers[kind]:
+                    later = handler in own and own.index(offer.handler) >= own.index(handler)
+                    if not later:
+                        visible.append(offer)
+        return visible
+
+    def _topics(self) -> list[FromTopic]:
+        """All injected topics, after a look at those that share a name."""
+        topics: dict[str, tuple[Handler, FromTopic]] = {}
+        for handler, topic in self.resolver.topics:
+            first_handler, first = topics.setdefault(topic.template, (handler, topic))
+            wrong = _disagreement(first.type, topic.type)
+            if wrong:
+                self.resolver.problem(
+                    handler,
+                    "",
+                    f"The topic {topic.template!r} has {wrong} here, and others at "
+                    f"{first_handler} ({first_handler.where}).",
+                    "declare it once, as in Room = Annotated[Topic[Said], …], and use that.",
+                )
+        return [topic for _, topic in topics.values()]
+
+
+def _depth(handler: Handler, levels: Levels) -> int:
+    return next(i for i, level in enumerate(levels) if handler in level.handlers)
+
+
+def _disagreement(one: TopicType, other: TopicType) -> str:
+    if set(one.types) != set(other.types):
+        return f"the type {' | '.join(map(type_name, other.types))}"
+    return "other options" if one.options != other.options else ""
+
+
+def _by_place(problem: Problem) -> tuple[str, int, str]:
+    file, _, line = problem.where.rpartition(":")
+    return file, int(line) if line.isdecimal() else 0, problem.subject
+
+

@@ -1,0 +1,270 @@
+"""What each kind of function must look like, and what it is compiled to."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import msgspec
+from anyio.abc import TaskGroup
+
+from wsflow.codec import CODECS, Codec, Decoding, runtime_classes
+from wsflow.connection import End
+from wsflow.declare.markers import REQUEST_MARKERS, Message
+from wsflow.declare.router import Handler
+from wsflow.declare.signatures import EMPTY, ITERATORS, Parameter, Signature, members, type_name
+from wsflow.topics import Topic
+from wsflow.wiring.calls import Call
+from wsflow.wiring.messages import RAW, union_problem, unknown_type
+from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
+from wsflow.wiring.resolve import SIMPLE, Resolver, unknown_message
+from wsflow.wiring.sources import GIVEN
+
+WhyAndCure = tuple[str, str]
+MAY_GENERATE = {"lifespan", "on_connect", "on_message", "consumer", "producer"}
+PROVIDES = {"lifespan", "on_connect", "on_message"}
+
+
+def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
+    """Why a function cannot be of its kind, whatever its parameters; None if it can."""
+    fn = handler.fn
+    if signature.generator and handler.kind not in MAY_GENERATE:
+        return (
+            f"An {handler.kind} function is a coroutine, and this one yields.",
+            "take the yield out; what it returns is what counts.",
+        )
+    if signature.generator or signature.coroutine:
+        return None
+    if inspect.isgeneratorfunction(fn):
+        return (
+            f"It is a plain generator, so {handler.kind} could not await in it"
+            + (", and its cleanup would be lost." if handler.kind in PROVIDES else "."),
+            "write `async def`.",
+        )
+    if inspect.isasyncgenfunction(getattr(fn, "__wrapped__", None)):
+        return (
+            f"It makes a context manager, and {handler.kind} takes the generator itself.",
+            "take the @asynccontextmanager off.",
+        )
+    return (
+        "It is not async.",
+        "write `async def`; put work that blocks into anyio.to_thread.run_sync.",
+    )
+
+
+class Functions:
+    """Compiles functions by kind, and reports what is wrong with them."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._problem = resolver.problem
+
+    def offer_problem(self, signature: Signature) -> WhyAndCure | None:
+        """Why what a scope function gives cannot be injected; None if it can."""
+        if signature.gives is EMPTY:
+            if signature.generator and signature.returns is not EMPTY:
+                return (
+                    f"It yields, and is annotated `-> {type_name(signature.returns)}`.",
+                    "annotate it `-> AsyncIterator[T]` with the type that it yields.",
+                )
+            return None
+        if signature.gives in SIMPLE:
+            return (
+                f"{type_name(signature.gives)} cannot be provided: too many things are one.",
+                "provide a class of its own, which holds it.",
+            )
+        return None
+
+    # -- consumers
+
+    def message(
+        self, handler: Handler, signature: Signature, provided: Sequence[Any]
+    ) -> tuple[tuple[Any, ...], bool] | None:
+        """The types of a consumer's message, and whether it iterates them itself."""
+        first = signature.parameters[0] if signature.parameters else None
+        if first is None or _injected(first) or first.annotation in provided:
+            self._problem(
+                handler,
+                first or "",
+                "A consumer's first parameter is the message, and this one has none.",
+                "put it first: async def f(message: Say, …).",
+            )
+            return None
+        if first.annotation is EMPTY or first.keyword or first.variadic:
+            self._problem(
+                handler,
+                first,
+                "The first parameter is the message, and its annotation says which messages come.",
+                f"annotate it, as in {first.name}: Say, or {first.name}: str for raw text.",
+            )
+            return None
+        stream = get_origin(first.annotation) in ITERATORS
+        kinds = members(get_args(first.annotation)[0] if stream else first.annotation)
+        for kind in kinds:
+            if kind not in RAW and (unknown := unknown_type(kind)) is not None:
+                self._problem(handler, first, *unknown_message(unknown))
+                return None
+        self._outgoing(handler, signature)
+        self._options(handler, kinds, stream)
+        return kinds, stream
+
+    def _options(self, handler: Handler, kinds: tuple[Any, ...], stream: bool) -> None:
+        if not isinstance(handler.concurrency, int) or handler.concurrency < 1:
+            self._problem(
+                handler,
+                "",
+                f"concurrency is {handler.concurrency!r}.",
+                "use a whole number from 1.",
+            )
+        elif stream and (handler.concurrency > 1 or handler.key is not None):
+            self._problem(
+                handler,
+                "",
+                "It iterates its messages itself, one by one, so concurrency and key mean nothing.",
+                "take them off, or take one message at a time.",
+            )
+        elif handler.key is not None and handler.concurrency == 1:
+            self._problem(
+                handler,
+                "",
+                "Without concurrency all messages keep their order, so key means nothing.",
+                "add concurrency=…, or take key off.",
+            )
+        elif handler.key is not None:
+            for kind in kinds:
+                if (names := _fields(kind)) is None or handler.key not in names:
+                    has = f"has {', '.join(names)}" if names else "has no fields"
+                    self._problem(
+                        handler,
+                        "",
+                        f"key is {handler.key!r}, and {type_name(kind)} {has}.",
+                        "name a field that every message of the consumer has.",
+                    )
+
+    def _outgoing(self, handler: Handler, signature: Signature) -> None:
+        """Look at the types of what is sent to the peer."""
+        if signature.gives in (None, EMPTY, NoReturn):
+            return
+        for kind in members(signature.gives):
+            if kind in RAW or kind is NoneType:
+                continue
+            if (unknown := unknown_type(kind)) is not None:
+                self._problem(handler, "", *unknown_message(unknown))
+
+    def decodings(
+        self, default: Codec, consumers: Sequence[ConsumerPlan]
+    ) -> dict[str, Decoding[ConsumerPlan]]:
+        """What a path receives, per codec that it can allow, the default first."""
+        takers: dict[Any, ConsumerPlan] = {}
+        raw: dict[Any, ConsumerPlan] = {}
+        for plan in consumers:
+            for kind in plan.kinds:
+                if self._taken(plan, kind, {**takers, **raw}):
+                    continue
+                if kind in RAW:
+                    raw[kind] = plan
+                    continue
+                if (why := union_problem((*takers, kind))) is not None:
+                    self._problem(
+                        plan.handler,
+                        "",
+                        f"Its messages cannot be told apart from the path's others: {why}.",
+                        'tag each Struct: class Say(msgspec.Struct, tag="say").',
+                    )
+                    continue
+                takers[kind] = plan
+        found: dict[str, Decoding[ConsumerPlan]] = {}
+        others = [codec for codec in CODECS.values() if codec is not default]
+        for codec in (default, *others):
+            mixed = raw.get(str if codec.text else bytes) if takers else None
+            if mixed is None:
+                found[codec.name] = Decoding(codec, takers, raw.get(str), raw.get(bytes))
+            elif codec is default:
+                frames = "text" if codec.text else "binary"
+                self._problem(
+                    mixed.handler,
+                    "",
+                    f"It takes raw {frames} messages, and the path decodes {frames} messages as "
+                    f"{codec.name}.",
+                    "give the raw messages a path of their own, or send them inside a Struct.",
+                )
+        return found
+
+    def _taken(self, plan: ConsumerPlan, kind: Any, takers: Mapping[Any, ConsumerPlan]) -> bool:
+        classes = set(runtime_classes(kind))
+        for other, taker in takers.items():
+            if taker is not plan and classes & set(runtime_classes(other)):
+                self._problem(
+                    plan.handler,
+                    "",
+                    f"{type_name(kind)} messages are taken by {taker.handler} "
+                    f"({taker.handler.where}) already.",
+                    "let one consumer take them, and call the other from it.",
+                )
+                return True
+        return False
+
+    # -- the others
+
+    def producer(self, handler: Handler, signature: Signature, call: Call) -> ProducerPlan:
+        if handler.on_end not in ("close", "keep"):
+            self._problem(
+                handler, "", f"on_end is {handler.on_end!r}.", 'use "close" or "keep".'
+            )
+        self._outgoing(handler, signature)
+        style: Literal["each", "poll", "once"] = "each"
+        if not signature.generator:
+            style = "once" if signature.gives in (None, EMPTY, NoReturn) else "poll"
+        return ProducerPlan(call, style)
+
+    def errors(
+        self, handlers: Sequence[tuple[Handler, Signature, Call, int]]
+    ) -> tuple[ErrorPlan, ...]:
+        plans: list[ErrorPlan] = []
+        for handler, signature, call, depth in handlers:
+            first = signature.parameters[0] if signature.parameters else None
+            types = () if first is None else members(first.bare)
+            if not types or not all(
+                isinstance(kind, type) and issubclass(kind, Exception) for kind in types
+            ):
+                self._problem(
+                    handler,
+                    first or "",
+                    "The first parameter is the error, annotated with the exception type to handle.",
+                    "write it first: async def f(error: ValueError, …).",
+                )
+                continue
+            self._outgoing(handler, signature)
+            for other in plans:
+                if other.depth == depth and set(other.types) & set(types):
+                    self._problem(
+                        handler,
+                        first or "",
+                        f"{other.call.handler} ({other.call.handler.where}) on the same Router "
+                        "handles it already.",
+                        "handle it in one of them.",
+                    )
+            plans.append(ErrorPlan(call, types, depth))
+        return tuple(plans)
+
+
+def _injected(parameter: Parameter) -> bool:
+    """Whether a parameter is surely not a message."""
+    bare = parameter.bare
+    return (
+        bare in (*GIVEN, TaskGroup, End)
+        or (get_origin(bare) or bare) is Topic
+        or any(isinstance(mark, (*REQUEST_MARKERS, Message)) for mark in parameter.marks)
+    )
+
+
+def _fields(kind: Any) -> tuple[str, ...] | None:
+    kind = get_origin(kind) or kind
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+    if is_dataclass(kind):
+        return tuple(each.name for each in fields(kind))
+    return None

@@ -1,0 +1,59 @@
+"""What can be said about message types before any message has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Union
+
+import msgspec
+from msgspec import inspect
+
+from wsflow.codec import JSON
+from wsflow.declare.signatures import type_name
+
+RAW = (str, bytes)
+"""What travels as it is, without a codec."""
+
+
+def unknown_type(kind: Any) -> str | None:
+    """The name of a type within ``kind`` that msgspec does not know; None if it knows all."""
+    if kind in (Any, object):
+        return None
+    try:
+        info = inspect.type_info(kind)
+    except Exception:  # msgspec's reasons vary; whichever it is, it cannot describe the type
+        return type_name(kind)
+    for each in _walk(info, set()):
+        if isinstance(each, inspect.CustomType):
+            return type_name(each.cls)
+    return None
+
+
+def _walk(info: Any, seen: set[int]) -> Iterator[Any]:
+    """All types within a type, each once."""
+    if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
+        if hash(info.cls) in seen:
+            return
+        seen.add(hash(info.cls))
+    yield info
+    for name in getattr(info, "__struct_fields__", ()):
+        part = getattr(info, name)
+        for inner in part if isinstance(part, tuple) else (part,):
+            if isinstance(inner, inspect.Field):
+                inner = inner.type
+            if isinstance(inner, inspect.Type):
+                yield from _walk(inner, seen)
+
+
+def union_problem(kinds: tuple[Any, ...]) -> str | None:
+    """Why msgspec cannot tell messages of these types apart; None if it can."""
+    try:
+        JSON.decoder(Union[kinds])  # noqa: UP007
+    except (TypeError, ValueError) as exc:
+        return str(exc).replace("`", "'")
+    return None
+
+
+def is_message(kind: Any) -> bool:
+    """Whether a type looks like a message rather than like something to inject."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

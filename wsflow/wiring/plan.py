@@ -1,0 +1,171 @@
+"""What wiring makes: one compiled plan per path, and what the process needs besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wsflow.codec import CODECS, Codec, Decoding
+from wsflow.declare.router import Handler
+from wsflow.topics import TopicType
+from wsflow.wiring.calls import Call
+from wsflow.wiring.routes import RouteTable
+from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest, FromTopic
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a scope function provides: the annotation under which its value is injected."""
+
+    handler: Handler
+    provides: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ScopePlan:
+    """A ``lifespan``, ``on_connect`` or ``on_message`` function.
+
+    Attributes:
+        call: how to call it.
+        generator: whether it is resumed to tear down.
+    """
+
+    call: Call
+    generator: bool
+
+    @property
+    def handler(self) -> Handler:
+        return self.call.handler
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConsumerPlan:
+    """A consumer: ``kinds`` are the message types; ``stream`` if it iterates them itself."""
+
+    call: Call
+    kinds: tuple[Any, ...]
+    stream: bool
+    generator: bool
+
+    @property
+    def handler(self) -> Handler:
+        return self.call.handler
+
+    @property
+    def concurrent(self) -> bool:
+        return self.handler.concurrency > 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerPlan:
+    """A producer: a generator (``each``), called again and again (``poll``), or run ``once``."""
+
+    call: Call
+    style: Literal["each", "poll", "once"]
+
+    @property
+    def handler(self) -> Handler:
+        return self.call.handler
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPlan:
+    """An ``on_error`` function, the exception types it takes, and how far inside it is declared."""
+
+    call: Call
+    types: tuple[type[Exception], ...]
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """All that is decided about one path at start-up. The first codec is the default."""
+
+    template: str
+    where: str
+    codecs: tuple[Codec, ...]
+    subprotocols: tuple[str, ...]
+    on_connect: tuple[ScopePlan, ...]
+    on_message: tuple[ScopePlan, ...]
+    consumers: tuple[ConsumerPlan, ...]
+    producers: tuple[ProducerPlan, ...]
+    on_disconnect: tuple[Call, ...]
+    on_error: tuple[ErrorPlan, ...]
+    decodings: Mapping[str, Decoding[ConsumerPlan]]
+
+    def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
+        """The subprotocol to agree on: the Router's own first, then a codec's; None for none."""
+        for name in (*self.subprotocols, *(codec.subprotocol for codec in self.codecs)):
+            if name in offered:
+                return name
+        return None
+
+    def codec(self, subprotocol: str | None) -> Codec:
+        """The codec of a connection that agreed on ``subprotocol``."""
+        chosen = {codec.subprotocol: codec for codec in self.codecs}
+        return chosen.get(subprotocol or "", self.codecs[0])
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls of all functions of a connection on this path."""
+        return (
+            *(scope.call for scope in (*self.on_connect, *self.on_message)),
+            *(each.call for each in (*self.consumers, *self.producers)),
+            *self.on_disconnect,
+            *(error.call for error in self.on_error),
+        )
+
+    def error_plan(self, exc: BaseException) -> ErrorPlan | None:
+        """Who handles an error: the most specific type first, then the inner Router."""
+        best: tuple[int, int] | None = None
+        found = None
+        ancestry = type(exc).__mro__
+        for plan in self.on_error:
+            distances = [ancestry.index(kind) for kind in plan.types if kind in ancestry]
+            if distances and (best is None or (min(distances), -plan.depth) < best):
+                best, found = (min(distances), -plan.depth), plan
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDetails:
+    """A path's plan, and what follows from it once."""
+
+    plan: RoutePlan
+    request_sources: tuple[FromPath | FromRequest, ...]
+    needs_task_group: bool
+
+    @classmethod
+    def of(cls, plan: RoutePlan) -> RouteDetails:
+        sources = [source for call in plan.calls for source in call.sources]
+        return cls(
+            plan,
+            (
+                *(source for source in sources if isinstance(source, FromPath)),
+                *(source for source in sources if isinstance(source, FromRequest)),
+            ),
+            TASK_GROUP in sources,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AppPlan:
+    """A whole app, wired."""
+
+    lifespans: tuple[ScopePlan, ...]
+    routes: RouteTable[RouteDetails]
+    topics: tuple[FromTopic, ...]
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codecs that some path allows."""
+        used = {codec.name for details in self.routes for codec in details.plan.codecs}
+        return tuple(codec for codec in CODECS.values() if codec.name in used)
+
+    def declared_topic(self, name: str) -> TopicType | None:
+        """The type of the declared topic whose template makes ``name``."""
+        for topic in self.topics:
+            if topic.pattern.fullmatch(name):
+                return topic.type
+        return None

@@ -1,0 +1,374 @@
+"""From a parameter to its source: exactly one, or a problem that says what is wrong."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin
+
+from anyio.abc import TaskGroup
+
+from wsflow.codec import Codec
+from wsflow.connection import End
+from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, TopicName
+from wsflow.declare.router import Handler
+from wsflow.declare.signatures import EMPTY, Parameter, members, type_name
+from wsflow.errors import Problem
+from wsflow.topics import Topic, TopicType
+from wsflow.wiring.calls import Call
+from wsflow.wiring.messages import is_message, unknown_type
+from wsflow.wiring.plan import Offer
+from wsflow.wiring.sources import (
+    APP_TASK_GROUP,
+    END,
+    GIVEN,
+    TASK_GROUP,
+    Fixed,
+    FromPath,
+    FromRequest,
+    FromTopic,
+    PerMessage,
+    Provided,
+    Source,
+)
+
+SIMPLE = (str, int, float, bool, bytes)
+"""Types that no scope function can provide: too many things are one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the functions of one path stand.
+
+    Attributes:
+        template: the whole path.
+        names: its parameters.
+        codecs: the codecs that topics are encoded in.
+    """
+
+    template: str
+    names: Sequence[str]
+    codecs: tuple[Codec, ...]
+
+
+@dataclass
+class Resolver:
+    """Finds sources, and collects problems and topics.
+
+    Attributes:
+        override: values by annotation that stand in for everything else.
+        problems: what was found wrong.
+        topics: every injected topic.
+    """
+
+    override: Mapping[Any, Any]
+    problems: list[Problem] = field(default_factory=list)
+    topics: list[tuple[Handler, FromTopic]] = field(default_factory=list)
+
+    def problem(self, handler: Handler, subject: object, why: str, cure: str) -> None:
+        about = f"{handler}" + (f", parameter `{subject}`" if subject else "")
+        problem = Problem(handler.where, about, why, cure)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def overridden(self, annotation: Any) -> bool:
+        return any(annotation == each for each in self.override)
+
+    def call(
+        self,
+        handler: Handler,
+        parameters: Sequence[Parameter],
+        place: Place,
+        scopes: Sequence[Offer],
+        hidden: Sequence[Offer] = (),
+    ) -> Call:
+        """Find a source for each parameter.
+
+        Args:
+            handler: whose function.
+            parameters: those that are injected.
+            place: the path.
+            scopes: the scope functions that it sees, nearest first.
+            hidden: others on the path, to say why one of them does not serve.
+        """
+        positional: list[Source] = []
+        keywords: list[tuple[str, Source]] = []
+        for each in parameters:
+            if each.variadic:
+                self.problem(
+                    handler,
+                    f"*{each.name}",
+                    "Parameters are injected one by one; *args and **kwargs have no type to go by.",
+                    "name the parameters that the function needs.",
+                )
+                continue
+            source = self._source(handler, each, place, scopes, hidden)
+            if source is None:
+                continue
+            if each.keyword:
+                keywords.append((each.name, source))
+            else:
+                positional.append(source)
+        return Call(handler, tuple(positional), tuple(keywords))
+
+    def _source(
+        self,
+        handler: Handler,
+        parameter: Parameter,
+        place: Place,
+        scopes: Sequence[Offer],
+        hidden: Sequence[Offer],
+    ) -> Source | None:
+        annotation = parameter.annotation
+        for each, value in self.override.items():
+            if annotation == each:
+                return Fixed(value, "an override")
+        for rule in (
+            self._given,
+            self._from_request,
+            self._from_topic,
+        ):
+            source, decided = rule(handler, parameter, place)
+            if decided:
+                return source
+        for scope in scopes:
+            if scope.provides == annotation:
+                if scope.handler.kind == "on_message":
+                    return PerMessage(scope.handler)
+                return Provided(scope.handler)
+        if handler.kind != "lifespan" and parameter.name in place.names:
+            return self._from_path(handler, parameter)
+        source, decided = self._special(handler, parameter)
+        if decided:
+            return source
+        if parameter.default is not EMPTY:
+            return Fixed(parameter.default, "its default")
+        self._no_provider(handler, parameter, place, hidden)
+        return None
+
+    def _given(
+        self, handler: Handler, parameter: Parameter, place: Place
+    ) -> tuple[Source | None, bool]:
+        source = GIVEN.get(parameter.annotation) if _hashable(parameter.annotation) else None
+        if source is None:
+            return None, False
+        if handler.kind == "lifespan" and source.attribute != "registry":
+            self._no_connection(handler, parameter)
+            return None, True
+        return source, True
+
+    def _no_connection(self, handler: Handler, parameter: Parameter) -> None:
+        self.problem(
+            handler,
+            parameter,
+            "A lifespan runs once per process, when there is no connection and no request.",
+            "ask for it in on_connect, or in a handler.",
+        )
+
+    def _from_request(
+        self, handler: Handler, parameter: Parameter, place: Place
+    ) -> tuple[Source | None, bool]:
+        marks = [mark for mark in parameter.marks if isinstance(mark, REQUEST_MARKERS)]
+        for mark in parameter.marks:
+            if mark in (*REQUEST_MARKERS, Message, TopicName):
+                self.problem(
+                    handler,
+                    parameter,
+                    f"{mark.__name__} stands there as a class.",
+                    f"add the parentheses: {mark.__name__}"
+                    + ('("name").' if mark is TopicName else "()."),
+                )
+                return None, True
+        if not marks:
+            return None, False
+        if handler.kind == "lifespan":
+            self._no_connection(handler, parameter)
+            return None, True
+        mark = marks[0]
+        name = mark.name or parameter.name
+        if mark.name is None and isinstance(mark, Header):
+            name = name.replace("_", "-")
+        if (unknown := unknown_type(parameter.bare)) is not None:
+            self._not_convertible(handler, parameter, unknown)
+        return FromRequest(mark, name, parameter.bare, parameter.default), True
+
+    def _not_convertible(self, handler: Handler, parameter: Parameter, unknown: str) -> None:
+        self.problem(
+            handler,
+            parameter,
+            f"A text cannot be converted to {unknown}.",
+            "use a type that msgspec converts: str, int, float, bool, Enum, UUID, datetime, …",
+        )
+
+    def _from_topic(
+        self, handler: Handler, parameter: Parameter, place: Place
+    ) -> tuple[Source | None, bool]:
+        if (get_origin(parameter.bare) or parameter.bare) is not Topic:
+            return None, False
+        names = [mark for mark in parameter.marks if isinstance(mark, str | TopicName)]
+        if not names:
+            self.problem(
+                handler,
+                parameter,
+                "A Topic is known by its name, and this one has none.",
+                'name it: Annotated[Topic[Said], "room.{room}"].',
+            )
+            return None, True
+        name = names[0] if isinstance(names[0], TopicName) else TopicName(names[0])
+        types = tuple(kind for arg in get_args(parameter.bare) for kind in members(arg)) or (Any,)
+        wrong = self._topic_name_problem(handler, name, place)
+        if wrong is not None:
+            self.problem(handler, parameter, *wrong)
+            return None, True
+        for kind in types:
+            if (unknown := unknown_type(kind)) is not None:
+                self.problem(handler, parameter, *unknown_message(unknown))
+        source = FromTopic(
+            name.template,
+            TopicType(types, name.options, place.codecs),
+            listen=handler.kind == "producer",
+        )
+        self.topics.append((handler, source))
+        return source, True
+
+    def _topic_name_problem(
+        self, handler: Handler, name: TopicName, place: Place
+    ) -> tuple[str, str] | None:
+        try:
+            used = [part for _, part, _, _ in string.Formatter().parse(name.template) if part]
+        except ValueError as exc:
+            return f"The name {name.template!r} is malformed: {exc}.", "mend its braces."
+        if not name.template:
+            return "The name is empty.", 'name it, as in "room.{room}".'
+        if used and handler.kind == "lifespan":
+            return (
+                f"The name {name.template!r} depends on a path, and a lifespan has no connection.",
+                "use Registry.topic(name, …) with the whole name.",
+            )
+        for part in used:
+            if part not in place.names:
+                return (
+                    f"The name {name.template!r} asks for {{{part}}}, and the path "
+                    f"{place.template!r} has no such parameter.",
+                    _name_a_parameter(place),
+                )
+        options = name.options
+        if options.history < 0 or options.backlog < 1:
+            return "history is at least 0, and backlog at least 1.", "mend the number."
+        if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
+            return (
+                f"when_full is {options.when_full!r}.",
+                'use "close", "drop_oldest", "drop_newest" or "latest".',
+            )
+        return None
+
+    def _from_path(self, handler: Handler, parameter: Parameter) -> Source:
+        kind = str if parameter.annotation is EMPTY else parameter.bare
+        if (unknown := unknown_type(kind)) is not None:
+            self._not_convertible(handler, parameter, unknown)
+        return FromPath(parameter.name, kind)
+
+    def _special(self, handler: Handler, parameter: Parameter) -> tuple[Source | None, bool]:
+        """The message in ``on_message``, the task group, the end in ``on_disconnect``."""
+        if any(isinstance(mark, Message) for mark in parameter.marks):
+            if handler.kind == "on_message":
+                return PerMessage(None), True
+            self.problem(
+                handler,
+                parameter,
+                "Message() is what on_message functions ask for.",
+                "in a consumer the first parameter is the message; elsewhere there is none.",
+            )
+            return None, True
+        if parameter.annotation is TaskGroup:
+            return (APP_TASK_GROUP if handler.kind == "lifespan" else TASK_GROUP), True
+        if parameter.annotation is End:
+            if handler.kind == "on_disconnect":
+                return END, True
+            self.problem(
+                handler,
+                parameter,
+                "Only on_disconnect is given an End: before it, there is none.",
+                "ask for the Connection and look at its `end`, which is None while it is open.",
+            )
+            return None, True
+        return None, False
+
+    def _no_provider(
+        self, handler: Handler, parameter: Parameter, place: Place, hidden: Sequence[Offer]
+    ) -> None:
+        if parameter.annotation is EMPTY or parameter.bare in SIMPLE:
+            self.problem(
+                handler,
+                parameter,
+                f"The path {place.template!r} has no parameter {{{parameter.name}}}, and a plain "
+                f"{type_name(parameter.bare) if parameter.annotation is not EMPTY else 'value'} "
+                "is not provided otherwise.",
+                f"{_name_a_parameter(place)[:-1]}, mark it with Query(), Header() or Cookie(), or "
+                "annotate it with the class of what a scope function provides.",
+            )
+            return
+        wanted = type_name(parameter.annotation)
+        for scope in hidden:
+            if scope.provides == parameter.annotation:
+                self.problem(
+                    handler,
+                    parameter,
+                    f"{wanted} comes from {scope.handler} ({scope.handler.where}), which a "
+                    f"{handler.kind} does not see.",
+                    _see(handler, scope.handler),
+                )
+                return
+        if handler.kind == "consumer" and is_message(parameter.bare):
+            self.problem(
+                handler,
+                parameter,
+                f"No scope function provides {wanted}, and a consumer takes one message: its "
+                "first parameter.",
+                "for either of two types, annotate the first parameter with A | B; for both at "
+                "once, write two consumers.",
+            )
+            return
+        offered = sorted({type_name(scope.provides) for scope in hidden if scope.provides})
+        self.problem(
+            handler,
+            parameter,
+            f"No scope function provides {wanted}."
+            + (f" Those of this path provide {', '.join(offered)}." if offered else ""),
+            f"return it from a function decorated with lifespan, on_connect or on_message and "
+            f"annotated `-> {wanted}`.",
+        )
+
+
+def unknown_message(unknown: str) -> tuple[str, str]:
+    """Why and cure for a message type that msgspec does not know."""
+    return (
+        f"msgspec does not know the type {unknown}, so no message can carry it.",
+        "use a msgspec.Struct, a dataclass, a TypedDict or a built-in type.",
+    )
+
+
+def _see(asks: Handler, provides: Handler) -> str:
+    order: list[str] = ["lifespan", "on_connect", "on_message"]
+    if asks.kind == provides.kind:
+        return f"declare {provides.name} before {asks.name}, on the same Router or an outer one."
+    if asks.kind not in order or order.index(asks.kind) > order.index(provides.kind):
+        return f"provide it from on_connect: {provides.kind} runs around one message."
+    return f"provide it from {asks.kind} or earlier: {provides.kind} runs after it."
+
+
+def _name_a_parameter(place: Place) -> str:
+    if not place.names:
+        return f"add a parameter to the path, as in {place.template.rstrip('/') + '/{name}'!r}."
+    return f"use one that it has: {', '.join(f'{{{name}}}' for name in place.names)}."
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+

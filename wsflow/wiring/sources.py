@@ -1,0 +1,206 @@
+"""Where a parameter's value comes from, and when it is known.
+
+Each source is decided at start-up. ``get`` reads its value from the ``Environment`` of a process or
+a connection; it is called once when a handler is bound, never per message, except for what
+``on_message`` provides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args, get_origin
+
+import msgspec
+from anyio.abc import TaskGroup
+
+from wsflow.channels import Channels, Subscriber
+from wsflow.connection import Connection, End
+from wsflow.declare.markers import Cookie, Header, Query
+from wsflow.declare.router import Handler
+from wsflow.declare.signatures import EMPTY, type_name
+from wsflow.errors import Reject
+from wsflow.registry import Registry
+from wsflow.request import Request
+from wsflow.topics import Topic, TopicType, fill_name
+
+
+class Environment(Protocol):
+    """What is known when a handler is bound."""
+
+    @property
+    def values(self) -> Mapping[Handler, Any]: ...
+    @property
+    def read(self) -> Mapping[Source, Any]: ...
+    @property
+    def connection(self) -> Connection: ...
+    @property
+    def request(self) -> Request: ...
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def task_group(self) -> TaskGroup: ...
+    @property
+    def end(self) -> End | None: ...
+    @property
+    def channels(self) -> Channels: ...
+    @property
+    def subscriber(self) -> Subscriber | None: ...
+
+
+class Source(Protocol):
+    """Where a value comes from. ``str()`` says it to a person."""
+
+    def get(self, environment: Environment) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Something of the connection or the app: an attribute of the environment."""
+
+    attribute: str
+    said: str
+
+    def get(self, environment: Environment) -> Any:
+        return getattr(environment, self.attribute)
+
+    def __str__(self) -> str:
+        return self.said
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A value that is known at start-up: an override, or the parameter's default."""
+
+    value: Any
+    said: str
+
+    def get(self, environment: Environment) -> Any:
+        return self.value
+
+    def __str__(self) -> str:
+        return self.said
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """What a ``lifespan`` or ``on_connect`` function returned or yielded."""
+
+    handler: Handler
+
+    def get(self, environment: Environment) -> Any:
+        return environment.values[self.handler]
+
+    def __str__(self) -> str:
+        return str(self.handler)
+
+
+@dataclass(frozen=True, slots=True)
+class PerMessage:
+    """What is known per message only: what ``on_message`` provides, or the message (no handler)."""
+
+    handler: Handler | None
+
+    def get(self, environment: Environment) -> Any:
+        return None
+
+    def __str__(self) -> str:
+        return str(self.handler) if self.handler else "the message"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FromPath:
+    """A parameter of the path, converted."""
+
+    name: str
+    kind: Any
+
+    def get(self, environment: Environment) -> Any:
+        return environment.read[self]
+
+    def convert(self, request: Request) -> Any:
+        try:
+            return msgspec.convert(request.path_params[self.name], self.kind, strict=False)
+        except msgspec.ValidationError:
+            raise Reject(404, "not found\n") from None
+
+    def __str__(self) -> str:
+        return f"path parameter {{{self.name}}}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FromRequest:
+    """A query parameter, header or cookie, converted."""
+
+    mark: Query | Header | Cookie
+    name: str
+    kind: Any
+    default: Any
+
+    def get(self, environment: Environment) -> Any:
+        return environment.read[self]
+
+    @property
+    def collects(self) -> bool:
+        return (get_origin(self.kind) or self.kind) in (list, tuple, set, frozenset)
+
+    def convert(self, request: Request) -> Any:
+        if isinstance(self.mark, Query):
+            found = request.query.get_all(self.name)
+        elif isinstance(self.mark, Header):
+            found = request.headers.get_all(self.name)
+        else:
+            found = [request.cookies[self.name]] if self.name in request.cookies else []
+        if not found:
+            if self.default is not EMPTY:
+                return self.default
+            raise Reject(400, f"{self} is missing\n")
+        try:
+            raw = found if self.collects else found[-1]
+            return msgspec.convert(raw, self.kind, strict=False)
+        except msgspec.ValidationError as exc:
+            raise Reject(400, f"{self} is not valid: {exc}\n") from None
+
+    def __str__(self) -> str:
+        return f"{type(self.mark).__name__.lower()} {self.name!r}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FromTopic:
+    """A topic, its name filled from the path."""
+
+    template: str
+    type: TopicType
+    listen: bool
+
+    def get(self, environment: Environment) -> Topic[Any]:
+        subscriber = environment.subscriber
+        params = environment.request.path_params if subscriber is not None else {}
+        return Topic(
+            fill_name(self.template, params),
+            self.type,
+            environment.channels,
+            subscriber,
+            listen=self.listen,
+        )
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What names the template makes."""
+        literal = re.split(r"\{[^}]*\}", self.template)
+        return re.compile("[A-Za-z0-9_%-]+".join(map(re.escape, literal)))
+
+    def __str__(self) -> str:
+        carried = " | ".join(map(type_name, self.type.types))
+        return f"topic {self.template!r} of {carried}"
+
+
+GIVEN: Mapping[Any, Given] = {
+    Connection: Given("connection", "this connection"),
+    Request: Given("request", "its opening request"),
+    Registry: Given("registry", "the app's registry"),
+}
+TASK_GROUP = Given("task_group", "the connection's task group")
+APP_TASK_GROUP = Given("task_group", "the app's task group")
+END = Given("end", "how the connection ended")
