@@ -16,6 +16,7 @@ from wsflow.connection import End
 from wsflow.declare.markers import TopicOptions
 from wsflow.transports.frames import Frame
 
+
 class Subscriber(Protocol):
     """A connection, as its topics see it."""
 

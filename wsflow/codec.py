@@ -129,8 +129,9 @@ def decode_or_refuse(decode: Callable[[bytes], T], data: bytes) -> T:
     """The one boundary at which a peer's bytes become a message.
 
     Raises:
-        BadMessage: for anything that decoding can raise. What is not the decoder's own verdict
-            (an error in a ``__post_init__``) is its cause, for the log; the peer sees no word of it.
+        BadMessage: for anything that decoding can raise. What is not the decoder's own
+            verdict (an error in a ``__post_init__``) is its cause, for the log; the peer sees no
+            word of it.
     """
     try:
         return decode(data)

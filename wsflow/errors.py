@@ -44,7 +44,7 @@ def cut_reason(reason: str) -> str:
     return data[:MAX_REASON].decode("utf-8", "ignore")
 
 
-class Close(Exception):  # noqa: A001
+class Close(Exception):
     """Raise it anywhere in a handler to end the connection with a close code.
 
     Args:

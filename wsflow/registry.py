@@ -38,7 +38,7 @@ class Directory:
         self.channels.join(EVERYBODY, TopicOptions(), subscriber)
 
     def forget(self, id: str) -> None:
-        """Doing it again changes nothing. Its topics, that of broadcasts included, are left apart."""
+        """Doing it again changes nothing. Topics, that of broadcasts included, are left apart."""
         self.connections.pop(id, None)
 
 

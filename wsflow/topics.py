@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import anyio
@@ -72,7 +72,7 @@ class TopicType:
     def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
         """Encode a message, once per codec."""
         token = None
-        if self.options.history and (field := event_id_field(type(message))):
+        if self.options.history and (field := event_id_field(message.__class__)):
             token = _ID_TOKEN
             change: Any = (
                 msgspec.structs.replace
@@ -107,8 +107,8 @@ def _decoder(codec: str, types: tuple[Any, ...]) -> Callable[[bytes], Any]:
     return CODECS[codec].decoder(Union[types])  # noqa: UP007
 
 
-@lru_cache(maxsize=1024)
-def event_id_field(kind: type) -> str | None:
+@cache
+def event_id_field(kind: Any) -> str | None:
     """The field of a Struct or dataclass that is marked with ``EventId()``."""
     if not (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):
         return None
@@ -228,9 +228,7 @@ class Topic(Generic[M]):
             names = " | ".join(getattr(kind, "__name__", str(kind)) for kind in self._type.types)
             raise TypeError(f"topic {self.name!r} carries {names}, not {type(message).__name__}")
         envelope = self._type.envelope(message, excluded_ids(exclude))
-        return await self._channels.broker.publish(
-            self.name, envelope, self._type.options.history
-        )
+        return await self._channels.broker.publish(self.name, envelope, self._type.options.history)
 
     async def members(self) -> list[TopicMember]:
         """Who has joined, in every process: connections whose handshake is accepted."""
@@ -293,6 +291,4 @@ _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 
 def _quote(value: str) -> str:
-    return "".join(
-        chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in value.encode("utf-8")
-    )
+    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in value.encode("utf-8"))

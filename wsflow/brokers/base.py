@@ -74,7 +74,7 @@ class Broker(Protocol):
     """Carries topics between the processes of an app."""
 
     async def publish(self, topic: str, envelope: Envelope, history: int) -> str:
-        """Send to all processes and keep the last ``history``; return the id, "" without history."""
+        """Send to all processes, keep the last ``history``; return the id, "" without history."""
 
     async def replay(self, topic: str, after: str) -> Replay:
         """What the history of ``topic`` holds after the event ``after``."""

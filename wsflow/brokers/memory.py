@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from wsflow.brokers.base import Deliver, Envelope, Event, Replay
 
 MAX_STREAMS = 10_000
-"""Topics whose history is kept; beyond it the one that was published to longest ago is forgotten."""
+"""Topics whose history is kept; beyond it, the one whose last event is oldest is forgotten."""
 
 
 class _Stream:

@@ -31,7 +31,7 @@ class Handler:
     Attributes:
         kind: which decorator.
         fn: the function itself.
-        frame: where the decorator stood, if that was in a function: annotations may name its locals.
+        frame: where the decorator stood, if in a function: annotations may name its locals.
         concurrency: of a consumer: how many messages at a time.
         key: of a consumer: the field whose equal values keep their order.
         on_end: of a producer: whether its end closes the connection.
@@ -155,7 +155,7 @@ class Router:
     @overload
     def lifespan(self, fn: F, /) -> F: ...
     @overload
-    def lifespan(self) -> Callable[[F], F]: ...
+    def lifespan(self, /) -> Callable[[F], F]: ...
     def lifespan(self, fn: Any = None, /) -> Any:
         """Run once per process, before connections are served; its value is injected by type.
 
@@ -166,7 +166,7 @@ class Router:
     @overload
     def on_connect(self, fn: F, /) -> F: ...
     @overload
-    def on_connect(self) -> Callable[[F], F]: ...
+    def on_connect(self, /) -> Callable[[F], F]: ...
     def on_connect(self, fn: Any = None, /) -> Any:
         """Run once per connection, before the handshake is answered; its value is injected by type.
 
@@ -178,7 +178,7 @@ class Router:
     @overload
     def on_message(self, fn: F, /) -> F: ...
     @overload
-    def on_message(self) -> Callable[[F], F]: ...
+    def on_message(self, /) -> Callable[[F], F]: ...
     def on_message(self, fn: Any = None, /) -> Any:
         """Run around every message that a consumer handles; its value is injected by type.
 
@@ -190,7 +190,7 @@ class Router:
     @overload
     def consumer(self, fn: F, /) -> F: ...
     @overload
-    def consumer(self, *, concurrency: int = 1, key: str | None = None) -> Callable[[F], F]: ...
+    def consumer(self, /, *, concurrency: int = 1, key: str | None = None) -> Callable[[F], F]: ...
     def consumer(self, fn: Any = None, /, *, concurrency: int = 1, key: str | None = None) -> Any:
         """Handle messages of the type of the first parameter.
 
@@ -209,7 +209,7 @@ class Router:
     @overload
     def producer(self, fn: F, /) -> F: ...
     @overload
-    def producer(self, *, on_end: Literal["close", "keep"] = "close") -> Callable[[F], F]: ...
+    def producer(self, /, *, on_end: Literal["close", "keep"] = "close") -> Callable[[F], F]: ...
     def producer(self, fn: Any = None, /, *, on_end: Literal["close", "keep"] = "close") -> Any:
         """Make what is sent to the peer, once per connection, beside the consumers.
 
@@ -225,7 +225,7 @@ class Router:
     @overload
     def on_disconnect(self, fn: F, /) -> F: ...
     @overload
-    def on_disconnect(self) -> Callable[[F], F]: ...
+    def on_disconnect(self, /) -> Callable[[F], F]: ...
     def on_disconnect(self, fn: Any = None, /) -> Any:
         """Run once per connection that was set up, after everything else of it has stopped."""
         return self._record("on_disconnect", fn, sys._getframe(1))
@@ -233,7 +233,7 @@ class Router:
     @overload
     def on_error(self, fn: F, /) -> F: ...
     @overload
-    def on_error(self) -> Callable[[F], F]: ...
+    def on_error(self, /) -> Callable[[F], F]: ...
     def on_error(self, fn: Any = None, /) -> Any:
         """Run when a handler raises the exception type that its first parameter is annotated with.
 

@@ -78,7 +78,7 @@ class Signature:
 
     @property
     def gives(self) -> Any:
-        """The type it returns, or yields if it is a generator; None for nothing, EMPTY if unsaid."""
+        """The type it returns, or yields as a generator; None for nothing, EMPTY if unsaid."""
         if not self.generator:
             return None if self.returns is NoneType else self.returns
         if get_origin(self.returns) in ITERATORS:
@@ -121,8 +121,7 @@ def read(handler: Handler) -> Signature:
             annotation=hints.get(each.name, EMPTY),
             default=each.default,
             keyword=each.kind is inspect.Parameter.KEYWORD_ONLY,
-            variadic=each.kind
-            in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD),
+            variadic=each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD),
         )
         for each in signature.parameters.values()
     )

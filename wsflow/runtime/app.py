@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 from urllib.parse import urlsplit
 
@@ -20,14 +20,14 @@ from wsflow.registry import Directory
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.access import log_connection, log_refusal
-from wsflow.runtime.children import Child, Children
+from wsflow.runtime.children import Child, Children, Run
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.scopes import Step, Within
 from wsflow.runtime.session import Session
 from wsflow.transports.base import Transport
 from wsflow.wiring.plan import AppPlan
-from wsflow.wiring.sources import APP_TASK_GROUP
+from wsflow.wiring.sources import APP_TASK_GROUP, Source
 
 log = logging.getLogger("wsflow")
 
@@ -64,12 +64,12 @@ class App:
 
     # -- running
 
-    def spawn(self, run: Callable[[], Awaitable[None]], /, *, name: object = None) -> None:
+    def spawn(self, run: Run, /, *, name: object = None) -> None:
         """Start a task of the app."""
         assert self._tasks is not None
         self._tasks.start_soon(run, name=name)
 
-    async def run(self, serve: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, serve: Run) -> None:
         """Enter the lifespans, ``serve``, end what connections are left, leave the lifespans.
 
         It is shielded: ``serve`` returning is what ends it. Connections must not be cancelled
@@ -91,7 +91,7 @@ class App:
         if self._error is not None:
             raise self._error
 
-    async def _live(self, index: int, serve: Callable[[], Awaitable[None]]) -> None:
+    async def _live(self, index: int, serve: Run) -> None:
         """Serve within the ``lifespan`` functions from ``index`` on. Raises nothing."""
         if index == len(self.plan.lifespans):
             await self._serve(serve)
@@ -106,7 +106,7 @@ class App:
         if not await within.run(plan, plan.call.bind(self._environment), inner):
             await self._stop_tasks()
 
-    async def _serve(self, serve: Callable[[], Awaitable[None]]) -> None:
+    async def _serve(self, serve: Run) -> None:
         try:
             await serve()
         except BaseException as exc:
@@ -176,7 +176,9 @@ class App:
         if per_client and self._clients[_host(request)] >= per_client:
             raise Reject(503)
         request = request.at(params)
-        read = {source: source.convert(request) for source in details.request_sources}
+        read: dict[Source, Any] = {
+            source: source.convert(request) for source in details.request_sources
+        }
         return Session(self, details, request, transport, read)
 
     def _check_origin(self, request: Request) -> None:
@@ -202,7 +204,7 @@ class App:
         """A session is over."""
         self.sessions.pop(session, None)
         self._clients -= Counter([_host(session.connection.request)])
-        self.overran = self.overran or session.overran
+        self.overran = self.overran or session.report.overran
         log_connection(session)
         if self._idle is not None and not self.sessions:
             self._idle.set()
@@ -242,10 +244,6 @@ def _same_host(origin: str, hosts: list[str]) -> bool:
         page = urlsplit(origin)
         default = _PORTS[page.scheme]
         asked = urlsplit(f"//{hosts[0]}")
-        return page.hostname == asked.hostname and (page.port or default) == (
-            asked.port or default
-        )
+        return page.hostname == asked.hostname and (page.port or default) == (asked.port or default)
     except (LookupError, ValueError):
         return False
-
-

@@ -6,20 +6,21 @@ host cancels them and waits until the last one has ended, whatever cancels the h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
+Run = Callable[[], Coroutine[Any, Any, None]]
 Role = Literal["producer", "consumer", "group", "farewell"]
 
 
 class Spawn(Protocol):
     """Starts a task that nobody's cancellation but the server's reaches."""
 
-    def __call__(self, run: Callable[[], Awaitable[None]], /, *, name: object = None) -> object: ...
+    def __call__(self, run: Run, /, *, name: object = None) -> object: ...
 
 
 @dataclass(eq=False)
@@ -54,7 +55,7 @@ class Children:
         self,
         name: str,
         role: Role,
-        run: Callable[[], Awaitable[None]],
+        run: Run,
         scope: anyio.CancelScope | None = None,
     ) -> None:
         """Start a task, under ``scope`` if one is given. To be called from a task."""
@@ -140,5 +141,3 @@ def unwrap(exc: BaseException) -> BaseException:
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
-
-

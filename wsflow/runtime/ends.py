@@ -10,6 +10,7 @@ import anyio
 from wsflow.connection import End
 from wsflow.errors import Close, Reject, cut_reason
 from wsflow.runtime.children import unwrap
+from wsflow.transports.base import Transport
 
 ANSWERS = {"error": 500, "slow": 503, "shutdown": 503, "restart": 503}
 """The HTTP status of an end that came before the handshake was answered."""
@@ -42,20 +43,36 @@ def with_error(end: End, error: BaseException) -> End:
     return replace(end, error=error)
 
 
-def is_error(exc: BaseException) -> bool:
-    """Whether an exception is nobody's way of ending a connection."""
-    return not isinstance(unwrap(exc), Close | Reject)
-
-
 def is_cancellation(exc: BaseException) -> bool:
     return isinstance(exc, anyio.get_cancelled_exc_class())
 
 
-def answer(end: End) -> int | None:
-    """The HTTP status that tells a peer of an end before the handshake; None to accept first."""
-    if end.cause == "rejected":
-        return end.code
-    return ANSWERS.get(end.cause)
+def tell(
+    transport: Transport,
+    end: End,
+    accepted: bool,
+    subprotocol: str | None,
+    rejection: Reject | None,
+) -> bool:
+    """Tell the peer of an end: an HTTP answer if there was none yet, else a close frame.
+
+    An end with a close code of its own is told by one even then: the handshake is accepted first.
+
+    Returns:
+        Whether the handshake is accepted.
+    """
+    if end.cause in ("peer", "vanished"):
+        return accepted  # the peer told us
+    status = end.code if end.cause == "rejected" else ANSWERS.get(end.cause)
+    if not accepted and status is not None:
+        answer = rejection or Reject(status)
+        body = answer.body or phrase(status)
+        transport.reject(answer.status, answer.headers, body.encode("utf-8", "replace"))
+        return False
+    if not accepted:
+        transport.accept(subprotocol)
+    transport.close(end.code, end.reason)
+    return True
 
 
 def phrase(status: int) -> str:

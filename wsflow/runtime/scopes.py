@@ -2,12 +2,12 @@
 
 A generator is stepped twice, in one task. No cancel scope of ours is opened or closed between the
 step that sets up and the one that tears down other than around both: a generator may hold scopes of
-its own across its ``yield``, and they nest.
+its own across its ``yield``, and they nest. Around each function are two: the outer one cancels its
+set-up, the inner one shields it from then on and limits its tear-down.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -108,20 +108,20 @@ class Within:
         """
         handler = plan.handler
         limit = anyio.current_time() + self.set_up_limit
-        scope = anyio.CancelScope(deadline=limit)
-        with scope:
-            self.entering(scope, handler)
+        with anyio.CancelScope(deadline=limit) as setting_up, anyio.CancelScope() as keeping:
+            self.entering(setting_up, handler)
             try:
                 value, generator = await enter(plan, bound)
             except BaseException as exc:
                 self.failed(handler, exc, "set up", anyio.current_time() >= limit)
                 return False
-            scope.deadline = math.inf
+            # From here on the outer scope does not reach the function, even if it was cancelled
+            # in the very moment in which the set-up was done.
+            keeping.shield = True
             await inner(value)
             if generator is not None:
                 self.leaving(handler)
-                scope.shield = True
-                scope.deadline = limit = anyio.current_time() + self.tear_down_limit
+                keeping.deadline = limit = anyio.current_time() + self.tear_down_limit
                 try:
                     await leave(handler, generator)
                 except BaseException as exc:

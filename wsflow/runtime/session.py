@@ -21,7 +21,6 @@ the transport (``_give_up``): their task is the one that may outlive the connect
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, final
@@ -41,14 +40,13 @@ from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.inbox import Inbox, Item
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.outbox import Outbox
+from wsflow.runtime.report import Report
 from wsflow.runtime.scopes import Step, Within
 from wsflow.runtime.work import Work
 from wsflow.transports.base import Timer, Transport
 from wsflow.transports.frames import Frame
 from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
-
-log = logging.getLogger("wsflow")
 
 
 class Home(Protocol):
@@ -72,7 +70,9 @@ class Session:
     Attributes:
         end: how it ended; None while it is open.
         accepted: whether the handshake has been answered with 101.
-        errors: what failed and nobody handled, in order.
+        received: how many messages have come.
+        report: what went wrong.
+        duration: seconds from the request to the end.
     """
 
     def __init__(
@@ -88,9 +88,8 @@ class Session:
         self.end: End | None = None
         self.accepted = False
         self.received = 0
-        self.errors: list[BaseException] = []
-        self.overran = False
         self.id = os.urandom(8).hex()
+        self.report = Report(self.id, self.plan.template)
         self.subprotocol = self.plan.select_subprotocol(request.subprotocols)
         self.codec = self.plan.codec(self.subprotocol)
         self.memberships: dict[str, Membership] = {}
@@ -151,7 +150,7 @@ class Session:
             self._work.put(Item(consumer, message, len(data)))
         except BadMessage as exc:
             if exc.__cause__ is not None:
-                self._log_error("decoding a message", exc.__cause__)
+                self.report.noted("decoding a message", exc.__cause__)
             self.finish(End(CAUSE_OF_CODE[exc.code], exc.code, cut_reason(exc.reason)))
         except Exception as exc:  # a key that cannot be hashed
             self._failed(str(consumer.handler), exc)
@@ -233,13 +232,7 @@ class Session:
         self._watch(seconds, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
-        self.overran = True
-        log.warning(
-            "connection %s at %s: still at work when its time was over, cancelled: %s",
-            self.id,
-            self.plan.template,
-            ", ".join(self.running),
-        )
+        self.report.cut_off(self.running)
         if self.end is None and self._goodbye is not None:
             self.finish(self._goodbye)
         self._stop()
@@ -262,15 +255,7 @@ class Session:
 
     def _give_up(self) -> None:
         """Somebody swallows his cancellation: the connection ends without him."""
-        self.overran = True
-        log.error(
-            "connection %s at %s: cancelled %g seconds ago and still running: %s. A handler must "
-            "not catch cancellation and go on",
-            self.id,
-            self.plan.template,
-            self._home.limits.close_timeout,
-            ", ".join(self.running),
-        )
+        self.report.stuck(self.running, self._home.limits.close_timeout)
         self._children.abandon()
         self._release()
 
@@ -280,21 +265,10 @@ class Session:
         if isinstance(exc, Reject):
             self._rejection = exc
         if end.error is not None:
-            self.errors.append(end.error)
-            self._log_error(what, end.error)
+            self.report.error(what, end.error)
             if self.end is not None:
                 self.end = ends.with_error(self.end, end.error)
         self.finish(end)
-
-    def _log_error(self, what: str, exc: BaseException) -> None:
-        log.error(
-            "connection %s at %s: %s raised %s",
-            self.id,
-            self.plan.template,
-            what,
-            type(exc).__name__,
-            exc_info=exc,
-        )
 
     def _cancelled(self, what: str) -> None:
         """A task of ours was cancelled, and not by us: that is an error, unless all ends anyway."""
@@ -362,10 +336,8 @@ class Session:
         if not ends.is_cancellation(exc):
             self._left(str(handler), exc)
         elif late or step == "tear down":
-            why = "took too long to" if late else "was cancelled from outside while it did"
-            log.error(
-                "connection %s at %s: %s %s %s", self.id, self.plan.template, handler, why, step
-            )
+            why = f"took too long to {step}" if late else f"was cancelled in its {step}"
+            self.report.scope(handler, why)
             if self.end is None:
                 self._rejection = Reject(503)
                 self.finish(ends.end_of(self._rejection, accepted=self.accepted))
@@ -426,31 +398,30 @@ class Session:
         self.outbox.refuse(end)
         if self._timer is not None:
             self._timer.cancel()
-        if end.cause in ("peer", "vanished"):
-            pass  # the wire is closed or closing
-        elif not self.accepted and (status := ends.answer(end)) is not None:
-            rejection = self._rejection or Reject(status)
-            body = rejection.body or ends.phrase(status)
-            self._transport.reject(rejection.status, rejection.headers, body.encode())
-        else:
-            if not self.accepted:
-                self.accepted = True
-                self._transport.accept(self.subprotocol)
-            self._transport.close(end.code, end.reason)
+        self.accepted = ends.tell(
+            self._transport, end, self.accepted, self.subprotocol, self._rejection
+        )
         self._over = True
         self._home.ended(self)
         for joiner in self._joiners:
             joiner.set()
 
-    async def join(self) -> None:
-        """Wait for the end. Cancelling it asks the session to stop, and waits on."""
-        if self._over:
-            return
-        over = anyio.Event()
-        self._joiners.append(over)
-        try:
+    async def wait_over(self) -> None:
+        """Wait for the end. Cancelling it changes nothing."""
+        if not self._over:
+            over = anyio.Event()
+            self._joiners.append(over)
             await over.wait()
+
+    async def join(self) -> None:
+        """Wait for the end. Cancelling it, natively or not, asks the session to stop, and waits on.
+
+        What a host that is not ours awaits: an ASGI task, a test, a client.
+        """
+        try:
+            await self.wait_over()
         except BaseException:
             self.finish(End("shutdown", 1001))
-            await wait_through(over)
+            for over in self._joiners:
+                await wait_through(over)
             raise

@@ -13,7 +13,7 @@ from wsflow.connection import End
 from wsflow.declare.router import Handler
 from wsflow.errors import Disconnected
 from wsflow.runtime import ends
-from wsflow.runtime.children import Children, unwrap
+from wsflow.runtime.children import Children, Run, unwrap
 from wsflow.runtime.handling import Handling
 from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
 from wsflow.runtime.outbox import Outbox
@@ -70,7 +70,7 @@ class Work:
         """Bind all functions to the connection, and start the children."""
         handling = Handling(self._plan, environment, self._send)
         for consumer, lane in self._lanes.items():
-            run: Callable[[], Awaitable[None]]
+            run: Run
             if isinstance(lane, KeyedLane):
                 run = partial(self._run_lane, handling, lane)
             else:

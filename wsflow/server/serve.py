@@ -45,7 +45,7 @@ class Server:
         self._transports: set[SocketTransport] = set()
         self._all_closed: anyio.Event | None = None
         self._resolve = resolver(settings.trusted_proxy)
-        self._sockets: tuple[socket.socket, ...] = ()
+        self._listener: asyncio.Server | None = None
 
     # -- for the transports
 
@@ -72,17 +72,20 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The TCP port it listens on; 0 on a Unix socket."""
-        name = self._sockets[0].getsockname()
+        """The TCP port it listens on; 0 on a Unix socket, or before it listens."""
+        sockets = self._listener.sockets if self._listener else ()
+        name = sockets[0].getsockname() if sockets else ""
         return int(name[1]) if isinstance(name, tuple) else 0
 
     async def run(self) -> None:
-        """Serve until ``stop`` is called or a task of the app fails.
+        """Serve until ``stop`` is called or a task of the app fails. Calls ``bind`` if need be.
 
         Raises:
             OSError: the address cannot be listened on.
             Exception: what made the app fail.
         """
+        if self._listener is None:
+            await self.bind()
         await self.app.run(self._serve)
 
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
@@ -96,18 +99,19 @@ class Server:
         if now and not self._now:
             self._now = True
             for session in list(self.app.sessions):
-                session.overran = True
                 session.cut_short()
         self._stop.set()
 
     async def _serve(self) -> None:
-        listener = await self._listen()
+        assert self._listener is not None  # bound before the lifespans were entered
+        await self._listener.start_serving()
         try:
-            self._sockets = listener.sockets
             self.started.set()
             await self._told_to_stop()
         finally:
-            listener.close()
+            self._listener.close()
+            if self.settings.uds is not None:
+                self.settings.uds.unlink(missing_ok=True)
         grace = 0 if self._now else self.settings.grace
         await self.app.drain(grace, restart=self._restart)
         for transport in list(self._requesting):
@@ -127,38 +131,53 @@ class Server:
             await self._stop.wait()
             tasks.cancel_scope.cancel()
 
-    async def _listen(self) -> asyncio.Server:
+    async def bind(self) -> None:
+        """Take the address. No connection is accepted before the lifespans are entered.
+
+        Raises:
+            OSError: the address cannot be listened on.
+            ValueError: a TLS file cannot be used.
+        """
         settings = self.settings
         loop = asyncio.get_running_loop()
-        context = tls_context(settings)
 
         def factory() -> SocketTransport:
             return SocketTransport(self)
 
+        listen: dict[str, Any] = {
+            "ssl": tls_context(settings),
+            "backlog": 1024,
+            "start_serving": False,
+        }
         if settings.fd is not None:
             inherited = socket.socket(fileno=os.dup(settings.fd))
-            return await loop.create_server(factory, sock=inherited, ssl=context, backlog=1024)
-        if settings.uds is not None:
-            return await loop.create_unix_server(
-                factory, str(settings.uds), ssl=context, backlog=1024
+            self._listener = await loop.create_server(factory, sock=inherited, **listen)
+        elif settings.uds is not None:
+            self._listener = await loop.create_unix_server(factory, str(settings.uds), **listen)
+        else:
+            self._listener = await loop.create_server(
+                factory, settings.host, settings.port, **listen
             )
-        return await loop.create_server(
-            factory, settings.host, settings.port, ssl=context, backlog=1024
-        )
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context that the settings ask for, None without a certificate.
 
     Raises:
-        OSError: a file cannot be read, or holds no certificate or key that fits.
+        ValueError: a file cannot be read, or holds no certificate or key that fits.
     """
     if settings.ssl_certfile is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(
-        settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password
-    )
+    try:
+        context.load_cert_chain(
+            settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or ""
+        )
+    except OSError as exc:
+        files = " and ".join(
+            str(file) for file in (settings.ssl_certfile, settings.ssl_keyfile) if file
+        )
+        raise ValueError(f"TLS cannot use {files}: {exc.strerror or exc}") from None
     return context
 
 

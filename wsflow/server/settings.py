@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -54,3 +54,21 @@ class Settings(Limits, SocketLimits):
         "info", "Least severe messages that are logged.", group="Running"
     )
     access_log: bool = option(True, "Log a line per connection.", group="Running")
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ValueError: a number is out of range, or settings contradict each other.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, int | float) and not value >= 0:
+                raise ValueError(f"{each.name} is {value}: it cannot be negative")
+        if self.port > 65535:
+            raise ValueError(f"port is {self.port}: ports go up to 65535")
+        if self.ssl_certfile is None and self.ssl_keyfile is not None:
+            raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs both")
+        for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is 0: nothing could be received")

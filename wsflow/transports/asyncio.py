@@ -54,8 +54,10 @@ class _Phase(enum.IntEnum):
 class Host(Protocol):
     """Who keeps the transports: the server."""
 
-    limits: SocketLimits
-    acceptor: Acceptor
+    @property
+    def limits(self) -> SocketLimits: ...
+    @property
+    def acceptor(self) -> Acceptor: ...
 
     def opened(self, transport: SocketTransport) -> bool:
         """A socket was accepted; False if there are too many."""

@@ -46,8 +46,8 @@ class SocketLimits(WireLimits):
 
     max_header_size: int = option(
         64 * 1024,
-        "Largest opening request, in bytes; beyond it the answer is 431. One line is at most 8 KiB, "
-        "and there are at most 128.",
+        "Largest opening request, in bytes; beyond it the answer is 431. One line is at most "
+        "8 KiB, and there are at most 128.",
         group="Limits",
     )
     ping_interval: float = option(

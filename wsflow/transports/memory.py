@@ -6,9 +6,9 @@ The peer's end is driven by ``peer_…`` methods. Closing handshakes complete at
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import anyio
 
@@ -63,7 +63,7 @@ class MemoryTransport:
     def __init__(
         self,
         limits: WireLimits,
-        spawn: Callable[[Callable[[], Awaitable[None]]], object],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         changed: Callable[[], None],
     ) -> None:
         self._limits = limits

@@ -28,11 +28,13 @@ class Call:
         handler: whose function.
         positional: sources by position, after what leads.
         keywords: sources by name.
+        names: the parameters that ``positional`` fills.
     """
 
     handler: Handler
     positional: tuple[Source, ...]
     keywords: tuple[tuple[str, Source], ...]
+    names: tuple[str, ...]
 
     @property
     def per_message(self) -> bool:
@@ -42,6 +44,11 @@ class Call:
     @property
     def sources(self) -> tuple[Source, ...]:
         return (*self.positional, *(source for _, source in self.keywords))
+
+    @property
+    def named_sources(self) -> tuple[tuple[str, Source], ...]:
+        """Each injected parameter, and where its value comes from."""
+        return (*zip(self.names, self.positional, strict=True), *self.keywords)
 
     def bind(self, environment: Environment) -> Bound:
         """Fix all values that the connection knows. Not for a call with values per message."""

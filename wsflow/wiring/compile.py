@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, NoReturn
 
 from wsflow.codec import CODECS, JSON
 from wsflow.declare.router import Declared, Handler, Kind, Router
-from wsflow.declare.signatures import Signature, Unresolved, read, type_name
+from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
 from wsflow.topics import TopicType
 from wsflow.wiring.calls import Call
@@ -181,6 +182,7 @@ class _Compiler:
         consumers = self._consumers(level.of("consumer"), levels, place)
         decodings = self.functions.decodings(CODECS[router.codec], consumers)
         handlers = {kind: self._all(levels, kind) for kind in ("on_disconnect", "on_error")}
+        senders = [*level.of("consumer"), *level.of("producer"), *handlers["on_error"]]
         plan = RoutePlan(
             template=place.template,
             where=router.where,
@@ -207,6 +209,7 @@ class _Compiler:
                 ]
             ),
             decodings=decodings,
+            sends=self._sends(senders, levels),
         )
         other = self.routes.add(place.template, RouteDetails.of(plan))
         if other is not None:
@@ -216,6 +219,18 @@ class _Compiler:
                 f"{other.plan.template!r} ({other.plan.where}).",
                 "change one of the two paths, or put all their functions on one Router.",
             )
+
+    def _sends(self, senders: Sequence[Handler], levels: Levels) -> tuple[Any, ...]:
+        """What the functions of a path say that they send, and what its topics carry."""
+        found: dict[Any, None] = {}
+        for handler in senders:
+            signature = self.signatures[handler]
+            if signature is not None and signature.gives not in (None, EMPTY, NoReturn):
+                found.update(dict.fromkeys(members(signature.gives)))
+        for handler, topic in self.resolver.topics:
+            if any(handler in level.handlers for level in levels):
+                found.update(dict.fromkeys(topic.type.types))
+        return tuple(kind for kind in found if kind is not NoneType)
 
     def _all(self, levels: Levels, kind: Kind) -> list[Handler]:
         return [handler for level in levels for handler in level.of(kind)]
@@ -320,5 +335,3 @@ def _disagreement(one: TopicType, other: TopicType) -> str:
 def _by_place(problem: Problem) -> tuple[str, int, str]:
     file, _, line = problem.where.rpartition(":")
     return file, int(line) if line.isdecimal() else 0, problem.subject
-
-

@@ -211,9 +211,7 @@ class Functions:
 
     def producer(self, handler: Handler, signature: Signature, call: Call) -> ProducerPlan:
         if handler.on_end not in ("close", "keep"):
-            self._problem(
-                handler, "", f"on_end is {handler.on_end!r}.", 'use "close" or "keep".'
-            )
+            self._problem(handler, "", f"on_end is {handler.on_end!r}.", 'use "close" or "keep".')
         self._outgoing(handler, signature)
         style: Literal["each", "poll", "once"] = "each"
         if not signature.generator:
@@ -233,7 +231,7 @@ class Functions:
                 self._problem(
                     handler,
                     first or "",
-                    "The first parameter is the error, annotated with the exception type to handle.",
+                    "The first parameter is the error, annotated with its exception type.",
                     "write it first: async def f(error: ValueError, …).",
                 )
                 continue

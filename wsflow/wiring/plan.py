@@ -80,7 +80,13 @@ class ErrorPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """All that is decided about one path at start-up. The first codec is the default."""
+    """All that is decided about one path at start-up.
+
+    Attributes:
+        template: the path, with its parameters in braces.
+        codecs: those that its connections may use, the default first.
+        sends: the types of what is sent to the peer, as far as annotations tell.
+    """
 
     template: str
     where: str
@@ -93,6 +99,7 @@ class RoutePlan:
     on_disconnect: tuple[Call, ...]
     on_error: tuple[ErrorPlan, ...]
     decodings: Mapping[str, Decoding[ConsumerPlan]]
+    sends: tuple[Any, ...]
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
         """The subprotocol to agree on: the Router's own first, then a codec's; None for none."""
@@ -111,7 +118,8 @@ class RoutePlan:
         """The calls of all functions of a connection on this path."""
         return (
             *(scope.call for scope in (*self.on_connect, *self.on_message)),
-            *(each.call for each in (*self.consumers, *self.producers)),
+            *(consumer.call for consumer in self.consumers),
+            *(producer.call for producer in self.producers),
             *self.on_disconnect,
             *(error.call for error in self.on_error),
         )
@@ -119,7 +127,7 @@ class RoutePlan:
     def error_plan(self, exc: BaseException) -> ErrorPlan | None:
         """Who handles an error: the most specific type first, then the inner Router."""
         best: tuple[int, int] | None = None
-        found = None
+        found: ErrorPlan | None = None
         ancestry = type(exc).__mro__
         for plan in self.on_error:
             distances = [ancestry.index(kind) for kind in plan.types if kind in ancestry]

@@ -92,7 +92,7 @@ class Resolver:
             scopes: the scope functions that it sees, nearest first.
             hidden: others on the path, to say why one of them does not serve.
         """
-        positional: list[Source] = []
+        positional: dict[str, Source] = {}
         keywords: list[tuple[str, Source]] = []
         for each in parameters:
             if each.variadic:
@@ -109,8 +109,8 @@ class Resolver:
             if each.keyword:
                 keywords.append((each.name, source))
             else:
-                positional.append(source)
-        return Call(handler, tuple(positional), tuple(keywords))
+                positional[each.name] = source
+        return Call(handler, tuple(positional.values()), tuple(keywords), tuple(positional))
 
     def _source(
         self,
@@ -370,5 +370,3 @@ def _hashable(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, get_origin
+from typing import Any, Protocol, get_origin
 
 import msgspec
 from anyio.abc import TaskGroup

@@ -1,0 +1,5 @@
+"""``python -m wsflow`` is the command line."""
+
+from wsflow.cli import main
+
+main()

@@ -1,0 +1,87 @@
+"""The command line: ``wsflow run``, ``check`` and ``routes``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.config import Env, Toml
+
+from wsflow.cli.explain import explain, routes
+from wsflow.cli.flags import with_settings
+from wsflow.cli.load import LoadError, load
+from wsflow.cli.run import Exit, UsageError, serve
+from wsflow.errors import DeclarationError
+from wsflow.server import Settings
+from wsflow.wiring.compile import compile_app
+from wsflow.wiring.plan import AppPlan
+
+Target = Annotated[
+    str, Parameter(help="The app: module:attribute, or module:factory() to call for it.")
+]
+
+
+def run(target: Target, settings: Settings) -> int:
+    """Serve an app.
+
+    Settings come from flags, then from WSFLOW_… in the environment, then from [tool.wsflow] in
+    pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed or cut connections off, 2 usage,
+    3 the app cannot be loaded or does not wire, 4 the address is in use.
+    """
+    return serve(target, wired(target), settings)
+
+
+def check(target: Target, /) -> int:
+    """Wire an app without serving it; say where every parameter comes from."""
+    plan = wired(target)
+    for line in explain(plan):
+        print(line)
+    return Exit.STOPPED
+
+
+def show_routes(target: Target, /) -> int:
+    """List an app's paths, what they take and what they send."""
+    plan = wired(target)
+    for line in routes(plan):
+        print(line)
+    return Exit.STOPPED
+
+
+def wired(target: str) -> AppPlan:
+    """Load and wire an app."""
+    return compile_app(load(target))
+
+
+def build() -> App:
+    """The command line, with its settings from the environment and pyproject.toml."""
+    app = App(name="wsflow", help=__doc__.partition(":")[0] + " of wsflow.")
+    configured = [
+        Env("WSFLOW_", command=False),
+        Toml(
+            "pyproject.toml",
+            root_keys=["tool", "wsflow"],
+            search_parents=True,
+            use_commands_as_keys=False,
+        ),
+    ]
+    app.command(with_settings(run), config=configured)
+    app.command(check)
+    app.command(show_routes, name="routes")
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit. A user's mistake is a line, never a traceback."""
+    try:
+        code = build()(arguments, result_action="return_value")
+    except LoadError as exc:
+        print(f"wsflow: {exc}", file=sys.stderr)
+        code = Exit.APP
+    except DeclarationError as exc:
+        print(f"wsflow: {exc}", file=sys.stderr)
+        code = Exit.APP
+    except (UsageError, ValueError) as exc:
+        print(f"wsflow: {exc}", file=sys.stderr)
+        code = Exit.USAGE
+    sys.exit(code)

@@ -1,0 +1,101 @@
+"""What an app is, in lines for people: its routes, and where each parameter comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from wsflow.declare.signatures import EMPTY, type_name
+from wsflow.wiring.calls import Call
+from wsflow.wiring.plan import AppPlan, ConsumerPlan, RouteDetails
+from wsflow.wiring.sources import FromPath, FromRequest
+
+
+def routes(plan: AppPlan) -> Iterator[str]:
+    """A line per path: what it takes, and what it sends."""
+    rows = [(each.plan.template, *_traffic(each)) for each in _sorted(plan)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for path, takes, sends in rows:
+        yield f"{path:<{widths[0]}}  {takes:<{widths[1]}}  {sends}".rstrip()
+
+
+def _traffic(route: RouteDetails) -> tuple[str, str]:
+    taken = [_takes(consumer) for consumer in route.plan.consumers]
+    sent = [type_name(kind) for kind in route.plan.sends]
+    return f"takes {', '.join(taken) or 'nothing'}", f"sends {', '.join(sent) or 'nothing'}"
+
+
+def _takes(consumer: ConsumerPlan) -> str:
+    kinds = " | ".join(type_name(kind) for kind in consumer.kinds)
+    return f"{kinds} (stream)" if consumer.stream else kinds
+
+
+def explain(plan: AppPlan) -> Iterator[str]:
+    """Each path with its functions, and where every parameter of theirs comes from."""
+    if plan.lifespans:
+        yield "lifespan of the app"
+        for scope in plan.lifespans:
+            yield from _function(scope.call)
+    for route in _sorted(plan):
+        codecs = ", ".join(codec.name for codec in route.plan.codecs)
+        yield f"{route.plan.template} ({codecs})"
+        takes = {consumer.call: f" takes {_takes(consumer)}" for consumer in route.plan.consumers}
+        for call in route.plan.calls:
+            yield from _function(call, takes.get(call, ""))
+
+
+def _function(call: Call, more: str = "") -> Iterator[str]:
+    yield f"  {call.handler}{more} ({_short(call.handler.where)})"
+    for name, source in call.named_sources:
+        yield f"      {name}: {source}"
+
+
+def _short(where: str) -> str:
+    """A place, relative to the current directory if it is below it."""
+    file, _, line = where.rpartition(":")
+    path = Path(file)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{path}:{line}"
+
+
+def _sorted(plan: AppPlan) -> list[RouteDetails]:
+    return sorted(plan.routes, key=lambda route: route.plan.template)
+
+
+def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
+    """For each path its URL, and a line that connects to it.
+
+    Args:
+        plan: the app.
+        base: scheme and authority, as in ``ws://127.0.0.1:8000``.
+    """
+    for route in _sorted(plan):
+        yield f"  {base}{route.plan.template}"
+        yield f'      try it: python -m websockets "{base}{_sample_target(route)}"'
+
+
+def _sample_target(route: RouteDetails) -> str:
+    """A path and query that the route takes, as far as the types tell."""
+    path = route.plan.template
+    query: dict[str, str] = {}
+    for source in route.request_sources:
+        sample = _sample(source.kind, source.name)
+        if isinstance(source, FromPath):
+            path = path.replace(f"{{{source.name}}}", sample)
+        elif _wanted(source):
+            query[source.name] = sample
+    path = path.replace("{", "").replace("}", "")
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def _wanted(source: FromRequest) -> bool:
+    """A query parameter without a default that says something."""
+    is_query = str(source).startswith("query")
+    return is_query and (source.default is EMPTY or not source.default)
+
+
+def _sample(kind: Any, name: str) -> str:
+    return {int: "1", float: "1.5", bool: "true"}.get(kind, name)

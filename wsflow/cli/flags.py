@@ -1,0 +1,55 @@
+"""From the Settings type to flags: nothing about a setting is said twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from wsflow.server.settings import Settings
+
+Run = Callable[[str, Settings], int]
+
+
+def with_settings(run: Run) -> Callable[..., int]:
+    """A function whose keyword parameters are the fields of Settings, for cyclopts to read."""
+
+    def command(target: str, **values: Any) -> int:
+        return run(target, Settings(**values))
+
+    target = inspect.signature(run, eval_str=True).parameters["target"]
+    parameters = [target.replace(kind=inspect.Parameter.POSITIONAL_ONLY), *_flags()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__name__ = run.__name__
+    command.__doc__ = run.__doc__
+    return command
+
+
+GROUPS = ["Listening", "TLS", "Running", "Security", "Messages", "Timeouts", "Limits"]
+"""The groups of the help, in its order."""
+
+
+def _flags() -> list[inspect.Parameter]:
+    hints = get_type_hints(Settings)
+    return [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=each.default,
+            annotation=Annotated[
+                hints[each.name],
+                Parameter(
+                    help=each.metadata["help"],
+                    group=Group(
+                        each.metadata["group"], sort_key=GROUPS.index(each.metadata["group"])
+                    ),
+                    negative_iterable=(),
+                ),
+            ],
+        )
+        for each in dataclasses.fields(Settings)
+    ]

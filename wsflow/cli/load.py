@@ -1,0 +1,95 @@
+"""From ``module:app`` to the app."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from wsflow.declare.router import Router
+
+
+class LoadError(Exception):
+    """The app cannot be loaded: one line that says why, and what to do."""
+
+
+def load(target: str) -> Router:
+    """Import the app that ``module:attribute`` or ``module:factory()`` names.
+
+    The current directory is looked at first, as ``python -m`` does.
+
+    Raises:
+        LoadError: it is not there, or no Router, or importing it fails.
+    """
+    name, _, attribute = target.partition(":")
+    if not name or not attribute:
+        raise LoadError(f"{target!r} names no app: write module:attribute, as in examples.chat:app")
+    module = _module(name)
+    called = attribute.endswith("()")
+    value: object = module
+    for part in attribute.removesuffix("()").split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            raise LoadError(
+                f"module {name!r} has no attribute {attribute.removesuffix('()')!r}"
+                + _routers_of(module, name)
+            ) from None
+    if called:
+        value = _call(target, value)
+    if isinstance(value, Router):
+        return value
+    if callable(value) and not isinstance(value, type) and not called:
+        raise LoadError(f"{target!r} is a function: to call it for the app, write {target}()")
+    raise LoadError(
+        f"{target!r} is {_article(type(value).__name__)}, not a Router" + _routers_of(module, name)
+    )
+
+
+def _module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
+            raise LoadError(
+                f"there is no module {exc.name!r} in {here} or among the installed packages: "
+                "check the name, or go to the directory that holds it"
+            ) from None
+        raise LoadError(_failure(f"importing {name!r} failed", exc)) from None
+    except Exception as exc:
+        raise LoadError(_failure(f"importing {name!r} failed", exc)) from None
+
+
+def _call(target: str, factory: object) -> object:
+    if not callable(factory):
+        raise LoadError(f"{target.removesuffix('()')!r} cannot be called: leave the () away")
+    try:
+        return factory()
+    except Exception as exc:
+        raise LoadError(_failure(f"calling {target!r} failed", exc)) from None
+
+
+def _failure(what: str, exc: BaseException) -> str:
+    """One line for an error in the user's own code, with the innermost place of it."""
+    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    place = f" ({frame.filename}:{frame.lineno})"
+    if isinstance(exc, SyntaxError):
+        place = f" ({exc.filename}:{exc.lineno})"
+        exc = SyntaxError(exc.msg)
+    return f"{what}: {type(exc).__name__}: {exc}{place}"
+
+
+def _routers_of(module: ModuleType, name: str) -> str:
+    found = [each for each, value in vars(module).items() if isinstance(value, Router)]
+    if not found:
+        return f": {name!r} has no Router at all"
+    return f": did you mean {' or '.join(f'{name}:{each}' for each in found)}?"
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"

@@ -1,0 +1,25 @@
+"""Testing an app without a socket: the real runtime, over memory, on asyncio and on Trio.
+
+::
+
+    from wsflow.testing import connect
+
+    async def test_say():
+        async with connect(app, "/chat/lobby?name=ada") as ada:
+            await ada.send(Say("hi"))
+            assert await ada.receive(Said) == Said("ada", "hi")
+"""
+
+from wsflow.testing.fakes import FakeConnection, FakeTopic
+from wsflow.testing.peer import Peer, PeerEnd
+from wsflow.testing.server import MemoryServer, connect, serve_in_memory
+
+__all__ = [
+    "FakeConnection",
+    "FakeTopic",
+    "MemoryServer",
+    "Peer",
+    "PeerEnd",
+    "connect",
+    "serve_in_memory",
+]

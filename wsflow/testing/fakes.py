@@ -1,0 +1,108 @@
+"""Stand-ins for calling a handler directly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from websockets.datastructures import Headers
+
+from wsflow.connection import Connection, End
+from wsflow.errors import Close, Disconnected
+from wsflow.request import Request
+from wsflow.topics import Joined, Topic, TopicMember
+
+M = TypeVar("M")
+
+
+class FakeConnection(Connection):
+    """A Connection that remembers what is sent.
+
+    Args:
+        target: the path and query of its request.
+        path_params: the parameters of the path.
+        headers: the headers of its request.
+        id: its id.
+        subprotocol: what was agreed on.
+
+    Attributes:
+        sent: what was sent, in order.
+    """
+
+    def __init__(
+        self,
+        target: str = "/",
+        *,
+        path_params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str = "fake",
+        subprotocol: str | None = None,
+    ) -> None:
+        request = Request.parse(target, Headers(headers or {}))
+        self._fake = _FakeLink(subprotocol)
+        super().__init__(id, request.at(path_params or {}), self._fake)
+
+    @property
+    def sent(self) -> list[object]:
+        return self._fake.sent
+
+
+class _FakeLink:
+    def __init__(self, subprotocol: str | None) -> None:
+        self.subprotocol = subprotocol
+        self.end: End | None = None
+        self.sent: list[object] = []
+
+    async def send(self, message: object) -> None:
+        if self.end is not None:
+            raise Disconnected(self.end)
+        self.sent.append(message)
+
+    def close(self, code: int, reason: str) -> None:
+        closing = Close(code, reason)
+        self.end = self.end or End("closed", closing.code, closing.reason)
+
+
+class FakeTopic(Topic[M], Generic[M]):
+    """A Topic that remembers what is published, and yields what it is given.
+
+    Args:
+        messages: what ``async for`` over it yields.
+        members: what ``members`` tells.
+
+    Attributes:
+        published: what was published, in order.
+        joined: whether it is joined.
+        presence: what it was joined with.
+    """
+
+    def __init__(
+        self, messages: Iterable[M] = (), *, members: Iterable[TopicMember] = (), name: str = "fake"
+    ) -> None:
+        self.name = name
+        self.published: list[M] = []
+        self.joined = False
+        self.presence: object = None
+        self._messages = messages
+        self._members = list(members)
+
+    async def join(self, presence: object = None, after: str | None = None) -> Joined:
+        self.joined = True
+        self.presence = presence
+        return Joined(recovered=after is not None)
+
+    async def leave(self) -> None:
+        self.joined = False
+
+    async def publish(
+        self, message: M, exclude: Connection | Iterable[Connection] | None = None
+    ) -> str:
+        self.published.append(message)
+        return str(len(self.published))
+
+    async def members(self) -> list[TopicMember]:
+        return self._members
+
+    async def __aiter__(self) -> AsyncIterator[M]:
+        for message in self._messages:
+            yield message

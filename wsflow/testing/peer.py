@@ -1,0 +1,305 @@
+"""The peer's end of a connection under test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, Union, overload
+
+import anyio
+import msgspec
+
+from wsflow.codec import JSON, Codec, runtime_classes
+from wsflow.connection import Cause, End
+from wsflow.errors import Disconnected, Reject
+from wsflow.runtime.session import Session
+from wsflow.transports.frames import Frame
+from wsflow.transports.memory import MemoryTransport, Rejection
+from wsflow.wiring.messages import union_problem
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class PeerEnd:
+    """How a connection ended, as the server sees it. Reading ``error`` marks it as seen."""
+
+    def __init__(self, end: End, seen: Callable[[], None]) -> None:
+        self._end = end
+        self._seen = seen
+
+    @property
+    def cause(self) -> Cause:
+        return self._end.cause
+
+    @property
+    def code(self) -> int:
+        return self._end.code
+
+    @property
+    def reason(self) -> str:
+        return self._end.reason
+
+    @property
+    def error(self) -> BaseException | None:
+        self._seen()
+        return self._end.error
+
+    def __repr__(self) -> str:
+        return repr(self._end)
+
+
+class Peer:
+    """Sends to an app and receives from it, as a client would."""
+
+    def __init__(self, transport_for: Callable[[Callable[[], None]], MemoryTransport]) -> None:
+        self._news: anyio.Event | None = None
+        self._unread: list[Frame] = []
+        self._transport = transport_for(self._changed)
+        self._session: Session | None = None
+        self._errors_seen = False
+
+    def _changed(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    def attach(self, session: Session | None) -> None:
+        """Know what serves this connection; None if it was refused at once."""
+        self._session = session
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        while not ready():
+            self._news = anyio.Event()
+            await self._news.wait()
+
+    async def opened(self) -> None:
+        """Wait for the answer to the handshake."""
+        wire = self._transport
+        await self._until(lambda: wire.accepted or wire.rejection is not None)
+
+    # -- what is known
+
+    @property
+    def rejected(self) -> Rejection:
+        """What refused the handshake: status, body and headers.
+
+        Raises:
+            AssertionError: it was accepted.
+        """
+        if self._transport.rejection is None:
+            raise AssertionError("the handshake was accepted")
+        return self._transport.rejection
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on."""
+        return self._transport.subprotocol
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code that the peer saw, 1006 without a close frame; None while it is open."""
+        return self._transport.closing[0] if self._transport.closing else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that came with it."""
+        return self._transport.closing[1] if self._transport.closing else None
+
+    @property
+    def end(self) -> PeerEnd | None:
+        """How it ended, None while it is open."""
+        if self._session is None:
+            rejection = self.rejected
+            return PeerEnd(End("rejected", rejection.status, rejection.body), self._see)
+        return PeerEnd(self._session.end, self._see) if self._session.end else None
+
+    def _see(self) -> None:
+        self._errors_seen = True
+
+    @property
+    def _codec(self) -> Codec:
+        return self._session.codec if self._session else JSON
+
+    # -- sending
+
+    async def send(self, message: object, *, fragments: int = 1) -> None:
+        """Send a message: encoded, or raw for ``str`` and ``bytes``. Waits while nothing is read.
+
+        Args:
+            message: what to send.
+            fragments: in how many pieces it travels.
+
+        Raises:
+            Disconnected: the connection has ended.
+            Reject: the handshake was refused.
+        """
+        self._check_open()
+        await self._until(lambda: self._transport.peer_can_send)
+        self._check_open()
+        frame = self._codec.frame(message)
+        self._transport.peer_send(frame.payload, frame.text, fragments)
+
+    def _check_open(self) -> None:
+        if (rejection := self._transport.rejection) is not None:
+            raise Reject(rejection.status, rejection.body, rejection.headers)
+        if self._transport.closing is not None:
+            raise Disconnected(self._session.end if self._session else None)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Send a close frame. Returns before the app has finished with it: see ``wait_closed``."""
+        self._transport.peer_close(code, reason)
+
+    async def vanish(self) -> None:
+        """Leave without a close frame, as a cut cable does."""
+        self._transport.peer_vanish()
+
+    async def wait_closed(self, timeout: float = 1) -> PeerEnd:
+        """Wait until the app has finished with the connection; how it ended.
+
+        Raises:
+            AssertionError: it is not over within ``timeout`` seconds.
+        """
+        if self._session is not None:
+            with anyio.move_on_after(timeout) as scope:
+                await self._session.wait_over()
+            if scope.cancelled_caught:
+                raise AssertionError(
+                    f"the connection was not over within {timeout:g} s; "
+                    f"running: {', '.join(self._session.running) or 'nothing'}"
+                )
+        end = self.end
+        assert end is not None  # over, so it has an end
+        return end
+
+    # -- receiving
+
+    @overload
+    async def receive(self, *, timeout: float = 1) -> Any: ...
+    @overload
+    async def receive(self, kind: type[A], /, *, timeout: float = 1) -> A: ...
+    @overload
+    async def receive(self, kind: type[A], other: type[B], /, *, timeout: float = 1) -> A | B: ...
+    @overload
+    async def receive(self, *kinds: Any, timeout: float = 1) -> Any: ...
+    async def receive(self, *kinds: Any, timeout: float = 1) -> Any:
+        """The first message of these types; the oldest of all without one.
+
+        Messages of other types stay unread, in their order.
+
+        Args:
+            kinds: message types; ``str`` and ``bytes`` for raw ones.
+            timeout: seconds.
+
+        Raises:
+            AssertionError: none came in time; it says what did.
+            Disconnected: none came, and the connection has ended.
+            Reject: the handshake was refused.
+        """
+        if self._transport.rejection is not None:
+            self._check_open()
+        found: list[Any] = []
+        with anyio.move_on_after(timeout):
+            await self._until(lambda: self._find(kinds, found) or self._ended)
+        if found:
+            return found[0]
+        if self._ended:
+            raise Disconnected(self._session.end if self._session else None)
+        wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds) or "message"
+        raise AssertionError(f"no {wanted} came within {timeout:g} s; {self._said_unread()}")
+
+    @property
+    def _ended(self) -> bool:
+        return self._transport.closing is not None
+
+    def _find(self, kinds: tuple[Any, ...], found: list[Any]) -> bool:
+        """Look for a message among the unread, then among those on the wire."""
+        for index, frame in enumerate(self._unread):
+            if self._matches(frame, kinds, found):
+                del self._unread[index]
+                return True
+        while (taken := self._transport.peer_take()) is not None:
+            if self._matches(taken, kinds, found):
+                return True
+            self._unread.append(taken)
+        return False
+
+    def _matches(self, frame: Frame, kinds: tuple[Any, ...], found: list[Any]) -> bool:
+        value = self._decode(frame)
+        classes = tuple({cls for kind in kinds for cls in runtime_classes(kind)})
+        if not kinds or isinstance(value, classes):
+            found.append(value)
+            return True
+        if frame.text == self._codec.text:  # not among the types that the app is known to send
+            try:
+                found.append(self._codec.decoder(Union[kinds])(frame.payload))  # noqa: UP007
+            except (msgspec.MsgspecError, TypeError):
+                return False
+            return True
+        return False
+
+    def _decode(self, frame: Frame) -> Any:
+        if frame.text != self._codec.text:
+            return frame.payload.decode() if frame.text else frame.payload
+        sends: tuple[Any, ...] = self._session.plan.sends if self._session else ()
+        if str in sends and frame.text:
+            return frame.payload.decode()
+        if bytes in sends and not frame.text:
+            return frame.payload
+        known = tuple(kind for kind in sends if kind not in (str, bytes))
+        if known and union_problem(known) is None:
+            try:
+                return self._codec.decoder(Union[known])(frame.payload)  # noqa: UP007
+            except msgspec.MsgspecError:
+                pass
+        try:
+            return self._codec.decoder(Any)(frame.payload)
+        except msgspec.MsgspecError:  # a raw text that is no JSON
+            return frame.payload.decode() if frame.text else frame.payload
+
+    def _said_unread(self) -> str:
+        frames = [*self._unread, *self._transport.peer_unread()]
+        said = ", ".join(repr(self._decode(frame)) for frame in frames)
+        return f"unread: {said}" if said else "nothing is unread"
+
+    async def receive_nothing(self, within: float = 0.1) -> None:
+        """Check that nothing is unread, and nothing comes within so many seconds.
+
+        Raises:
+            AssertionError: there is something; it says what.
+        """
+        frames = self._transport
+        with anyio.move_on_after(within):
+            await self._until(lambda: bool(self._unread or frames.peer_unread()))
+        if self._unread or frames.peer_unread():
+            raise AssertionError(f"something came; {self._said_unread()}")
+
+    # -- leaving
+
+    async def leave(self) -> None:
+        """Close, and wait for the end."""
+        self._transport.peer_close(1000, "")
+        if self._session is not None:
+            await self._session.join()
+
+    def check(self, known: Callable[[str], bool]) -> None:
+        """Fail on what the connection has left behind.
+
+        Raises:
+            AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
+        """
+        session = self._session
+        if session is None:
+            return
+        if session.report.left_behind:
+            raise AssertionError(
+                f"still running after the connection's end: {', '.join(session.report.left_behind)}"
+            )
+        if known(session.id):
+            raise AssertionError(f"the registry still knows connection {session.id}")
+        if session.memberships:
+            raise AssertionError(f"still a member of {', '.join(session.memberships)}")
+        if session.report.errors and not self._errors_seen:
+            error = session.report.errors[0]
+            raise AssertionError(
+                f"a handler raised {type(error).__name__}: {error}; if that is expected, "
+                "look at the peer's end.error"
+            ) from error

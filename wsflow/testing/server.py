@@ -1,0 +1,291 @@
+"""An app served over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, final
+
+import anyio
+from anyio.lowlevel import current_token
+from websockets.datastructures import Headers
+
+from wsflow.declare.router import Router
+from wsflow.registry import Registry
+from wsflow.request import Request
+from wsflow.runtime.app import App
+from wsflow.runtime.limits import Limits
+from wsflow.testing.background import Background
+from wsflow.testing.peer import Peer
+from wsflow.transports.memory import MemoryTransport
+from wsflow.wiring.compile import compile_app
+
+LIMITS = Limits(open_timeout=5, close_timeout=1)
+"""Limits of tests: what hangs is noticed soon."""
+
+HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+@final
+class MemoryServer:
+    """An app that runs, with no socket. Made by ``serve_in_memory``.
+
+    Attributes:
+        registry: its connections.
+    """
+
+    def __init__(self, app: App, override: Mapping[Any, Any]) -> None:
+        self._app = app
+        self.override = override
+        self.registry = Registry(app.directory)
+        self._background = Background()
+        self._stop = anyio.Event()
+        self._started = anyio.Event()
+
+    async def start(self) -> None:
+        """Enter the lifespans.
+
+        Raises:
+            Exception: what a lifespan raised.
+        """
+
+        async def run() -> None:
+            try:
+                await self._app.run(self._serve)
+            finally:
+                self._started.set()
+
+        self._background.start(run)
+        await self._started.wait()
+        if self._background.is_over:
+            await self.stop()
+
+    async def _serve(self) -> None:
+        self._started.set()
+        await self._stop.wait()
+
+    async def stop(self) -> None:
+        """End all connections and leave the lifespans.
+
+        Raises:
+            Exception: what failed in the app beside its connections.
+        """
+        self._stop.set()
+        await self._background.wait()
+        if self._background.error is not None:
+            raise self._background.error
+
+    async def drain(self, grace: float = 1, *, restart: bool = False) -> None:
+        """Stop as ``SIGTERM`` does: let consumers answer what was received, then 1001 or 1012."""
+        await self._app.drain(grace, restart=restart)
+
+    def connect(
+        self, target: str, *, headers: HeaderItems = (), subprotocols: Iterable[str] = ()
+    ) -> Connecting:
+        """Connect to a path: ``async with server.connect("/chat/lobby?name=ada") as peer``."""
+        return Connecting(self, target, headers, subprotocols)
+
+    def open(self, target: str, headers: HeaderItems, subprotocols: Iterable[str]) -> Peer:
+        """Begin a connection."""
+        sent = Headers(Host="testserver")
+        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+            sent[name] = value
+        if offered := ", ".join(subprotocols):
+            sent["Sec-WebSocket-Protocol"] = offered
+        transports: list[MemoryTransport] = []
+
+        def transport(changed: Any) -> MemoryTransport:
+            transports.append(MemoryTransport(self._app.limits, self._app.spawn, changed))
+            return transports[0]
+
+        peer = Peer(transport)
+        session = self._app.open(Request.parse(target, sent), transports[0])
+        if session is not None:
+            transports[0].attach(session)
+        peer.attach(session)
+        return peer
+
+    def knows(self, id: str) -> bool:
+        return self.registry.get(id) is not None
+
+
+@final
+class Connecting:
+    """A connection to be: enter it for the peer's end."""
+
+    def __init__(
+        self,
+        server: MemoryServer,
+        target: str,
+        headers: HeaderItems,
+        subprotocols: Iterable[str],
+    ) -> None:
+        self._server = server
+        self._arguments = (target, headers, subprotocols)
+
+    async def __aenter__(self) -> Peer:
+        self._peer = self._server.open(*self._arguments)
+        await self._peer.opened()
+        return self._peer
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._peer.leave()
+        if exc is None:
+            self._peer.check(self._server.knows)
+
+
+@final
+class serve_in_memory:  # noqa: N801
+    """Serve an app with no socket: ``async with serve_in_memory(app) as server``.
+
+    Args:
+        router: the app.
+        override: values by type that are injected in place of others; a scope function whose value
+            is overridden does not run.
+        limits: limits of the runtime; short timeouts by default.
+
+    Raises:
+        DeclarationError: the app does not wire.
+        Exception: on entering, what a lifespan raised; on leaving, what failed in the app.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        override: Mapping[Any, Any] | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._plan = compile_app(router, override)
+        self._override = override or {}
+        self._limits = limits
+
+    async def __aenter__(self) -> MemoryServer:
+        self._server = MemoryServer(App(self._plan, self._limits), self._override)
+        await self._server.start()
+        return self._server
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._server.stop()
+        except Exception:
+            if exc is None:
+                raise
+
+
+class _Shared:
+    """One running app, and how many ``connect`` blocks use it."""
+
+    def __init__(self, serving: serve_in_memory) -> None:
+        self.serving = serving
+        self.server: MemoryServer | None = None
+        self.ready = anyio.Event()
+        self.users = 0
+
+
+_shared: dict[tuple[object, int], _Shared] = {}
+
+
+@final
+class connect:  # noqa: N801
+    """Connect to an app with no socket: ``async with connect(app, "/chat/lobby") as peer``.
+
+    Blocks that are open at the same time share one running app. The first one starts it, the last
+    one stops it.
+
+    Args:
+        router: the app.
+        target: the path, with its query.
+        headers: headers of the opening request.
+        subprotocols: what the peer offers.
+        override: values by type that are injected in place of others; a scope function whose value
+            is overridden does not run.
+        limits: limits of the runtime; short timeouts by default.
+
+    Raises:
+        DeclarationError: the app does not wire.
+        AssertionError: on leaving: a task, a registry entry, a membership or an unseen error is
+            left. What the block itself raises is left as it is.
+        ValueError: the app runs already, with another ``override``.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        target: str = "/",
+        *,
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        override: Mapping[Any, Any] | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._router = router
+        self._target = target
+        self._headers = headers
+        self._subprotocols = subprotocols
+        self._override = override
+        self._limits = limits
+
+    async def __aenter__(self) -> Peer:
+        self._key = (current_token(), id(self._router))
+        self._use = use = _shared.get(self._key) or await self._start()
+        await use.ready.wait()
+        if use.server is None:
+            raise RuntimeError("the app that this connection shares could not be started")
+        if self._override is not None and self._override != use.server.override:
+            raise ValueError(
+                "the app runs already with another override: connections that are open at the "
+                "same time share one app; give all of them the same, or use serve_in_memory"
+            )
+        use.users += 1
+        self._connecting = use.server.connect(
+            self._target, headers=self._headers, subprotocols=self._subprotocols
+        )
+        try:
+            return await self._connecting.__aenter__()
+        except BaseException:
+            await self._release()
+            raise
+
+    async def _start(self) -> _Shared:
+        serving = serve_in_memory(self._router, override=self._override, limits=self._limits)
+        use = _shared[self._key] = _Shared(serving)
+        try:
+            use.server = await serving.__aenter__()
+        except BaseException:
+            del _shared[self._key]
+            raise
+        finally:
+            use.ready.set()
+        return use
+
+    async def _release(self) -> None:
+        self._use.users -= 1
+        if not self._use.users:
+            del _shared[self._key]
+            await self._use.serving.__aexit__(None, None, None)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._connecting.__aexit__(kind, exc, trace)
+        finally:
+            try:
+                await self._release()
+            except Exception:
+                if exc is None:
+                    raise
