@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import anyio
@@ -72,7 +72,8 @@ class TopicType:
     def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
         """Encode a message, once per codec."""
         token = None
-        if self.options.history and (field := event_id_field(message.__class__)):
+        kind: Any = type(message)
+        if self.options.history and (field := event_id_field(kind)):
             token = _ID_TOKEN
             change: Any = (
                 msgspec.structs.replace
@@ -107,7 +108,7 @@ def _decoder(codec: str, types: tuple[Any, ...]) -> Callable[[bytes], Any]:
     return CODECS[codec].decoder(Union[types])  # noqa: UP007
 
 
-@cache
+@lru_cache(maxsize=1024)
 def event_id_field(kind: Any) -> str | None:
     """The field of a Struct or dataclass that is marked with ``EventId()``."""
     if not (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):

@@ -31,11 +31,11 @@ from wsflow.channels import Membership
 from wsflow.codec import BadMessage
 from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
-from wsflow.errors import Close, Reject, cut_reason
+from wsflow.errors import Close, Disconnected, Reject, cut_reason
 from wsflow.registry import Directory
 from wsflow.request import Request
 from wsflow.runtime import ends
-from wsflow.runtime.children import Child, Children, Spawn, wait_through
+from wsflow.runtime.children import Child, Children, Spawn, unwrap, wait_through
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.inbox import Inbox, Item
 from wsflow.runtime.limits import Limits
@@ -279,7 +279,7 @@ class Session:
         """Anything at all has left a function of the connection."""
         if ends.is_cancellation(exc):
             self._cancelled(what)
-        else:
+        elif self.end is None or not isinstance(unwrap(exc), Disconnected):
             if not isinstance(exc, Exception):
                 self._fatal = exc
             self._failed(what, exc)

@@ -74,7 +74,7 @@ class Peer:
     async def opened(self) -> None:
         """Wait for the answer to the handshake."""
         wire = self._transport
-        await self._until(lambda: wire.accepted or wire.rejection is not None)
+        await self._until(lambda: wire.accepted or wire.closing is not None)
 
     # -- what is known
 

@@ -102,6 +102,7 @@ class MemoryTransport:
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         self.rejection = Rejection(status, body.decode(), tuple(headers))
+        self.closing = (1006, "")
         self._changed()
 
     def send(self, frame: Frame) -> None:
@@ -176,8 +177,13 @@ class MemoryTransport:
         return list(self._to_peer)
 
     def peer_close(self, code: int, reason: str) -> None:
-        """Send a close frame; 1005 for one without a code. It is echoed."""
-        if self.closing is None:
+        """Send a close frame; 1005 for one without a code. It is echoed.
+
+        Before the handshake is answered there are no frames: the peer vanishes.
+        """
+        if not self.accepted:
+            self.peer_vanish()
+        elif self.closing is None:
             self.close(code, reason)
             self._report.peer_closed(code, reason)
 

@@ -1,0 +1,1 @@
+"""Suites that run over every transport, the fake one included."""
