@@ -245,9 +245,7 @@ async def test_a_handler_raises(
     assert f"RuntimeError: {SECRET}" in caplog.text  # the traceback is in the log
 
 
-async def test_a_code_that_may_not_be_sent(
-    serving: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_code_that_may_not_be_sent(serving: Any, caplog: pytest.LogCaptureFixture) -> None:
     app, _, _ = build()
     async with serving(app) as wire, wire.connect("/steered") as client:
         await client.send(say("bad code"))

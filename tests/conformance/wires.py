@@ -86,9 +86,7 @@ class MemoryWire:
     async def connect(
         self, target: str, headers: dict[str, str] | None = None, offers: Iterable[str] = ()
     ) -> AsyncIterator[Client]:
-        async with self.server.connect(
-            target, headers=headers or {}, subprotocols=offers
-        ) as peer:
+        async with self.server.connect(target, headers=headers or {}, subprotocols=offers) as peer:
             if peer._transport.rejection is not None:
                 answer = peer.rejected
                 raise Refused(answer.status, answer.body, dict(answer.headers))

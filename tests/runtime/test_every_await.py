@@ -301,5 +301,5 @@ def test_the_harness_finds_a_planted_bug(backend: str, monkeypatch: pytest.Monke
         """Wait for nobody."""
 
     monkeypatch.setattr(Children, "reap", hasty)
-    with pytest.raises(BaseException):  # noqa: B017, PT011
+    with pytest.raises(BaseException):  # noqa: B017
         test_invariants_hold_at_every_await(backend, "both", "finish")

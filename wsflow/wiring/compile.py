@@ -92,25 +92,25 @@ class _Compiler:
         names = self._parameters(router, template)
         level = self._level(router)
         levels = (*outer, level)
-        place = Place(template, names, tuple(CODECS.values()))
+        place = Place(template, names or (), tuple(CODECS.values()))
         for handler in level.of("lifespan"):
             if handler not in self.lifespans and handler not in self.overridden:
                 plan = self._scope(handler, levels, place)
                 if plan is not None:
                     self.lifespans[handler] = plan
-        if level.of("consumer") or level.of("producer"):
+        if names is not None and (level.of("consumer") or level.of("producer")):
             self._serve(levels, place)
         for included in declared.included:
             self._walk(included.router, levels, join(template, included.prefix))
 
-    def _parameters(self, router: Router, template: str) -> Sequence[str]:
+    def _parameters(self, router: Router, template: str) -> Sequence[str] | None:
         try:
             return parameters(template)
         except ValueError as exc:
             self._router_problem(
                 router, f"The path {template!r} is malformed: {exc}.", "mend the path."
             )
-            return ()
+            return None
 
     def _level(self, router: Router) -> Level:
         """Read the signatures of a Router's functions, and leave out what an override replaces."""
@@ -154,10 +154,11 @@ class _Compiler:
         try:
             signature = read(handler)
         except Unresolved as exc:
+            returned = exc.parameter == "return"
             self.resolver.problem(
                 handler,
-                exc.parameter if exc.parameter != "return" else "the return annotation",
-                f"The annotation {exc}.",
+                "" if returned else exc.parameter,
+                f"The {'return ' * returned}annotation {exc}.",
                 "import the name where the function is declared, outside of `if TYPE_CHECKING`.",
             )
             return None

@@ -98,7 +98,7 @@ class Resolver:
             if each.variadic:
                 self.problem(
                     handler,
-                    f"*{each.name}",
+                    f"{each.variadic}{each.name}",
                     "Parameters are injected one by one; *args and **kwargs have no type to go by.",
                     "name the parameters that the function needs.",
                 )
@@ -315,8 +315,8 @@ class Resolver:
                 self.problem(
                     handler,
                     parameter,
-                    f"{wanted} comes from {scope.handler} ({scope.handler.where}), which a "
-                    f"{handler.kind} does not see.",
+                    f"{wanted} comes from {scope.handler} ({scope.handler.where}), which "
+                    f"{handler} does not see.",
                     _see(handler, scope.handler),
                 )
                 return

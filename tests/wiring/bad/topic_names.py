@@ -1,0 +1,22 @@
+"""Topics without a name, or with one that cannot be."""
+
+from typing import Annotated
+
+from wsflow import Router, Topic, TopicName
+
+app = Router("/chat/{room}")
+
+
+@app.on_connect
+async def enter(
+    nameless: Topic[str],
+    empty: Annotated[Topic[str], ""],
+    broken: Annotated[Topic[str], "news.{room"],
+    negative: Annotated[Topic[str], TopicName("a", history=-1)],
+    policy: Annotated[Topic[str], TopicName("b", when_full="wait")],  # type: ignore[arg-type]
+    alien: Annotated[Topic[complex], "numbers"],
+) -> None: ...
+
+
+@app.consumer
+async def say(message: str) -> None: ...
