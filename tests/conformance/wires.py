@@ -1,7 +1,7 @@
 """One way to drive an app over any transport: what a suite needs of a client.
 
-``Wire.connect`` gives a ``Client``: it sends and receives raw messages, and tells what it saw of the
-end. A socket's client is one that nobody here wrote.
+``Wire.connect`` gives a ``Client``: it sends and receives raw messages, and tells what it saw of
+the end. A socket's client is one that nobody here wrote.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A fault at every await: run a scenario, count each suspension of the connection's tasks, and at
 the n-th one do something to it. After SQLite's way with failing allocations.
 
-On asyncio a task factory counts; on Trio an instrument does. Both clocks jump to the next timer when
-nothing else is to do, and a run in which nothing at all is to do fails.
+On asyncio a task factory counts; on Trio an instrument does. Both clocks jump to the next timer
+when nothing else is to do, and a run in which nothing at all is to do fails.
 """
 
 from __future__ import annotations

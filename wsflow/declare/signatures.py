@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from wsflow.declare.router import Handler
 
 EMPTY: Any = inspect.Parameter.empty
+STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
 
 
@@ -33,14 +34,14 @@ class Parameter:
         annotation: the resolved annotation, with its ``Annotated``; EMPTY without one.
         default: its default; EMPTY without one.
         keyword: whether it is passed by name.
-        variadic: whether it is ``*args`` or ``**kwargs``.
+        variadic: the stars of ``*args`` or ``**kwargs``; else empty.
     """
 
     name: str
     annotation: Any
     default: Any
     keyword: bool
-    variadic: bool
+    variadic: str
 
     @property
     def bare(self) -> Any:
@@ -121,7 +122,7 @@ def read(handler: Handler) -> Signature:
             annotation=hints.get(each.name, EMPTY),
             default=each.default,
             keyword=each.kind is inspect.Parameter.KEYWORD_ONLY,
-            variadic=each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD),
+            variadic=STARS.get(each.kind, ""),
         )
         for each in signature.parameters.values()
     )

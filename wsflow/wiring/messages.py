@@ -50,7 +50,7 @@ def union_problem(kinds: tuple[Any, ...]) -> str | None:
     try:
         JSON.decoder(Union[kinds])  # noqa: UP007
     except (TypeError, ValueError) as exc:
-        return str(exc).replace("`", "'")
+        return str(exc).partition(" - type ")[0].replace("`", "'")
     return None
 
 

@@ -2,16 +2,21 @@
 
 from wsflow import Router
 
-app = Router("/a/x{b}")
+
+async def say(message: str) -> None: ...
+
+
+app = Router("/a")
+app.consumer(say)
+broken = Router("/x{b}")
 twice = Router("/{a}/{a}")
 codec = Router("/codec", codec="xml")  # type: ignore[arg-type]
 app.include(twice)
+app.include(broken)
+broken.consumer(say)
+twice.consumer(say)
 app.include(codec)
 app.include(app)
-
-
-@app.consumer
-async def say(message: str) -> None: ...
 
 
 @codec.consumer

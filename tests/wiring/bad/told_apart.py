@@ -4,6 +4,11 @@ import msgspec
 
 from wsflow import Router
 
+
+class Say(msgspec.Struct):
+    text: str
+
+
 app = Router("/")
 
 
@@ -13,7 +18,3 @@ async def one(message: dict[str, int]) -> None: ...
 
 @app.consumer
 async def other(message: Say) -> None: ...
-
-
-class Say(msgspec.Struct):
-    text: str
