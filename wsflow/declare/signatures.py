@@ -13,7 +13,10 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from wsflow.declare.router import Handler
 
 EMPTY: Any = inspect.Parameter.empty
-STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+STARS: Mapping[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
 
 

@@ -198,7 +198,7 @@ class Resolver:
             handler,
             parameter,
             f"A text cannot be converted to {unknown}.",
-            "use a type that msgspec converts: str, int, float, bool, Enum, UUID, datetime, …",
+            "use a type that msgspec converts: str, int, float, bool, an Enum, UUID, datetime.",
         )
 
     def _from_topic(

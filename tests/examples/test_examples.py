@@ -1,0 +1,161 @@
+"""Every example, as its users meet it."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples import chat, counter, echo, prices, tutorial, workers
+from wsflow.cli import wired
+from wsflow.testing import FakeTopic, connect
+
+EXAMPLES = sorted(Path("examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_each_says_how_to_run_it(path: Path) -> None:
+    if path.stem == "__init__":
+        return
+    line = re.search(r"``wsflow run (\S+)``", path.read_text())
+    assert line
+    assert line[1] == f"examples.{path.stem}:app"
+    wired(line[1])
+
+
+async def test_echo() -> None:
+    async with connect(echo.app) as peer:
+        await peer.send("hello")
+        assert await peer.receive() == "hello"
+        await peer.send(b"\x00\xff")
+        assert await peer.receive() == b"\x00\xff"
+
+
+async def test_chat() -> None:
+    async with (
+        connect(chat.app, "/chat/lobby?name=ada") as ada,
+        connect(chat.app, "/chat/lobby?name=bob") as bob,
+        connect(chat.app, "/chat/attic?name=eve") as eve,
+    ):
+        await ada.send(chat.Say("hi"))
+        assert await bob.receive(chat.Said) == chat.Said("ada", "hi")
+        assert await ada.receive(chat.Said) == chat.Said("ada", "hi")
+        assert await eve.receive() == chat.Tick(0)
+        await eve.receive_nothing()
+
+
+async def test_chat_wants_a_name() -> None:
+    async with connect(chat.app, "/chat/lobby") as nobody:
+        assert nobody.rejected.status == 401
+        assert nobody.rejected.body == "a name is needed"
+
+
+async def test_chat_handlers_are_functions() -> None:
+    room: FakeTopic[chat.Said] = FakeTopic()
+    member = await chat.enter(room, "ada")
+    assert room.joined
+    await chat.say(chat.Say("hi"), member, room)
+    assert room.published == [chat.Said("ada", "hi")]
+
+
+class Jumping:
+    @pytest.fixture
+    def anyio_backend(self, mock_clock: object) -> object:
+        return mock_clock
+
+
+class TestChatClock(Jumping):
+    async def test_an_hour_passes_at_once(self) -> None:
+        async with connect(chat.app, "/chat/lobby?name=ada") as ada:
+            for seconds in range(3600):
+                assert await ada.receive(chat.Tick, timeout=2) == chat.Tick(seconds)
+            assert (await ada.wait_closed(timeout=2)).code == 1000
+
+
+class TestPrices(Jumping):
+    async def test_a_snapshot_then_changes(self) -> None:
+        random.seed(1)
+        async with (
+            connect(prices.app, "/prices") as all_prices,
+            connect(prices.app, "/prices?symbol=ADA") as ada_only,
+        ):
+            snapshot = await all_prices.receive(prices.Snapshot)
+            assert {price.symbol for price in snapshot.prices} == {"ADA", "BOB", "EVE"}
+            assert isinstance(await all_prices.receive(prices.Price), prices.Price)
+            for _ in range(3):
+                price = await ada_only.receive(prices.Price, timeout=60)
+                assert price.symbol == "ADA"
+            assert all_prices.end is None  # the snapshot's end did not close
+
+
+class TestWorkers(Jumping):
+    async def test_jobs_run_side_by_side_and_customers_keep_their_order(self) -> None:
+        async with connect(workers.app, "/jobs") as peer:
+            await peer.send(workers.Job(1, "ada", seconds=3))
+            await peer.send(workers.Job(2, "ada", seconds=1))
+            await peer.send(workers.Job(3, "bob", seconds=1))
+            await peer.send(workers.Status())
+            assert await peer.receive() == workers.Finished(0)
+            done = [await peer.receive(workers.Done, timeout=10) for _ in range(3)]
+            assert [each.id for each in done] == [3, 1, 2]
+            await peer.send(workers.Status())
+            assert await peer.receive() == workers.Finished(3)
+
+
+async def test_counter() -> None:
+    async with connect(counter.app, "/counter") as ada:
+        assert await ada.receive() == counter.Value(0)
+        assert await ada.receive() == counter.Users(1)
+        async with connect(counter.app, "/counter") as bob:
+            assert await ada.receive() == counter.Users(2)
+            await bob.send(counter.Change(1))
+            assert await ada.receive() == counter.Value(1)
+            assert await bob.receive(counter.Value) == counter.Value(0)
+            assert await bob.receive(counter.Value) == counter.Value(1)
+        assert await ada.receive() == counter.Users(1)
+
+
+async def play(peer: Any, *columns: int) -> None:
+    for column in columns:
+        await peer.send(tutorial.Play(column))
+
+
+async def test_a_game_is_won() -> None:
+    async with connect(tutorial.app, "/play") as red:
+        key = (await red.receive(tutorial.Invite)).join
+        await red.send(tutorial.Play(3))
+        assert await red.receive(tutorial.Played) == tutorial.Played("red", 3, 0)
+        async with connect(tutorial.app, f"/play?join={key}") as yellow:
+            assert await yellow.receive(tutorial.Played) == tutorial.Played("red", 3, 0)
+            for row in range(3):
+                await yellow.send(tutorial.Play(0))
+                assert (await red.receive(tutorial.Played)).column == 0
+                await red.send(tutorial.Play(3))
+                assert (await red.receive(tutorial.Played)).row == row + 1
+            assert await yellow.receive(tutorial.Won) == tutorial.Won("red")
+            await yellow.send(tutorial.Play(0))
+            assert await yellow.receive(tutorial.Refused) == tutorial.Refused("the game is over")
+
+
+async def test_illegal_moves_are_answered() -> None:
+    async with connect(tutorial.app, "/play") as red:
+        key = (await red.receive(tutorial.Invite)).join
+        await red.send(tutorial.Play(9))
+        assert await red.receive(tutorial.Refused) == tutorial.Refused("there is no such column")
+        async with connect(tutorial.app, f"/play?join={key}") as yellow:
+            await yellow.send(tutorial.Play(1))
+            assert (await yellow.receive(tutorial.Refused)).why == "it is not your turn"
+            for turn in range(tutorial.ROWS):
+                player = (red, yellow)[turn % 2]
+                await player.send(tutorial.Play(5))
+                await red.receive(tutorial.Played)
+                await yellow.receive(tutorial.Played)
+            await red.send(tutorial.Play(5))
+            assert (await red.receive(tutorial.Refused)).why == "this column is full"
+        async with connect(tutorial.app, f"/play?join={key}") as third:
+            assert third.rejected.status == 409
+    async with connect(tutorial.app, "/play?join=nonsense") as nobody:
+        assert nobody.rejected.status == 404
