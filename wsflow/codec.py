@@ -62,9 +62,9 @@ class Codec:
     def frame(self, message: object) -> Frame:
         """The frame that carries ``message``: encoded, or raw for ``str`` and ``bytes``."""
         if isinstance(message, str):
-            return Frame(message.encode(), True)
+            return Frame(message.encode(), True, raw=True)
         if isinstance(message, bytes | bytearray | memoryview):
-            return Frame(bytes(message), False)
+            return Frame(bytes(message), False, raw=True)
         return Frame(self.encode(message), self.text)
 
     def __repr__(self) -> str:

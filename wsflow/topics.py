@@ -88,13 +88,9 @@ class TopicType:
         """The message of an event, for those who iterate the topic in the process."""
         codec = self.codecs[0]
         frame = event.frame(codec.name)
-        if frame.text != codec.text or _raw(self.types, frame.text):
+        if frame.raw:
             return frame.payload.decode() if frame.text else frame.payload
         return decode_or_refuse(_decoder(codec.name, self.types), frame.payload)
-
-
-def _raw(types: tuple[Any, ...], text: bool) -> bool:
-    return (str if text else bytes) in types
 
 
 @lru_cache(maxsize=1024)

@@ -237,23 +237,16 @@ class Peer:
         return False
 
     def _decode(self, frame: Frame) -> Any:
-        if frame.text != self._codec.text:
+        if frame.raw:
             return frame.payload.decode() if frame.text else frame.payload
         sends: tuple[Any, ...] = self._session.plan.sends if self._session else ()
-        if str in sends and frame.text:
-            return frame.payload.decode()
-        if bytes in sends and not frame.text:
-            return frame.payload
         known = tuple(kind for kind in sends if kind not in (str, bytes))
         if known and union_problem(known) is None:
             try:
                 return self._codec.decoder(Union[known])(frame.payload)  # noqa: UP007
             except msgspec.MsgspecError:
-                pass
-        try:
-            return self._codec.decoder(Any)(frame.payload)
-        except msgspec.MsgspecError:  # a raw text that is no JSON
-            return frame.payload.decode() if frame.text else frame.payload
+                pass  # it was sent all the same
+        return self._codec.decoder(Any)(frame.payload)
 
     def _said_unread(self) -> str:
         frames = [*self._unread, *self._transport.peer_unread()]

@@ -29,13 +29,15 @@ class Frame:
     Attributes:
         payload: the message's bytes.
         text: whether it goes as text or as binary.
+        raw: whether it is a ``str`` or ``bytes`` as it is, and not encoded by a codec.
     """
 
-    __slots__ = ("_wire", "payload", "text")
+    __slots__ = ("_wire", "payload", "raw", "text")
 
-    def __init__(self, payload: bytes, text: bool) -> None:
+    def __init__(self, payload: bytes, text: bool, raw: bool = False) -> None:
         self.payload = payload
         self.text = text
+        self.raw = raw
         self._wire: bytes | None = None
 
     @property

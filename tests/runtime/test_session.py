@@ -1,0 +1,684 @@
+"""One connection's life, beyond the close codes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio.abc import TaskGroup
+
+from wsflow import Close, Connection, Disconnected, Reject, Router
+from wsflow.runtime.limits import Limits
+from wsflow.testing import connect, serve_in_memory
+
+
+async def test_twenty_peers_leave_and_twenty_handlers_are_gone() -> None:
+    parked: list[int] = []
+    cleaned: list[int] = []
+    all_parked = anyio.Event()
+    all_cleaned = anyio.Event()
+    app = Router("/")
+
+    @app.producer
+    async def park(connection: Connection) -> AsyncIterator[str]:
+        parked.append(1)
+        if len(parked) == 20:
+            all_parked.set()
+        try:
+            await anyio.sleep_forever()
+            yield "never"
+        finally:
+            cleaned.append(1)
+            if len(cleaned) == 20:
+                all_cleaned.set()
+
+    async with serve_in_memory(app) as server:
+        peers = [server.open("/", (), ()) for _ in range(20)]
+        await all_parked.wait()
+        for peer in peers:
+            await peer.close()
+        await all_cleaned.wait()
+        for peer in peers:
+            await peer.wait_closed()
+        assert len(server.registry) == 0
+        assert not server._app._children.names
+
+
+async def test_a_consumer_raises_and_the_producer_cleans_up_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    order: list[str] = []
+    app = Router("/")
+
+    @app.on_connect
+    async def scope() -> AsyncIterator[None]:
+        yield
+        order.append("scope left")
+
+    @app.consumer
+    async def fail(message: str) -> None:
+        raise RuntimeError("oh no")
+
+    @app.producer
+    async def tick() -> AsyncIterator[str]:
+        try:
+            yield "tick"
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            order.append("producer cleaned up")
+
+    @app.on_disconnect
+    async def gone() -> None:
+        order.append("gone")
+
+    async with connect(app) as peer:
+        assert await peer.receive() == "tick"
+        await peer.send("x")
+        end = await peer.wait_closed()
+        assert end.code == peer.close_code == 1011
+        assert peer.close_reason == ""
+        assert str(end.error) == "oh no"
+        assert repr(end).startswith("End(cause='error'")
+    assert order == ["producer cleaned up", "gone", "scope left"]
+    assert "RuntimeError: oh no" in caplog.text
+
+
+async def test_a_peer_that_leaves_has_its_messages_handled() -> None:
+    handled: list[str] = []
+    gate = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str, connection: Connection) -> str:
+        await gate.wait()
+        handled.append(message)
+        await connection.send("dropped")
+        return "dropped too"
+
+    async with connect(app) as peer:
+        for text in "abc":
+            await peer.send(text)
+        await peer.close(4001)
+        gate.set()
+        end = await peer.wait_closed()
+        assert (end.cause, end.code) == ("peer", 4001)
+    assert handled == ["a", "b", "c"]
+
+
+class Jumping:
+    @pytest.fixture
+    def anyio_backend(self, mock_clock: object) -> object:
+        return mock_clock
+
+
+class TestLate(Jumping):
+    async def test_consumers_have_a_limit_after_the_peer_has_left(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        app = Router("/")
+
+        @app.consumer
+        async def park(message: str) -> None:
+            await anyio.sleep_forever()
+
+        async with connect(app) as peer:
+            await peer.send("x")
+        assert "cancelled, for its time was over: consumer " in caplog.text
+
+    async def test_set_up_has_a_limit(self, caplog: pytest.LogCaptureFixture) -> None:
+        app = Router("/")
+
+        @app.on_connect
+        async def park() -> None:
+            await anyio.sleep_forever()
+
+        app.consumer(echo)
+        async with connect(app) as peer:
+            assert peer.rejected.status == 503
+        assert "took too long to set up" in caplog.text
+
+    async def test_tear_down_has_a_limit(self, caplog: pytest.LogCaptureFixture) -> None:
+        app = Router("/")
+
+        @app.on_connect
+        async def park() -> AsyncIterator[None]:
+            yield
+            await anyio.sleep_forever()
+
+        app.consumer(echo)
+        async with connect(app) as peer:
+            await peer.close()
+            await peer.wait_closed(timeout=5)
+        assert "took too long to tear down" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["consumer", "producer"])
+    async def test_who_swallows_his_cancellation_is_left_behind(
+        self, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stubborn = anyio.Event()
+        app = Router("/")
+
+        async def swallow() -> None:
+            while not stubborn.is_set():
+                try:
+                    await anyio.sleep(10_000)
+                except BaseException:
+                    with anyio.CancelScope(shield=True):
+                        await stubborn.wait()
+
+        if kind == "consumer":
+
+            @app.consumer
+            async def consume(message: str) -> None:
+                await swallow()
+        else:
+
+            @app.producer
+            async def produce() -> None:
+                await swallow()
+
+        async with serve_in_memory(app) as server:
+            peer = server.open("/", (), ())
+            await peer.opened()
+            if kind == "consumer":
+                await peer.send("x")
+                await anyio.sleep(0.1)
+            await peer.close()
+            await peer.wait_closed(timeout=5)
+            assert len(server.registry) == 0
+            assert f"still running: {kind} " in caplog.text
+            assert "must not catch its cancellation" in caplog.text
+            with pytest.raises(AssertionError, match="still running after the connection's end"):
+                peer.check(server.knows)
+            stubborn.set()
+
+    async def test_a_farewell_has_a_limit(self, caplog: pytest.LogCaptureFixture) -> None:
+        app = Router("/")
+        app.consumer(echo)
+
+        @app.on_disconnect
+        async def park() -> None:
+            await anyio.sleep_forever()
+
+        @app.on_disconnect
+        async def fail() -> None:
+            raise RuntimeError("no farewell")
+
+        async with connect(app) as peer:
+            await peer.close(4000)
+            end = await peer.wait_closed(timeout=5)
+            assert (end.code, str(end.error)) == (4000, "no farewell")
+        assert "no farewell" in caplog.text
+
+
+async def echo(message: str) -> str:
+    return message
+
+
+async def test_an_error_in_the_tear_down_is_no_1000(caplog: pytest.LogCaptureFixture) -> None:
+    app = Router("/")
+
+    @app.on_connect
+    async def scope() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("cannot tear down")
+
+    @app.producer
+    async def once() -> AsyncIterator[str]:
+        yield "done"
+
+    async with connect(app) as peer:
+        assert await peer.receive() == "done"
+        end = await peer.wait_closed()
+        assert (end.code, peer.close_code, str(end.error)) == (1011, 1011, "cannot tear down")
+
+
+async def test_two_errors_are_both_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    app = Router("/")
+
+    @app.on_connect
+    async def scope() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("second")
+
+    @app.consumer
+    async def fail(message: str) -> None:
+        raise RuntimeError("first")
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        end = await peer.wait_closed()
+        assert str(end.error) == "first"
+    assert "RuntimeError: first" in caplog.text
+    assert "RuntimeError: second" in caplog.text
+
+
+async def test_scopes_nest_and_are_resumed_with_the_end() -> None:
+    order: list[str] = []
+    app = Router("/")
+    inner = Router("/in")
+    app.include(inner, "/deep")
+
+    def scope(name: str) -> Any:
+        async def fn(connection: Connection) -> AsyncIterator[None]:
+            order.append(f"{name} in")
+            async with anyio.create_task_group():  # scopes of the user's own
+                yield
+            assert connection.end is not None
+            order.append(f"{name} out {connection.end.code}")
+
+        return fn
+
+    app.on_connect(scope("a"))
+    app.on_connect(scope("b"))
+    inner.on_connect(scope("c"))
+    inner.consumer(echo)
+    async with connect(app, "/deep/in") as peer:
+        await peer.close(4999)
+    assert order == ["a in", "b in", "c in", "c out 4999", "b out 4999", "a out 4999"]
+
+
+async def test_close_within_on_connect_leaves_the_tear_down_in_peace() -> None:
+    torn_down: list[int] = []
+    app = Router("/")
+
+    @app.on_connect
+    async def scope(connection: Connection) -> AsyncIterator[None]:
+        await connection.close(4000, "not now")
+        yield
+        await anyio.lowlevel.checkpoint()
+        await anyio.sleep(0.001)
+        torn_down.append(1)
+
+    app.consumer(echo)
+    async with connect(app) as peer:
+        await peer.wait_closed()
+        assert (peer.close_code, peer.close_reason) == (4000, "not now")
+    assert torn_down == [1]
+
+
+async def test_a_reject_leaves_no_trace() -> None:
+    entered: list[str] = []
+    app = Router("/")
+
+    @app.on_connect
+    async def outer() -> AsyncIterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    @app.on_connect
+    async def inner() -> None:
+        raise Reject(402, "pay first", headers={"X-Price": "1", "Content-Type": "text/html"})
+
+    @app.on_disconnect
+    async def gone() -> None:
+        entered.append("gone")
+
+    app.consumer(echo)
+    async with connect(app) as peer:
+        assert peer.rejected.status == 402
+        assert peer.rejected.body == "pay first"
+        assert ("X-Price", "1") in peer.rejected.headers
+        assert peer.end is not None
+        assert (peer.end.cause, peer.end.code, peer.end.reason) == ("rejected", 402, "pay first")
+    assert entered == ["in", "out"]
+
+
+async def test_the_peer_leaves_during_on_connect() -> None:
+    started, finished = anyio.Event(), anyio.Event()
+    app = Router("/")
+
+    @app.on_connect
+    async def slow() -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            finished.set()
+
+    app.consumer(echo)
+    async with serve_in_memory(app) as server:
+        peer = server.open("/", (), ())
+        await started.wait()
+        await peer.close()
+        await finished.wait()
+        end = await peer.wait_closed()
+        assert (end.cause, end.code) == ("vanished", 1006)
+
+
+async def test_the_server_stops_during_on_connect() -> None:
+    started = anyio.Event()
+    app = Router("/")
+
+    @app.on_connect
+    async def slow() -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    app.consumer(echo)
+    async with serve_in_memory(app) as server:
+        peer = server.open("/", (), ())
+        await started.wait()
+        await server.drain()
+        assert peer.rejected.status == 503
+        assert (await peer.wait_closed()).cause == "shutdown"
+        late = server.open("/", (), ())
+        assert late.rejected.status == 503
+
+
+async def test_what_was_received_is_answered_when_the_server_stops() -> None:
+    gate = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> str:
+        await gate.wait()
+        return message
+
+    @app.producer
+    async def ticks() -> AsyncIterator[str]:
+        while True:
+            yield "tick"
+            await anyio.sleep(0.001)
+
+    async with serve_in_memory(app) as server, server.connect("/") as peer:
+        assert await peer.receive() == "tick"
+        for text in "abc":
+            await peer.send(text)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.drain)
+            await anyio.lowlevel.checkpoint()
+            gate.set()
+        end = await peer.wait_closed()
+        assert end.code == 1001
+        got = [await peer.receive(str) for _ in peer._transport.peer_unread()]
+        assert [text for text in got if text != "tick"] == ["a", "b", "c"]
+        with pytest.raises(Disconnected):
+            await peer.receive()
+        with pytest.raises(Disconnected, match="shutdown"):
+            await peer.send("late")
+
+
+async def test_a_drain_that_takes_too_long_cuts_off(caplog: pytest.LogCaptureFixture) -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def park(message: str) -> None:
+        await anyio.sleep_forever()
+
+    async with serve_in_memory(app) as server, server.connect("/") as peer:
+        await peer.send("x")
+        await server.drain(0.01)
+        assert (await peer.wait_closed()).code == 1001
+        assert server._app.overran
+    assert "its time was over" in caplog.text
+
+
+async def test_the_task_group_ends_with_the_connection() -> None:
+    stopped: list[str] = []
+    app = Router("/")
+
+    @app.on_connect
+    async def start(tasks: TaskGroup) -> AsyncIterator[None]:
+        async def run() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.append("task")
+
+        tasks.start_soon(run)
+        yield
+        stopped.append("scope")
+
+    app.consumer(echo)
+    async with connect(app) as peer:
+        await peer.send("x")
+        assert await peer.receive() == "x"
+    assert stopped == ["task", "scope"]
+
+
+async def test_a_failing_task_of_the_group_ends_the_connection() -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def begin(message: str, tasks: TaskGroup) -> None:
+        async def fail() -> None:
+            raise RuntimeError("in a task")
+
+        tasks.start_soon(fail)
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        end = await peer.wait_closed()
+        assert (end.code, str(end.error)) == (1011, "in a task")
+
+
+async def test_sending_after_the_end() -> None:
+    raised: list[BaseException] = []
+    app = Router("/")
+
+    @app.consumer
+    async def late(message: str, connection: Connection) -> None:
+        await connection.close(4000)
+        assert connection.end is not None
+        with anyio.CancelScope(shield=True):
+            try:
+                await connection.send("too late")
+            except Disconnected as exc:
+                raised.append(exc)
+                raise  # leaving a handler, it is no error
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        assert (await peer.wait_closed()).code == 4000
+    assert str(raised[0]) == "ended: closed (4000)"
+
+
+async def test_an_error_after_the_peer_has_left_is_not_lost() -> None:
+    gate = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def fail(message: str) -> None:
+        await gate.wait()
+        raise RuntimeError("late")
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        await peer.close(4000)
+        gate.set()
+        end = await peer.wait_closed()
+        assert (end.code, end.cause, str(end.error)) == (4000, "peer", "late")
+
+
+async def test_a_full_inbox_pauses_reading_and_nothing_is_lost() -> None:
+    gate = anyio.Event()
+    handled: list[str] = []
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> None:
+        await gate.wait()
+        handled.append(message)
+
+    limits = Limits(inbox_messages=4, write_buffer=10, close_timeout=1)
+    async with serve_in_memory(app, limits=limits) as server, server.connect("/") as peer:
+        for number in range(10):
+            await peer.send(str(number))
+        assert not peer._transport.peer_can_send or peer._transport._held
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(peer.send, "long enough to have to wait")
+            await anyio.lowlevel.checkpoint()
+            gate.set()
+        while len(handled) < 11:
+            await anyio.lowlevel.checkpoint()
+    assert handled == [*map(str, range(10)), "long enough to have to wait"]
+
+
+async def test_a_slow_peer_slows_its_producer() -> None:
+    asked: list[int] = []
+    app = Router("/")
+
+    @app.producer
+    async def numbers() -> AsyncIterator[bytes]:
+        for number in range(1000):
+            asked.append(number)
+            yield bytes(1000)
+
+    limits = Limits(write_buffer=10_000, close_timeout=1)
+    async with serve_in_memory(app, limits=limits) as server, server.connect("/") as peer:
+        assert await peer.receive() == bytes(1000)
+        while not server._app.sessions or not next(iter(server._app.sessions)).outbox._paused:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        before = len(asked)
+        assert before <= 13
+        for _ in range(20):
+            await peer.receive(bytes)
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        assert before < len(asked) <= before + 25
+
+
+@pytest.mark.parametrize("style", ["each", "poll", "once", "nothing"])
+async def test_a_producer_that_never_waits_lets_the_loop_turn(style: str) -> None:
+    app = Router("/")
+    if style == "each":
+
+        @app.producer
+        async def each() -> AsyncIterator[str]:
+            while True:
+                yield ""
+    elif style == "poll":
+
+        @app.producer
+        async def poll() -> str:
+            return ""
+    elif style == "nothing":
+
+        @app.producer
+        async def nothing() -> AsyncIterator[str | None]:
+            while True:
+                yield None
+    else:
+
+        @app.producer
+        async def once(connection: Connection) -> None:
+            while True:
+                await connection.send("")
+
+    async with connect(app) as peer:
+        if style != "nothing":
+            for _ in range(1000):
+                assert await peer.receive() == ""
+        await peer.close()
+        assert (await peer.wait_closed()).cause == "peer"
+
+
+async def test_a_consumer_that_never_waits_lets_the_loop_turn() -> None:
+    turns: list[int] = []
+    app = Router("/")
+
+    @app.consumer
+    async def swallow(message: str) -> None:
+        turns.append(0)
+
+    async with connect(app, limits=Limits(inbox_messages=1000, close_timeout=1)) as peer:
+        for _ in range(500):
+            await peer.send("x")
+
+        async def turn() -> None:
+            while len(turns) < 500:
+                seen = len(turns)
+                await anyio.lowlevel.checkpoint()
+                assert len(turns) - seen <= 128  # Trio may run it twice in between
+
+        await turn()
+
+
+async def test_a_cancelled_joiner_stops_the_session_and_waits() -> None:
+    app = Router("/")
+    left: list[int] = []
+
+    @app.on_connect
+    async def scope() -> AsyncIterator[None]:
+        yield
+        await anyio.sleep(0.001)
+        left.append(1)
+
+    app.consumer(echo)
+    async with serve_in_memory(app) as server, server.connect("/") as peer:
+        (session,) = server._app.sessions
+        with anyio.CancelScope() as scope_of_ours:
+            scope_of_ours.cancel()
+            await session.join()
+        assert left == [1]
+        assert peer.close_code == 1001
+
+
+async def test_a_fatal_exception_is_not_kept_back(caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit ends the connection in order, and then goes on its way."""
+    app = Router("/")
+
+    @app.consumer
+    async def leave(message: str) -> None:
+        raise SystemExit(3)
+
+    class Fatal(BaseException):
+        pass
+
+    @app.on_error
+    async def never(error: Exception) -> None:
+        raise AssertionError("BaseExceptions are not for on_error")
+
+    @app.consumer
+    async def fatal(message: bytes) -> None:
+        raise Fatal
+
+    with pytest.raises(BaseException) as raised:  # noqa: PT012
+        async with serve_in_memory(app) as server, server.connect("/") as peer:
+            await peer.send(b"x")
+            end = await peer.wait_closed()
+            assert end.code == 1011
+            assert end.error is not None
+    assert raised.group_contains(Fatal) or isinstance(raised.value, Fatal)
+    gc.collect()
+
+
+async def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "wsflow.access")
+    app = Router("/x/{y}")
+    app.consumer(echo)
+    async with serve_in_memory(app) as server:
+        async with server.connect("/x/1") as peer:
+            await peer.send("a")
+            assert await peer.receive() == "a"
+            await peer.close(4000)
+        async with server.connect("/nowhere") as lost:
+            assert lost.rejected.status == 404
+    lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
+    assert lines[0].startswith("/x/{y} id=")
+    assert " peer=- end=peer code=4000 in=1 out=1 dropped=0 seconds=0" in lines[0]
+    assert lines[1] == "'/nowhere' peer=- refused=404"
+
+
+async def test_close_reason_with_a_lone_surrogate() -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def close(message: str) -> None:
+        raise Close(4000, "a\ud800b")
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        await peer.wait_closed()
+        assert peer.close_reason == "a?b"
