@@ -30,6 +30,8 @@ class Subscriber(Protocol):
     def end(self) -> End | None: ...
     @property
     def memberships(self) -> dict[str, Membership]: ...
+    @property
+    def listeners(self) -> set[Listener]: ...
     def deliver(self, membership: Membership, frame: Frame) -> None: ...
     def lagging(self, topic: str) -> None: ...
 
@@ -83,6 +85,8 @@ class Listener:
         self.lagged = False
         self.dropped = 0
         channel.listeners[self] = None
+        if subscriber is not None:
+            subscriber.listeners.add(self)
 
     def receive(self, event: Event) -> None:
         if len(self.events) >= self.channel.options.backlog:
@@ -106,7 +110,10 @@ class Listener:
             self.events.append(event)
 
     def stop(self) -> None:
+        """Hear no more; doing it again changes nothing."""
         self.channel.listeners.pop(self, None)
+        if self.subscriber is not None:
+            self.subscriber.listeners.discard(self)
         self.channel.forget_if_idle()
 
 
@@ -193,9 +200,11 @@ class Channels:
             self.broker.unsubscribe(channel.name)
 
     def leave_all(self, subscriber: Subscriber) -> None:
-        """Take a connection out of every topic."""
+        """Take a connection out of every topic, and its loops with it."""
         for membership in list(subscriber.memberships.values()):
             membership.channel.leave(membership)
+        for listener in list(subscriber.listeners):
+            listener.stop()
 
     def _receive(self, name: str, event: Event) -> None:
         channel = self._channels.get(name)

@@ -234,8 +234,11 @@ class Topic(Generic[M]):
             return []
         return [TopicMember(each.subscriber.id, each.presence) for each in channel.present()]
 
-    async def __aiter__(self) -> AsyncIterator[M]:
+    def __aiter__(self) -> AsyncIterator[M]:
         """Iterate what is published: from the moment the producer starts, elsewhere from here on.
+
+        Each loop hears every message. What it has not taken yet is bounded by ``backlog``; beyond
+        that ``when_full`` holds, as for a peer. Cancelling it is safe.
 
         Raises:
             RuntimeError: outside of a connection, the loop lags more than ``backlog`` behind and
@@ -243,30 +246,37 @@ class Topic(Generic[M]):
         """
         listener, self._listener = self._listener or self._listen(), None
         listener.read = True
-        try:
-            while True:
-                while listener.events:
-                    yield self._type.decode(listener.events.popleft())
-                if listener.lagged:
-                    raise RuntimeError(
-                        f"this loop over topic {self.name!r} lags more than "
-                        f"{self._type.options.backlog} messages behind: raise backlog, or choose "
-                        "what to drop with when_full"
-                    )
-                event = anyio.Event()
-                listener.wake = event.set
-                await event.wait()
-        finally:
-            listener.stop()
-
-    def unlisten(self) -> None:
-        """Stop hearing for a loop that did not come; a running loop stops hearing when it ends."""
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener = None
+        return _Loop(self.name, self._type, listener)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
+
+
+class _Loop(AsyncIterator[M]):
+    """One ``async for`` over a topic: it listens as long as it exists, or the connection does."""
+
+    def __init__(self, name: str, type: TopicType, listener: Listener) -> None:
+        self._name = name
+        self._type = type
+        self._listener = listener
+
+    async def __anext__(self) -> M:
+        listener = self._listener
+        while not listener.events:
+            if listener.lagged:
+                raise RuntimeError(
+                    f"this loop over topic {self._name!r} lags more than "
+                    f"{self._type.options.backlog} messages behind: raise backlog, or choose "
+                    "what to drop with when_full"
+                )
+            more = anyio.Event()
+            listener.wake = more.set
+            await more.wait()
+        message: M = self._type.decode(listener.events.popleft())
+        return message
+
+    def __del__(self) -> None:
+        self._listener.stop()
 
 
 def excluded_ids(exclude: Connection | Iterable[Connection] | None) -> frozenset[str]:

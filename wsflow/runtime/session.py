@@ -27,7 +27,7 @@ from typing import Any, Protocol, final
 
 import anyio
 
-from wsflow.channels import Membership
+from wsflow.channels import Listener, Membership
 from wsflow.codec import BadMessage
 from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
@@ -93,6 +93,7 @@ class Session:
         self.subprotocol = self.plan.select_subprotocol(request.subprotocols)
         self.codec = self.plan.codec(self.subprotocol)
         self.memberships: dict[str, Membership] = {}
+        self.listeners: set[Listener] = set()
         self.connection = Connection(self.id, request, self)
         self.duration = 0.0
         self.outbox = Outbox(transport, limits.backlog_bytes, self.lagging)

@@ -223,34 +223,35 @@ class Peer:
         return False
 
     def _matches(self, frame: Frame, kinds: tuple[Any, ...], found: list[Any]) -> bool:
-        value = self._decode(frame)
+        value, known = self._decode(frame)
         classes = tuple({cls for kind in kinds for cls in runtime_classes(kind)})
         if not kinds or isinstance(value, classes):
             found.append(value)
             return True
-        if frame.text == self._codec.text:  # not among the types that the app is known to send
-            try:
-                found.append(self._codec.decoder(Union[kinds])(frame.payload))  # noqa: UP007
-            except (msgspec.MsgspecError, TypeError):
-                return False
-            return True
-        return False
+        if known or frame.text != self._codec.text:
+            return False
+        try:  # it is not of a type that the app is known to send: it may be of one that is asked
+            found.append(self._codec.decoder(Union[kinds])(frame.payload))  # noqa: UP007
+        except (msgspec.MsgspecError, TypeError):
+            return False
+        return True
 
-    def _decode(self, frame: Frame) -> Any:
+    def _decode(self, frame: Frame) -> tuple[Any, bool]:
+        """The message of a frame, and whether it is of a type that the app is known to send."""
         if frame.raw:
-            return frame.payload.decode() if frame.text else frame.payload
+            return (frame.payload.decode() if frame.text else frame.payload), False
         sends: tuple[Any, ...] = self._session.plan.sends if self._session else ()
-        known = tuple(kind for kind in sends if kind not in (str, bytes))
+        known = tuple(kind for kind in sends if kind not in (str, bytes, Any))
         if known and union_problem(known) is None:
             try:
-                return self._codec.decoder(Union[known])(frame.payload)  # noqa: UP007
+                return self._codec.decoder(Union[known])(frame.payload), True  # noqa: UP007
             except msgspec.MsgspecError:
                 pass  # it was sent all the same
-        return self._codec.decoder(Any)(frame.payload)
+        return self._codec.decoder(Any)(frame.payload), False
 
     def _said_unread(self) -> str:
         frames = [*self._unread, *self._transport.peer_unread()]
-        said = ", ".join(repr(self._decode(frame)) for frame in frames)
+        said = ", ".join(repr(self._decode(frame)[0]) for frame in frames)
         return f"unread: {said}" if said else "nothing is unread"
 
     async def receive_nothing(self, within: float = 0.1) -> None:
