@@ -80,6 +80,8 @@ async def _serve(target: str, plan: AppPlan, settings: Settings) -> Exit:
         raise UsageError(f"--trusted-proxy: {exc}") from None
     try:
         await server.bind()
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             print(

@@ -218,10 +218,9 @@ class App:
         self._closed = True
         goodbye = End("restart", 1012) if restart else End("shutdown", 1001)
         for session in list(self.sessions):
-            if grace:
-                session.drain(goodbye, grace)
-            else:
-                session.finish(goodbye)
+            session.drain(goodbye, grace)
+            if not grace:
+                session.cut_short()
         while self.sessions:
             self._idle = anyio.Event()
             await self._idle.wait()

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 Run = Callable[[], Coroutine[Any, Any, None]]
-Role = Literal["producer", "consumer", "group", "farewell"]
+Role = Literal["producer", "consumer", "slot", "group", "farewell"]
 
 
 class Spawn(Protocol):
@@ -50,6 +50,10 @@ class Children:
     def names(self) -> list[str]:
         """What runs now."""
         return [child.name for child in self._alive]
+
+    def alive(self, role: Role) -> bool:
+        """Whether a task of this role runs."""
+        return any(child.role == role for child in self._alive)
 
     def start(
         self,
@@ -94,7 +98,7 @@ class Children:
 
     async def finished(self, role: Role) -> None:
         """Wait until no task of this role is left. Cancelling it is safe."""
-        while any(child.role == role for child in self._alive):
+        while self.alive(role):
             self._ended = anyio.Event()
             await self._ended.wait()
 

@@ -48,6 +48,11 @@ class Inbox:
         self.closed = False
         self.lanes: list[Lane] = []
 
+    @property
+    def waiting(self) -> bool:
+        """Whether some message has not been taken yet."""
+        return self._waiting > 0
+
     def added(self, size: int) -> None:
         self._waiting += 1
         self._waiting_bytes += size

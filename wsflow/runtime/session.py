@@ -223,9 +223,12 @@ class Session:
         self._drain(seconds)
 
     def cut_short(self) -> None:
-        """Wait no longer for a drain."""
-        if self._goodbye is not None:
-            self._drained_too_long()
+        """Wait no longer for a drain: end now, and say so if that cuts something off."""
+        if self._goodbye is None:
+            return
+        if self._work.busy:
+            self.report.cut_off(self.running)
+        self.finish(self._goodbye)
 
     def _drain(self, seconds: float) -> None:
         self._inbox.close()

@@ -66,6 +66,11 @@ class Work:
         """
         self._lanes.get(item.consumer, self._lane).put(item)
 
+    @property
+    def busy(self) -> bool:
+        """Whether some message is being handled, or waits."""
+        return self.doing is not None or self._inbox.waiting or self._children.alive("slot")
+
     def start(self, environment: Environment) -> Handling:
         """Bind all functions to the connection, and start the children."""
         handling = Handling(self._plan, environment, self._send)
@@ -150,8 +155,8 @@ class Work:
             while lane.queue and lane.free:
                 lane.running += 1
                 run = partial(self._run_slot, handling, lane, lane.take())
-                self._children.start(name, "consumer", run)
-            if self._inbox.closed and lane.empty:
+                self._children.start(name, "slot", run)
+            if self._inbox.closed and lane.empty and not lane.running:
                 return
             await lane.more()
 

@@ -86,7 +86,10 @@ class Server:
         """
         if self._listener is None:
             await self.bind()
-        await self.app.run(self._serve)
+        try:
+            await self.app.run(self._serve)
+        finally:
+            self._unbind()
 
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
         """Stop serving: let consumers answer what was received, within the grace time.
@@ -109,9 +112,7 @@ class Server:
             self.started.set()
             await self._told_to_stop()
         finally:
-            self._listener.close()
-            if self.settings.uds is not None:
-                self.settings.uds.unlink(missing_ok=True)
+            self._unbind()
         grace = 0 if self._now else self.settings.grace
         await self.app.drain(grace, restart=self._restart)
         for transport in list(self._requesting):
@@ -119,6 +120,13 @@ class Server:
         while self._transports:  # each bounds its closing handshake itself
             self._all_closed = anyio.Event()
             await self._all_closed.wait()
+
+    def _unbind(self) -> None:
+        """Listen no more; doing it again changes nothing."""
+        if self._listener is not None and self._listener.sockets:
+            self._listener.close()
+            if self.settings.uds is not None:
+                self.settings.uds.unlink(missing_ok=True)
 
     async def _told_to_stop(self) -> None:
         async with anyio.create_task_group() as tasks:

@@ -1,0 +1,481 @@
+"""The command line, as a person meets it: real processes, exit codes, and no traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from wsflow.cli import main, wired
+from wsflow.cli.explain import try_lines
+from wsflow.cli.flags import GROUPS
+from wsflow.cli.run import Stopping
+from wsflow.server import Server, Settings
+
+ROOT = Path(__file__).parents[2]
+APP = """
+import asyncio
+import sys
+from wsflow import Connection, Router
+
+app = Router("/work/{n}")
+not_an_app = 3
+
+
+def make_app():
+    return app
+
+
+def broken_factory():
+    raise ValueError("no luck")
+
+
+@app.lifespan
+async def lifespan():
+    print("lifespan in", file=sys.stderr, flush=True)
+    yield
+    print("lifespan out", file=sys.stderr, flush=True)
+
+
+@app.consumer
+async def work(message: str, connection: Connection, n: int) -> str:
+    await connection.send("started")
+    if message == "block":
+        import time
+        time.sleep(1000)
+    if message == "stubborn":
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                pass
+    await asyncio.sleep(float(message))
+    return "answer"
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+class Run:
+    """A server in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def until(self, text: str) -> str:
+        """Read the log until a line has ``text``."""
+        assert self.process.stderr is not None
+        while line := (await self.process.stderr.readline()).decode():
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"no {text!r} in:\n{''.join(self.lines)}")
+
+    async def ended(self) -> int:
+        assert self.process.stderr is not None
+        rest = (await self.process.stderr.read()).decode()
+        self.lines.append(rest)
+        return await self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+
+@asynccontextmanager
+async def running(*arguments: str, **options: Any) -> AsyncIterator[Run]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "wsflow",
+        "run",
+        *arguments,
+        stderr=asyncio.subprocess.PIPE,
+        **options,
+    )
+    try:
+        yield Run(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def receive(client: Any) -> list[str]:
+    """All that comes, and the close code."""
+    got: list[str] = []
+    try:
+        while True:
+            got.append(await client.recv())
+    except ConnectionClosed as exc:
+        return [*got, str(exc.rcvd.code if exc.rcvd else 1006)]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_signal_answers_what_was_received(
+    folder: Path, sign: signal.Signals, loop: str
+) -> None:
+    port = free_port()
+    async with running("mine:make_app()", "--port", str(port), "--loop", loop) as run:
+        await run.until("try it")
+        assert f"ws://127.0.0.1:{port}/work/{{n}}" in run.log
+        assert f'python -m websockets "ws://127.0.0.1:{port}/work/1"' in run.log
+        async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
+            await client.send("0.2")
+            await client.send("0")
+            assert await client.recv() == "started"
+            run.process.send_signal(sign)
+            assert await receive(client) == ["answer", "started", "answer", "1001"]
+        assert await run.ended() == 0
+    assert "lifespan out" in run.log
+    assert "wsflow.access: /work/{n} id=" in run.log
+    assert "end=shutdown code=1001 in=2 out=4" in run.log
+    assert "Traceback" not in run.log
+
+
+async def test_a_grace_time_that_is_too_short(folder: Path) -> None:
+    port = free_port()
+    async with running("mine:app", "--port", str(port), "--grace", "0.05") as run:
+        await run.until("try it")
+        async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
+            await client.send("1000")
+            assert await client.recv() == "started"
+            run.process.terminate()
+            assert await receive(client) == ["1001"]
+        assert await run.ended() == 1
+    assert "its time was over: consumer work" in run.log
+    assert "lifespan out" in run.log
+
+
+async def test_a_second_signal_stops_at_once(folder: Path) -> None:
+    port = free_port()
+    async with running("mine:app", "--port", str(port)) as run:
+        await run.until("try it")
+        async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
+            await client.send("1000")
+            assert await client.recv() == "started"
+            run.process.terminate()
+            await run.until("stopping: within 20 s")
+            run.process.terminate()
+            assert await receive(client) == ["1001"]
+        assert await run.ended() == 1
+    assert "stopping at once" in run.log
+    assert "lifespan out" in run.log
+
+
+async def test_a_stubborn_handler_does_not_keep_the_process(folder: Path) -> None:
+    port = free_port()
+    async with running("mine:app", "--port", str(port), "--close-timeout", "0.1") as run:
+        await run.until("try it")
+        async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
+            await client.send("stubborn")
+            assert await client.recv() == "started"
+            run.process.terminate()
+            await run.until("stopping: within")
+            run.process.terminate()
+            assert (await receive(client))[-1] in ("1001", "1006")
+        assert await run.ended() == 1
+    assert "consumer work" in run.log
+
+
+async def test_settings_from_everywhere(folder: Path) -> None:
+    """Flags before the environment before pyproject.toml."""
+    ports = [free_port() for _ in range(3)]
+    (folder / "pyproject.toml").write_text(
+        f'[tool.wsflow]\nport = {ports[0]}\nping_interval = 7\norigin = ["https://a.example"]\n'
+    )
+    environment = {**os.environ, "WSFLOW_PORT": str(ports[1]), "WSFLOW_ACCESS_LOG": "false"}
+    async with running("mine:app") as run:
+        assert str(ports[0]) in await run.until("ws://")
+    async with running("mine:app", env=environment) as run:
+        assert str(ports[1]) in await run.until("ws://")
+        await run.until("try it")
+        async with connect(f"ws://127.0.0.1:{ports[1]}/work/1", origin="https://a.example"):  # type: ignore[arg-type]
+            pass
+        run.process.terminate()
+        assert await run.ended() == 0
+        assert "wsflow.access" not in run.log
+    async with running("mine:app", "--port", str(ports[2]), env=environment) as run:
+        assert str(ports[2]) in await run.until("ws://")
+
+
+async def test_a_unix_socket_is_announced(folder: Path) -> None:
+    async with running("mine:app", "--uds", "here.sock") as run:
+        assert "here.sock" in await run.until("  on ")
+        run.process.terminate()
+        assert await run.ended() == 0
+
+
+async def test_a_crash_is_exit_code_1(folder: Path) -> None:
+    (folder / "crash.py").write_text(
+        "from wsflow import Router\napp = Router('/')\n"
+        "@app.lifespan\nasync def start() -> None:\n    raise RuntimeError('no database')\n"
+        "@app.consumer\nasync def work(message: str) -> None: ...\n"
+    )
+    async with running("crash:app", "--port", "0") as run:
+        assert await run.ended() == 1
+    assert "RuntimeError: no database" in run.log
+
+
+def wsflow(*arguments: str, **options: Any) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "wsflow", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        **options,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The same in this process."""
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    output = capsys.readouterr()
+    code = left.value.code
+    return int(code or 0), output.out, output.err
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("nowhere:app", "there is no module 'nowhere' in "),
+        ("mine.sub:app", "there is no module 'mine.sub'"),
+        ("mine:nothing", "has no attribute 'nothing': did you mean mine:app?"),
+        ("mine:make_app", "'mine:make_app' is a function: to call it for the app, write"),
+        ("mine:not_an_app", "is an int, not a Router: did you mean mine:app?"),
+        ("mine:not_an_app()", "'mine:not_an_app' cannot be called: leave the () away"),
+        ("mine:broken_factory()", "calling 'mine:broken_factory()' failed: ValueError: no luck"),
+        ("mine:Router", "is a type, not a Router"),
+        ("mine", "'mine' names no app: write module:attribute"),
+        (":app", "':app' names no app"),
+        ("failing:app", "importing 'failing' failed: ZeroDivisionError"),
+        ("imports:app", "importing 'imports' failed: ModuleNotFoundError: No module named 'nope"),
+        ("syntax:app", "importing 'syntax' failed: SyntaxError"),
+        ("empty:app", "has no attribute 'app': 'empty' has no Router at all"),
+    ],
+)
+def test_apps_that_cannot_be_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], target: str, says: str
+) -> None:
+    (folder / "failing.py").write_text("1 / 0\n")
+    (folder / "imports.py").write_text("import nope_nope\n")
+    (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "empty.py").write_text("")
+    for command in ("run", "check", "routes"):
+        code, out, err = call(capsys, command, target)
+        assert code == 3
+        assert out == ""
+        assert err.startswith("wsflow: ")
+        assert says in err
+        assert err.count("\n") == 1
+
+
+def test_an_app_that_does_not_wire(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "wrong.py").write_text(
+        "from wsflow import Router\napp = Router('/')\n"
+        "@app.consumer\nasync def work(message: str, db: dict) -> None: ...\n"
+        "@app.producer\ndef produce(): ...\n"
+    )
+    code, _, err = call(capsys, "run", "wrong:app")
+    assert code == 3
+    assert err.startswith("wsflow: 2 problems in the app's declarations")
+    assert "wrong.py:3: consumer work, parameter `db: dict`" in err
+    assert "wrong.py:5: producer produce" in err
+
+
+def test_check_says_where_every_parameter_comes_from() -> None:
+    code, out, err = wsflow("check", "examples.tutorial:app", cwd=ROOT)
+    assert (code, err) == (0, "")
+    assert re.sub(r":\d+\)", ":N)", out).splitlines() == [
+        "lifespan of the app",
+        "  lifespan games (examples/tutorial.py:N)",
+        "/play (json, msgpack)",
+        "  on_connect sit (examples/tutorial.py:N)",
+        "      games: lifespan games",
+        "      registry: the app's registry",
+        "      connection: this connection",
+        "      join: query 'join'",
+        "  consumer play takes Play (examples/tutorial.py:N)",
+        "      seat: on_connect sit",
+        "      registry: the app's registry",
+        "  on_error refuse (examples/tutorial.py:N)",
+    ]
+
+
+def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "several.py").write_text(
+        "from collections.abc import AsyncIterator\nfrom typing import Annotated\n"
+        "from wsflow import Query, Router\n"
+        "app = Router('/')\nother = Router('/other/{x}')\napp.include(other)\n"
+        "@app.consumer\nasync def a(message: list[int]) -> str: ...\n"
+        "@other.consumer\nasync def b(messages: AsyncIterator[bytes], x: float,\n"
+        "  y: Annotated[bool, Query()], z: Annotated[int, Query()] = 5) -> None: ...\n"
+    )
+    code, out, _ = call(capsys, "check", "several:app")
+    assert code == 0
+    assert "      x: path parameter {x}" in out
+    code, out, _ = call(capsys, "routes", "several:app")
+    assert code == 0
+    assert out.splitlines() == [
+        "/           takes list[int]       sends str",
+        "/other/{x}  takes bytes (stream)  sends nothing",
+    ]
+    plan = wired("several:app")
+    assert list(try_lines(plan, "ws://h:1")) == [
+        "  ws://h:1/",
+        '      try it: python -m websockets "ws://h:1/"',
+        "  ws://h:1/other/{x}",
+        '      try it: python -m websockets "ws://h:1/other/1.5?y=true"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--port", "x"], 'unable to convert "x" into int'),
+        (["--port", "70000"], "port is 70000: ports go up to 65535"),
+        (["--nonsense"], "nonsense"),
+        (["--loop", "curio"], "curio"),
+        (["--host", "256.0.0.1"], "cannot listen on 256.0.0.1:8000: "),
+        (["--fd", "987"], "cannot listen on file descriptor 987: "),
+        (["--uds", "/no/such/folder/socket"], "cannot listen on /no/such/folder/socket: "),
+        (["--ssl-certfile", "nope.pem"], "TLS cannot use nope.pem: No such file or directory"),
+        (["--trusted-proxy", "nonsense"], "--trusted-proxy: 'nonsense'"),
+    ],
+)
+def test_usage(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    code, out, err = call(capsys, "run", "mine:app", *flags)
+    assert code == 2
+    assert says in out + err
+    assert "Traceback" not in out + err
+
+
+def test_usage_in_the_environment_and_in_toml(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pyproject.toml").write_text("[tool.wsflow]\nprot = 1\n")
+    code, out, err = call(capsys, "run", "mine:app")
+    assert code == 2
+    assert "[tool][wsflow][prot]" in out + err
+    (folder / "pyproject.toml").unlink()
+    monkeypatch.setenv("WSFLOW_PORT", "x")
+    code, out, err = call(capsys, "run", "mine:app")
+    assert code == 2
+    assert 'unable to convert "x" into int' in out + err
+
+
+def test_uvloop_that_is_not_installed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    code, _, err = call(capsys, "run", "mine:app", "--loop", "uvloop")
+    assert code == 2
+    assert "pip install 'wsflow[uvloop]'" in err
+
+
+def test_an_address_in_use(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = call(capsys, "run", "mine:app", "--port", str(port))
+    assert code == 4
+    assert err.splitlines()[-1] == (
+        f"wsflow: 127.0.0.1:{port} is in use: stop what listens there, or choose another with "
+        "--port"
+    )
+
+
+def test_help_is_in_groups_and_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "run", "--help")
+    assert code == 0
+    at = [out.index(f"─ {group} ─") for group in GROUPS]
+    assert at == sorted(at)
+    for field in dataclasses.fields(Settings):
+        assert f"--{field.name.replace('_', '-')}" in out
+        assert f"WSFLOW_{field.name.upper()}" in "".join(out.split()).replace("│", "")
+
+
+def test_version() -> None:
+    code, out, _ = wsflow("--version")
+    assert (code, out.strip()) == (0, "0.1.0")
+
+
+class FakeServer:
+    def __init__(self) -> None:
+        self.stopped: list[bool] = []
+        self.app = type("App", (), {"sessions": {}})()
+
+    def stop(self, *, now: bool = False) -> None:
+        self.stopped.append(now)
+
+
+def test_the_watchdog_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop that is blocked cannot end itself: a thread does."""
+    codes: list[int] = []
+    exited = threading.Event()
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        exited.set()
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    server: Any = FakeServer()
+    stopping = Stopping(server, Settings(grace=0, close_timeout=0))
+    stopping.AT_ONCE = 0.001
+    stopping.signalled()
+    assert exited.wait(10)
+    assert codes == [1]
+    assert "not stopped in time, exiting; still running: -" in caplog.text
+    stopping.signalled()
+    stopping.done()
+    assert server.stopped == [False, True]
+
+
+def test_a_keyboard_interrupt_before_the_signals_are_handled(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "bind", interrupted)
+    assert call(capsys, "run", "mine:app")[0] == 0

@@ -1,0 +1,356 @@
+"""Serving on sockets: listening, stopping, lifespans, proxies, settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from websockets.asyncio.client import connect, unix_connect
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+
+from wsflow import DeclarationError, Request, Router
+from wsflow.request import Address
+from wsflow.server import Server, Settings, serve
+from wsflow.server.proxies import resolver
+from wsflow.wiring.compile import compile_app
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def echo_app() -> Router:
+    app = Router("/")
+
+    @app.consumer
+    async def echo(message: str) -> str:
+        return message
+
+    return app
+
+
+def quick(**values: Any) -> Settings:
+    return Settings(port=0, **{"close_timeout": 1.0, "grace": 1.0, **values})
+
+
+async def test_leaving_the_block_answers_what_was_received() -> None:
+    started, gate = anyio.Event(), anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> str:
+        started.set()
+        await gate.wait()
+        return message
+
+    async with serve(app, quick()) as server:
+        client = await connect(f"ws://127.0.0.1:{server.port}/")
+        await client.send("a")
+        await client.send("b")
+        await started.wait()
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+    assert [await client.recv(), await client.recv()] == ["a", "b"]
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
+    assert not server.app.overran
+
+
+async def test_stopping_at_once_cuts_short() -> None:
+    started = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def park(message: str) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    async with serve(app, quick(grace=100.0)) as server:
+        client = await connect(f"ws://127.0.0.1:{server.port}/")
+        idle = await asyncio.open_connection("127.0.0.1", server.port)
+        idle[1].write(b"GET / HT")
+        await client.send("a")
+        await started.wait()
+        while len(server._requesting) < 1:
+            await asyncio.sleep(0)
+        server.stop(restart=True)
+        server.stop()
+        while not server.app._closed:
+            await asyncio.sleep(0)
+        server.stop(now=True)
+        server.stop(now=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        assert (await idle[0].read()).startswith(b"HTTP/1.1 503 ")
+        idle[1].close()
+    assert server.app.overran
+
+
+async def test_stopping_at_once_from_the_start() -> None:
+    async with serve(echo_app(), quick()) as server:
+        client = await connect(f"ws://127.0.0.1:{server.port}/")
+        server.stop(now=True)
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+
+
+async def test_lifespans_surround_all() -> None:
+    order: list[str] = []
+
+    class Outer: ...
+
+    class Inner: ...
+
+    app = Router("/")
+
+    @app.lifespan
+    async def outer(tasks: TaskGroup) -> AsyncIterator[Outer]:
+        order.append("outer in")
+        tasks.start_soon(anyio.sleep_forever)
+        yield Outer()
+        order.append("outer out")
+
+    @app.lifespan
+    async def inner(outer: Outer) -> AsyncIterator[Inner]:
+        order.append("inner in")
+        yield Inner()
+        order.append("inner out")
+
+    @app.consumer
+    async def use(message: str, outer: Outer, inner: Inner) -> str:
+        return message
+
+    @app.on_disconnect
+    async def gone(inner: Inner) -> None:
+        order.append("gone")
+
+    async with serve(app, quick()) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/") as client:
+            await client.send("x")
+            assert await client.recv() == "x"
+    assert order == ["outer in", "inner in", "gone", "inner out", "outer out"]
+
+
+async def test_a_lifespan_that_fails_is_raised(caplog: pytest.LogCaptureFixture) -> None:
+    left: list[str] = []
+    app = echo_app()
+
+    @app.lifespan
+    async def good() -> AsyncIterator[None]:
+        yield
+        left.append("good")
+
+    @app.lifespan
+    async def bad() -> None:
+        raise RuntimeError("no database")
+
+    with pytest.raises(RuntimeError, match="no database"):
+        async with serve(app, quick()):
+            pass
+    assert left == ["good"]
+    assert "lifespan " in caplog.text
+    assert "failed to set up" in caplog.text
+
+
+async def test_lifespans_that_fail_to_tear_down(caplog: pytest.LogCaptureFixture) -> None:
+    app = echo_app()
+
+    @app.lifespan
+    async def second() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("second")
+
+    @app.lifespan
+    async def first() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("first")
+
+    with pytest.raises(RuntimeError, match="first"):
+        async with serve(app, quick()):
+            pass
+    assert "RuntimeError: second" in caplog.text
+
+
+async def test_a_task_of_the_app_that_fails_stops_it(caplog: pytest.LogCaptureFixture) -> None:
+    app = echo_app()
+
+    @app.lifespan
+    async def start(tasks: TaskGroup) -> None:
+        async def fail() -> None:
+            raise RuntimeError("background")
+
+        tasks.start_soon(fail)
+
+    server = Server(compile_app(app), quick())
+    with pytest.raises(BaseException) as raised:
+        await server.run()
+    assert "background" in repr(raised.value)
+    assert "the app stops" in caplog.text
+
+
+async def test_an_app_that_does_not_wire() -> None:
+    with pytest.raises(DeclarationError):
+        async with serve(Router("/"), quick()):
+            pass
+
+
+async def test_an_address_in_use() -> None:
+    async with serve(echo_app(), quick()) as server:
+        with pytest.raises(OSError, match="in use"):
+            async with serve(echo_app(), Settings(port=server.port)):
+                pass
+
+
+async def test_cancelling_the_block_stops_in_order() -> None:
+    left: list[int] = []
+    app = echo_app()
+
+    @app.on_connect
+    async def scope() -> AsyncIterator[None]:
+        yield
+        await asyncio.sleep(0.01)
+        left.append(1)
+
+    serving = asyncio.Event()
+
+    async def run() -> None:
+        async with serve(app, quick()) as server:
+            async with connect(f"ws://127.0.0.1:{server.port}/"):
+                serving.set()
+                await asyncio.sleep(1000)
+
+    task = asyncio.create_task(run())
+    await serving.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left == [1]
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    seen: list[Any] = []
+    app = echo_app()
+
+    @app.on_connect
+    async def note(request: Request) -> None:
+        seen.append(request.client)
+
+    settings = Settings(uds=path, trusted_proxy=("unix",))
+    async with serve(app, settings) as server:
+        assert server.port == 0
+        async with unix_connect(str(path), "ws://localhost/") as client:
+            await client.send("x")
+            assert await client.recv() == "x"
+        forwarded = {"X-Forwarded-For": "10.0.0.1"}
+        async with unix_connect(str(path), "ws://localhost/", additional_headers=forwarded):
+            pass
+    assert seen == [None, Address("10.0.0.1", 0)]
+    assert not path.exists()
+
+
+async def test_an_inherited_descriptor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with serve(echo_app(), Settings(fd=listening.fileno())) as server:
+            assert server.port == listening.getsockname()[1]
+            async with connect(f"ws://127.0.0.1:{server.port}/") as client:
+                await client.send("x")
+                assert await client.recv() == "x"
+        os.fstat(listening.fileno())  # it is still the caller's
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+async def test_tls(certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    async with serve(echo_app(), quick(ssl_certfile=cert, ssl_keyfile=key)) as server:
+        async with connect(f"wss://127.0.0.1:{server.port}/", ssl=context) as client:
+            await client.send("x")
+            assert await client.recv() == "x"
+            await client.send(b"no consumer")
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1003
+        while server._transports:
+            await asyncio.sleep(0.001)
+
+
+async def test_tls_files_that_cannot_be_used(certificate: tuple[Path, Path]) -> None:
+    cert, _ = certificate
+    for settings, why in [
+        (quick(ssl_certfile=Path("/no/such")), "TLS cannot use /no/such: No such file"),
+        (quick(ssl_certfile=cert), "TLS cannot use .*cert.pem: "),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            async with serve(echo_app(), settings):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"port": 70000}, "port is 70000: ports go up to 65535"),
+        ({"grace": -1}, "grace is -1: it cannot be negative"),
+        ({"ping_interval": float("nan")}, "ping_interval is nan"),
+        ({"ssl_keyfile": Path("x")}, "ssl_certfile is not"),
+        ({"inbox_messages": 0}, "inbox_messages is 0: nothing could be received"),
+    ],
+)
+def test_settings_that_make_no_sense(values: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "socket_host", "forwarded", "client"),
+    [
+        ((), "10.0.0.1", ["1.2.3.4"], "10.0.0.1"),
+        (("10.0.0.0/8",), "10.0.0.1", ["1.2.3.4"], "1.2.3.4"),
+        (("10.0.0.0/8",), "11.0.0.1", ["1.2.3.4"], "11.0.0.1"),
+        (("10.0.0.0/8",), "10.0.0.1", [], "10.0.0.1"),
+        (("10.0.0.0/8",), "10.0.0.1", ["evil, 1.2.3.4, 10.0.0.9"], "1.2.3.4"),
+        (("10.0.0.0/8",), "10.0.0.1", ["1.2.3.4", "10.0.0.9"], "1.2.3.4"),
+        (("10.0.0.1",), "10.0.0.1", ["unknown"], "unknown"),
+        (("::1",), "::1", ["2001:db8::1"], "2001:db8::1"),
+    ],
+)
+def test_proxies(
+    trusted: tuple[str, ...], socket_host: str, forwarded: list[str], client: str
+) -> None:
+    headers = Headers([("X-Forwarded-For", value) for value in forwarded])
+    found = resolver(trusted)(Address(socket_host, 5), headers)
+    assert found is not None
+    assert found.host == client
+    assert resolver(trusted)(None, headers) is None
+
+
+def test_a_proxy_that_is_no_address() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        resolver(["nonsense"])
