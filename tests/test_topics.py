@@ -200,7 +200,7 @@ async def test_a_lagging_peer_loses_what_the_topic_says(when_full: str, got: lis
             await quick.send({"from": 0, "to": 10})
             for _ in range(7):
                 await anyio.lowlevel.checkpoint()
-            sessions = {session.id: session for session in server._app.sessions}
+            sessions = dict(server._app.sessions)
             heard: list[int] = []
             while len(heard) < len(got):
                 heard.append(await slow.receive(int))
@@ -236,7 +236,7 @@ async def test_bytes_count_too(when_full: str) -> None:
 async def test_what_waits_is_dropped_when_the_peer_leaves() -> None:
     async with serve_in_memory(flooding("drop_newest", 100), limits=LIMITS) as server:
         async with server.connect("/") as peer:
-            (session,) = server._app.sessions
+            (session,) = server._app.sessions.values()
             await peer.send({"from": 0, "to": 10})
             while session.outbox.sent < 5:
                 await anyio.lowlevel.checkpoint()

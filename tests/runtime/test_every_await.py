@@ -207,7 +207,7 @@ class Run:
         async with serve_in_memory(app, limits=LIMITS) as self.server:
             # the block of ``connect`` would raise what the fault caused
             self.peer = self.server.open("/path", (), ())
-            self.sessions = list(self.server._app.sessions)
+            self.sessions = list(self.server._app.sessions.values())
             with contextlib.suppress(Disconnected, AssertionError, Reject):
                 await self.peer.opened()
                 for message in MESSAGES[self.shape]:

@@ -536,7 +536,9 @@ async def test_a_slow_peer_slows_its_producer() -> None:
     limits = Limits(write_buffer=10_000, close_timeout=1)
     async with serve_in_memory(app, limits=limits) as server, server.connect("/") as peer:
         assert await peer.receive() == bytes(1000)
-        while not server._app.sessions or not next(iter(server._app.sessions)).outbox._paused:
+        while (
+            not server._app.sessions or not next(iter(server._app.sessions.values())).outbox._paused
+        ):
             await anyio.lowlevel.checkpoint()
         for _ in range(10):
             await anyio.lowlevel.checkpoint()
@@ -617,7 +619,7 @@ async def test_a_cancelled_joiner_stops_the_session_and_waits() -> None:
 
     app.consumer(echo)
     async with serve_in_memory(app) as server, server.connect("/") as peer:
-        (session,) = server._app.sessions
+        (session,) = server._app.sessions.values()
         with anyio.CancelScope() as scope_of_ours:
             scope_of_ours.cancel()
             await session.join()
@@ -644,7 +646,7 @@ async def test_a_fatal_exception_is_not_kept_back(caplog: pytest.LogCaptureFixtu
     async def fatal(message: bytes) -> None:
         raise Fatal
 
-    with pytest.raises(BaseException) as raised:  # noqa: PT012
+    with pytest.raises(BaseException) as raised:
         async with serve_in_memory(app) as server, server.connect("/") as peer:
             await peer.send(b"x")
             end = await peer.wait_closed()

@@ -383,7 +383,7 @@ async def test_a_flood_is_parsed_no_faster_than_it_is_handled() -> None:
 
     async with serve(app, settings(inbox_messages=10)) as server, raw(server) as client:
         await client.opened()
-        (session,) = server.app.sessions
+        (session,) = server.app.sessions.values()
         client.send(frame(b"x", 2) * 20_000)
         for _ in range(50):
             await asyncio.sleep(0.001)
@@ -440,7 +440,7 @@ async def test_compression_bombs_are_taken_one_by_one() -> None:
     offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
     async with serve(app, settings(compression="deflate")) as server, raw(server) as client:
         await client.opened(headers=offer)
-        (session,) = server.app.sessions
+        (session,) = server.app.sessions.values()
         client.send(data * 200)
         for _ in range(50):
             await asyncio.sleep(0.001)

@@ -175,7 +175,9 @@ class Stopping:
 
     def _give_up(self) -> None:
         """The process ends without those that do not."""
-        running = [name for session in list(self._server.app.sessions) for name in session.running]
+        running = [
+            name for session in list(self._server.app.sessions.values()) for name in session.running
+        ]
         log.error("not stopped in time, exiting; still running: %s", ", ".join(running) or "-")
         logging.shutdown()
         os._exit(Exit.FAILED)

@@ -37,7 +37,7 @@ class App:
     """Serves the connections of one process.
 
     Attributes:
-        sessions: the connections that are not over.
+        sessions: the connections that are not over, by id.
         stopping: set when the app must stop, because a task of its own has failed.
         overran: whether a connection was cut off because its time was over.
     """
@@ -49,7 +49,7 @@ class App:
             Channels(MemoryBroker), declared=plan.declared_topic, codecs=plan.codecs
         )
         self.values: dict[Handler, Any] = {}
-        self.sessions: dict[Session, None] = {}
+        self.sessions: dict[str, Session] = {}
         self.overran = False
         self.stopping = anyio.Event()
         self._error: BaseException | None = None
@@ -156,7 +156,7 @@ class App:
             log_refusal(request, refusal.status)
             transport.reject(refusal.status, refusal.headers, body.encode())
             return None
-        self.sessions[session] = None
+        self.sessions[session.id] = session
         self._clients[_host(request)] += 1
         self._pending.append(session)
         self._arrived.set()
@@ -200,10 +200,13 @@ class App:
 
     # -- ending
 
-    def ended(self, session: Session) -> None:
+    def ended(self, id: str) -> None:
         """A session is over."""
-        self.sessions.pop(session, None)
-        self._clients -= Counter([_host(session.connection.request)])
+        session = self.sessions.pop(id)
+        client = _host(session.connection.request)
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
         self.overran = self.overran or session.report.overran
         log_connection(session)
         if self._idle is not None and not self.sessions:
@@ -217,7 +220,7 @@ class App:
         """
         self._closed = True
         goodbye = End("restart", 1012) if restart else End("shutdown", 1001)
-        for session in list(self.sessions):
+        for session in list(self.sessions.values()):
             session.drain(goodbye, grace)
             if not grace:
                 session.cut_short()

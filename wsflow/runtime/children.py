@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from wsflow.runtime.waiting import wait_through
+
 Run = Callable[[], Coroutine[Any, Any, None]]
 Role = Literal["producer", "consumer", "slot", "group", "farewell"]
 
@@ -124,20 +126,6 @@ class Children:
         self.start("a task of the injected TaskGroup", "group", keep)
         await opened.wait()
         return groups[0]
-
-
-async def wait_through(event: anyio.Event) -> None:
-    """Wait for ``event``, whatever cancels the caller.
-
-    A shield stops cancel scopes. A native ``task.cancel()`` pierces it, so that the wait begins
-    anew.
-    """
-    while not event.is_set():
-        try:
-            with anyio.CancelScope(shield=True):
-                await event.wait()
-        except anyio.get_cancelled_exc_class():
-            continue
 
 
 def unwrap(exc: BaseException) -> BaseException:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import anyio
 
@@ -32,35 +32,21 @@ from wsflow.codec import BadMessage
 from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
 from wsflow.errors import Close, Disconnected, Reject, cut_reason
-from wsflow.registry import Directory
 from wsflow.request import Request
 from wsflow.runtime import ends
-from wsflow.runtime.children import Child, Children, Spawn, unwrap, wait_through
+from wsflow.runtime.children import Child, Children, unwrap
 from wsflow.runtime.environment import Surroundings
+from wsflow.runtime.home import Home
 from wsflow.runtime.inbox import Inbox, Item
-from wsflow.runtime.limits import Limits
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.report import Report
 from wsflow.runtime.scopes import Step, Within
+from wsflow.runtime.waiting import Over
 from wsflow.runtime.work import Work
 from wsflow.transports.base import Timer, Transport
 from wsflow.transports.frames import Frame
 from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
-
-
-class Home(Protocol):
-    """What a session needs of its app."""
-
-    @property
-    def limits(self) -> Limits: ...
-    @property
-    def directory(self) -> Directory: ...
-    @property
-    def values(self) -> Mapping[Handler, Any]: ...
-    @property
-    def spawn(self) -> Spawn: ...
-    def ended(self, session: Session) -> None: ...
 
 
 @final
@@ -72,6 +58,7 @@ class Session:
         accepted: whether the handshake has been answered with 101.
         received: how many messages have come.
         report: what went wrong.
+        over: set when nothing of it is left.
         duration: seconds from the request to the end.
     """
 
@@ -96,6 +83,7 @@ class Session:
         self.listeners: set[Listener] = set()
         self.connection = Connection(self.id, request, self)
         self.duration = 0.0
+        self.over = Over()
         self.outbox = Outbox(transport, limits.backlog_bytes, self.lagging)
         self._home = home
         self._started = transport.now()
@@ -130,8 +118,6 @@ class Session:
         self._timer: Timer | None = None
         self._ready = False  # every on_connect function has set up
         self._released = False
-        self._over = False
-        self._joiners: list[anyio.Event] = []
         self._fatal: BaseException | None = None
 
     @property
@@ -405,17 +391,8 @@ class Session:
         self.accepted = ends.tell(
             self._transport, end, self.accepted, self.subprotocol, self._rejection
         )
-        self._over = True
-        self._home.ended(self)
-        for joiner in self._joiners:
-            joiner.set()
-
-    async def wait_over(self) -> None:
-        """Wait for the end. Cancelling it changes nothing."""
-        if not self._over:
-            over = anyio.Event()
-            self._joiners.append(over)
-            await over.wait()
+        self._home.ended(self.id)
+        self.over.set()
 
     async def join(self) -> None:
         """Wait for the end. Cancelling it, natively or not, asks the session to stop, and waits on.
@@ -423,9 +400,8 @@ class Session:
         What a host that is not ours awaits: an ASGI task, a test, a client.
         """
         try:
-            await self.wait_over()
+            await self.over.wait()
         except BaseException:
             self.finish(End("shutdown", 1001))
-            for over in self._joiners:
-                await wait_through(over)
+            await self.over.wait_through()
             raise

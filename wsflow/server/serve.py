@@ -16,7 +16,7 @@ from websockets.datastructures import Headers
 from wsflow.declare.router import Router
 from wsflow.request import Address
 from wsflow.runtime.app import App
-from wsflow.runtime.children import wait_through
+from wsflow.runtime.waiting import Over
 from wsflow.server.proxies import resolver
 from wsflow.server.settings import Settings
 from wsflow.transports.asyncio import SocketTransport
@@ -35,8 +35,8 @@ class Server:
 
     def __init__(self, plan: AppPlan, settings: Settings) -> None:
         self.plan = plan
-        self.limits = self.settings = settings
-        self.app = self.acceptor = App(plan, settings)
+        self.settings = settings
+        self.app = App(plan, settings)
         self.started = anyio.Event()
         self._stop = anyio.Event()
         self._now = False
@@ -49,7 +49,18 @@ class Server:
 
     # -- for the transports
 
+    @property
+    def limits(self) -> Settings:
+        """The limits of its transports."""
+        return self.settings
+
+    @property
+    def acceptor(self) -> App:
+        """Who decides on opening requests."""
+        return self.app
+
     def opened(self, transport: SocketTransport) -> bool:
+        """A socket was accepted; False if too many have not sent their request."""
         if len(self._requesting) >= self.settings.max_handshakes:
             return False
         self._requesting.add(transport)
@@ -57,15 +68,18 @@ class Server:
         return True
 
     def requested(self, transport: SocketTransport) -> None:
+        """Its opening request has come."""
         self._requesting.discard(transport)
 
     def closed(self, transport: SocketTransport) -> None:
+        """Its socket is closed."""
         self._requesting.discard(transport)
         self._transports.discard(transport)
         if self._all_closed is not None and not self._transports:
             self._all_closed.set()
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
+        """The peer's address, seen through the trusted proxies."""
         return self._resolve(address, headers)
 
     # -- running
@@ -101,7 +115,7 @@ class Server:
         self._restart = self._restart or restart
         if now and not self._now:
             self._now = True
-            for session in list(self.app.sessions):
+            for session in list(self.app.sessions.values()):
                 session.cut_short()
         self._stop.set()
 
@@ -210,7 +224,7 @@ async def serve(
         OSError: the address cannot be listened on.
     """
     server = Server(compile_app(router, override), settings or Settings())
-    over = asyncio.Event()
+    over = Over()
 
     async def run() -> None:
         try:
@@ -230,5 +244,5 @@ async def serve(
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            await wait_through(over)  # type: ignore[arg-type]
+            await over.wait_through()
             raise

@@ -160,7 +160,7 @@ class Peer:
         """
         if self._session is not None:
             with anyio.move_on_after(timeout) as scope:
-                await self._session.wait_over()
+                await self._session.over.wait()
             if scope.cancelled_caught:
                 raise AssertionError(
                     f"the connection was not over within {timeout:g} s; "

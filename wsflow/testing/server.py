@@ -106,6 +106,7 @@ class MemoryServer:
         return peer
 
     def knows(self, id: str) -> bool:
+        """Whether the registry has a connection of that id."""
         return self.registry.get(id) is not None
 
 

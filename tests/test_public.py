@@ -1,0 +1,49 @@
+"""The public surface: what is exported is documented, and nothing else is exported."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import wsflow
+import wsflow.server
+import wsflow.testing
+
+PROMISED = {
+    "Close",
+    "Connection",
+    "Cookie",
+    "DeclarationError",
+    "Disconnected",
+    "End",
+    "EventId",
+    "Header",
+    "Joined",
+    "Message",
+    "Query",
+    "Registry",
+    "Reject",
+    "Request",
+    "Router",
+    "Topic",
+    "TopicMember",
+    "TopicName",
+}
+
+
+def test_the_names_are_the_promised_ones() -> None:
+    assert set(wsflow.__all__) == PROMISED
+    public = {name for name, value in vars(wsflow).items() if not name.startswith("_")}
+    assert {name for name in public if not inspect.ismodule(getattr(wsflow, name))} == PROMISED
+
+
+@pytest.mark.parametrize("module", [wsflow, wsflow.server, wsflow.testing])
+def test_every_public_thing_says_what_it_promises(module: object) -> None:
+    for name in module.__all__:  # type: ignore[attr-defined]
+        thing = getattr(module, name)
+        assert inspect.getdoc(thing), name
+        if inspect.isclass(thing):
+            for attribute, value in vars(thing).items():
+                if callable(value) and not attribute.startswith("_"):
+                    assert inspect.getdoc(value), f"{name}.{attribute}"

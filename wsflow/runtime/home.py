@@ -1,0 +1,25 @@
+"""What a session needs of the app that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from wsflow.declare.router import Handler
+from wsflow.registry import Directory
+from wsflow.runtime.children import Spawn
+from wsflow.runtime.limits import Limits
+
+
+class Home(Protocol):
+    """The app, as its sessions see it."""
+
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def directory(self) -> Directory: ...
+    @property
+    def values(self) -> Mapping[Handler, Any]: ...
+    @property
+    def spawn(self) -> Spawn: ...
+    def ended(self, id: str) -> None: ...
