@@ -20,7 +20,7 @@ from wsflow.registry import Directory
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.access import log_connection, log_refusal
-from wsflow.runtime.children import Child, Children, Run
+from wsflow.runtime.children import Children, Run
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.scopes import Step, Within
@@ -39,7 +39,7 @@ class App:
     Attributes:
         sessions: the connections that are not over, by id.
         stopping: set when the app must stop, because a task of its own has failed.
-        overran: whether a connection was cut off because its time was over.
+        overran: whether, in stopping, a connection was cut off because its time was over.
     """
 
     def __init__(self, plan: AppPlan, limits: Limits) -> None:
@@ -124,8 +124,8 @@ class App:
         log.error("%s (%s) failed to %s", handler, handler.where, step)
         self._fail(exc)
 
-    def _child_failed(self, child: Child, exc: BaseException) -> None:
-        log.error("%s failed: the app stops", child.name, exc_info=exc)
+    def _child_failed(self, name: str, exc: BaseException) -> None:
+        log.error("%s failed: the app stops", name, exc_info=exc)
         self._fail(exc)
 
     def _fail(self, exc: BaseException) -> None:
@@ -207,7 +207,7 @@ class App:
         self._clients[client] -= 1
         if not self._clients[client]:
             del self._clients[client]
-        self.overran = self.overran or session.report.overran
+        self.overran = self.overran or (self._closed and session.report.overran)
         log_connection(session)
         if self._idle is not None and not self.sessions:
             self._idle.set()
@@ -222,11 +222,17 @@ class App:
         goodbye = End("restart", 1012) if restart else End("shutdown", 1001)
         for session in list(self.sessions.values()):
             session.drain(goodbye, grace)
-            if not grace:
-                session.cut_short()
+        if not grace:
+            self.cut_short()
         while self.sessions:
             self._idle = anyio.Event()
             await self._idle.wait()
+
+    def cut_short(self) -> None:
+        """Wait no longer for a drain that is under way."""
+        if self._closed:
+            for session in list(self.sessions.values()):
+                session.cut_short()
 
 
 def _ignore(*_: object) -> None:

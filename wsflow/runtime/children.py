@@ -39,10 +39,10 @@ class Children:
 
     Args:
         spawn: starts a task.
-        failed: told what left a task, cancellation by others included.
+        failed: told which task something left, and what; cancellation by others included.
     """
 
-    def __init__(self, spawn: Spawn, failed: Callable[[Child, BaseException], None]) -> None:
+    def __init__(self, spawn: Spawn, failed: Callable[[str, BaseException], None]) -> None:
         self._spawn = spawn
         self._failed = failed
         self._alive: dict[Child, None] = {}
@@ -73,7 +73,7 @@ class Children:
                 with child.scope:
                     await run()
             except BaseException as exc:
-                self._failed(child, exc)
+                self._failed(child.name, exc)
                 if not isinstance(exc, Exception | anyio.get_cancelled_exc_class()):
                     raise
             finally:

@@ -34,7 +34,7 @@ from wsflow.declare.router import Handler
 from wsflow.errors import Close, Disconnected, Reject, cut_reason
 from wsflow.request import Request
 from wsflow.runtime import ends
-from wsflow.runtime.children import Child, Children, unwrap
+from wsflow.runtime.children import Children, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.home import Home
 from wsflow.runtime.inbox import Inbox, Item
@@ -44,7 +44,6 @@ from wsflow.runtime.scopes import Step, Within
 from wsflow.runtime.waiting import Over
 from wsflow.runtime.work import Work
 from wsflow.transports.base import Timer, Transport
-from wsflow.transports.frames import Frame
 from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
 
@@ -85,6 +84,9 @@ class Session:
         self.duration = 0.0
         self.over = Over()
         self.outbox = Outbox(transport, limits.backlog_bytes, self.lagging)
+        self.pause_writing = self.outbox.pause
+        self.resume_writing = self.outbox.resume
+        self.deliver = self.outbox.deliver
         self._home = home
         self._started = transport.now()
         self._details = details
@@ -92,7 +94,7 @@ class Session:
         self._rejection: Reject | None = None
         self._environment = Surroundings(home.directory, dict(home.values), read, self)
         self._environment.connection = self.connection
-        self._children = Children(home.spawn, self._child_failed)
+        self._children = Children(home.spawn, self._left)
         self._within = Within(
             limits.open_timeout,
             limits.close_timeout,
@@ -153,19 +155,13 @@ class Session:
             return
         self.end = end
         self.outbox.drop()
-        if self._serving:
-            self._drain(self._home.limits.close_timeout)
-        else:
+        if not self._serving:
             self._stop()
+        elif self._goodbye is None:  # else it drains already
+            self._drain(self._home.limits.close_timeout)
 
     def peer_failed(self, code: int, reason: str) -> None:
         self.finish(End(CAUSE_OF_CODE.get(code, "protocol"), code, reason))
-
-    def pause_writing(self) -> None:
-        self.outbox.pause()
-
-    def resume_writing(self) -> None:
-        self.outbox.resume()
 
     # -- what handlers and topics ask for
 
@@ -181,9 +177,6 @@ class Session:
             self._failed("Connection.close", exc)
         else:
             self.finish(ends.end_of(closing, accepted=self.accepted))
-
-    def deliver(self, membership: Membership, frame: Frame) -> None:
-        self.outbox.deliver(membership, frame)
 
     def lagging(self, topic: str) -> None:
         self.finish(End("slow", 1013, "the messages are not read fast enough"))
@@ -210,11 +203,9 @@ class Session:
 
     def cut_short(self) -> None:
         """Wait no longer for a drain: end now, and say so if that cuts something off."""
-        if self._goodbye is None:
-            return
         if self._work.busy:
             self.report.cut_off(self.running)
-        self.finish(self._goodbye)
+        self.finish(self._goodbye or End("shutdown", 1001))
 
     def _drain(self, seconds: float) -> None:
         self._inbox.close()
@@ -252,8 +243,8 @@ class Session:
     def _failed(self, what: str, exc: BaseException) -> None:
         """Something raised: that decides the end, unless it came too late."""
         end = ends.end_of(exc, accepted=self.accepted)
-        if isinstance(exc, Reject):
-            self._rejection = exc
+        if isinstance(error := unwrap(exc), Reject):
+            self._rejection = error
         if end.error is not None:
             self.report.error(what, end.error)
             if self.end is not None:
@@ -273,9 +264,6 @@ class Session:
             if not isinstance(exc, Exception):
                 self._fatal = exc
             self._failed(what, exc)
-
-    def _child_failed(self, child: Child, exc: BaseException) -> None:
-        self._left(child.name, exc)
 
     # -- the host
 

@@ -113,10 +113,9 @@ class Server:
             restart: close with 1012 (service restart), not 1001 (going away).
         """
         self._restart = self._restart or restart
-        if now and not self._now:
-            self._now = True
-            for session in list(self.app.sessions.values()):
-                session.cut_short()
+        self._now = self._now or now
+        if now:
+            self.app.cut_short()
         self._stop.set()
 
     async def _serve(self) -> None:
