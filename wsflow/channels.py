@@ -32,7 +32,7 @@ class Subscriber(Protocol):
     def memberships(self) -> dict[str, Membership]: ...
     @property
     def listeners(self) -> set[Listener]: ...
-    def deliver(self, membership: Membership, frame: Frame) -> None: ...
+    def deliver(self, membership: Membership, frame: Frame, replayed: bool = False) -> None: ...
     def lagging(self, topic: str) -> None: ...
 
 
@@ -44,9 +44,20 @@ class Membership:
         waiting: frames that the peer has not taken yet, oldest first.
         dropped: how many frames its lag has cost it.
         held: live events that wait for a replay to end; None when there is none.
+        replayed: how many of the waiting are a replay, which no backlog bounds.
+        turns: how many turns it has in the connection's order of sending.
     """
 
-    __slots__ = ("channel", "dropped", "held", "presence", "subscriber", "waiting")
+    __slots__ = (
+        "channel",
+        "dropped",
+        "held",
+        "presence",
+        "replayed",
+        "subscriber",
+        "turns",
+        "waiting",
+    )
 
     def __init__(self, channel: Channel, subscriber: Subscriber, presence: object) -> None:
         self.channel = channel
@@ -55,6 +66,13 @@ class Membership:
         self.waiting: deque[Frame] = deque()
         self.dropped = 0
         self.held: list[Event] | None = None
+        self.replayed = 0
+        self.turns = 0
+
+    def forget(self) -> None:
+        """Nothing of it is to be sent any more."""
+        self.waiting.clear()
+        self.replayed = self.turns = 0
 
     @property
     def options(self) -> TopicOptions:
@@ -71,17 +89,17 @@ class Membership:
 class Listener:
     """What one ``async for`` over a topic has not taken yet. ``wake`` is called when there is more.
 
-    Until it is first read, its oldest events give way beyond the backlog; then ``when_full`` holds.
+    While nobody loops, its oldest events give way beyond the backlog; else ``when_full`` holds.
     """
 
-    __slots__ = ("channel", "dropped", "events", "lagged", "read", "subscriber", "wake")
+    __slots__ = ("channel", "dropped", "events", "lagged", "looping", "subscriber", "wake")
 
     def __init__(self, channel: Channel, subscriber: Subscriber | None) -> None:
         self.channel = channel
         self.subscriber = subscriber
         self.events: deque[Event] = deque()
         self.wake: Callable[[], None] = _nobody_waits
-        self.read = False
+        self.looping = False
         self.lagged = False
         self.dropped = 0
         channel.listeners[self] = None
@@ -96,7 +114,7 @@ class Listener:
         self.wake()
 
     def _overflow(self, event: Event) -> None:
-        policy = self.channel.options.when_full if self.read else "drop_oldest"
+        policy = self.channel.options.when_full if self.looping else "drop_oldest"
         self.dropped += 1
         if policy == "close":
             self.lagged = True
@@ -183,15 +201,15 @@ class Channels:
 
     def join(
         self, name: str, options: TopicOptions, subscriber: Subscriber, presence: Any = None
-    ) -> Membership:
-        """Make ``subscriber`` a member; a member already gets its presence replaced."""
+    ) -> Membership | None:
+        """Make ``subscriber`` a member. None if it is one: then its presence alone is replaced."""
         channel = self.use(name, options)
-        membership = channel.members.get(subscriber.id)
-        if membership is None:
-            membership = Membership(channel, subscriber, presence)
-            channel.members[subscriber.id] = subscriber.memberships[name] = membership
-        elif presence is not None:
-            membership.presence = presence
+        if (member := channel.members.get(subscriber.id)) is not None:
+            if presence is not None:
+                member.presence = presence
+            return None
+        membership = Membership(channel, subscriber, presence)
+        channel.members[subscriber.id] = subscriber.memberships[name] = membership
         return membership
 
     def forget(self, channel: Channel) -> None:

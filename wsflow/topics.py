@@ -149,8 +149,8 @@ class Topic(Generic[M]):
     async def join(self, presence: object = None, after: str | None = None) -> Joined:
         """Have what is published sent to this connection, until it leaves or ends.
 
-        Joining again changes the presence and nothing else. Before the handshake is accepted,
-        messages wait, bounded by the topic's backlog.
+        Joining again changes the presence and nothing else: nothing is replayed to a member.
+        Before the handshake is accepted, messages wait, bounded by the topic's backlog.
 
         Args:
             presence: what ``members`` tells of this connection.
@@ -166,7 +166,7 @@ class Topic(Generic[M]):
         if subscriber.end is not None:
             raise Disconnected(subscriber.end)
         membership = self._channels.join(self.name, self._type.options, subscriber, presence)
-        if not after:
+        if membership is None or not after:
             return Joined(recovered=False)
         return await self._replay(membership, after)
 
@@ -178,7 +178,7 @@ class Topic(Generic[M]):
             codec = membership.subscriber.codec.name
             for event in replay.events:
                 seen.add(event.id)
-                membership.subscriber.deliver(membership, event.frame(codec))
+                membership.subscriber.deliver(membership, event.frame(codec), replayed=True)
         finally:
             held, membership.held = membership.held, None
             for event in held:
@@ -244,21 +244,27 @@ class Topic(Generic[M]):
             RuntimeError: outside of a connection, the loop lags more than ``backlog`` behind and
                 the topic is not one that drops.
         """
-        listener, self._listener = self._listener or self._listen(), None
-        listener.read = True
-        return _Loop(self.name, self._type, listener)
+        listener = self._listener
+        if listener is None or listener.looping:
+            return _Loop(self.name, self._type, self._listen(), keep=False)
+        return _Loop(self.name, self._type, listener, keep=True)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
 
 
 class _Loop(AsyncIterator[M]):
-    """One ``async for`` over a topic: it listens as long as it exists, or the connection does."""
+    """One ``async for`` over a topic: it listens as long as it exists, or the connection does.
 
-    def __init__(self, name: str, type: TopicType, listener: Listener) -> None:
+    What a producer was given listens between its loops too: ``keep``.
+    """
+
+    def __init__(self, name: str, type: TopicType, listener: Listener, *, keep: bool) -> None:
         self._name = name
         self._type = type
         self._listener = listener
+        self._keep = keep
+        listener.looping = True
 
     async def __anext__(self) -> M:
         listener = self._listener
@@ -276,7 +282,9 @@ class _Loop(AsyncIterator[M]):
         return message
 
     def __del__(self) -> None:
-        self._listener.stop()
+        self._listener.looping = False
+        if not self._keep:
+            self._listener.stop()
 
 
 def excluded_ids(exclude: Connection | Iterable[Connection] | None) -> frozenset[str]:

@@ -224,10 +224,14 @@ async def test_too_many_connections() -> None:
             second.send(request())
             assert (await second.head())[0] == 503
     limited = settings(max_connections_per_client=1)
-    async with serve(echo_app(), limited) as server, raw(server) as first, raw(server) as second:
+    async with serve(echo_app(), limited) as server, raw(server) as first:
         await first.opened()
-        second.send(request())
-        assert (await second.head())[0] == 503
+        async with raw(server) as second:
+            second.send(request())
+            assert (await second.head())[0] == 503
+        async with raw(server) as half, raw(server) as other:
+            half.send(b"GET ")
+            assert await other.reader.read() == b""  # one half request of a client is enough
 
 
 @pytest.mark.parametrize("leave", ["eof", "reset"])
@@ -446,6 +450,126 @@ async def test_compression_bombs_are_taken_one_by_one() -> None:
             await asyncio.sleep(0.001)
         assert session.received <= 8
         gate.set()
+
+
+async def test_much_comes_while_it_is_decided() -> None:
+    """More than may be held, split over many reads: reading goes on at accept."""
+    go = anyio.Event()
+    app = echo_app()
+
+    @app.on_connect
+    async def slow() -> None:
+        await go.wait()
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        client.send(request())
+        await asyncio.sleep(0.01)
+        client.send(frame(b"x" * 70_000, 2))
+        await asyncio.sleep(0.05)
+        go.set()
+        assert (await client.head())[0] == 101
+        assert (await client.frame())[1] == b"x" * 70_000
+        client.send(frame(b"hello") + frame(b"\x03\xe8", 8))
+        assert await client.frame() == (1, b"hello")
+        assert await client.close_code() == 1000
+
+
+async def test_a_flood_of_pings_that_nobody_reads_the_answers_of() -> None:
+    async with serve(echo_app(), settings(write_buffer=10_000)) as server, raw(server) as client:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await client.opened()
+        (transport,) = server._transports
+        most = 0
+        for _ in range(60):
+            client.send(frame(b"p" * 125, 9) * 2000)
+            await asyncio.sleep(0.002)
+            most = max(most, transport._socket.get_write_buffer_size())
+        assert most < 40_000
+        assert transport._writing_paused
+        client.send(frame(b"last", 9))
+        while (answer := await client.frame())[1] != b"last":
+            assert answer == (10, b"p" * 125)
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_what_came_before_the_end_of_the_stream_is_handled(close: bool) -> None:
+    handled: list[str] = []
+    ends: list[End] = []
+    over = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> None:
+        await asyncio.sleep(0)
+        handled.append(message)
+
+    @app.on_disconnect
+    async def gone(end: End) -> None:
+        ends.append(end)
+        over.set()
+
+    async with serve(app, settings(inbox_messages=5)) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"m") * 2000 + (frame(b"\x03\xe8", 8) if close else b""))
+        client.writer.write_eof()
+        await over.wait()
+    assert len(handled) == 2000
+    assert ends[0].code == (1000 if close else 1006)
+
+
+async def test_who_resets_while_a_consumer_is_parked_is_found_gone() -> None:
+    ends: list[End] = []
+    over = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def park(message: str) -> None:
+        await anyio.sleep_forever()
+
+    @app.on_disconnect
+    async def gone(end: End) -> None:
+        ends.append(end)
+        over.set()
+
+    limits = settings(inbox_messages=5, close_timeout=0.05)
+    async with serve(app, limits) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"m") * 20_000)
+        await asyncio.sleep(0.05)
+        (transport,) = server._transports
+        assert transport._held
+        transport._socket.abort()  # as when a write fails
+        await over.wait()
+    assert ends == [End("vanished", 1006)]
+
+
+async def test_nothing_is_delivered_after_the_limit_of_fragments() -> None:
+    handled: list[str] = []
+    app = Router("/")
+
+    @app.consumer
+    async def note(message: str) -> None:
+        handled.append(message)
+
+    late = frame(b"a", 1, fin=False) + frame(b"b", 0, fin=False) * 6 + frame(b"c", 0)
+    async with serve(app, settings(max_fragments=4)) as server, raw(server) as client:
+        await client.opened()
+        client.send(late + frame(b"next"))
+        assert await client.close_code() == 1009
+    assert handled == []
+
+
+async def test_refusals_are_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wsflow.access")
+    async with serve(echo_app(), settings()) as server:
+        for sent in (b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n", b"garbage\r\n\r\n"):
+            async with raw(server) as client:
+                client.send(sent)
+                await client.reader.read()
+    lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
+    assert lines[0].startswith("'/page' peer=127.0.0.1:")
+    assert lines[0].endswith("refused=426")
+    assert lines[1].endswith("refused=400")
 
 
 async def test_what_a_reject_sends() -> None:

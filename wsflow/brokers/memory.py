@@ -29,9 +29,9 @@ class _Stream:
 
     def after(self, id: str) -> Replay:
         epoch, _, number = id.partition("-")
-        if epoch != self.epoch or not number.isdecimal():
+        if epoch != self.epoch or not (number.isascii() and number.isdecimal()):
             return Replay(False, [])
-        missed = self.last - int(number)
+        missed = self.last - int(number[:20])
         if not 0 <= missed <= len(self.events):
             return Replay(False, [])
         return Replay(True, list(self.events)[len(self.events) - missed :])

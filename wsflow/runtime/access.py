@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from wsflow.request import Request
+from wsflow.request import Address
 from wsflow.runtime.session import Session
 
 log = logging.getLogger("wsflow.access")
@@ -29,6 +29,6 @@ def log_connection(session: Session) -> None:
     )
 
 
-def log_refusal(request: Request, status: int) -> None:
+def log_refusal(target: str, client: Address | None, status: int) -> None:
     """What was asked for, by whom, and the HTTP status of the answer."""
-    log.info("%r peer=%s refused=%d", request.path, request.client or "-", status)
+    log.info("%r peer=%s refused=%d", target or "-", client or "-", status)

@@ -153,7 +153,7 @@ class App:
             session = self._admit(request, transport)
         except Reject as refusal:
             body = refusal.body or ends.phrase(refusal.status)
-            log_refusal(request, refusal.status)
+            log_refusal(request.path, request.client, refusal.status)
             transport.reject(refusal.status, refusal.headers, body.encode())
             return None
         self.sessions[session.id] = session

@@ -43,9 +43,8 @@ class Outbox:
         self._paused = False
         self._dropping = False
         self._refusing: End | None = None
-        self._order: deque[Membership] = deque()  # whose turn it is, one entry per waiting frame
+        self._order: deque[Membership | anyio.Event] = deque()  # whose turn it is
         self._waiting_bytes = 0
-        self._resumed: anyio.Event | None = None
         self._burst = 0
         self._burst_bytes = 0
         self.sent = 0
@@ -66,7 +65,6 @@ class Outbox:
         """There is room again."""
         self._paused = False
         self._flush()
-        self._wake()
 
     def drop(self) -> None:
         """The peer has left: drop and count from now on."""
@@ -79,15 +77,13 @@ class Outbox:
         self._discard()
 
     def _discard(self) -> None:
-        self.dropped += sum(len(membership.waiting) for membership in set(self._order))
-        for membership in self._order:
-            membership.waiting.clear()
+        for turn in self._order:
+            if isinstance(turn, Membership):
+                self.dropped += len(turn.waiting)
+                turn.forget()
+            else:
+                turn.set()
         self._order.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._resumed is not None:
-            self._resumed.set()
 
     @property
     def _room(self) -> bool:
@@ -99,11 +95,22 @@ class Outbox:
 
     def _flush(self) -> None:
         while self._order and not self._paused:
-            membership = self._order.popleft()
-            if membership.waiting:  # the policy may have taken it
-                frame = membership.waiting.popleft()
-                self._waiting_bytes -= len(frame.payload)
-                self._write(frame)
+            turn = self._order.popleft()
+            if not isinstance(turn, Membership):
+                turn.set()
+                continue
+            turn.turns -= 1
+            if turn.waiting:  # the policy may have taken it
+                self._write(self._take(turn))
+
+    def _take(self, membership: Membership) -> Frame:
+        """The oldest frame that waits."""
+        frame = membership.waiting.popleft()
+        if membership.replayed:
+            membership.replayed -= 1
+        else:
+            self._waiting_bytes -= len(frame.payload)
+        return frame
 
     # -- a handler's message
 
@@ -113,16 +120,18 @@ class Outbox:
         Raises:
             Disconnected: this side has ended the connection.
         """
+        its_turn = False
         while True:
             if self._burst >= BURST_MESSAGES or self._burst_bytes >= BURST_BYTES:
                 self._burst = self._burst_bytes = 0
                 await checkpoint()
             elif self._refusing is not None:
                 raise Disconnected(self._refusing)
-            elif self._dropping or self._room:
+            elif self._dropping or self._room or (its_turn and not self._paused):
                 break
             else:
-                await self._resumes()
+                await self._turn(first=its_turn)
+                its_turn = True
         self._burst += 1
         self._burst_bytes += len(frame.payload)
         if self._dropping:
@@ -131,53 +140,76 @@ class Outbox:
             self._write(frame)
 
     async def drained(self) -> None:
-        """Wait until the last message is out, as far as the transport can tell."""
-        while not (self._room or self._dropping or self._refusing):
-            await self._resumes()
+        """Wait until what was sent so far is out, as far as the transport can tell."""
+        if not (self._room or self._dropping or self._refusing):
+            await self._turn(first=False)
 
-    async def _resumes(self) -> None:
-        if self._resumed is None or self._resumed.is_set():
-            self._resumed = anyio.Event()
+    async def _turn(self, *, first: bool) -> None:
+        """Wait for a turn, behind all that waits now, or before it."""
+        turn = anyio.Event()
+        if first:
+            self._order.appendleft(turn)
+        else:
+            self._order.append(turn)
         self._burst = self._burst_bytes = 0
-        await self._resumed.wait()
+        try:
+            await turn.wait()
+        finally:
+            if not turn.is_set():
+                self._order.remove(turn)
 
     # -- a topic's message; never waits
 
-    def deliver(self, membership: Membership, frame: Frame) -> None:
-        """Write a topic's frame, or keep it until there is room."""
+    def deliver(self, membership: Membership, frame: Frame, replayed: bool = False) -> None:
+        """Write a topic's frame, or keep it until there is room.
+
+        A replay is bounded by the topic's history, and by nothing else.
+        """
         if self._dropping or self._refusing is not None:
             self._lose(membership, 1)
         elif self._room:
             self._write(frame)
-        elif self._full(membership, frame):
-            self._overflow(membership, frame)
-        else:
+        elif replayed:
+            membership.replayed += 1
+            self._append(membership, frame)
+        elif self._fits(membership, frame):
             self._keep(membership, frame)
+        else:
+            self._overflow(membership, frame)
 
-    def _full(self, membership: Membership, frame: Frame) -> bool:
+    def _fits(self, membership: Membership, frame: Frame) -> bool:
         return (
-            len(membership.waiting) >= membership.options.backlog
-            or self._waiting_bytes + len(frame.payload) > self._backlog_bytes
+            len(membership.waiting) - membership.replayed < membership.options.backlog
+            and self._waiting_bytes + len(frame.payload) <= self._backlog_bytes
         )
 
     def _keep(self, membership: Membership, frame: Frame) -> None:
-        membership.waiting.append(frame)
         self._waiting_bytes += len(frame.payload)
-        self._order.append(membership)
+        self._append(membership, frame)
+
+    def _append(self, membership: Membership, frame: Frame) -> None:
+        membership.waiting.append(frame)
+        if membership.turns < len(membership.waiting):
+            membership.turns += 1
+            self._order.append(membership)
 
     def _overflow(self, membership: Membership, frame: Frame) -> None:
         policy = membership.options.when_full
         if policy == "close":
             self._lose(membership, 1)
             self._lagging(membership.channel.name)
-        elif policy == "drop_newest" or not membership.waiting:
+            return
+        if policy == "latest":
+            while membership.waiting:
+                self._take(membership)
+                self._lose(membership, 1)
+        while policy == "drop_oldest" and membership.waiting and not self._fits(membership, frame):
+            self._take(membership)
             self._lose(membership, 1)
-        else:
-            count = 1 if policy == "drop_oldest" else len(membership.waiting)
-            for _ in range(count):
-                self._waiting_bytes -= len(membership.waiting.popleft().payload)
-            self._lose(membership, count)
+        if self._fits(membership, frame):
             self._keep(membership, frame)
+        else:
+            self._lose(membership, 1)
 
     def _lose(self, membership: Membership, count: int) -> None:
         membership.dropped += count

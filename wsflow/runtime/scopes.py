@@ -64,6 +64,11 @@ async def throw(handler: Handler, generator: Generator, exc: BaseException) -> N
         await generator.athrow(exc)
     except StopAsyncIteration:
         return
+    except RuntimeError as wrapped:
+        # Python wraps these on their way out of a generator, as it does for contextlib.
+        if isinstance(exc, StopIteration | StopAsyncIteration) and wrapped.__cause__ is exc:
+            raise exc from None
+        raise
     await _yielded_again(handler, generator)
 
 

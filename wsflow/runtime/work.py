@@ -116,7 +116,7 @@ class Work:
                     await self._produced(await bound())
         except Exception as exc:
             await self._raised(handling, exc)
-        if plan.handler.on_end == "close":
+        if plan.handler.on_end == "close" and not self._inbox.closed:
             self._finish(FINISHED)
 
     async def _produced(self, item: Any) -> None:

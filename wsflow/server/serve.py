@@ -15,6 +15,7 @@ from websockets.datastructures import Headers
 
 from wsflow.declare.router import Router
 from wsflow.request import Address
+from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
 from wsflow.runtime.waiting import Over
 from wsflow.server.proxies import resolver
@@ -63,6 +64,12 @@ class Server:
         """A socket was accepted; False if too many have not sent their request."""
         if len(self._requesting) >= self.settings.max_handshakes:
             return False
+        # Those that were refused, or are closing, count here too.
+        if len(self._transports) >= self.settings.max_connections + self.settings.max_handshakes:
+            return False
+        per_client = self.settings.max_connections_per_client
+        if per_client and self._requests_from(transport.address) >= per_client:
+            return False
         self._requesting.add(transport)
         self._transports.add(transport)
         return True
@@ -81,6 +88,17 @@ class Server:
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The peer's address, seen through the trusted proxies."""
         return self._resolve(address, headers)
+
+    def refused(self, address: Address | None, target: str, status: int) -> None:
+        """An opening request was no proper one, and was answered so."""
+        log_refusal(target, address, status)
+
+    def _requests_from(self, address: Address | None) -> int:
+        """How many from the same host have not sent their request."""
+        if address is None:
+            return 0
+        others = (each.address for each in self._requesting)
+        return sum(1 for other in others if other is not None and other.host == address.host)
 
     # -- running
 
@@ -121,15 +139,13 @@ class Server:
     async def _serve(self) -> None:
         assert self._listener is not None  # bound before the lifespans were entered
         await self._listener.start_serving()
-        try:
-            self.started.set()
-            await self._told_to_stop()
-        finally:
-            self._unbind()
+        self.started.set()
+        await self._told_to_stop()
         grace = 0 if self._now else self.settings.grace
         await self.app.drain(grace, restart=self._restart)
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
+        self._unbind()  # not before: whoever came meanwhile was answered
         while self._transports:  # each bounds its closing handshake itself
             self._all_closed = anyio.Event()
             await self._all_closed.wait()
@@ -165,11 +181,11 @@ class Server:
         def factory() -> SocketTransport:
             return SocketTransport(self)
 
-        listen: dict[str, Any] = {
-            "ssl": tls_context(settings),
-            "backlog": 1024,
-            "start_serving": False,
-        }
+        listen: dict[str, Any] = {"backlog": 1024, "start_serving": False}
+        if (context := tls_context(settings)) is not None:
+            listen["ssl"] = context
+            listen["ssl_handshake_timeout"] = settings.open_timeout
+            listen["ssl_shutdown_timeout"] = settings.close_timeout
         if settings.fd is not None:
             inherited = socket.socket(fileno=os.dup(settings.fd))
             self._listener = await loop.create_server(factory, sock=inherited, **listen)

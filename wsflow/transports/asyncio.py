@@ -8,7 +8,6 @@ holds back what nobody has room for. A connection goes through the phases in ord
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import enum
 import http
 import logging
@@ -24,16 +23,23 @@ from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from wsflow.errors import cut_reason
 from wsflow.request import Address, Request
 from wsflow.transports.base import Acceptor, Receiver
 from wsflow.transports.frames import Frame
+from wsflow.transports.handshake import Head, refusal
 from wsflow.transports.limits import SocketLimits
 
 SLICE = 4096
 """How many bytes are parsed before the receiver may say that it has enough."""
 
-_END_OF_HEAD = b"\r\n\r\n"
+COMPRESSED_SLICE = 512
+"""The same for compressed bytes: deflate makes at most about a thousand of one."""
+
+SLICES = 16
+"""How many slices are parsed before other connections get their turn."""
+
+_PONG = 0x8A  # FIN and opcode 10
+
 _DEFLATE = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
 )
@@ -71,6 +77,9 @@ class Host(Protocol):
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The peer's address, seen through the proxies that are trusted."""
 
+    def refused(self, address: Address | None, target: str, status: int) -> None:
+        """An opening request was no proper one, and was answered so."""
+
 
 @final
 class SocketTransport(asyncio.Protocol):
@@ -89,10 +98,14 @@ class SocketTransport(asyncio.Protocol):
         self._phase = _Phase.REQUESTING
         self._receiver: Receiver | None = None
         self._response: Response | None = None
-        self._head_size = 0
-        self._tail = b""  # the last bytes of the head so far: its end may be split
+        self._head = Head()
         self._held = bytearray()  # read from the socket, not parsed yet
         self._reading_paused = False
+        self._eof = False  # nothing more will be read
+        self._lost = False  # the socket is closed
+        self._writing_paused = False
+        self._pong = b""  # the answer to the latest ping, while there is no room for it
+        self._unsent = 0  # what was buffered when the last ping went out
         self._parts: list[bytes] = []  # fragments of a message
         self._text = False  # whether they are of a text message
         self._heard = False
@@ -117,47 +130,70 @@ class SocketTransport(asyncio.Protocol):
             self._held += data
             self._parse()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        self._eof = True
         self._parse()
-        if self._phase is _Phase.DECIDING:
-            self._vanished()
-        self._protocol.receive_eof()
-        self._after_parsing()
+        return (
+            bool(self._held) and self._socket.can_write_eof()
+        )  # keep it open, if that is possible
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._vanished()
-        self._phase = _Phase.CLOSED
+        self._eof = self._lost = True
         self._cancel_timers()
+        self._parse()
+        if self._held and self._phase is _Phase.OPEN:
+            # What came before is still to be handled, for as long as a close may take.
+            self._deadline = self._loop.call_later(self._limits.close_timeout, self._vanished)
+        else:
+            self._vanished()
+            self._phase = _Phase.CLOSED
         self._host.closed(self)
 
     def pause_writing(self) -> None:
+        self._writing_paused = True
         if self._receiver is not None:
             self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
+        self._heard = True  # the peer reads: it lives
+        self._writing_paused = False
+        pong, self._pong = self._pong, b""
+        self._write(pong)
         if self._receiver is not None:
             self._receiver.resume_writing()
+
+    def _write(self, data: bytes) -> None:
+        if data and not self._lost:
+            self._socket.write(data)
 
     def _flush(self) -> None:
         """Write what the protocol has to say; half-close the socket when it is done."""
         for data in self._protocol.data_to_send():
-            if data:
-                self._socket.write(data)
+            if not data:
+                self._half_close()
+            elif self._writing_paused and data[0] == _PONG:
+                self._pong = data  # only the latest ping need be answered (RFC 6455 §5.5.3)
             else:
-                self._linger()
-                if self._socket.can_write_eof():
-                    self._socket.write_eof()
-                else:
-                    self._socket.close()
+                self._write(data)
+
+    def _half_close(self) -> None:
+        self._linger()
+        if not self._lost:
+            if self._socket.can_write_eof():
+                self._socket.write_eof()
+            else:
+                self._socket.close()
 
     def _linger(self) -> None:
-        """All is said: give the peer time to close the socket, and read no message meanwhile."""
+        """All is said: give the peer time to close the socket, and take no message meanwhile."""
         self._phase = max(self._phase, _Phase.CLOSING)
+        if self._lost:
+            return
         self._cancel_timers()
         self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
-        self._held.clear()
         self._reading_paused = False
         self._socket.resume_reading()
+        self._loop.call_soon(self._parse)
 
     def _cancel_timers(self) -> None:
         for timer in (self._deadline, self._ping_timer):
@@ -167,19 +203,16 @@ class SocketTransport(asyncio.Protocol):
     # -- the opening request
 
     def _read_request(self, data: bytes) -> None:
-        # The head alone is parsed: what follows it must not be, before the handshake is answered.
-        seen = self._tail + data
-        end = seen.find(_END_OF_HEAD)
-        size = len(data) if end < 0 else end + len(_END_OF_HEAD) - len(self._tail)
-        self._tail = seen[-3:]
-        self._head_size += size
-        if self._head_size > self._limits.max_header_size:
+        size = self._head.take(data)
+        if self._head.size > self._limits.max_header_size:
             self.reject(431, (), b"the opening request is too large\n")
             return
         self._held += data[size:]
         self._protocol.receive_data(data[:size])
         for event in self._protocol.events_received():
             self._requested(cast(Handshake, event))
+        if self._protocol.handshake_exc is not None:
+            self._refused("", 400)
         self._flush()
 
     def _requested(self, handshake: Handshake) -> None:
@@ -188,10 +221,11 @@ class SocketTransport(asyncio.Protocol):
         self._host.requested(self)
         response = self._protocol.accept(handshake)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self._refused(handshake.path, response.status_code)
             self._protocol.send_response(response)
             return
         self._response = response
-        client = self._host.client(self._address(), handshake.headers)
+        client = self._host.client(self.address, handshake.headers)
         try:
             request = Request.parse(handshake.path, handshake.headers, client)
         except ValueError:
@@ -199,7 +233,12 @@ class SocketTransport(asyncio.Protocol):
             return
         self._receiver = self._host.acceptor.open(request, self)
 
-    def _address(self) -> Address | None:
+    def _refused(self, target: str, status: int) -> None:
+        self._host.refused(self.address, target, status)
+
+    @property
+    def address(self) -> Address | None:
+        """Where the socket comes from; None for a Unix socket."""
         name = self._socket.get_extra_info("peername")
         return Address(name[0], name[1]) if isinstance(name, tuple) else None
 
@@ -220,25 +259,14 @@ class SocketTransport(asyncio.Protocol):
         self._protocol.send_response(self._response)
         self._flush()
         self._schedule_ping()
+        if not self._lost:
+            self._socket.resume_reading()
         self._loop.call_soon(self._parse)  # not now: the caller is not ready for a message
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         if self._phase >= _Phase.OPEN:
             return
-        answer = Headers(
-            [
-                ("Date", email.utils.formatdate(usegmt=True)),
-                ("Connection", "close"),
-                ("Content-Length", str(len(body))),
-                ("Content-Type", "text/plain; charset=utf-8"),
-            ]
-        )
-        for name, value in headers:
-            if name.lower() == "content-type":
-                del answer[name]
-            answer[name] = value
-        phrases = {each.value: each.phrase for each in http.HTTPStatus}
-        self._protocol.send_response(Response(status, phrases.get(status, ""), answer, body))
+        self._protocol.send_response(refusal(status, headers, body))
         self._flush()
 
     def send(self, frame: Frame) -> None:
@@ -249,7 +277,7 @@ class SocketTransport(asyncio.Protocol):
             send(frame.payload)
             self._flush()
         else:
-            self._socket.write(frame.wire)
+            self._write(frame.wire)
 
     def close(self, code: int, reason: str) -> None:
         if self._phase is not _Phase.OPEN:
@@ -261,12 +289,14 @@ class SocketTransport(asyncio.Protocol):
     def pause_reading(self) -> None:
         if self._phase is _Phase.OPEN:
             self._reading_paused = True
-            self._socket.pause_reading()
+            if not self._lost:
+                self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            self._socket.resume_reading()
+            if not self._lost:
+                self._socket.resume_reading()
             self._loop.call_soon(self._parse)
 
     # -- what comes in
@@ -274,13 +304,25 @@ class SocketTransport(asyncio.Protocol):
     def _parse(self) -> None:
         """Hand what was read to the protocol, slice by slice, while there is room for messages."""
         held = self._held
-        while held and self._phase >= _Phase.OPEN and not self._reading_paused:
-            chunk = bytes(held[:SLICE])
-            del held[:SLICE]
+        if self._phase is _Phase.DECIDING:
+            if self._eof:
+                self._vanished()
+            elif len(held) > self._limits.write_buffer:
+                self._socket.pause_reading()
+            return
+        size = COMPRESSED_SLICE if self._protocol.extensions else SLICE
+        for _ in range(SLICES):
+            if not held or self._reading_paused or self._phase is _Phase.CLOSED:
+                break
+            chunk = bytes(held[:size])
+            del held[:size]
             self._protocol.receive_data(chunk)
             self._after_parsing()
-        if self._phase is _Phase.DECIDING and len(held) > self._limits.write_buffer:
-            self._socket.pause_reading()
+        else:
+            self._loop.call_soon(self._parse)
+        if self._eof and not held:
+            self._protocol.receive_eof()
+            self._after_parsing()
 
     def _after_parsing(self) -> None:
         for event in self._protocol.events_received():
@@ -312,10 +354,11 @@ class SocketTransport(asyncio.Protocol):
                     self._parts = [bytes(frame.data)]
             case Opcode.CONT:
                 self._parts.append(bytes(frame.data))
-                if frame.fin:
+                if len(self._parts) > self._limits.max_fragments:
+                    self._protocol.fail(1009, "too many fragments")
+                    self._report_close()
+                elif frame.fin:
                     self._message_received(b"".join(self._parts))
-                elif len(self._parts) >= self._limits.max_fragments:
-                    self._protocol.fail(1009, cut_reason("too many fragments"))
 
     def _message_received(self, data: bytes) -> None:
         self._parts = []
@@ -335,12 +378,14 @@ class SocketTransport(asyncio.Protocol):
 
     def _ping(self) -> None:
         self._heard = False
+        self._unsent = self._socket.get_write_buffer_size()
         self._protocol.send_ping(b"")
         self._flush()
         self._ping_timer = self._loop.call_later(self._limits.ping_timeout, self._expect_pong)
 
     def _expect_pong(self) -> None:
-        if self._heard or self._reading_paused:
+        reads = self._socket.get_write_buffer_size() < self._unsent
+        if self._heard or reads or self._reading_paused:
             self._schedule_ping()
         else:
             self._vanished()

@@ -120,7 +120,7 @@ class _Compiler:
             signature = self._signature(handler)
             if signature is None:
                 continue
-            if handler.kind in SCOPES and signature.gives is not None:
+            if handler.kind in SCOPES and signature.gives not in (None, EMPTY):
                 if self.resolver.overridden(signature.gives):
                     self.overridden.add(handler)
                     continue

@@ -36,6 +36,11 @@ def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
             f"An {handler.kind} function is a coroutine, and this one yields.",
             "take the yield out; what it returns is what counts.",
         )
+    if signature.generator and signature.gives is EMPTY and signature.returns is not EMPTY:
+        return (
+            f"It yields, and is annotated `-> {type_name(signature.returns)}`.",
+            "annotate it `-> AsyncIterator[T]` with the type that it yields.",
+        )
     if signature.generator or signature.coroutine:
         return None
     if inspect.isgeneratorfunction(fn):
@@ -64,13 +69,6 @@ class Functions:
 
     def offer_problem(self, signature: Signature) -> WhyAndCure | None:
         """Why what a scope function gives cannot be injected; None if it can."""
-        if signature.gives is EMPTY:
-            if signature.generator and signature.returns is not EMPTY:
-                return (
-                    f"It yields, and is annotated `-> {type_name(signature.returns)}`.",
-                    "annotate it `-> AsyncIterator[T]` with the type that it yields.",
-                )
-            return None
         if signature.gives in SIMPLE:
             return (
                 f"{type_name(signature.gives)} cannot be provided: too many things are one.",

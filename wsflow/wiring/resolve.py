@@ -236,9 +236,19 @@ class Resolver:
         self, handler: Handler, name: TopicName, place: Place
     ) -> tuple[str, str] | None:
         try:
-            used = [part for _, part, _, _ in string.Formatter().parse(name.template) if part]
+            fields = list(string.Formatter().parse(name.template))
         except ValueError as exc:
             return f"The name {name.template!r} is malformed: {exc}.", "mend its braces."
+        used = [part for _, part, _, _ in fields if part is not None]
+        if any(
+            spec or conversion or not part
+            for _, part, spec, conversion in fields
+            if part is not None
+        ):
+            return (
+                f"The name {name.template!r} has braces that hold more, or less, than a name.",
+                "write {room}, with the name of a path parameter.",
+            )
         if not name.template:
             return "The name is empty.", 'name it, as in "room.{room}".'
         if used and handler.kind == "lifespan":

@@ -19,7 +19,7 @@ from wsflow.channels import Channels, Subscriber
 from wsflow.connection import Connection, End
 from wsflow.declare.markers import Cookie, Header, Query
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, type_name
+from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.errors import Reject
 from wsflow.registry import Registry
 from wsflow.request import Request
@@ -143,7 +143,8 @@ class FromRequest:
 
     @property
     def collects(self) -> bool:
-        return (get_origin(self.kind) or self.kind) in (list, tuple, set, frozenset)
+        kinds = [get_origin(kind) or kind for kind in members(self.kind)]
+        return any(kind in (list, tuple, set, frozenset) for kind in kinds)
 
     def convert(self, request: Request) -> Any:
         if isinstance(self.mark, Query):

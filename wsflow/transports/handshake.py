@@ -1,0 +1,55 @@
+"""The opening handshake on a socket: where the request ends, and how it is refused."""
+
+from __future__ import annotations
+
+import email.utils
+import http
+from collections.abc import Iterable
+from typing import final
+
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+
+_END = b"\r\n\r\n"
+_PHRASES = {each.value: each.phrase for each in http.HTTPStatus}
+
+
+@final
+class Head:
+    """Finds the end of the request in what is read.
+
+    What follows it must not be parsed before the handshake is answered.
+
+    Attributes:
+        size: how many bytes of the request have come.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._tail = b""  # the last bytes: the end may be split
+
+    def take(self, data: bytes) -> int:
+        """How many bytes of ``data`` belong to the request."""
+        seen = self._tail + data
+        end = seen.find(_END)
+        size = len(data) if end < 0 else end + len(_END) - len(self._tail)
+        self._tail = seen[-3:]
+        self.size += size
+        return size
+
+
+def refusal(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Response:
+    """An HTTP answer that refuses the handshake. A content type in ``headers`` counts."""
+    answer = Headers(
+        [
+            ("Date", email.utils.formatdate(usegmt=True)),
+            ("Connection", "close"),
+            ("Content-Length", str(len(body))),
+            ("Content-Type", "text/plain; charset=utf-8"),
+        ]
+    )
+    for name, value in headers:
+        if name.lower() == "content-type":
+            del answer[name]
+        answer[name] = value
+    return Response(status, _PHRASES.get(status, ""), answer, body)
