@@ -321,7 +321,9 @@ async def test_history_replays_what_was_missed(kind: Any, codec: str) -> None:
             assert (await back.receive(kind)).text == "c"
         async with server.connect(f"/?after={ids[0]}") as again:
             assert [(await again.receive(kind)).text for _ in range(2)] == ["b", "c"]
+        assert len(await writer.receive(list)) == 1
         await writer.send(["d", "e"])
+        assert len(await writer.receive(list)) == 2
         async with server.connect(f"/?after={ids[0]}") as late:  # "b" is forgotten by now
             assert await late.receive(dict) == {"recovered": False}
             await late.receive_nothing(0.01)

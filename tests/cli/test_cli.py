@@ -440,7 +440,7 @@ def test_version() -> None:
 class FakeServer:
     def __init__(self) -> None:
         self.stopped: list[bool] = []
-        self.app = type("App", (), {"sessions": {}})()
+        self.app = type("App", (), {"sessions": {}, "left_behind": []})()
 
     def stop(self, *, now: bool = False) -> None:
         self.stopped.append(now)

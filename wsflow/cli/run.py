@@ -168,21 +168,25 @@ class Stopping:
             self._server.stop(now=True)
 
     def _watch(self, seconds: float) -> None:
-        self.done()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        seconds = min(seconds, threading.TIMEOUT_MAX)
         self._watchdog = threading.Timer(seconds, self._give_up)
         self._watchdog.daemon = True
         self._watchdog.start()
 
     def _give_up(self) -> None:
         """The process ends without those that do not."""
-        running = [
-            name for session in list(self._server.app.sessions.values()) for name in session.running
-        ]
+        app = self._server.app
+        sessions = list(app.sessions.values())
+        running = [*app.left_behind, *(name for each in sessions for name in each.running)]
         log.error("not stopped in time, exiting; still running: %s", ", ".join(running) or "-")
         logging.shutdown()
         os._exit(Exit.FAILED)
 
     def done(self) -> None:
-        """Nothing is to be watched any more."""
-        if self._watchdog is not None:
+        """The server has stopped. The event loop still waits for what does not end: see to that."""
+        if self._server.app.left_behind:
+            self._watch(self.AT_ONCE)
+        elif self._watchdog is not None:
             self._watchdog.cancel()

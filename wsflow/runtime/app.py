@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, final
 from urllib.parse import urlsplit
 
 import anyio
-from anyio.abc import TaskGroup
 
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.channels import Channels
 from wsflow.connection import End
 from wsflow.declare.router import Handler
+from wsflow.detached import detach
 from wsflow.errors import Reject
 from wsflow.registry import Directory
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.access import log_connection, log_refusal
-from wsflow.runtime.children import Children, Run
+from wsflow.runtime.children import Children, Run, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.scopes import Step, Within
@@ -39,6 +40,7 @@ class App:
     Attributes:
         sessions: the connections that are not over, by id.
         stopping: set when the app must stop, because a task of its own has failed.
+        left_behind: what did not end although it was cancelled, by name.
         overran: whether, in stopping, a connection was cut off because its time was over.
     """
 
@@ -55,41 +57,39 @@ class App:
         self._error: BaseException | None = None
         self._closed = False
         self._clients: Counter[str] = Counter()
-        self._tasks: TaskGroup | None = None
-        self._pending: deque[Session] = deque()
-        self._arrived = anyio.Event()
+        self.left_behind: list[str] = []
+        self._setting_up: anyio.CancelScope | None = None
+        self._aborted = False
+        self._context = contextvars.copy_context()
         self._idle: anyio.Event | None = None
-        self._children = Children(self.spawn, self._child_failed)
+        self._children = Children(detach, self._child_failed)
         self._environment = Surroundings(self.directory, self.values)
 
     # -- running
 
-    def spawn(self, run: Run, /, *, name: object = None) -> None:
-        """Start a task of the app."""
-        assert self._tasks is not None
-        self._tasks.start_soon(run, name=name)
-
     async def run(self, serve: Run) -> None:
         """Enter the lifespans, ``serve``, end what connections are left, leave the lifespans.
 
-        It is shielded: ``serve`` returning is what ends it. Connections must not be cancelled
-        before they are told to end.
+        It is shielded: ``serve`` returning is what ends it, and ``abort_start`` before that.
 
         Raises:
             Exception: what failed: a lifespan, a task of the injected TaskGroup, ``serve``.
         """
-        async with anyio.create_task_group() as self._tasks:
-            self._tasks.cancel_scope.shield = True
-            self._tasks.start_soon(self._host_sessions, name="wsflow sessions")
+        with anyio.CancelScope(shield=True):
             try:
                 if any(APP_TASK_GROUP in plan.call.sources for plan in self.plan.lifespans):
                     self._environment.task_group = await self._children.open_group()
                 await self._live(0, serve)
             except BaseException as exc:
-                self._fail(exc)
-            self._tasks.cancel_scope.cancel()
+                self.fail(exc)
         if self._error is not None:
             raise self._error
+
+    def abort_start(self) -> None:
+        """Stop setting up the lifespans. Once they are set up, it changes nothing."""
+        if self._setting_up is not None:
+            self._aborted = True
+            self._setting_up.cancel()
 
     async def _live(self, index: int, serve: Run) -> None:
         """Serve within the ``lifespan`` functions from ``index`` on. Raises nothing."""
@@ -98,52 +98,53 @@ class App:
             return
         plan = self.plan.lifespans[index]
 
+        def entering(scope: anyio.CancelScope, _handler: Handler) -> None:
+            self._setting_up = scope
+
         async def inner(value: Any) -> None:
+            self._setting_up = None
             self.values[plan.handler] = value
             await self._live(index + 1, serve)
 
-        within = Within(float("inf"), float("inf"), self._lifespan_failed, _ignore, _ignore)
+        within = Within(float("inf"), float("inf"), self._lifespan_failed, entering, _ignore)
         if not await within.run(plan, plan.call.bind(self._environment), inner):
+            self._setting_up = None
             await self._stop_tasks()
 
     async def _serve(self, serve: Run) -> None:
+        self._context = contextvars.copy_context()  # what lifespans set is there for handlers
         try:
             await serve()
         except BaseException as exc:
-            self._fail(exc)
+            self.fail(exc)
         await self.drain(0)
         await self._stop_tasks()
 
     async def _stop_tasks(self) -> None:
         self._children.cancel()
-        await self._children.reap()
+        self.left_behind += await self._children.reap_within(self.limits.close_timeout)
 
     def _lifespan_failed(
         self, handler: Handler, exc: BaseException, step: Step, late: bool
     ) -> None:
+        if ends.is_cancellation(exc) and (self._aborted or self._error is not None):
+            return
         log.error("%s (%s) failed to %s", handler, handler.where, step)
-        self._fail(exc)
+        self.fail(exc)
 
     def _child_failed(self, name: str, exc: BaseException) -> None:
         log.error("%s failed: the app stops", name, exc_info=exc)
-        self._fail(exc)
+        self.fail(unwrap(exc))
 
-    def _fail(self, exc: BaseException) -> None:
+    def fail(self, exc: BaseException) -> None:
         """The app cannot go on. The first failure is raised by ``run``, the others are logged."""
         if self._error is None:
             self._error = exc
         elif exc is not self._error:
             log.error("while stopping", exc_info=exc)
         self.stopping.set()
-
-    async def _host_sessions(self) -> None:
-        """Start the host of each new session: the transport's callbacks cannot."""
-        while True:
-            while self._pending:
-                session = self._pending.popleft()
-                self.spawn(session.run, name=f"wsflow {session.plan.template}")
-            self._arrived = anyio.Event()
-            await self._arrived.wait()
+        if self._setting_up is not None:
+            self._setting_up.cancel()
 
     # -- letting in
 
@@ -158,8 +159,7 @@ class App:
             return None
         self.sessions[session.id] = session
         self._clients[_host(request)] += 1
-        self._pending.append(session)
-        self._arrived.set()
+        self._context.copy().run(detach, session.run, name=f"wsflow {session.plan.template}")
         return session
 
     def _admit(self, request: Request, transport: Transport) -> Session:
@@ -207,6 +207,7 @@ class App:
         self._clients[client] -= 1
         if not self._clients[client]:
             del self._clients[client]
+        self.left_behind += session.report.left_behind
         self.overran = self.overran or (self._closed and session.report.overran)
         log_connection(session)
         if self._idle is not None and not self.sessions:
@@ -224,8 +225,8 @@ class App:
             session.drain(goodbye, grace)
         if not grace:
             self.cut_short()
-        while self.sessions:
-            self._idle = anyio.Event()
+        if self.sessions:
+            self._idle = self._idle or anyio.Event()
             await self._idle.wait()
 
     def cut_short(self) -> None:

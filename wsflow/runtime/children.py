@@ -1,7 +1,7 @@
 """The tasks of a connection, or of an app, beside its host.
 
-They are spawned in the server's task group, so that a connection that needs none pays for none. The
-host cancels them and waits until the last one has ended, whatever cancels the host meanwhile.
+A connection that needs none pays for none. The host cancels them and waits until the last one has
+ended, whatever cancels the host meanwhile; one that swallows its cancellation can be abandoned.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from wsflow.errors import Disconnected
 from wsflow.runtime.waiting import wait_through
 
 Run = Callable[[], Coroutine[Any, Any, None]]
@@ -22,7 +23,7 @@ Role = Literal["producer", "consumer", "slot", "group", "farewell"]
 class Spawn(Protocol):
     """Starts a task that nobody's cancellation but the server's reaches."""
 
-    def __call__(self, run: Run, /, *, name: object = None) -> object: ...
+    def __call__(self, run: Run, /, *, name: str) -> object: ...
 
 
 @dataclass(eq=False)
@@ -74,8 +75,6 @@ class Children:
                     await run()
             except BaseException as exc:
                 self._failed(child.name, exc)
-                if not isinstance(exc, Exception | anyio.get_cancelled_exc_class()):
-                    raise
             finally:
                 self._forget(child)
 
@@ -97,6 +96,14 @@ class Children:
         while self._alive:
             self._ended = anyio.Event()
             await wait_through(self._ended)
+
+    async def reap_within(self, seconds: float) -> list[str]:
+        """Wait likewise, but no longer than that; the names of those that are left."""
+        with anyio.move_on_after(seconds):
+            while self._alive:
+                self._ended = anyio.Event()
+                await self._ended.wait()
+        return self.abandon()
 
     async def finished(self, role: Role) -> None:
         """Wait until no task of this role is left. Cancelling it is safe."""
@@ -128,8 +135,16 @@ class Children:
         return groups[0]
 
 
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The exceptions in a group, or the one exception; without ``Disconnected``, which is none."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for part in exc.exceptions for leaf in leaves(part)]
+    return [] if isinstance(exc, Disconnected) else [exc]
+
+
 def unwrap(exc: BaseException) -> BaseException:
-    """The one exception in a group of one, else the exception itself."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc
+    """What matters in a group: the one exception, a ``Disconnected`` if there is nothing else."""
+    found = leaves(exc)
+    if len(found) == 1:
+        return found[0]
+    return exc if found else Disconnected()

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from wsflow.declare.router import Handler
 from wsflow.errors import Close, Disconnected, Reject
-from wsflow.runtime.children import unwrap
+from wsflow.runtime.children import leaves, unwrap
 from wsflow.runtime.outbox import BURST_MESSAGES
 from wsflow.runtime.scopes import enter, leave, throw
 from wsflow.wiring.calls import Bound, Call, MessageValues
@@ -110,10 +110,12 @@ class Handling:
         Raises:
             Exception: ``exc`` if nobody handles it, or what the ``on_error`` function raised.
         """
+        if any(isinstance(each, Close | Reject) for each in leaves(exc)):
+            raise exc
         error = unwrap(exc)
         if isinstance(error, Disconnected):
             return
-        plan = None if isinstance(error, Close | Reject) else self._plan.error_plan(error)
+        plan = self._plan.error_plan(error)
         if plan is None:
             raise error
         bound = self._errors.get(plan.call.handler)

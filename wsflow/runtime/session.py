@@ -31,10 +31,11 @@ from wsflow.channels import Listener, Membership
 from wsflow.codec import BadMessage
 from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
+from wsflow.detached import detach
 from wsflow.errors import Close, Disconnected, Reject, cut_reason
 from wsflow.request import Request
 from wsflow.runtime import ends
-from wsflow.runtime.children import Children, unwrap
+from wsflow.runtime.children import Children, leaves, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.home import Home
 from wsflow.runtime.inbox import Inbox, Item
@@ -94,7 +95,7 @@ class Session:
         self._rejection: Reject | None = None
         self._environment = Surroundings(home.directory, dict(home.values), read, self)
         self._environment.connection = self.connection
-        self._children = Children(home.spawn, self._left)
+        self._children = Children(detach, self._left)
         self._within = Within(
             limits.open_timeout,
             limits.close_timeout,
@@ -117,10 +118,11 @@ class Session:
         self._serving = False
         self._stopping = False
         self._goodbye: End | None = None  # how a drain ends
+        self._due: float | None = None  # when it must have ended
         self._timer: Timer | None = None
         self._ready = False  # every on_connect function has set up
         self._released = False
-        self._fatal: BaseException | None = None
+        self._provisional = False  # the end is a cancellation whose cause may come to be known
 
     @property
     def running(self) -> list[str]:
@@ -155,10 +157,10 @@ class Session:
             return
         self.end = end
         self.outbox.drop()
-        if not self._serving:
-            self._stop()
-        elif self._goodbye is None:  # else it drains already
+        if self._serving:
             self._drain(self._home.limits.close_timeout)
+        else:
+            self._stop()
 
     def peer_failed(self, code: int, reason: str) -> None:
         self.finish(End(CAUSE_OF_CODE.get(code, "protocol"), code, reason))
@@ -192,14 +194,13 @@ class Session:
 
     def drain(self, goodbye: End, seconds: float) -> None:
         """Read no more, let consumers finish what was received, then end with ``goodbye``."""
-        if self.end is not None:
-            return
         if not self._serving:
             self.finish(goodbye)
             return
         self._goodbye = goodbye
         self._transport.pause_reading()
-        self._drain(seconds)
+        if not self._stopping:
+            self._drain(seconds)
 
     def cut_short(self) -> None:
         """Wait no longer for a drain: end now, and say so if that cuts something off."""
@@ -208,6 +209,11 @@ class Session:
         self.finish(self._goodbye or End("shutdown", 1001))
 
     def _drain(self, seconds: float) -> None:
+        """Let consumers finish, for so many seconds; a later call can only shorten that."""
+        due = self._transport.now() + seconds
+        if self._due is not None and self._due <= due:
+            return
+        self._due = due
         self._inbox.close()
         self._children.cancel("producer")
         self._watch(seconds, self._drained_too_long)
@@ -230,9 +236,11 @@ class Session:
         self._children.cancel()
 
     def _watch(self, seconds: float, late: Callable[[], None]) -> None:
+        """Call ``late`` in so many seconds, and no longer what was to be called before."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._transport.after(seconds, late)
+        if not self._released:
+            self._timer = self._transport.after(seconds, late)
 
     def _give_up(self) -> None:
         """Somebody swallows his cancellation: the connection ends without him."""
@@ -241,20 +249,34 @@ class Session:
         self._release()
 
     def _failed(self, what: str, exc: BaseException) -> None:
-        """Something raised: that decides the end, unless it came too late."""
-        end = ends.end_of(exc, accepted=self.accepted)
-        if isinstance(error := unwrap(exc), Reject):
-            self._rejection = error
-        if end.error is not None:
-            self.report.error(what, end.error)
-            if self.end is not None:
-                self.end = ends.with_error(self.end, end.error)
+        """Something raised: that decides the end, unless it came too late.
+
+        In a group, a ``Close`` or ``Reject`` decides, and the others are reported.
+        """
+        found = leaves(exc)
+        signals = [each for each in found if isinstance(each, Close | Reject)]
+        errors = [each for each in found if each not in signals] if signals else [unwrap(exc)]
+        end = ends.end_of(signals[0] if signals else exc, accepted=self.accepted)
+        if self.end is None and signals and isinstance(signals[0], Reject):
+            self._rejection = signals[0]
+        if self._provisional:
+            self.end, self._provisional = end, False
         self.finish(end)
+        for error in errors if not signals or len(found) > 1 else ():
+            self.report.error(what, error)
+            if self.end is not None:
+                self.end = ends.with_error(self.end, error)
 
     def _cancelled(self, what: str) -> None:
-        """A task of ours was cancelled, and not by us: that is an error, unless all ends anyway."""
+        """A task of ours was cancelled, and not by us.
+
+        It may be by a scope that a generator of the user holds open: what leaves that generator
+        then is the cause. If nothing does, the cancellation itself is the error.
+        """
         if self.end is None and not self._stopping:
-            self._failed(what, RuntimeError(f"{what} was cancelled from outside"))
+            error = RuntimeError(f"{what} was cancelled from outside")
+            self.finish(End("error", 1011, "", error))
+            self._provisional = True
 
     def _left(self, what: str, exc: BaseException) -> None:
         """Anything at all has left a function of the connection."""
@@ -262,7 +284,7 @@ class Session:
             self._cancelled(what)
         elif self.end is None or not isinstance(unwrap(exc), Disconnected):
             if not isinstance(exc, Exception):
-                self._fatal = exc
+                self._home.fail(exc)  # SystemExit and its like are not ours to keep
             self._failed(what, exc)
 
     # -- the host
@@ -279,8 +301,6 @@ class Session:
         finally:
             self._in = None
             self._release()
-        if self._fatal is not None:
-            raise self._fatal
 
     async def _connect(self, index: int) -> None:
         """Serve within the ``on_connect`` functions from ``index`` on. Raises nothing."""
@@ -294,6 +314,8 @@ class Session:
             plan = self.plan.on_connect[index]
 
             async def inner(value: Any) -> None:
+                if not self._stopping and self._timer is not None:
+                    self._timer.cancel()
                 self._environment.values[plan.handler] = value
                 await self._connect(index + 1)
 
@@ -303,6 +325,8 @@ class Session:
     def _entering(self, scope: anyio.CancelScope, handler: Handler) -> None:
         self._scope = scope
         self._in = handler
+        limits = self._home.limits
+        self._watch(limits.open_timeout + limits.close_timeout, self._give_up)
 
     def _leaving(self, handler: Handler) -> None:
         self._in = handler
@@ -341,6 +365,7 @@ class Session:
                 self._serving = True
                 await self._work.consume(self._work.start(self._environment))
                 if self._goodbye is not None:
+                    await self.outbox.drained()
                     self.finish(self._goodbye)
             except BaseException as exc:
                 self._left(str(self._work.doing or "the session"), exc)
@@ -362,6 +387,8 @@ class Session:
                 bound = call.bind(self._environment)
                 self._children.start(str(call.handler), "farewell", bound, scope)
                 await self._children.reap()
+                if scope.cancelled_caught:
+                    self.report.scope(call.handler, "took too long")
 
     def _release(self) -> None:
         """Hold the invariants: nobody knows the connection any more, and the peer is told."""
@@ -369,11 +396,13 @@ class Session:
             return
         self._released = True
         self.duration = self._transport.now() - self._started
-        end = self.end or End("shutdown", 1001)
-        self.end = end
+        end = self.end = self.end or End("shutdown", 1001)
+        if self._provisional and end.error is not None:
+            self.report.error("the connection", end.error)
         self._home.directory.channels.leave_all(self)
         self._home.directory.forget(self.id)
-        self.outbox.refuse(end)
+        if end.cause not in ("peer", "vanished"):
+            self.outbox.refuse(end)
         if self._timer is not None:
             self._timer.cancel()
         self.accepted = ends.tell(

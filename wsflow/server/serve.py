@@ -132,6 +132,7 @@ class Server:
         """
         self._restart = self._restart or restart
         self._now = self._now or now
+        self.app.abort_start()
         if now:
             self.app.cut_short()
         self._stop.set()

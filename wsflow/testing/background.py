@@ -1,4 +1,4 @@
-"""A task that belongs to no scope of the test.
+"""A function that runs beside the test.
 
 A fixture's set-up and teardown may run in different tasks, so that no task group can stay open
 between them.
@@ -6,23 +6,23 @@ between them.
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 
-import anyio
+from wsflow.detached import detach
+from wsflow.runtime.waiting import Over
 
 
 class Background:
-    """Runs one function beside the test.
+    """Runs one function in a task of its own.
 
     Attributes:
         error: what it raised, once it is over.
+        over: set when it has returned or raised.
     """
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
-        self._over = anyio.Event()
+        self.over = Over()
 
     def start(self, run: Callable[[], Awaitable[None]]) -> None:
         async def live() -> None:
@@ -31,17 +31,6 @@ class Background:
             except BaseException as exc:
                 self.error = exc
             finally:
-                self._over.set()
+                self.over.set()
 
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_run():
-            trio.lowlevel.spawn_system_task(live, name="wsflow test server")
-        else:
-            self._task = asyncio.get_running_loop().create_task(live(), name="wsflow test server")
-
-    @property
-    def is_over(self) -> bool:
-        return self._over.is_set()
-
-    async def wait(self) -> None:
-        await self._over.wait()
+        detach(live, name="wsflow test server")

@@ -56,8 +56,14 @@ class MemoryServer:
                 self._started.set()
 
         self._background.start(run)
-        await self._started.wait()
-        if self._background.is_over:
+        try:
+            await self._started.wait()
+        except BaseException:
+            self._app.abort_start()
+            self._stop.set()
+            await self._background.over.wait_through()
+            raise
+        if self._background.over.is_set:
             await self.stop()
 
     async def _serve(self) -> None:
@@ -71,7 +77,7 @@ class MemoryServer:
             Exception: what failed in the app beside its connections.
         """
         self._stop.set()
-        await self._background.wait()
+        await self._background.over.wait_through()
         if self._background.error is not None:
             raise self._background.error
 
@@ -95,7 +101,7 @@ class MemoryServer:
         transports: list[MemoryTransport] = []
 
         def transport(changed: Any) -> MemoryTransport:
-            transports.append(MemoryTransport(self._app.limits, self._app.spawn, changed))
+            transports.append(MemoryTransport(self._app.limits, changed))
             return transports[0]
 
         peer = Peer(transport)

@@ -6,12 +6,13 @@ The peer's end is driven by ``peer_…`` methods. Closing handshakes complete at
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import anyio
 
+from wsflow.detached import detach
 from wsflow.transports.base import Receiver
 from wsflow.transports.frames import Frame
 from wsflow.transports.limits import WireLimits
@@ -50,7 +51,6 @@ class MemoryTransport:
 
     Args:
         limits: the bounds, as of every transport.
-        spawn: starts a task.
         changed: called when something has come for the peer.
 
     Attributes:
@@ -63,11 +63,9 @@ class MemoryTransport:
     def __init__(
         self,
         limits: WireLimits,
-        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         changed: Callable[[], None],
     ) -> None:
         self._limits = limits
-        self._spawn = spawn
         self._changed = changed
         self._receiver: Receiver | None = None
         self._to_peer: deque[Frame] = deque()
@@ -92,7 +90,7 @@ class MemoryTransport:
 
     def after(self, seconds: float, call: Callable[[], None]) -> MemoryTimer:
         timer = MemoryTimer(seconds, call)
-        self._spawn(timer.run)
+        detach(timer.run, name="wsflow timer")
         return timer
 
     def accept(self, subprotocol: str | None) -> None:
