@@ -81,7 +81,7 @@ class Reject(Exception):
         body: str = "",
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(status, body)
+        super().__init__(f"{status}: {body}".strip().removesuffix(":"))
         if not (isinstance(status, int) and 300 <= status <= 599):
             raise ValueError(f"{status!r} cannot reject a handshake: use a status from 300 to 599")
         self.status = int(status)

@@ -59,8 +59,12 @@ class _FakeLink:
         self.sent.append(message)
 
     def close(self, code: int, reason: str) -> None:
-        closing = Close(code, reason)
-        self.end = self.end or End("closed", closing.code, closing.reason)
+        try:
+            closing = Close(code, reason)
+        except ValueError as exc:
+            self.end = self.end or End("error", 1011, "", exc)
+        else:
+            self.end = self.end or End("closed", closing.code, closing.reason)
 
 
 class FakeTopic(Topic[M], Generic[M]):

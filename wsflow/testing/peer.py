@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, Union, overload
+from typing import Any, TypeVar, Union, get_origin, overload
 
 import anyio
 import msgspec
@@ -18,6 +18,10 @@ from wsflow.wiring.messages import union_problem
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+def _is_type(kind: object) -> bool:
+    return isinstance(kind, type) or get_origin(kind) is not None or kind is None or kind is Any
 
 
 class PeerEnd:
@@ -56,7 +60,7 @@ class Peer:
         self._unread: list[Frame] = []
         self._transport = transport_for(self._changed)
         self._session: Session | None = None
-        self._errors_seen = False
+        self._errors_seen = 0
 
     def _changed(self) -> None:
         if self._news is not None:
@@ -68,7 +72,8 @@ class Peer:
 
     async def _until(self, ready: Callable[[], bool]) -> None:
         while not ready():
-            self._news = anyio.Event()
+            if self._news is None or self._news.is_set():
+                self._news = anyio.Event()  # shared by all who wait
             await self._news.wait()
 
     async def opened(self) -> None:
@@ -113,7 +118,8 @@ class Peer:
         return PeerEnd(self._session.end, self._see) if self._session.end else None
 
     def _see(self) -> None:
-        self._errors_seen = True
+        if self._session is not None:
+            self._errors_seen = len(self._session.report.errors)
 
     @property
     def _codec(self) -> Codec:
@@ -194,12 +200,14 @@ class Peer:
             Disconnected: none came, and the connection has ended.
             Reject: the handshake was refused.
         """
+        if not all(map(_is_type, kinds)):
+            raise TypeError(f"receive takes message types, not {kinds!r}; the timeout is named")
         if self._transport.rejection is not None:
             self._check_open()
         found: list[Any] = []
         with anyio.move_on_after(timeout):
             await self._until(lambda: self._find(kinds, found) or self._ended)
-        if found:
+        if found or self._find(kinds, found):  # it may have come in the last moment
             return found[0]
         if self._ended:
             raise Disconnected(self._session.end if self._session else None)
@@ -268,6 +276,12 @@ class Peer:
 
     # -- leaving
 
+    async def abandon(self) -> None:
+        """Leave while the handshake is not answered yet."""
+        self._transport.peer_vanish()
+        if self._session is not None:
+            await self._session.over.wait_through()
+
     async def leave(self) -> None:
         """Close, and wait for the end."""
         self._transport.peer_close(1000, "")
@@ -291,8 +305,8 @@ class Peer:
             raise AssertionError(f"the registry still knows connection {session.id}")
         if session.memberships:
             raise AssertionError(f"still a member of {', '.join(session.memberships)}")
-        if session.report.errors and not self._errors_seen:
-            error = session.report.errors[0]
+        if unseen := session.report.errors[self._errors_seen :]:
+            error = unseen[0]
             raise AssertionError(
                 f"a handler raised {type(error).__name__}: {error}; if that is expected, "
                 "look at the peer's end.error"

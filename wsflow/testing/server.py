@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, final
@@ -26,6 +27,9 @@ LIMITS = Limits(open_timeout=5, close_timeout=1)
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
+log = logging.getLogger("wsflow")
+
+
 @final
 class MemoryServer:
     """An app that runs, with no socket. Made by ``serve_in_memory``.
@@ -37,6 +41,7 @@ class MemoryServer:
     def __init__(self, app: App, override: Mapping[Any, Any]) -> None:
         self._app = app
         self.override = override
+        self.limits = app.limits
         self.registry = Registry(app.directory)
         self._background = Background()
         self._stop = anyio.Event()
@@ -92,7 +97,13 @@ class MemoryServer:
         return Connecting(self, target, headers, subprotocols)
 
     def open(self, target: str, headers: HeaderItems, subprotocols: Iterable[str]) -> Peer:
-        """Begin a connection."""
+        """Begin a connection.
+
+        Raises:
+            ValueError: the target is no path.
+        """
+        if not target.startswith("/"):
+            raise ValueError(f"{target!r} is no path: a target begins with /, as in '/chat/lobby'")
         sent = Headers(Host="testserver")
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
             sent[name] = value
@@ -132,7 +143,11 @@ class Connecting:
 
     async def __aenter__(self) -> Peer:
         self._peer = self._server.open(*self._arguments)
-        await self._peer.opened()
+        try:
+            await self._peer.opened()
+        except BaseException:
+            await self._peer.abandon()
+            raise
         return self._peer
 
     async def __aexit__(
@@ -168,6 +183,8 @@ class serve_in_memory:  # noqa: N801
         override: Mapping[Any, Any] | None = None,
         limits: Limits = LIMITS,
     ) -> None:
+        if not isinstance(router, Router):
+            raise TypeError(f"{router!r} is not a Router")
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
@@ -185,19 +202,37 @@ class serve_in_memory:  # noqa: N801
     ) -> None:
         try:
             await self._server.stop()
-        except Exception:
+        except Exception as error:
             if exc is None:
                 raise
+            log.error("while leaving the block", exc_info=error)
 
 
 class _Shared:
     """One running app, and how many ``connect`` blocks use it."""
 
     def __init__(self, serving: serve_in_memory) -> None:
-        self.serving = serving
-        self.server: MemoryServer | None = None
-        self.ready = anyio.Event()
+        self._serving = serving
+        self._server: MemoryServer | None = None
+        self._starting: anyio.Event | None = None
         self.users = 0
+
+    async def running(self) -> MemoryServer:
+        """The app, started by the first who asks."""
+        if self._starting is None:
+            self._starting = anyio.Event()
+            try:
+                self._server = await self._serving.__aenter__()
+            finally:
+                self._starting.set()
+        await self._starting.wait()
+        if self._server is None:
+            raise RuntimeError("the app that this connection shares could not be started")
+        return self._server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._serving.__aexit__(None, None, None)
 
 
 _shared: dict[tuple[object, int], _Shared] = {}
@@ -223,7 +258,8 @@ class connect:  # noqa: N801
         DeclarationError: the app does not wire.
         AssertionError: on leaving: a task, a registry entry, a membership or an unseen error is
             left. What the block itself raises is left as it is.
-        ValueError: the app runs already, with another ``override``.
+        ValueError: the app runs already, with another ``override`` or other ``limits``; or the
+            target is no path.
     """
 
     def __init__(
@@ -234,7 +270,7 @@ class connect:  # noqa: N801
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         override: Mapping[Any, Any] | None = None,
-        limits: Limits = LIMITS,
+        limits: Limits | None = None,
     ) -> None:
         self._router = router
         self._target = target
@@ -245,42 +281,43 @@ class connect:  # noqa: N801
 
     async def __aenter__(self) -> Peer:
         self._key = (current_token(), id(self._router))
-        self._use = use = _shared.get(self._key) or await self._start()
-        await use.ready.wait()
-        if use.server is None:
-            raise RuntimeError("the app that this connection shares could not be started")
-        if self._override is not None and self._override != use.server.override:
-            raise ValueError(
-                "the app runs already with another override: connections that are open at the "
-                "same time share one app; give all of them the same, or use serve_in_memory"
-            )
-        use.users += 1
-        self._connecting = use.server.connect(
-            self._target, headers=self._headers, subprotocols=self._subprotocols
-        )
+        self._use = _shared.get(self._key) or self._share()
+        self._use.users += 1
         try:
+            server = await self._use.running()
+            self._check_same(server)
+            self._connecting = server.connect(
+                self._target, headers=self._headers, subprotocols=self._subprotocols
+            )
             return await self._connecting.__aenter__()
         except BaseException:
             await self._release()
             raise
 
-    async def _start(self) -> _Shared:
-        serving = serve_in_memory(self._router, override=self._override, limits=self._limits)
+    def _share(self) -> _Shared:
+        serving = serve_in_memory(
+            self._router, override=self._override, limits=self._limits or LIMITS
+        )
         use = _shared[self._key] = _Shared(serving)
-        try:
-            use.server = await serving.__aenter__()
-        except BaseException:
-            del _shared[self._key]
-            raise
-        finally:
-            use.ready.set()
         return use
+
+    def _check_same(self, server: MemoryServer) -> None:
+        for name, mine, running in [
+            ("override", self._override, server.override),
+            ("limits", self._limits, server.limits),
+        ]:
+            if mine is not None and mine != running:
+                raise ValueError(
+                    f"the app runs already with another {name}: connections that are open at the "
+                    "same time share one app; give all of them the same, or use serve_in_memory"
+                )
 
     async def _release(self) -> None:
         self._use.users -= 1
         if not self._use.users:
-            del _shared[self._key]
-            await self._use.serving.__aexit__(None, None, None)
+            if _shared.get(self._key) is self._use:
+                del _shared[self._key]  # who comes from now on starts the app anew
+            await self._use.stop()
 
     async def __aexit__(
         self,
@@ -293,6 +330,7 @@ class connect:  # noqa: N801
         finally:
             try:
                 await self._release()
-            except Exception:
+            except Exception as error:
                 if exc is None:
                     raise
+                log.error("while leaving the block", exc_info=error)

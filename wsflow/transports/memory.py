@@ -74,6 +74,7 @@ class MemoryTransport:
         self._held: deque[tuple[bytes, bool]] = deque()  # sent by the peer while reading is paused
         self._held_bytes = 0
         self._reading_paused = False
+        self._peer_closing: tuple[int, str] | None = None  # a close frame behind what is held
         self.accepted = False
         self.rejection: Rejection | None = None
         self.subprotocol: str | None = None
@@ -127,6 +128,8 @@ class MemoryTransport:
             data, text = self._held.popleft()
             self._held_bytes -= len(data)
             self._report.message_received(data, text)
+        if not self._held and self._peer_closing is not None:
+            self._close_as_peer(*self._peer_closing)
         self._changed()
 
     @property
@@ -143,7 +146,7 @@ class MemoryTransport:
 
     def peer_send(self, data: bytes, text: bool, fragments: int = 1) -> None:
         """Send a message, in so many fragments."""
-        if self.closing is not None:
+        if self.closing is not None or self._peer_closing is not None:
             return
         if len(data) > self._limits.max_message_size:
             self._fail(1009, "message too big")
@@ -181,7 +184,13 @@ class MemoryTransport:
         """
         if not self.accepted:
             self.peer_vanish()
-        elif self.closing is None:
+        elif self._held:  # it comes behind what was sent before
+            self._peer_closing = (code, reason)
+        else:
+            self._close_as_peer(code, reason)
+
+    def _close_as_peer(self, code: int, reason: str) -> None:
+        if self.closing is None:
             self.close(code, reason)
             self._report.peer_closed(code, reason)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -92,7 +92,7 @@ class _Compiler:
         names = self._parameters(router, template)
         level = self._level(router)
         levels = (*outer, level)
-        place = Place(template, names or (), tuple(CODECS.values()))
+        place = Place(template, names or ())
         for handler in level.of("lifespan"):
             if handler not in self.lifespans and handler not in self.overridden:
                 plan = self._scope(handler, levels, place)
@@ -320,7 +320,23 @@ class _Compiler:
                     f"{first_handler} ({first_handler.where}).",
                     "declare it once, as in Room = Annotated[Topic[Said], …], and use that.",
                 )
+        used = {codec.name for route in self.routes for codec in route.plan.codecs}
+        for name in topics:
+            same = [(by, topic) for by, topic in self.resolver.topics if topic.template == name]
+            allowed = self._codecs_of({by for by, _ in same}) or used
+            codecs = tuple(codec for codec in CODECS.values() if codec.name in allowed)
+            for _, topic in same:
+                topic.type = replace(topic.type, codecs=codecs)
         return [topic for _, topic in topics.values()]
+
+    def _codecs_of(self, handlers: set[Handler]) -> set[str]:
+        """The codecs that the paths of these functions allow."""
+        return {
+            codec.name
+            for route in self.routes
+            if handlers & {call.handler for call in route.plan.calls}
+            for codec in route.plan.codecs
+        }
 
 
 def _depth(handler: Handler, levels: Levels) -> int:

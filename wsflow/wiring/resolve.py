@@ -9,7 +9,6 @@ from typing import Any, get_args, get_origin
 
 from anyio.abc import TaskGroup
 
-from wsflow.codec import Codec
 from wsflow.connection import End
 from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, TopicName
 from wsflow.declare.router import Handler
@@ -44,12 +43,10 @@ class Place:
     Attributes:
         template: the whole path.
         names: its parameters.
-        codecs: the codecs that topics are encoded in.
     """
 
     template: str
     names: Sequence[str]
-    codecs: tuple[Codec, ...]
 
 
 @dataclass
@@ -226,7 +223,7 @@ class Resolver:
                 self.problem(handler, parameter, *unknown_message(unknown))
         source = FromTopic(
             name.template,
-            TopicType(types, name.options, place.codecs),
+            TopicType(types, name.options, ()),
             listen=handler.kind == "producer",
         )
         self.topics.append((handler, source))

@@ -167,9 +167,9 @@ class FromRequest:
         return f"{type(self.mark).__name__.lower()} {self.name!r}"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class FromTopic:
-    """A topic, its name filled from the path."""
+    """A topic, its name filled from the path. Its codecs are known when all paths are."""
 
     template: str
     type: TopicType
