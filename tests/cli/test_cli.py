@@ -42,6 +42,14 @@ def make_app():
     return app
 
 
+def needs(x):
+    return app
+
+
+async def later():
+    return app
+
+
 def broken_factory():
     raise ValueError("no luck")
 
@@ -281,6 +289,12 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ("mine:not_an_app", "is an int, not a Router: did you mean mine:app?"),
         ("mine:not_an_app()", "'mine:not_an_app' cannot be called: leave the () away"),
         ("mine:broken_factory()", "calling 'mine:broken_factory()' failed: ValueError: no luck"),
+        ("mine:needs()", "'mine:needs()' is called without arguments: missing a required argument"),
+        ("mine:later()", "'mine:later()' is async: a factory is a plain function"),
+        ("mine.py:app", "name the module, not the file: mine:app"),
+        ("./mine:app", "name the module, not the file: mine:app"),
+        (".mine:app", "'.mine:app' is relative: name the module in full"),
+        ("leaving:app", "importing 'leaving' failed: SystemExit: 0 ("),
         ("mine:Router", "is a type, not a Router"),
         ("mine", "'mine' names no app: write module:attribute"),
         (":app", "':app' names no app"),
@@ -297,6 +311,7 @@ def test_apps_that_cannot_be_loaded(
     (folder / "imports.py").write_text("import nope_nope\n")
     (folder / "syntax.py").write_text("def f(:\n")
     (folder / "empty.py").write_text("")
+    (folder / "leaving.py").write_text("raise SystemExit(0)\n")
     for command in ("run", "check", "routes"):
         code, out, err = call(capsys, command, target)
         assert code == 3
@@ -368,7 +383,8 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--port", "x"], 'unable to convert "x" into int'),
+        (["--port", "x"], "unable to convert 'x' into int"),
+        (["--port", "1.5"], "unable to convert '1.5' into int"),
         (["--port", "70000"], "port is 70000: ports go up to 65535"),
         (["--nonsense"], "nonsense"),
         (["--loop", "curio"], "curio"),
@@ -396,10 +412,15 @@ def test_usage_in_the_environment_and_in_toml(
     assert code == 2
     assert "[tool][wsflow][prot]" in out + err
     (folder / "pyproject.toml").unlink()
+    monkeypatch.setenv("WSFLOW_PROT", "1")
+    code, out, err = call(capsys, "run", "mine:app")
+    assert code == 2
+    assert "WSFLOW_PROT, which is no setting: did you mean WSFLOW_PORT?" in err
+    monkeypatch.delenv("WSFLOW_PROT")
     monkeypatch.setenv("WSFLOW_PORT", "x")
     code, out, err = call(capsys, "run", "mine:app")
     assert code == 2
-    assert 'unable to convert "x" into int' in out + err
+    assert "unable to convert 'x' into int" in out + err
 
 
 def test_uvloop_that_is_not_installed(

@@ -16,7 +16,7 @@ import pytest
 from anyio.abc import TaskGroup
 from websockets.asyncio.client import connect, unix_connect
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wsflow import DeclarationError, Request, Router
 from wsflow.request import Address
@@ -196,9 +196,8 @@ async def test_a_task_of_the_app_that_fails_stops_it(caplog: pytest.LogCaptureFi
         tasks.start_soon(fail)
 
     server = Server(compile_app(app), quick())
-    with pytest.raises(BaseException) as raised:
+    with pytest.raises(RuntimeError, match="background"):
         await server.run()
-    assert "background" in repr(raised.value)
     assert "the app stops" in caplog.text
 
 
@@ -265,6 +264,86 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_a_unix_socket_of_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with serve(echo_app(), Settings(uds=path)):
+        with pytest.raises(OSError, match="somebody listens there"):
+            async with serve(echo_app(), Settings(uds=path)):
+                pass
+        path.unlink()
+        async with serve(echo_app(), Settings(uds=path)) as later:
+            inode = path.stat().st_ino
+            assert later._inode == inode
+            path.rename(tmp_path / "moved")  # the first one's end must not take it away
+            (tmp_path / "moved").rename(path)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    async with serve(echo_app(), Settings(uds=path)):  # nobody listens: it is replaced
+        pass
+    assert not path.exists()
+    path.write_text("a plain file")
+    with pytest.raises(OSError, match="there is a file of that name"):
+        async with serve(echo_app(), Settings(uds=path)):
+            pass
+    assert path.read_text() == "a plain file"
+
+
+async def test_stopping_while_a_lifespan_sets_up() -> None:
+    entered = anyio.Event()
+    app = echo_app()
+
+    @app.lifespan
+    async def slow() -> None:
+        entered.set()
+        await anyio.sleep_forever()
+
+    server = Server(compile_app(app), quick())
+    task = asyncio.create_task(server.run())
+    await entered.wait()
+    server.stop()
+    await task
+    assert not server.started.is_set()
+
+
+async def test_a_lifespan_that_waits_for_a_task_that_fails() -> None:
+    app = echo_app()
+
+    @app.lifespan
+    async def wait(tasks: TaskGroup) -> AsyncIterator[None]:
+        async def fail() -> None:
+            raise RuntimeError("the worker failed")
+
+        tasks.start_soon(fail)
+        await anyio.sleep_forever()
+        yield
+
+    with pytest.raises(RuntimeError, match="the worker failed"):
+        await Server(compile_app(app), quick()).run()
+
+
+async def test_new_connections_are_answered_while_it_stops() -> None:
+    started, gate = anyio.Event(), anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> None:
+        started.set()
+        await gate.wait()
+
+    async with serve(app, quick()) as server:
+        client = await connect(f"ws://127.0.0.1:{server.port}/")
+        await client.send("x")
+        await started.wait()
+        server.stop()
+        while not server.app._closed:
+            await asyncio.sleep(0)
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://127.0.0.1:{server.port}/")
+        assert refused.value.response.status_code == 503
+        gate.set()
+        await client.wait_closed()
+
+
 async def test_an_inherited_descriptor() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         async with serve(echo_app(), Settings(fd=listening.fileno())) as server:
@@ -317,9 +396,13 @@ async def test_tls_files_that_cannot_be_used(certificate: tuple[Path, Path]) -> 
     ("values", "why"),
     [
         ({"port": 70000}, "port is 70000: ports go up to 65535"),
-        ({"grace": -1}, "grace is -1: it cannot be negative"),
+        ({"grace": -1}, "grace is -1: it must be 0 or more"),
         ({"ping_interval": float("nan")}, "ping_interval is nan"),
         ({"ssl_keyfile": Path("x")}, "ssl_certfile is not"),
+        ({"open_timeout": 0}, "nobody could connect"),
+        ({"origin": ("example.com",)}, "origin is 'example.com': write scheme and host"),
+        ({"origin": ("https://a.example/",)}, "write scheme and host"),
+        ({"uds": Path("x"), "fd": 3}, "uds and fd are both set"),
         ({"inbox_messages": 0}, "inbox_messages is 0: nothing could be received"),
     ],
 )

@@ -195,8 +195,8 @@ def picky() -> Router:
     [
         ("/x?count=1", 404, "not found\n"),
         ("/1", 400, "query 'count' is missing\n"),
-        ("/1?count=x", 400, "query 'count' is not valid: Expected `int`, got `str`\n"),
-        ("/1?count=1&tag=x", 400, "query 'tag' is not valid: Expected `int`, got `str` - at"),
+        ("/1?count=x", 400, "query 'count' is not valid: Expected `int`\n"),
+        ("/1?count=1&tag=x", 400, "query 'tag' is not valid: Expected `int`\n"),
         ("/1/2?count=1", 404, "Not Found\n"),
         ("/%ff?count=1", 404, "Not Found\n"),
         ("//?count=1", 404, "Not Found\n"),

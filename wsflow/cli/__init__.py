@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -29,6 +32,7 @@ def run(target: Target, settings: Settings) -> int:
     pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed or cut connections off, 2 usage,
     3 the app cannot be loaded or does not wire, 4 the address is in use.
     """
+    check_environment()
     return serve(target, wired(target), settings)
 
 
@@ -51,6 +55,22 @@ def show_routes(target: Target, /) -> int:
 def wired(target: str) -> AppPlan:
     """Load and wire an app."""
     return compile_app(load(target))
+
+
+def check_environment() -> None:
+    """Refuse a WSFLOW_… variable that is no setting: it would be ignored, and missed.
+
+    Raises:
+        UsageError: there is one.
+    """
+    known = {f"WSFLOW_{each.name.upper()}" for each in fields(Settings)} | {"WSFLOW_TARGET"}
+    for name in os.environ:
+        if name.startswith("WSFLOW_") and name not in known:
+            near = get_close_matches(name, known, 1)
+            raise UsageError(
+                f"the environment has {name}, which is no setting"
+                + (f": did you mean {near[0]}?" if near else "; see wsflow run --help")
+            )
 
 
 def build() -> App:

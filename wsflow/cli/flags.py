@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from wsflow.server.settings import Settings
 
@@ -29,6 +29,14 @@ def with_settings(run: Run) -> Callable[..., int]:
     return command
 
 
+def _whole(_type: object, tokens: Sequence[Token]) -> int:
+    """A whole number: 1.5 is not rounded."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"unable to convert {tokens[0].value!r} into int") from None
+
+
 GROUPS = ["Listening", "TLS", "Running", "Security", "Messages", "Timeouts", "Limits"]
 """The groups of the help, in its order."""
 
@@ -48,6 +56,7 @@ def _flags() -> list[inspect.Parameter]:
                         each.metadata["group"], sort_key=GROUPS.index(each.metadata["group"])
                     ),
                     negative_iterable=(),
+                    converter=_whole if hints[each.name] is int else None,
                 ),
             ],
         )

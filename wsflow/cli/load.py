@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
-from wsflow.declare.router import Router
+from wsflow.declare.router import Router, place
 
 
 class LoadError(Exception):
@@ -24,6 +25,11 @@ def load(target: str) -> Router:
         LoadError: it is not there, or no Router, or importing it fails.
     """
     name, _, attribute = target.partition(":")
+    if name.endswith(".py") or "/" in name:
+        dotted = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise LoadError(f"name the module, not the file: {dotted}:{attribute or 'app'}")
+    if name.startswith("."):
+        raise LoadError(f"{target!r} is relative: name the module in full, as in examples.chat:app")
     if not name or not attribute:
         raise LoadError(f"{target!r} names no app: write module:attribute, as in examples.chat:app")
     module = _module(name)
@@ -61,16 +67,24 @@ def _module(name: str) -> ModuleType:
                 "check the name, or go to the directory that holds it"
             ) from None
         raise LoadError(_failure(f"importing {name!r} failed", exc)) from None
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise LoadError(_failure(f"importing {name!r} failed", exc)) from None
 
 
 def _call(target: str, factory: object) -> object:
     if not callable(factory):
         raise LoadError(f"{target.removesuffix('()')!r} cannot be called: leave the () away")
+    if inspect.iscoroutinefunction(factory):
+        raise LoadError(f"{target!r} is async: a factory is a plain function")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as exc:
+        raise LoadError(
+            f"{target!r} is called without arguments: {exc} ({place(factory)})"
+        ) from None
     try:
         return factory()
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise LoadError(_failure(f"calling {target!r} failed", exc)) from None
 
 

@@ -86,11 +86,14 @@ async def _serve(target: str, plan: AppPlan, settings: Settings) -> Exit:
         if exc.errno == errno.EADDRINUSE:
             print(
                 f"wsflow: {_address(settings)} is in use: stop what listens there, or choose "
-                "another with --port",
+                f"another with {'--uds' if settings.uds else '--port'}",
                 file=sys.stderr,
             )
             return Exit.ADDRESS
-        raise UsageError(f"cannot listen on {_address(settings)}: {exc.strerror or exc}") from None
+        why = exc.strerror or str(exc)
+        if exc.errno == errno.EACCES and 0 < settings.port < 1024:
+            why += "; ports below 1024 need privileges: choose another with --port"
+        raise UsageError(f"cannot listen on {_address(settings)}: {why}") from None
     stopping = Stopping(server, settings)
     with stopping.on_signals(asyncio.get_running_loop()):
         announced = asyncio.create_task(_announce(target, server))
@@ -120,7 +123,8 @@ async def _announce(target: str, server: Server) -> None:
         print(f"  on {_address(settings)}", file=sys.stderr)
         return
     scheme = "ws" if settings.ssl_certfile is None else "wss"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
     for line in try_lines(server.plan, f"{scheme}://{host}:{server.port}"):
         print(line, file=sys.stderr)
     sys.stderr.flush()

@@ -150,6 +150,8 @@ class Router:
                 f"write @router.{kind} or @router.{kind}(option=…) above a function; "
                 "options are named.",
             )
+            # The call was meant to give a decorator: the report is better than its failure.
+            return lambda fn: fn
         return fn
 
     @overload

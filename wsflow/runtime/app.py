@@ -170,7 +170,8 @@ class App:
             raise Reject(404)
         details, params = found
         self._check_origin(request)
-        if len(self.sessions) >= self.limits.max_connections:
+        most = self.limits.max_connections
+        if most and len(self.sessions) >= most:
             raise Reject(503)
         per_client = self.limits.max_connections_per_client
         if per_client and self._clients[_host(request)] >= per_client:

@@ -23,7 +23,9 @@ class Limits(WireLimits):
         group="Limits",
     )
     max_connections: int = option(
-        10_000, "Most connections at a time; beyond it the answer is 503.", group="Limits"
+        10_000,
+        "Most connections at a time; beyond it the answer is 503. 0 for no limit.",
+        group="Limits",
     )
     max_connections_per_client: int = option(
         0, "Most connections from one client address; 0 for no limit.", group="Limits"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, final
 
 import anyio
@@ -47,6 +49,7 @@ class Server:
         self._all_closed: anyio.Event | None = None
         self._resolve = resolver(settings.trusted_proxy)
         self._listener: asyncio.Server | None = None
+        self._inode = 0  # of the Unix socket that is ours
 
     # -- for the transports
 
@@ -65,7 +68,8 @@ class Server:
         if len(self._requesting) >= self.settings.max_handshakes:
             return False
         # Those that were refused, or are closing, count here too.
-        if len(self._transports) >= self.settings.max_connections + self.settings.max_handshakes:
+        most = self.settings.max_connections
+        if most and len(self._transports) >= most + self.settings.max_handshakes:
             return False
         per_client = self.settings.max_connections_per_client
         if per_client and self._requests_from(transport.address) >= per_client:
@@ -155,8 +159,9 @@ class Server:
         """Listen no more; doing it again changes nothing."""
         if self._listener is not None and self._listener.sockets:
             self._listener.close()
-            if self.settings.uds is not None:
-                self.settings.uds.unlink(missing_ok=True)
+            path = self.settings.uds
+            if path is not None and path.exists() and path.stat().st_ino == self._inode:
+                path.unlink()  # ours, and not of a server that came after
 
     async def _told_to_stop(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -191,11 +196,35 @@ class Server:
             inherited = socket.socket(fileno=os.dup(settings.fd))
             self._listener = await loop.create_server(factory, sock=inherited, **listen)
         elif settings.uds is not None:
-            self._listener = await loop.create_unix_server(factory, str(settings.uds), **listen)
+            bound = bind_unix(settings.uds)
+            self._listener = await loop.create_unix_server(factory, sock=bound, **listen)
+            self._inode = settings.uds.stat().st_ino
         else:
             self._listener = await loop.create_server(
                 factory, settings.host, settings.port, **listen
             )
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A Unix socket at ``path``, in place of one that nobody listens on any more.
+
+    Raises:
+        OSError: somebody listens there (EADDRINUSE), or it cannot be bound.
+    """
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise OSError(errno.EADDRINUSE, "somebody listens there")
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(str(path))
+    except OSError as exc:
+        bound.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(errno.EEXIST, "there is a file of that name") from None
+        raise
+    return bound
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -212,10 +241,16 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or ""
         )
     except OSError as exc:
+        why = exc.strerror or str(exc)
+        if isinstance(exc, ssl.SSLError):
+            why = (
+                "no certificate and private key (PEM) that fit, or the key needs another "
+                f"password ({why})"
+            )
         files = " and ".join(
             str(file) for file in (settings.ssl_certfile, settings.ssl_keyfile) if file
         )
-        raise ValueError(f"TLS cannot use {files}: {exc.strerror or exc}") from None
+        raise ValueError(f"TLS cannot use {files}: {why}") from None
     return context
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from wsflow.runtime.limits import Limits
 from wsflow.transports.limits import SocketLimits, option
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,16 @@ class Settings(Limits, SocketLimits):
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not value >= 0:
-                raise ValueError(f"{each.name} is {value}: it cannot be negative")
+                raise ValueError(f"{each.name} is {value}: it must be 0 or more")
+        if self.open_timeout == 0:
+            raise ValueError("open_timeout is 0: nobody could connect")
+        for origin in self.origin:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"origin is {origin!r}: write scheme and host, as in https://example.com"
+                )
+        if self.uds is not None and self.fd is not None:
+            raise ValueError("uds and fd are both set: a server listens on one of them")
         if self.port > 65535:
             raise ValueError(f"port is {self.port}: ports go up to 65535")
         if self.ssl_certfile is None and self.ssl_keyfile is not None:

@@ -71,6 +71,8 @@ class _Compiler:
                 "decorate a function with @router.consumer or @router.producer.",
             )
         topics = self._topics()
+        if not self.resolver.problems:
+            self.resolver.check_overrides(router.where)
         if self.resolver.problems:
             raise DeclarationError(sorted(self.resolver.problems, key=_by_place))
         return AppPlan(tuple(self.lifespans.values()), self.routes, tuple(topics))
@@ -213,7 +215,13 @@ class _Compiler:
             sends=self._sends(senders, levels),
         )
         other = self.routes.add(place.template, RouteDetails.of(plan))
-        if other is not None:
+        if other is not None and other.plan.where == router.where:
+            self._router_problem(
+                router,
+                f"It is included twice at {place.template!r}.",
+                "take one include away, or give one of them a prefix.",
+            )
+        elif other is not None:
             self._router_problem(
                 router,
                 f"The path {place.template!r} is served by another Router too: "

@@ -16,6 +16,7 @@ from wsflow.connection import End
 from wsflow.declare.markers import REQUEST_MARKERS, Message
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, ITERATORS, Parameter, Signature, members, type_name
+from wsflow.errors import Close, Disconnected, Reject
 from wsflow.topics import Topic
 from wsflow.wiring.calls import Call
 from wsflow.wiring.messages import RAW, union_problem, unknown_type
@@ -40,6 +41,15 @@ def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
         return (
             f"It yields, and is annotated `-> {type_name(signature.returns)}`.",
             "annotate it `-> AsyncIterator[T]` with the type that it yields.",
+        )
+    if (
+        signature.coroutine
+        and not signature.generator
+        and get_origin(signature.returns) in ITERATORS
+    ):
+        return (
+            f"It is annotated `-> {type_name(signature.returns)}` and does not yield.",
+            "yield what it makes, or annotate it with what it returns.",
         )
     if signature.generator or signature.coroutine:
         return None
@@ -69,6 +79,11 @@ class Functions:
 
     def offer_problem(self, signature: Signature) -> WhyAndCure | None:
         """Why what a scope function gives cannot be injected; None if it can."""
+        if signature.gives in GIVEN or (get_origin(signature.gives) or signature.gives) is Topic:
+            return (
+                f"It provides {type_name(signature.gives)}, which everybody is given anyway.",
+                "take the annotation off, or provide a class of its own.",
+            )
         if signature.gives in SIMPLE:
             return (
                 f"{type_name(signature.gives)} cannot be provided: too many things are one.",
@@ -87,11 +102,28 @@ class Functions:
             self._problem(
                 handler,
                 first or "",
-                "A consumer's first parameter is the message, and this one has none.",
+                "A consumer's first parameter is the message, and this one "
+                + ("is injected." if first else "has none."),
                 "put it first: async def f(message: Say, …).",
             )
             return None
-        if first.annotation is EMPTY or first.keyword or first.variadic:
+        if first.keyword or first.variadic:
+            self._problem(
+                handler,
+                first,
+                "The message is passed by position, as the first parameter.",
+                "take the * away; a decorator that hides the function needs functools.wraps.",
+            )
+            return None
+        if first.name == "self" and first.annotation is EMPTY:
+            self._problem(
+                handler,
+                first,
+                "It is a method of a class, and there is no object to call it on.",
+                "register the method of an object: router.consumer(thing.method).",
+            )
+            return None
+        if first.annotation is EMPTY:
             self._problem(
                 handler,
                 first,
@@ -170,7 +202,8 @@ class Functions:
                         plan.handler,
                         "",
                         f"Its messages cannot be told apart from the path's others: {why}.",
-                        'tag each Struct: class Say(msgspec.Struct, tag="say").',
+                        "use a msgspec.Struct for each, with a tag of its own: "
+                        'class Say(msgspec.Struct, tag="say").',
                     )
                     continue
                 takers[kind] = plan
@@ -223,6 +256,14 @@ class Functions:
         for handler, signature, call, depth in handlers:
             first = signature.parameters[0] if signature.parameters else None
             types = () if first is None else members(first.bare)
+            if any(kind in (Close, Reject, Disconnected) for kind in types):
+                self._problem(
+                    handler,
+                    first or "",
+                    "Close, Reject and Disconnected are no errors: on_error never sees them.",
+                    "look at the End in on_disconnect.",
+                )
+                continue
             if not types or not all(
                 isinstance(kind, type) and issubclass(kind, Exception) for kind in types
             ):

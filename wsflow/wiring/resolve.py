@@ -57,11 +57,15 @@ class Resolver:
         override: values by annotation that stand in for everything else.
         problems: what was found wrong.
         topics: every injected topic.
+        asked: the types that some function asks for.
+        used: which overrides have stood in for something.
     """
 
     override: Mapping[Any, Any]
     problems: list[Problem] = field(default_factory=list)
     topics: list[tuple[Handler, FromTopic]] = field(default_factory=list)
+    asked: dict[str, None] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)
 
     def problem(self, handler: Handler, subject: object, why: str, cure: str) -> None:
         about = f"{handler}" + (f", parameter `{subject}`" if subject else "")
@@ -70,7 +74,26 @@ class Resolver:
             self.problems.append(problem)
 
     def overridden(self, annotation: Any) -> bool:
-        return any(annotation == each for each in self.override)
+        """Whether an override stands in for what a scope function provides."""
+        for each in self.override:
+            if annotation == each:
+                self.used.add(id(each))
+                return True
+        return False
+
+    def check_overrides(self, where: str) -> None:
+        """An override that replaces nothing lets the real thing run: say so."""
+        for each in self.override:
+            if id(each) not in self.used:
+                asked = ", ".join(self.asked) or "nothing"
+                self.problems.append(
+                    Problem(
+                        where,
+                        f"override of {type_name(each)}",
+                        "No function of the app asks for it, and none provides it.",
+                        f"use the exact annotation; the app asks for {asked}.",
+                    )
+                )
 
     def call(
         self,
@@ -118,8 +141,10 @@ class Resolver:
         hidden: Sequence[Offer],
     ) -> Source | None:
         annotation = parameter.annotation
+        self.asked.setdefault(type_name(annotation), None)
         for each, value in self.override.items():
             if annotation == each:
+                self.used.add(id(each))
                 return Fixed(value, "an override")
         for rule in (
             self._given,
@@ -166,6 +191,16 @@ class Resolver:
     def _from_request(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
+        if isinstance(parameter.default, (*REQUEST_MARKERS, Message, TopicName)):
+            name = type(parameter.default).__name__
+            self.problem(
+                handler,
+                parameter,
+                f"{name}(…) stands as its default, so the function would get the marker itself.",
+                f"write it into the annotation: {parameter.name}: "
+                f"Annotated[{type_name(parameter.bare)}, {name}(…)].",
+            )
+            return None, True
         marks = [mark for mark in parameter.marks if isinstance(mark, REQUEST_MARKERS)]
         for mark in parameter.marks:
             if mark in (*REQUEST_MARKERS, Message, TopicName):

@@ -6,6 +6,7 @@ wins over it. Segments are compared percent-decoded.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterator
 from typing import Generic, TypeVar, final
@@ -33,6 +34,10 @@ def parameters(template: str) -> list[str]:
             if match[1] in names:
                 raise ValueError(f"{{{match[1]}}} stands in it twice")
             names.append(match[1])
+            if keyword.iskeyword(match[1]):
+                raise ValueError(f"{{{match[1]}}} cannot be the name of a function's parameter")
+        elif set(segment) & set("?# "):
+            raise ValueError(f"{segment!r} has a character that no path has: ?, # or a space")
         elif "{" in segment or "}" in segment:
             raise ValueError(
                 f"{segment!r} is not a segment: a parameter is a name in braces and fills its "

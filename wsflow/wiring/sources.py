@@ -161,7 +161,7 @@ class FromRequest:
             raw = found if self.collects else found[-1]
             return msgspec.convert(raw, self.kind, strict=False)
         except msgspec.ValidationError as exc:
-            raise Reject(400, f"{self} is not valid: {exc}\n") from None
+            raise Reject(400, f"{self} is not valid: {_why(exc)}\n") from None
 
     def __str__(self) -> str:
         return f"{type(self.mark).__name__.lower()} {self.name!r}"
@@ -195,6 +195,11 @@ class FromTopic:
     def __str__(self) -> str:
         carried = " | ".join(map(type_name, self.type.types))
         return f"topic {self.template!r} of {carried}"
+
+
+def _why(exc: msgspec.ValidationError) -> str:
+    """What was expected. What came is a text in any case."""
+    return str(exc).partition(", got `str`")[0]
 
 
 GIVEN: Mapping[Any, Given] = {

@@ -12,6 +12,8 @@ async def enter(
     nameless: Topic[str],
     empty: Annotated[Topic[str], ""],
     broken: Annotated[Topic[str], "news.{room"],
+    bare: Annotated[Topic[str], "news.{}"],
+    formatted: Annotated[Topic[str], "news.{room:d}"],
     negative: Annotated[Topic[str], TopicName("a", history=-1)],
     policy: Annotated[Topic[str], TopicName("b", when_full="wait")],  # type: ignore[arg-type]
     alien: Annotated[Topic[complex], "numbers"],
