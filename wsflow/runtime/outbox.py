@@ -44,6 +44,7 @@ class Outbox:
         self._dropping = False
         self._refusing: End | None = None
         self._order: deque[Membership | anyio.Event] = deque()  # whose turn it is
+        self._granted = False  # somebody has his turn, and has not used it yet
         self._waiting_bytes = 0
         self._burst = 0
         self._burst_bytes = 0
@@ -87,18 +88,19 @@ class Outbox:
 
     @property
     def _room(self) -> bool:
-        return self._open and not self._paused and not self._order
+        return self._open and not (self._paused or self._order or self._granted)
 
     def _write(self, frame: Frame) -> None:
         self.sent += 1
         self._transport.send(frame)
 
     def _flush(self) -> None:
-        while self._order and not self._paused:
+        while self._order and not self._paused and not self._granted:
             turn = self._order.popleft()
             if not isinstance(turn, Membership):
+                self._granted = True
                 turn.set()
-                continue
+                return
             turn.turns -= 1
             if turn.waiting:  # the policy may have taken it
                 self._write(self._take(turn))
@@ -114,6 +116,10 @@ class Outbox:
 
     # -- a handler's message
 
+    @property
+    def _burst_over(self) -> bool:
+        return self._burst >= BURST_MESSAGES or self._burst_bytes >= BURST_BYTES
+
     async def send(self, frame: Frame) -> None:
         """Write ``frame`` once there is room. Cancelled, it has not been written.
 
@@ -122,15 +128,15 @@ class Outbox:
         """
         its_turn = False
         while True:
-            if self._burst >= BURST_MESSAGES or self._burst_bytes >= BURST_BYTES:
+            if not its_turn and self._burst_over:
                 self._burst = self._burst_bytes = 0
                 await checkpoint()
             elif self._refusing is not None:
                 raise Disconnected(self._refusing)
-            elif self._dropping or self._room or (its_turn and not self._paused):
+            elif self._dropping or self._room or its_turn:
                 break
             else:
-                await self._turn(first=its_turn)
+                await self._turn()
                 its_turn = True
         self._burst += 1
         self._burst_bytes += len(frame.payload)
@@ -138,25 +144,32 @@ class Outbox:
             self.dropped += 1
         else:
             self._write(frame)
+        if its_turn:
+            self._turn_is_over()
 
     async def drained(self) -> None:
         """Wait until what was sent so far is out, as far as the transport can tell."""
         if not (self._room or self._dropping or self._refusing):
-            await self._turn(first=False)
+            await self._turn()
+            self._turn_is_over()
 
-    async def _turn(self, *, first: bool) -> None:
-        """Wait for a turn, behind all that waits now, or before it."""
+    async def _turn(self) -> None:
+        """Wait for a turn, behind all that waits now. Nothing else is written until it is over."""
         turn = anyio.Event()
-        if first:
-            self._order.appendleft(turn)
-        else:
-            self._order.append(turn)
+        self._order.append(turn)
         self._burst = self._burst_bytes = 0
         try:
             await turn.wait()
-        finally:
-            if not turn.is_set():
+        except BaseException:
+            if turn.is_set():
+                self._turn_is_over()
+            else:
                 self._order.remove(turn)
+            raise
+
+    def _turn_is_over(self) -> None:
+        self._granted = False
+        self._flush()
 
     # -- a topic's message; never waits
 
