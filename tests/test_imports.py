@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import gc
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "wsflow"
@@ -42,9 +44,14 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """What a file imports of the package, and whether at its top level."""
-    tree = ast.parse(path.read_text())
+    """What a file imports, and whether at its top level."""
+    gc.disable()  # CPython 3.11: a collection within ast.parse can fail it (gh-106905)
+    try:
+        tree = ast.parse(path.read_text())
+    finally:
+        gc.enable()
     guarded = {
         id(inner)
         for node in ast.walk(tree)

@@ -9,7 +9,7 @@ import anyio
 
 from wsflow.connection import End
 from wsflow.errors import Close, Reject, cut_reason
-from wsflow.runtime.children import unwrap
+from wsflow.runtime.children import leaves, unwrap
 from wsflow.transports.base import Transport
 
 ANSWERS = {"error": 500, "slow": 503, "shutdown": 503, "restart": 503}
@@ -29,6 +29,15 @@ def end_of(exc: BaseException, *, accepted: bool) -> End:
             return End("policy", 1008, cut_reason(error.body.strip()))
         return End("rejected", error.status, error.body.strip())
     return End("error", 1011, "", error)
+
+
+def sort(exc: BaseException) -> tuple[Close | Reject | None, list[BaseException]]:
+    """What somebody meant, if he did, and what are errors."""
+    found = leaves(exc)
+    signals = [each for each in found if isinstance(each, Close | Reject)]
+    if not signals:
+        return None, [unwrap(exc)]
+    return signals[0], [each for each in found if each not in signals]
 
 
 def with_error(end: End, error: BaseException) -> End:

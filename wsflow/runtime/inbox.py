@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, final
 
 import anyio
 
+from wsflow.runtime.limits import Limits
+from wsflow.transports.base import Transport
 from wsflow.wiring.plan import ConsumerPlan
 
 
@@ -30,18 +32,14 @@ class Inbox:
     """Counts what waits in all lanes; pauses reading while that is too much.
 
     Args:
-        messages: how many may wait.
-        size: how many bytes of them.
-        pause: stops reading; ``resume`` goes on.
+        limits: how many messages may wait, and how many bytes of them.
+        transport: whose reading is paused.
     """
 
-    def __init__(
-        self, messages: int, size: int, pause: Callable[[], None], resume: Callable[[], None]
-    ) -> None:
-        self._messages = messages
-        self._bytes = size
-        self._pause = pause
-        self._resume = resume
+    def __init__(self, limits: Limits, transport: Transport) -> None:
+        self._messages = limits.inbox_messages
+        self._bytes = limits.inbox_bytes
+        self._transport = transport
         self._paused = False
         self._waiting = 0
         self._waiting_bytes = 0
@@ -59,7 +57,7 @@ class Inbox:
         full = self._waiting >= self._messages or self._waiting_bytes >= self._bytes
         if full and not self._paused:
             self._paused = True
-            self._pause()
+            self._transport.pause_reading()
 
     def taken(self, size: int) -> None:
         self._waiting -= 1
@@ -71,7 +69,7 @@ class Inbox:
             and self._waiting_bytes <= self._bytes // 2
         ):
             self._paused = False
-            self._resume()
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Nothing more will come: who waits for a message is to go on."""

@@ -12,17 +12,16 @@ What holds at every point where a task can be cancelled:
 - no exception is lost: it reaches ``on_error``, or the log with its traceback;
 - nobody but the transport reads.
 
-The host is never handed out. Others ``join`` it: cancelling them asks the session to stop, and
-waits. Steps that hold an invariant are synchronous and idempotent (``_release``): nothing can
-pierce them. A native cancellation of the host itself can interrupt an await of a user's tear-down,
-and every later step still runs. Handlers that swallow their cancellation are bounded by a timer of
-the transport (``_give_up``): their task is the one that may outlive the connection.
+The host is never handed out; others ``join`` it. Steps that hold an invariant are synchronous and
+idempotent (``_release``): nothing can pierce them. A native cancellation of the host can interrupt
+an await of a user's tear-down, and every later step still runs. Handlers that swallow their
+cancellation are given up by a timer (``_give_up``): their task may outlive the connection.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import anyio
@@ -35,16 +34,16 @@ from wsflow.detached import detach
 from wsflow.errors import Close, Disconnected, Reject, cut_reason
 from wsflow.request import Request
 from wsflow.runtime import ends
-from wsflow.runtime.children import Children, leaves, unwrap
+from wsflow.runtime.children import Children, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.home import Home
 from wsflow.runtime.inbox import Inbox, Item
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.report import Report
 from wsflow.runtime.scopes import Step, Within
-from wsflow.runtime.waiting import Over
+from wsflow.runtime.waiting import Over, Watch
 from wsflow.runtime.work import Work
-from wsflow.transports.base import Timer, Transport
+from wsflow.transports.base import Transport
 from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
 
@@ -92,6 +91,7 @@ class Session:
         self._started = transport.now()
         self._details = details
         self._transport = transport
+        self._watch = Watch(transport)
         self._rejection: Reject | None = None
         self._environment = Surroundings(home.directory, dict(home.values), read, self)
         self._environment.connection = self.connection
@@ -104,12 +104,7 @@ class Session:
             self._leaving,
         )
         self._decode = self.plan.decodings[self.codec.name]
-        self._inbox = Inbox(
-            limits.inbox_messages,
-            limits.inbox_bytes,
-            transport.pause_reading,
-            transport.resume_reading,
-        )
+        self._inbox = Inbox(limits, transport)
         self._work = Work(
             self.plan, self._inbox, self.outbox, self._children, self.send, self.finish
         )
@@ -119,7 +114,6 @@ class Session:
         self._stopping = False
         self._goodbye: End | None = None  # how a drain ends
         self._due: float | None = None  # when it must have ended
-        self._timer: Timer | None = None
         self._ready = False  # every on_connect function has set up
         self._released = False
         self._provisional = False  # the end is a cancellation whose cause may come to be known
@@ -216,7 +210,7 @@ class Session:
         self._due = due
         self._inbox.close()
         self._children.cancel("producer")
-        self._watch(seconds, self._drained_too_long)
+        self._watch.set(seconds, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
         self.report.cut_off(self.running)
@@ -230,17 +224,10 @@ class Session:
             return
         self._stopping = True
         self._inbox.close()
-        self._watch(self._home.limits.close_timeout, self._give_up)
+        self._watch.set(self._home.limits.close_timeout, self._give_up)
         if self._scope is not None:
             self._scope.cancel()
         self._children.cancel()
-
-    def _watch(self, seconds: float, late: Callable[[], None]) -> None:
-        """Call ``late`` in so many seconds, and no longer what was to be called before."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._released:
-            self._timer = self._transport.after(seconds, late)
 
     def _give_up(self) -> None:
         """Somebody swallows his cancellation: the connection ends without him."""
@@ -249,29 +236,23 @@ class Session:
         self._release()
 
     def _failed(self, what: str, exc: BaseException) -> None:
-        """Something raised: that decides the end, unless it came too late.
-
-        In a group, a ``Close`` or ``Reject`` decides, and the others are reported.
-        """
-        found = leaves(exc)
-        signals = [each for each in found if isinstance(each, Close | Reject)]
-        errors = [each for each in found if each not in signals] if signals else [unwrap(exc)]
-        end = ends.end_of(signals[0] if signals else exc, accepted=self.accepted)
-        if self.end is None and signals and isinstance(signals[0], Reject):
-            self._rejection = signals[0]
+        """Something raised: that decides the end, unless it came too late."""
+        signal, errors = ends.sort(exc)
+        end = ends.end_of(signal or exc, accepted=self.accepted)
+        if self.end is None and isinstance(signal, Reject):
+            self._rejection = signal
         if self._provisional:
             self.end, self._provisional = end, False
         self.finish(end)
-        for error in errors if not signals or len(found) > 1 else ():
+        for error in errors:
             self.report.error(what, error)
             if self.end is not None:
                 self.end = ends.with_error(self.end, error)
 
     def _cancelled(self, what: str) -> None:
-        """A task of ours was cancelled, and not by us.
+        """A task of ours was cancelled, and not by us. What leaves a scope function may tell why.
 
-        It may be by a scope that a generator of the user holds open: what leaves that generator
-        then is the cause. If nothing does, the cancellation itself is the error.
+        If nothing does, the cancellation itself is the error.
         """
         if self.end is None and not self._stopping:
             error = RuntimeError(f"{what} was cancelled from outside")
@@ -314,8 +295,8 @@ class Session:
             plan = self.plan.on_connect[index]
 
             async def inner(value: Any) -> None:
-                if not self._stopping and self._timer is not None:
-                    self._timer.cancel()
+                if not self._stopping:
+                    self._watch.clear()
                 self._environment.values[plan.handler] = value
                 await self._connect(index + 1)
 
@@ -326,12 +307,12 @@ class Session:
         self._scope = scope
         self._in = handler
         limits = self._home.limits
-        self._watch(limits.open_timeout + limits.close_timeout, self._give_up)
+        self._watch.set(limits.open_timeout + limits.close_timeout, self._give_up)
 
     def _leaving(self, handler: Handler) -> None:
         self._in = handler
         # The function has its own limit; this is for one that swallows it.
-        self._watch(2 * self._home.limits.close_timeout, self._give_up)
+        self._watch.set(2 * self._home.limits.close_timeout, self._give_up)
 
     def _scope_failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
         self._scope = None
@@ -383,7 +364,7 @@ class Session:
             for call in self.plan.on_disconnect:
                 limit = anyio.current_time() + self._home.limits.close_timeout
                 scope = anyio.CancelScope(deadline=limit, shield=True)
-                self._watch(2 * self._home.limits.close_timeout, self._give_up)
+                self._watch.set(2 * self._home.limits.close_timeout, self._give_up)
                 bound = call.bind(self._environment)
                 self._children.start(str(call.handler), "farewell", bound, scope)
                 await self._children.reap()
@@ -403,8 +384,7 @@ class Session:
         self._home.directory.forget(self.id)
         if end.cause not in ("peer", "vanished"):
             self.outbox.refuse(end)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._watch.stop()
         self.accepted = ends.tell(
             self._transport, end, self.accepted, self.subprotocol, self._rejection
         )

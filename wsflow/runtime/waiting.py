@@ -1,8 +1,12 @@
-"""Waiting that outlives cancellation, and for what may be over before anybody waits."""
+"""Waiting that outlives cancellation, for what may be over already, and for what takes too long."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
+
+from wsflow.transports.base import Timer, Transport
 
 
 async def wait_through(event: anyio.Event) -> None:
@@ -42,3 +46,28 @@ class Over:
         if not self.is_set:
             self._waiting.append(event := anyio.Event())
             await wait_through(event)
+
+
+class Watch:
+    """Calls somebody when something takes too long: one thing at a time."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._timer: Timer | None = None
+        self._stopped = False
+
+    def set(self, seconds: float, late: Callable[[], None]) -> None:
+        """Call ``late`` in so many seconds, and no longer what was to be called before."""
+        self.clear()
+        if not self._stopped:
+            self._timer = self._transport.after(seconds, late)
+
+    def clear(self) -> None:
+        """Call nobody."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def stop(self) -> None:
+        """Call nobody any more."""
+        self._stopped = True
+        self.clear()

@@ -14,8 +14,9 @@ from wsflow.errors import DeclarationError, Problem
 from wsflow.topics import TopicType
 from wsflow.wiring.calls import Call
 from wsflow.wiring.functions import Functions, shape_problem
+from wsflow.wiring.place import Place
 from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RouteDetails, RoutePlan, ScopePlan
-from wsflow.wiring.resolve import Place, Resolver
+from wsflow.wiring.resolve import Resolver
 from wsflow.wiring.routes import RouteTable, join, parameters
 from wsflow.wiring.sources import FromTopic
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
@@ -17,6 +16,7 @@ from wsflow.errors import Problem
 from wsflow.topics import Topic, TopicType
 from wsflow.wiring.calls import Call
 from wsflow.wiring.messages import is_message, unknown_type
+from wsflow.wiring.place import Place, name_a_parameter, name_problem
 from wsflow.wiring.plan import Offer
 from wsflow.wiring.sources import (
     APP_TASK_GROUP,
@@ -34,19 +34,6 @@ from wsflow.wiring.sources import (
 
 SIMPLE = (str, int, float, bool, bytes)
 """Types that no scope function can provide: too many things are one."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the functions of one path stand.
-
-    Attributes:
-        template: the whole path.
-        names: its parameters.
-    """
-
-    template: str
-    names: Sequence[str]
 
 
 @dataclass
@@ -249,7 +236,7 @@ class Resolver:
             return None, True
         name = names[0] if isinstance(names[0], TopicName) else TopicName(names[0])
         types = tuple(kind for arg in get_args(parameter.bare) for kind in members(arg)) or (Any,)
-        wrong = self._topic_name_problem(handler, name, place)
+        wrong = name_problem(handler, name, place)
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
@@ -263,47 +250,6 @@ class Resolver:
         )
         self.topics.append((handler, source))
         return source, True
-
-    def _topic_name_problem(
-        self, handler: Handler, name: TopicName, place: Place
-    ) -> tuple[str, str] | None:
-        try:
-            fields = list(string.Formatter().parse(name.template))
-        except ValueError as exc:
-            return f"The name {name.template!r} is malformed: {exc}.", "mend its braces."
-        used = [part for _, part, _, _ in fields if part is not None]
-        if any(
-            spec or conversion or not part
-            for _, part, spec, conversion in fields
-            if part is not None
-        ):
-            return (
-                f"The name {name.template!r} has braces that hold more, or less, than a name.",
-                "write {room}, with the name of a path parameter.",
-            )
-        if not name.template:
-            return "The name is empty.", 'name it, as in "room.{room}".'
-        if used and handler.kind == "lifespan":
-            return (
-                f"The name {name.template!r} depends on a path, and a lifespan has no connection.",
-                "use Registry.topic(name, …) with the whole name.",
-            )
-        for part in used:
-            if part not in place.names:
-                return (
-                    f"The name {name.template!r} asks for {{{part}}}, and the path "
-                    f"{place.template!r} has no such parameter.",
-                    _name_a_parameter(place),
-                )
-        options = name.options
-        if options.history < 0 or options.backlog < 1:
-            return "history is at least 0, and backlog at least 1.", "mend the number."
-        if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
-            return (
-                f"when_full is {options.when_full!r}.",
-                'use "close", "drop_oldest", "drop_newest" or "latest".',
-            )
-        return None
 
     def _from_path(self, handler: Handler, parameter: Parameter) -> Source:
         kind = str if parameter.annotation is EMPTY else parameter.bare
@@ -347,7 +293,7 @@ class Resolver:
                 f"The path {place.template!r} has no parameter {{{parameter.name}}}, and a plain "
                 f"{type_name(parameter.bare) if parameter.annotation is not EMPTY else 'value'} "
                 "is not provided otherwise.",
-                f"{_name_a_parameter(place)[:-1]}, mark it with Query(), Header() or Cookie(), or "
+                f"{name_a_parameter(place)[:-1]}, mark it with Query(), Header() or Cookie(), or "
                 "annotate it with the class of what a scope function provides.",
             )
             return
@@ -398,12 +344,6 @@ def _see(asks: Handler, provides: Handler) -> str:
     if asks.kind not in order or order.index(asks.kind) > order.index(provides.kind):
         return f"provide it from on_connect: {provides.kind} runs around one message."
     return f"provide it from {asks.kind} or earlier: {provides.kind} runs after it."
-
-
-def _name_a_parameter(place: Place) -> str:
-    if not place.names:
-        return f"add a parameter to the path, as in {place.template.rstrip('/') + '/{name}'!r}."
-    return f"use one that it has: {', '.join(f'{{{name}}}' for name in place.names)}."
 
 
 def _hashable(value: Any) -> bool:

@@ -1,0 +1,68 @@
+"""Where the functions of one path stand, and what names they can use there."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wsflow.declare.markers import TopicName
+from wsflow.declare.router import Handler
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the functions of one path stand.
+
+    Attributes:
+        template: the whole path.
+        names: its parameters.
+    """
+
+    template: str
+    names: Sequence[str]
+
+
+def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, str] | None:
+    """Why a topic cannot have that name there, and the cure; None if it can."""
+    try:
+        fields = list(string.Formatter().parse(name.template))
+    except ValueError as exc:
+        return f"The name {name.template!r} is malformed: {exc}.", "mend its braces."
+    used = [part for _, part, _, _ in fields if part is not None]
+    if any(
+        spec or conversion or not part for _, part, spec, conversion in fields if part is not None
+    ):
+        return (
+            f"The name {name.template!r} has braces that hold more, or less, than a name.",
+            "write {room}, with the name of a path parameter.",
+        )
+    if not name.template:
+        return "The name is empty.", 'name it, as in "room.{room}".'
+    if used and handler.kind == "lifespan":
+        return (
+            f"The name {name.template!r} depends on a path, and a lifespan has no connection.",
+            "use Registry.topic(name, …) with the whole name.",
+        )
+    for part in used:
+        if part not in place.names:
+            return (
+                f"The name {name.template!r} asks for {{{part}}}, and the path "
+                f"{place.template!r} has no such parameter.",
+                name_a_parameter(place),
+            )
+    options = name.options
+    if options.history < 0 or options.backlog < 1:
+        return "history is at least 0, and backlog at least 1.", "mend the number."
+    if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
+        return (
+            f"when_full is {options.when_full!r}.",
+            'use "close", "drop_oldest", "drop_newest" or "latest".',
+        )
+    return None
+
+
+def name_a_parameter(place: Place) -> str:
+    if not place.names:
+        return f"add a parameter to the path, as in {place.template.rstrip('/') + '/{name}'!r}."
+    return f"use one that it has: {', '.join(f'{{{name}}}' for name in place.names)}."
