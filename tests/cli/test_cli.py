@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import re
@@ -500,3 +501,52 @@ def test_a_keyboard_interrupt_before_the_signals_are_handled(
 
     monkeypatch.setattr(Server, "bind", interrupted)
     assert call(capsys, "run", "mine:app")[0] == 0
+
+
+def test_done_while_something_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    exited = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _code: exited.set())
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    server: Any = FakeServer()
+    server.app.left_behind = ["consumer stubborn"]
+    stopping = Stopping(server, Settings())
+    stopping.AT_ONCE = 0.001
+    stopping.done()
+    assert exited.wait(10)
+
+
+def test_a_privileged_port(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Server, "bind", refused)
+    code, _, err = call(capsys, "run", "mine:app", "--port", "81")
+    assert code == 2
+    assert "Permission denied; ports below 1024 need privileges" in err
+
+
+def test_check_from_elsewhere(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "more.py").write_text(
+        "from collections.abc import AsyncIterator\nfrom typing import Annotated\n"
+        "from wsflow import Message, Router, Topic\n"
+        "app = Router('/')\n"
+        "class Work: ...\n"
+        "@app.on_message\n"
+        "async def around(message: Annotated[object, Message()]) -> AsyncIterator[Work]:\n"
+        "    yield Work()\n"
+        "@app.consumer\nasync def a(message: list[int], work: Work,\n"
+        "  odd: Annotated[str, []] = 'x') -> tuple[int, ...]: ...\n"
+    )
+    _, inside, _ = call(capsys, "check", "more:app")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    _, outside, _ = call(capsys, "check", "more:app")
+    assert "      message: the message" in inside
+    assert "      work: on_message around" in inside
+    assert "      odd: its default" in inside
+    assert "(more.py:6)" in inside
+    assert f"({folder}/more.py:6)" in outside

@@ -225,9 +225,11 @@ async def test_cancelling_the_block_stops_in_order() -> None:
         left.append(1)
 
     serving = asyncio.Event()
+    servers: list[Server] = []
 
     async def run() -> None:
         async with serve(app, quick()) as server:
+            servers.append(server)
             async with connect(f"ws://127.0.0.1:{server.port}/"):
                 serving.set()
                 await asyncio.sleep(1000)
@@ -235,7 +237,8 @@ async def test_cancelling_the_block_stops_in_order() -> None:
     task = asyncio.create_task(run())
     await serving.wait()
     task.cancel()
-    await asyncio.sleep(0)
+    while not servers[0]._stop.is_set():
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -437,3 +440,52 @@ def test_proxies(
 def test_a_proxy_that_is_no_address() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         resolver(["nonsense"])
+
+
+@pytest.mark.parametrize("serving", [False, True])
+async def test_a_native_cancellation_of_the_server(serving: bool) -> None:
+    """It stops at once, and tears down."""
+    left: list[int] = []
+    app = echo_app()
+
+    @app.lifespan
+    async def start(tasks: TaskGroup) -> AsyncIterator[None]:
+        yield
+        left.append(1)
+
+    server = Server(compile_app(app), quick())
+    await server.bind()
+    task = asyncio.create_task(server.run())
+    await asyncio.sleep(0)
+    if serving:
+        await server.started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left == [1] * serving
+
+
+async def test_requests_over_unix_sockets_have_no_host(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with serve(echo_app(), Settings(uds=path, max_connections_per_client=1)):
+        async with unix_connect(str(path), "ws://localhost/") as client:
+            await client.send("x")
+            assert await client.recv() == "x"
+
+
+async def test_those_who_linger_count() -> None:
+    limits = quick(max_connections=1, max_handshakes=1)
+    async with serve(echo_app(), limits) as server:
+        lingering = []
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 426 ")
+            lingering.append(writer)  # and does not close
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        assert await reader.read() == b""
+        for each in (*lingering, writer):
+            each.close()
+    async with serve(echo_app(), quick(max_connections=0)) as server:  # no limit
+        async with connect(f"ws://127.0.0.1:{server.port}/"):
+            pass

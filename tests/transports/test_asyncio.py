@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 
 from wsflow import Connection, End, Reject, Router
 from wsflow.server import Server, Settings, serve
+from wsflow.transports.frames import Frame
 
 REQUEST = (
     b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -620,3 +621,109 @@ async def test_the_limits_of_a_running_server() -> None:
         assert transport._protocol.max_message_size == 77
         assert transport._protocol.extensions == []
         assert transport._limits.write_buffer == 65536
+
+
+async def test_who_is_told_too_late_changes_nothing() -> None:
+    """All that the runtime may say to a transport is ignored once it is closed."""
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        await client.opened()
+        (transport,) = server._transports
+        transport.reject(500, (), b"late")
+        client.reset()
+        await all_gone(server)
+        transport.accept(None)
+        transport.reject(500, (), b"late")
+        transport.send(Frame(b"late", True))
+        transport.close(1000, "late")
+        transport.pause_reading()
+        transport.resume_reading()
+        transport._parse()
+
+
+async def test_a_socket_that_is_lost_while_messages_wait() -> None:
+    """What was read is handled, and asking the transport to write or read is harmless."""
+    handled: list[str] = []
+    over = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str, connection: Connection) -> str:
+        handled.append(message)
+        await asyncio.sleep(0)
+        return message
+
+    @app.on_disconnect
+    async def gone() -> None:
+        over.set()
+
+    for compression in ("none", "deflate"):
+        limits = settings(inbox_messages=4, compression=compression)
+        async with serve(app, limits) as server, raw(server) as client:
+            handled.clear()
+            over = anyio.Event()
+            await client.opened()
+            (transport,) = server._transports
+            client.send(frame(b"m") * 1500)
+            while not transport._held:
+                await asyncio.sleep(0)
+            transport._socket.abort()
+            await over.wait()
+            assert len(handled) == 1500
+
+
+async def test_a_slow_reader_of_one_large_message_is_spared() -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def large(message: str) -> bytes:
+        return bytes(8_000_000)
+
+    limits = settings(ping_interval=0.05, ping_timeout=0.05)
+    async with serve(app, limits) as server, raw(server) as client:
+        client.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000
+        )
+        await client.opened()
+        client.send(frame(b"go"))
+        size = 0
+        while size < 8_000_000:
+            size += len(await client.reader.read(200_000))
+            await asyncio.sleep(0.005)  # it reads slowly, and never says a word
+
+
+async def test_a_ping_before_the_answer_of_the_last_one_is_read() -> None:
+    async with serve(echo_app(), settings(write_buffer=0)) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"1", 9))
+        assert await client.frame() == (10, b"1")
+
+
+async def test_answers_without_any_write_buffer() -> None:
+    async with serve(echo_app(), settings(write_buffer=0)) as server, raw(server) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.head())[0] == 426
+        async with raw(server) as silent:
+            silent.send(request())
+            assert (await silent.head())[0] == 101
+    quiet = settings(ping_interval=0)
+    async with serve(echo_app(), quiet) as server, raw(server) as client:
+        await client.opened()
+        (transport,) = server._transports
+        assert transport._ping_timer is None
+
+
+async def test_the_request_and_its_end_at_once() -> None:
+    """A peer that half-closes right behind its request has left."""
+    go = anyio.Event()
+    app = echo_app()
+
+    @app.on_connect
+    async def slow() -> None:
+        await go.wait()
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        client.send(request())
+        client.writer.write_eof()
+        assert await client.reader.read() == b""
+        client.writer.close()
+        await all_gone(server)

@@ -140,7 +140,7 @@ class App:
         """The app cannot go on. The first failure is raised by ``run``, the others are logged."""
         if self._error is None:
             self._error = exc
-        elif exc is not self._error:
+        else:
             log.error("while stopping", exc_info=exc)
         self.stopping.set()
         if self._setting_up is not None:

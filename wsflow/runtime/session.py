@@ -246,14 +246,10 @@ class Session:
         self.finish(end)
         for error in errors:
             self.report.error(what, error)
-            if self.end is not None:
-                self.end = ends.with_error(self.end, error)
+            self.end = ends.with_error(self.end or end, error)
 
     def _cancelled(self, what: str) -> None:
-        """A task of ours was cancelled, and not by us. What leaves a scope function may tell why.
-
-        If nothing does, the cancellation itself is the error.
-        """
+        """A task was cancelled, and not by us. What leaves a scope function may yet tell why."""
         if self.end is None and not self._stopping:
             error = RuntimeError(f"{what} was cancelled from outside")
             self.finish(End("error", 1011, "", error))
@@ -392,10 +388,7 @@ class Session:
         self.over.set()
 
     async def join(self) -> None:
-        """Wait for the end. Cancelling it, natively or not, asks the session to stop, and waits on.
-
-        What a host that is not ours awaits: an ASGI task, a test, a client.
-        """
+        """Wait for the end. Cancelling it asks the session to stop, and waits on."""
         try:
             await self.over.wait()
         except BaseException:

@@ -276,12 +276,6 @@ class Peer:
 
     # -- leaving
 
-    async def abandon(self) -> None:
-        """Leave while the handshake is not answered yet."""
-        self._transport.peer_vanish()
-        if self._session is not None:
-            await self._session.over.wait_through()
-
     async def leave(self) -> None:
         """Close, and wait for the end."""
         self._transport.peer_close(1000, "")

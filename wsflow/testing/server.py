@@ -146,7 +146,7 @@ class Connecting:
         try:
             await self._peer.opened()
         except BaseException:
-            await self._peer.abandon()
+            await self._peer.leave()
             raise
         return self._peer
 
@@ -315,8 +315,7 @@ class connect:  # noqa: N801
     async def _release(self) -> None:
         self._use.users -= 1
         if not self._use.users:
-            if _shared.get(self._key) is self._use:
-                del _shared[self._key]  # who comes from now on starts the app anew
+            del _shared[self._key]  # who comes from now on starts the app anew
             await self._use.stop()
 
     async def __aexit__(

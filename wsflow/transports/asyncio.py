@@ -259,8 +259,7 @@ class SocketTransport(asyncio.Protocol):
         self._protocol.send_response(self._response)
         self._flush()
         self._schedule_ping()
-        if not self._lost:
-            self._socket.resume_reading()
+        self._socket.resume_reading()
         self._loop.call_soon(self._parse)  # not now: the caller is not ready for a message
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:

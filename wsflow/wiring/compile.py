@@ -98,9 +98,7 @@ class _Compiler:
         place = Place(template, names or ())
         for handler in level.of("lifespan"):
             if handler not in self.lifespans and handler not in self.overridden:
-                plan = self._scope(handler, levels, place)
-                if plan is not None:
-                    self.lifespans[handler] = plan
+                self.lifespans[handler] = self._scope(handler, levels, place)
         if names is not None and (level.of("consumer") or level.of("producer")):
             self._serve(levels, place)
         for included in declared.included:
@@ -152,6 +150,12 @@ class _Compiler:
         if handler not in self.signatures:
             self.signatures[handler] = self._read(handler)
         return self.signatures[handler]
+
+    def _known(self, handler: Handler) -> Signature:
+        """The signature of a handler of a Level, which holds only those that could be read."""
+        signature = self.signatures[handler]
+        assert signature is not None
+        return signature
 
     def _read(self, handler: Handler) -> Signature | None:
         try:
@@ -234,8 +238,8 @@ class _Compiler:
         """What the functions of a path say that they send, and what its topics carry."""
         found: dict[Any, None] = {}
         for handler in senders:
-            signature = self.signatures[handler]
-            if signature is not None and signature.gives not in (None, EMPTY, NoReturn):
+            signature = self._known(handler)
+            if signature.gives not in (None, EMPTY, NoReturn):
                 found.update(dict.fromkeys(members(signature.gives)))
         for handler, topic in self.resolver.topics:
             if any(handler in level.handlers for level in levels):
@@ -246,21 +250,19 @@ class _Compiler:
         return [handler for level in levels for handler in level.of(kind)]
 
     def _scopes(self, kind: Kind, levels: Levels, place: Place) -> tuple[ScopePlan, ...]:
-        plans = (self._scope(each, levels, place) for each in self._all(levels, kind))
-        return tuple(plan for plan in plans if plan is not None)
+        return tuple(self._scope(each, levels, place) for each in self._all(levels, kind))
 
-    def _scope(self, handler: Handler, levels: Levels, place: Place) -> ScopePlan | None:
-        for _, signature, call in self._calls([handler], levels, place, leading=0):
-            return ScopePlan(call, signature.generator)
-        return None
+    def _scope(self, handler: Handler, levels: Levels, place: Place) -> ScopePlan:
+        signature = self._known(handler)
+        call = self._call(handler, signature, levels, place, leading=0)
+        return ScopePlan(call, signature.generator)
 
     def _consumers(
         self, handlers: Sequence[Handler], levels: Levels, place: Place
     ) -> list[ConsumerPlan]:
         plans: list[ConsumerPlan] = []
         for handler in handlers:
-            signature = self.signatures[handler]
-            assert signature is not None  # a Level holds only handlers that could be read
+            signature = self._known(handler)
             provided = [offer.provides for offer in self._visible(handler, levels)]
             message = self.functions.message(handler, signature, provided)
             if message is None:
@@ -275,8 +277,7 @@ class _Compiler:
     ) -> list[tuple[Handler, Signature, Call]]:
         found = []
         for handler in handlers:
-            signature = self.signatures[handler]
-            assert signature is not None  # a Level holds only handlers that could be read
+            signature = self._known(handler)
             call = self._call(handler, signature, levels, place, leading)
             found.append((handler, signature, call))
         return found
