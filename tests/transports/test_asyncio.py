@@ -465,6 +465,8 @@ async def test_much_comes_while_it_is_decided() -> None:
     async with serve(app, settings()) as server, raw(server) as client:
         client.send(request())
         await asyncio.sleep(0.01)
+        client.send(frame(b"", 10))  # a little
+        await asyncio.sleep(0.01)
         client.send(frame(b"x" * 70_000, 2))
         await asyncio.sleep(0.05)
         go.set()
@@ -705,6 +707,13 @@ async def test_answers_without_any_write_buffer() -> None:
         async with raw(server) as silent:
             silent.send(request())
             assert (await silent.head())[0] == 101
+        async with raw(server) as half:
+            half.send(b"GET ")
+            while not server._requesting:
+                await asyncio.sleep(0)
+            (transport,) = server._requesting
+            transport.pause_writing()  # there is nobody yet to be told
+            transport.resume_writing()
     quiet = settings(ping_interval=0)
     async with serve(echo_app(), quiet) as server, raw(server) as client:
         await client.opened()

@@ -146,8 +146,7 @@ class Server:
         await self._listener.start_serving()
         self.started.set()
         await self._told_to_stop()
-        grace = 0 if self._now else self.settings.grace
-        await self.app.drain(grace, restart=self._restart)
+        await self.app.drain(0 if self._now else self.settings.grace, restart=self._restart)
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
         self._unbind()  # not before: whoever came meanwhile was answered

@@ -1,0 +1,142 @@
+"""The documents say what the code does: their blocks are run, their links and commands hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from wsflow import Close, Registry, Router, Topic, TopicName
+from wsflow.testing import connect
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python(?P<kind>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Clock:
+    def __init__(self, time: str = "midnight") -> None:
+        self.time = time
+
+    def now(self) -> str:
+        return self.time
+
+
+def blocks(name: str) -> dict[str, dict[str, Any]]:
+    """Run a page's blocks in one namespace; what each app's path is, and the namespace."""
+    space: dict[str, Any] = {
+        "AsyncIterator": AsyncIterator,
+        "Annotated": Annotated,
+        "Clock": Clock,
+        "Close": Close,
+        "Registry": Registry,
+        "Router": Router,
+        "Topic": Topic,
+        "TopicName": TopicName,
+        "anyio": anyio,
+        "connect": connect,
+        "msgspec": msgspec,
+        "heard": [],
+        "log": [],
+    }
+    apps: dict[str, dict[str, Any]] = {}
+    for match in BLOCK.finditer((ROOT / name).read_text()):
+        ast.parse(match["code"])
+        if "by-hand" in match["kind"]:
+            continue
+        exec(compile(match["code"], name, "exec"), space)
+        if isinstance(space.get("app"), Router):
+            apps[space["app"].path] = dict(space)
+    return apps
+
+
+async def test_the_readmes_twenty_lines() -> None:
+    (space,) = [each for path, each in blocks("README.md").items() if path == "/chat/{room}"][:1]
+    first = BLOCK.search((ROOT / "README.md").read_text())
+    assert first is not None
+    lines = [line for line in first["code"].splitlines() if line.strip()]
+    assert len(lines) <= 20
+    app: dict[str, Any] = {}
+    exec(first["code"], app)
+    async with (
+        connect(app["app"], "/chat/a?name=ada") as ada,
+        connect(app["app"], "/chat/a?name=bob") as bob,
+    ):
+        await ada.send(app["Say"]("hi"))
+        assert await bob.receive(app["Said"]) == app["Said"]("ada", "hi")
+    await space["test_say"]()
+
+
+def test_the_readme_has_exactly_two_set_up_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^\$ (.*)$", text, re.MULTILINE)
+    assert commands == [
+        "pip install uv && uv run wsflow run examples.chat:app",
+        "pip install uv && uv run pytest",
+    ]
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["docs/patterns.md", "docs/guide.md"])
+def test_all_blocks_run(name: str) -> None:
+    assert blocks(name)
+
+
+async def test_patterns() -> None:
+    apps = blocks("docs/patterns.md")
+    say, tick = apps["/producer"]["Say"], apps["/producer"]["Tick"]
+    for path in ("/consumer", "/both", "/several"):
+        space = apps[path]
+        space["heard"].clear()
+        async with connect(space["app"], path) as peer:
+            await peer.send(say("hi"))
+            while not space["heard"]:
+                await anyio.lowlevel.checkpoint()
+        assert space["heard"] == ["hi"]
+    async with connect(apps["/producer"]["app"], "/producer") as peer:
+        assert [await peer.receive(tick) for _ in range(3)] == [tick(0), tick(1), tick(2)]
+        assert (await peer.wait_closed()).code == 1000
+    move = apps["/several"]["Move"]
+    async with connect(apps["/several"]["app"], "/several") as peer:
+        await peer.send(move(1, 2))
+        assert await peer.receive() == move(2, 1)
+    registration = apps["/registration"]
+    async with (
+        connect(registration["app"], "/registration") as one,
+        connect(registration["app"], "/registration"),
+    ):
+        await one.send(say("how many?"))
+        assert (await one.receive()).connections == 2
+    news = apps["/news"]
+    async with connect(news["app"], "/news") as one, connect(news["app"], "/news") as two:
+        await one.send(say("extra"))
+        assert await two.receive() == say("extra")
+
+
+async def test_the_guide() -> None:
+    apps = blocks("docs/guide.md")
+    space = apps["/jobs"]
+    async with connect(space["app"], "/jobs") as peer:
+        await peer.send(space["Job"]("ada", 1))
+        assert await peer.receive() == 1
+    space = apps["/transactions"]
+    async with connect(space["app"], "/transactions") as peer:
+        await peer.send(5)
+        await peer.send(-5)
+        assert (await peer.wait_closed()).code == 4000
+    assert space["log"] == ["begin", "commit", "begin", "rollback"]
+    space = apps["/errors"]
+    async with connect(space["app"], "/errors") as peer:
+        await peer.send(0)
+        assert await peer.receive() == space["Refused"]("by zero")
+        await peer.send(2)
+        assert await peer.receive() == 0.5
+    await apps["/greeting/{name}"]["test_greeting"]()
