@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -65,6 +66,7 @@ async def test_yield_fixtures(tmp_path: Path) -> None:
         *("-o", "asyncio_default_fixture_loop_scope=function"),
         *("--rootdir", str(tmp_path), str(tmp_path / "test_suite.py")),
         cwd=root,
+        env={name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
