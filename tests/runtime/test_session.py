@@ -111,6 +111,32 @@ async def test_a_peer_that_leaves_has_its_messages_handled() -> None:
     assert handled == ["a", "b", "c"]
 
 
+async def test_producers_are_cancelled_at_once_when_the_peer_leaves() -> None:
+    """They do not wait for a consumer that still works."""
+    working, cleaned = anyio.Event(), anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> None:
+        working.set()
+        await cleaned.wait()
+
+    @app.producer
+    async def park() -> AsyncIterator[str]:
+        try:
+            await anyio.sleep_forever()
+            yield "never"
+        finally:
+            cleaned.set()
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        await working.wait()
+        await peer.close()
+        end = await peer.wait_closed(timeout=0.5)  # long before close_timeout
+        assert end.cause == "peer"
+
+
 class Jumping:
     @pytest.fixture
     def anyio_backend(self, mock_clock: object) -> object:
