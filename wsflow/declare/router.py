@@ -44,8 +44,9 @@ class Handler:
     key: str | None = None
     on_end: Literal["close", "keep"] = "close"
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
+        """The function's qualified name, without the functions around it."""
         fn = inspect.unwrap(_innermost(self.fn))
         return str(getattr(fn, "__qualname__", type(fn).__qualname__)).split("<locals>.")[-1]
 

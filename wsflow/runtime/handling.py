@@ -43,6 +43,12 @@ class Handling:
             consumer: self._bind(consumer.call) for consumer in plan.consumers
         }
         self._scopes = [(scope, self._bind(scope.call)) for scope in plan.on_message]
+        # Most consumers need nothing around them: a look-up and a call.
+        self._direct: Mapping[ConsumerPlan, Bound] = {
+            consumer: bind({})
+            for consumer, bind in self._consumers.items()
+            if not (self._scopes or consumer.generator)
+        }
         self._errors: dict[Handler, Bound] = {}
         self._handled = 0
 
@@ -62,8 +68,12 @@ class Handling:
         self._handled += 1
         if self._handled % BURST_MESSAGES == 0:
             await checkpoint()
+        direct = self._direct.get(consumer)
         try:
-            await self._within(0, consumer, message, {None: message})
+            if direct is None:
+                await self._within(0, consumer, message, {None: message})
+            elif (reply := await direct(message)) is not None:
+                await self._send(reply)
         except Exception as exc:
             await self.recover(exc)
 
