@@ -189,8 +189,7 @@ class Session:
     def drain(self, goodbye: End, seconds: float) -> None:
         """Read no more, let consumers finish what was received, then end with ``goodbye``."""
         if not self._serving:
-            self.finish(goodbye)
-            return
+            return self.finish(goodbye)
         self._goodbye = goodbye
         self._transport.pause_reading()
         if not self._stopping:
@@ -233,7 +232,13 @@ class Session:
         """Somebody swallows his cancellation: the connection ends without him."""
         self.report.stuck(self.running, self._home.limits.close_timeout)
         self._children.abandon()
+        self._give_up_set_up()
         self._release()
+
+    def _give_up_set_up(self) -> None:
+        if self.end is None:
+            self._rejection = Reject(503)
+            self.finish(ends.end_of(self._rejection, accepted=self.accepted))
 
     def _failed(self, what: str, exc: BaseException) -> None:
         """Something raised: that decides the end, unless it came too late."""
@@ -317,9 +322,7 @@ class Session:
         elif late or step == "tear down":
             why = f"took too long to {step}" if late else f"was cancelled in its {step}"
             self.report.scope(handler, why)
-            if self.end is None:
-                self._rejection = Reject(503)
-                self.finish(ends.end_of(self._rejection, accepted=self.accepted))
+            self._give_up_set_up()
         else:
             self._cancelled(str(handler))
 
