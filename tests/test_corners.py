@@ -18,6 +18,7 @@ from wsflow.codec import runtime_classes
 from wsflow.declare.markers import TopicOptions
 from wsflow.declare.signatures import members, type_name
 from wsflow.runtime.outbox import Outbox
+from wsflow.runtime.waiting import Over, Watch
 from wsflow.testing import FakeConnection, connect, serve_in_memory
 from wsflow.transports.frames import Frame
 from wsflow.transports.limits import WireLimits
@@ -337,3 +338,37 @@ def test_a_scope_function_beside_an_override() -> None:
 
 
 class Missing: ...
+
+
+class Clockwork:
+    """A transport's timers, and nothing else."""
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+        self.cancelled = 0
+
+    def after(self, seconds: float, call: Any) -> Clockwork:
+        self.calls.append(seconds)
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+def test_a_watch_that_is_stopped_calls_nobody() -> None:
+    clockwork: Any = Clockwork()
+    watch = Watch(clockwork)
+    watch.clear()
+    watch.set(1, lambda: None)
+    watch.set(2, lambda: None)
+    watch.stop()
+    watch.set(3, lambda: None)
+    assert clockwork.calls == [1, 2]
+    assert clockwork.cancelled >= 2
+
+
+async def test_what_is_over_already_is_not_waited_for() -> None:
+    over = Over()
+    over.set()
+    await over.wait()
+    await over.wait_through()
