@@ -56,7 +56,6 @@ class MemoryClient:
         await self.peer.send(message, fragments=fragments)
 
     async def receive(self) -> Raw:
-        frame = None
         transport = self.peer._transport
         await self.peer._until(lambda: bool(transport.peer_unread()))
         frame = transport.peer_take()

@@ -38,14 +38,17 @@ class Over:
     async def wait(self) -> None:
         """Wait for it. Cancelling it changes nothing."""
         if not self.is_set:
-            self._waiting.append(event := anyio.Event())
-            await event.wait()
+            await self._event().wait()
 
     async def wait_through(self) -> None:
         """Wait for it, whatever cancels the caller."""
         if not self.is_set:
-            self._waiting.append(event := anyio.Event())
-            await wait_through(event)
+            await wait_through(self._event())
+
+    def _event(self) -> anyio.Event:
+        event = anyio.Event()
+        self._waiting.append(event)
+        return event
 
 
 class Watch:

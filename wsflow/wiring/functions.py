@@ -74,7 +74,6 @@ class Functions:
     """Compiles functions by kind, and reports what is wrong with them."""
 
     def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
         self._problem = resolver.problem
 
     def offer_problem(self, signature: Signature) -> WhyAndCure | None:

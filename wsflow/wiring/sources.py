@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, get_origin
 
 import msgspec
@@ -189,12 +190,17 @@ class FromTopic:
     @property
     def pattern(self) -> re.Pattern[str]:
         """What names the template makes."""
-        literal = re.split(r"\{[^}]*\}", self.template)
-        return re.compile("[A-Za-z0-9_%-]+".join(map(re.escape, literal)))
+        return _pattern(self.template)
 
     def __str__(self) -> str:
         carried = " | ".join(map(type_name, self.type.types))
         return f"topic {self.template!r} of {carried}"
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    literal = re.split(r"\{[^}]*\}", template)
+    return re.compile("[A-Za-z0-9_%-]+".join(map(re.escape, literal)))
 
 
 def _why(exc: msgspec.ValidationError) -> str:
