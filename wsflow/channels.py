@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from wsflow.brokers.base import Broker, Event
 from wsflow.codec import Codec
 from wsflow.connection import End
 from wsflow.declare.markers import TopicOptions
 from wsflow.transports.frames import Frame
+
+EMPTY: Final[deque[Any]] = deque()
+"""Stands for a queue that nothing has been put into yet: most never need one of their own."""
+
+
+class Outlet(Protocol):
+    """What a connection sends through, as its topics see it."""
+
+    def deliver(self, membership: Membership, frame: Frame, replayed: bool = False) -> None:
+        """Send a frame now, or when there is room, or not at all: as the topic's policy says."""
 
 
 class Subscriber(Protocol):
@@ -31,8 +41,9 @@ class Subscriber(Protocol):
     @property
     def memberships(self) -> dict[str, Membership]: ...
     @property
-    def listeners(self) -> set[Listener]: ...
-    def deliver(self, membership: Membership, frame: Frame, replayed: bool = False) -> None: ...
+    def listeners(self) -> dict[Listener, None]: ...
+    @property
+    def outbox(self) -> Outlet: ...
     def lagging(self, topic: str) -> None: ...
 
 
@@ -63,11 +74,17 @@ class Membership:
         self.channel = channel
         self.subscriber = subscriber
         self.presence = presence
-        self.waiting: deque[Frame] = deque()
+        self.waiting: deque[Frame] = EMPTY
         self.dropped = 0
         self.held: list[Event] | None = None
         self.replayed = 0
         self.turns = 0
+
+    def wait(self, frame: Frame) -> None:
+        """A frame that the peer has no room for."""
+        if self.waiting is EMPTY:
+            self.waiting = deque()
+        self.waiting.append(frame)
 
     def forget(self) -> None:
         """Nothing of it is to be sent any more."""
@@ -82,7 +99,7 @@ class Membership:
         if self.held is not None:
             self.held.append(event)
         else:
-            self.subscriber.deliver(self, event.frame(self.subscriber.codec.name))
+            self.subscriber.outbox.deliver(self, event.frame(self.subscriber.codec.name))
 
 
 @final
@@ -104,7 +121,7 @@ class Listener:
         self.dropped = 0
         channel.listeners[self] = None
         if subscriber is not None:
-            subscriber.listeners.add(self)
+            subscriber.listeners[self] = None
 
     def receive(self, event: Event) -> None:
         if len(self.events) >= self.channel.options.backlog:
@@ -131,7 +148,7 @@ class Listener:
         """Hear no more; doing it again changes nothing."""
         self.channel.listeners.pop(self, None)
         if self.subscriber is not None:
-            self.subscriber.listeners.discard(self)
+            self.subscriber.listeners.pop(self, None)
         self.channel.forget_if_idle()
 
 

@@ -21,6 +21,9 @@ from wsflow.transports.frames import Frame
 T = TypeVar("T")
 _NAMES = {"json": msgspec.json, "msgpack": msgspec.msgpack}
 
+Packed = tuple[bytes, bool, bool]
+"""A payload, whether it goes as text, and whether it is raw."""
+
 
 class BadMessage(Exception):
     """The peer sent what cannot be decoded, or a kind of frame that nobody takes.
@@ -59,13 +62,17 @@ class Codec:
         """A function from bytes to a value of type ``kind``."""
         return cast("Callable[[bytes], Any]", _NAMES[self.name].Decoder(kind).decode)
 
-    def frame(self, message: object) -> Frame:
-        """The frame that carries ``message``: encoded, or raw for ``str`` and ``bytes``."""
+    def pack(self, message: object) -> Packed:
+        """What carries ``message``: encoded, or raw for ``str`` and ``bytes``."""
         if isinstance(message, str):
-            return Frame(message.encode(), True, raw=True)
+            return message.encode(), True, True
         if isinstance(message, bytes | bytearray | memoryview):
-            return Frame(bytes(message), False, raw=True)
-        return Frame(self.encode(message), self.text)
+            return bytes(message), False, True
+        return self.encode(message), self.text, False
+
+    def frame(self, message: object) -> Frame:
+        """The frame that carries ``message`` to many."""
+        return Frame(*self.pack(message))
 
     def __repr__(self) -> str:
         return f"<codec {self.name}>"

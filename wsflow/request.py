@@ -50,11 +50,14 @@ class Params(Mapping[str, str]):
         return f"Params({self._values!r})"
 
 
+_NO_PARAMS = Params()
+
+
 def _headers() -> Headers:
     return Headers()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """The opening request of a connection (RFC 6455 §4.1).
 
@@ -84,22 +87,30 @@ class Request:
             ValueError: the query has more than 1,000 fields or is not UTF-8.
         """
         path, _, query = target.partition("?")
-        pairs = parse_qsl(
-            query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS, errors="strict"
-        )
-        offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
         return cls(
-            path=path,
-            query=Params(pairs),
-            headers=headers,
-            cookies=_cookies(headers),
-            client=client,
-            subprotocols=tuple(name.strip() for name in offered.split(",") if name.strip()),
+            path,
+            {},
+            _query(query) if query else _NO_PARAMS,
+            headers,
+            _cookies(headers) if "Cookie" in headers else {},
+            client,
+            _subprotocols(headers) if "Sec-WebSocket-Protocol" in headers else (),
         )
 
     def at(self, path_params: Mapping[str, str]) -> Request:
         """The same request, matched to a route."""
-        return replace(self, path_params=path_params)
+        return replace(self, path_params=path_params) if path_params else self
+
+
+def _query(query: str) -> Params:
+    return Params(
+        parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS, errors="strict")
+    )
+
+
+def _subprotocols(headers: Headers) -> tuple[str, ...]:
+    offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
+    return tuple(name.strip() for name in offered.split(",") if name.strip())
 
 
 def _cookies(headers: Headers) -> dict[str, str]:

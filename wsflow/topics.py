@@ -178,7 +178,7 @@ class Topic(Generic[M]):
             codec = membership.subscriber.codec.name
             for event in replay.events:
                 seen.add(event.id)
-                membership.subscriber.deliver(membership, event.frame(codec), replayed=True)
+                membership.subscriber.outbox.deliver(membership, event.frame(codec), replayed=True)
         finally:
             held, membership.held = membership.held, None
             for event in held:

@@ -41,6 +41,7 @@ class App:
         sessions: the connections that are not over, by id.
         stopping: set when the app must stop, because a task of its own has failed.
         left_behind: what did not end although it was cancelled, by name.
+        context: where connections run: what lifespans set is there for them.
         overran: whether, in stopping, a connection was cut off because its time was over.
     """
 
@@ -60,7 +61,7 @@ class App:
         self.left_behind: list[str] = []
         self._setting_up: anyio.CancelScope | None = None
         self._aborted = False
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._idle: anyio.Event | None = None
         self._children = Children(detach, self._child_failed)
         self._environment = Surroundings(self.directory, self.values)
@@ -112,7 +113,7 @@ class App:
             await self._stop_tasks()
 
     async def _serve(self, serve: Run) -> None:
-        self._context = contextvars.copy_context()  # what lifespans set is there for handlers
+        self.context = contextvars.copy_context()  # what lifespans set is there for handlers
         try:
             await serve()
         except BaseException as exc:
@@ -159,7 +160,7 @@ class App:
             return None
         self.sessions[session.id] = session
         self._clients[_host(request)] += 1
-        self._context.copy().run(detach, session.run, name=f"wsflow {session.plan.template}")
+        session.start()
         return session
 
     def _admit(self, request: Request, transport: Transport) -> Session:

@@ -43,6 +43,8 @@ class Children:
         failed: told which task something left, and what; cancellation by others included.
     """
 
+    __slots__ = ("_alive", "_ended", "_failed", "_spawn")
+
     def __init__(self, spawn: Spawn, failed: Callable[[str, BaseException], None]) -> None:
         self._spawn = spawn
         self._failed = failed

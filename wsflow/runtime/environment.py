@@ -16,7 +16,7 @@ from wsflow.request import Request
 from wsflow.wiring.sources import Source
 
 
-@dataclass
+@dataclass(slots=True)
 class Surroundings:
     """The Environment of the wiring, filled in as things come to be known.
 
@@ -30,7 +30,7 @@ class Surroundings:
     """
 
     directory: Directory
-    values: dict[Handler, Any] = field(default_factory=dict)
+    values: Mapping[Handler, Any] = field(default_factory=dict)
     read: Mapping[Source, Any] = field(default_factory=dict)
     subscriber: Subscriber | None = None
     connection: Connection = field(init=False)

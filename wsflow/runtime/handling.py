@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
+from types import CoroutineType
 from typing import Any, final
 
 from anyio.lowlevel import checkpoint
 
 from wsflow.declare.router import Handler
+from wsflow.detached import Begun, begin
 from wsflow.errors import Close, Disconnected, Reject
 from wsflow.runtime.children import leaves, unwrap
 from wsflow.runtime.outbox import BURST_MESSAGES
 from wsflow.runtime.scopes import enter, leave, throw
 from wsflow.wiring.calls import Bound, Call, MessageValues
-from wsflow.wiring.plan import ConsumerPlan, RoutePlan
+from wsflow.wiring.plan import ConsumerPlan, RoutePlan, ScopePlan
 from wsflow.wiring.sources import Environment
 
 Bind = Callable[[MessageValues], Bound]
@@ -28,27 +31,33 @@ class Handling:
         plan: the path's plan.
         environment: what the connection knows.
         send: sends to the peer.
+        post: sends to the peer if that needs no waiting, and says whether it did.
     """
+
+    __slots__ = (
+        "_calls",
+        "_environment",
+        "_errors",
+        "_handled",
+        "_plan",
+        "_post",
+        "_scopes",
+        "_send",
+    )
 
     def __init__(
         self,
         plan: RoutePlan,
         environment: Environment,
         send: Callable[[object], Awaitable[None]],
+        post: Callable[[object], bool],
     ) -> None:
         self._plan = plan
         self._environment = environment
         self._send = send
-        self._consumers: Mapping[ConsumerPlan, Bind] = {
-            consumer: self._bind(consumer.call) for consumer in plan.consumers
-        }
-        self._scopes = [(scope, self._bind(scope.call)) for scope in plan.on_message]
-        # Most consumers need nothing around them: a look-up and a call.
-        self._direct: Mapping[ConsumerPlan, Bound] = {
-            consumer: bind({})
-            for consumer, bind in self._consumers.items()
-            if not (self._scopes or consumer.generator)
-        }
+        self._post = post
+        self._calls: dict[ConsumerPlan, Callable[[Any], Any]] = {}  # bound with the first message
+        self._scopes: list[tuple[ScopePlan, Bind]] = []
         self._errors: dict[Handler, Bound] = {}
         self._handled = 0
 
@@ -58,47 +67,93 @@ class Handling:
         bound = call.bind(self._environment)
         return lambda _values: bound
 
-    async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
-        """Have a consumer handle a message.
+    def _bind_consumer(self, consumer: ConsumerPlan) -> Callable[[Any], Any]:
+        """Most consumers need nothing around them: then it is the bound function itself."""
+        call: Callable[[Any], Any]
+        if consumer.generator or self._plan.on_message:
+            call = partial(self._around, consumer, self._bind(consumer.call))
+            self._scopes = [(scope, self._bind(scope.call)) for scope in self._plan.on_message]
+        else:
+            call = consumer.call.bind(self._environment)
+        self._calls[consumer] = call
+        return call
+
+    def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
+        """Have a consumer handle a message, as far as that goes without waiting.
+
+        Returns:
+            What is left to do, None if nothing is.
 
         Raises:
             Close, Reject: as the handler did.
             Exception: what it raised, and no ``on_error`` function handled.
         """
+        call = self._calls.get(consumer) or self._bind_consumer(consumer)
+        rest: Awaitable[Any]
+        try:
+            coroutine = call(message)
+            if type(coroutine) is not CoroutineType:
+                coroutine = _wait_for(coroutine)
+            try:
+                yielded = coroutine.send(None)
+            except StopIteration as done:
+                reply = done.value
+                if reply is None or self._post(reply):
+                    return None
+                rest = self._send(reply)
+            else:
+                rest = Begun(coroutine, yielded).finish()
+        except Exception as exc:
+            rest = _raise(exc)
+        return begin(self._settle(rest))
+
+    async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
+        """Have a consumer handle a message. Other tasks get their turn once in a while.
+
+        Raises:
+            Close, Reject, Exception: as ``begin``.
+        """
         self._handled += 1
         if self._handled % BURST_MESSAGES == 0:
             await checkpoint()
-        direct = self._direct.get(consumer)
+        begun = self.begin(consumer, message)
+        if begun is not None:
+            await begun.finish()
+
+    async def _settle(self, handling: Awaitable[Any]) -> None:
+        """Send what a handler returns, and recover from what it raises."""
         try:
-            if direct is None:
-                await self._within(0, consumer, message, {None: message})
-            elif (reply := await direct(message)) is not None:
+            if (reply := await handling) is not None:
                 await self._send(reply)
         except Exception as exc:
             await self.recover(exc)
 
+    async def _around(self, consumer: ConsumerPlan, bind: Bind, message: Any) -> None:
+        """Run a consumer within the ``on_message`` functions."""
+        await self._within(0, partial(self._answer, consumer, bind, message), {None: message})
+
     async def _within(
-        self,
-        index: int,
-        consumer: ConsumerPlan,
-        message: Any,
-        values: dict[Handler | None, Any],
+        self, index: int, inner: Callable[[MessageValues], Any], values: dict[Handler | None, Any]
     ) -> None:
-        """Run the consumer within the ``on_message`` functions from ``index`` on."""
         if index == len(self._scopes):
-            await self.reply(self._consumers[consumer](values), consumer.generator, message)
+            await inner(values)
             return
         scope, bind = self._scopes[index]
         values[scope.handler], generator = await enter(scope, bind(values))
         if generator is None:
-            await self._within(index + 1, consumer, message, values)
+            await self._within(index + 1, inner, values)
             return
         try:
-            await self._within(index + 1, consumer, message, values)
+            await self._within(index + 1, inner, values)
         except BaseException as exc:
             await throw(scope.handler, generator, exc)
         else:
             await leave(scope.handler, generator)
+
+    async def _answer(
+        self, consumer: ConsumerPlan, bind: Bind, message: Any, values: MessageValues
+    ) -> None:
+        await self.reply(bind(values), consumer.generator, message)
 
     async def reply(self, bound: Bound, generator: bool, *leading: Any) -> None:
         """Call a handler, and send what it returns or yields."""
@@ -112,7 +167,7 @@ class Handling:
 
     async def stream(self, consumer: ConsumerPlan, messages: Any) -> None:
         """Run a consumer that iterates its messages itself."""
-        await self.reply(self._consumers[consumer]({}), consumer.generator, messages)
+        await self.reply(self._bind(consumer.call)({}), consumer.generator, messages)
 
     async def recover(self, exc: Exception) -> None:
         """Have ``on_error`` handle what a handler raised.
@@ -135,3 +190,12 @@ class Handling:
             await self.reply(bound, False, error)
         except Disconnected:
             return
+
+
+async def _raise(exc: Exception) -> None:
+    raise exc
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    """For a function that says it gives a coroutine, and gives something like it."""
+    return await awaitable

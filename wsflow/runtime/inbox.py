@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Hashable
 from operator import attrgetter
 from typing import Any, NamedTuple, final
 
-import anyio
-
+from wsflow.channels import EMPTY
+from wsflow.detached import Signal, signal
 from wsflow.runtime.limits import Limits
 from wsflow.transports.base import Transport
 from wsflow.wiring.plan import ConsumerPlan
@@ -34,13 +34,26 @@ class Inbox:
     Args:
         limits: how many messages may wait, and how many bytes of them.
         transport: whose reading is paused.
+
+    Attributes:
+        full: whether reading is paused because of what waits.
+        closed: whether nothing more will come.
     """
 
+    __slots__ = (
+        "_limits",
+        "_transport",
+        "_waiting",
+        "_waiting_bytes",
+        "closed",
+        "full",
+        "lanes",
+    )
+
     def __init__(self, limits: Limits, transport: Transport) -> None:
-        self._messages = limits.inbox_messages
-        self._bytes = limits.inbox_bytes
+        self._limits = limits
         self._transport = transport
-        self._paused = False
+        self.full = False
         self._waiting = 0
         self._waiting_bytes = 0
         self.closed = False
@@ -54,21 +67,24 @@ class Inbox:
     def added(self, size: int) -> None:
         self._waiting += 1
         self._waiting_bytes += size
-        full = self._waiting >= self._messages or self._waiting_bytes >= self._bytes
-        if full and not self._paused:
-            self._paused = True
+        limits = self._limits
+        if not self.full and (
+            self._waiting >= limits.inbox_messages or self._waiting_bytes >= limits.inbox_bytes
+        ):
+            self.full = True
             self._transport.pause_reading()
 
     def taken(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
+        limits = self._limits
         if (
-            self._paused
+            self.full
             and not self.closed
-            and self._waiting <= self._messages // 2
-            and self._waiting_bytes <= self._bytes // 2
+            and self._waiting <= limits.inbox_messages // 2
+            and self._waiting_bytes <= limits.inbox_bytes // 2
         ):
-            self._paused = False
+            self.full = False
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -81,13 +97,17 @@ class Inbox:
 class Lane:
     """Messages in the order in which they came."""
 
+    __slots__ = ("_more", "inbox", "queue")
+
     def __init__(self, inbox: Inbox) -> None:
         self.inbox = inbox
-        self.queue: deque[Item] = deque()
-        self._more: anyio.Event | None = None
+        self.queue: deque[Item] = EMPTY
+        self._more: Signal | None = None
         inbox.lanes.append(self)
 
     def put(self, item: Item) -> None:
+        if self.queue is EMPTY:
+            self.queue = deque()
         self.queue.append(item)
         self.inbox.added(item.size)
         self.wake()
@@ -101,10 +121,10 @@ class Lane:
         if self._more is not None:
             self._more.set()
 
-    async def more(self) -> None:
-        """Wait for a message, or for the inbox to close."""
-        self._more = anyio.Event()
-        await self._more.wait()
+    def more(self) -> Signal:
+        """Awaited, waits for a message, or for the inbox to close. For one task at a time."""
+        self._more = more = signal()
+        return more
 
     async def messages(self) -> AsyncGenerator[Any, None]:
         """The messages, until the inbox is closed and empty."""
@@ -124,6 +144,8 @@ class KeyedLane(Lane):
         consumer: whose lane.
         running: slots in use.
     """
+
+    __slots__ = ("_behind", "_key", "consumer", "running")
 
     def __init__(self, inbox: Inbox, consumer: ConsumerPlan) -> None:
         super().__init__(inbox)

@@ -13,7 +13,7 @@ from typing import final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from wsflow.channels import Membership
+from wsflow.channels import EMPTY, Membership
 from wsflow.connection import End
 from wsflow.errors import Disconnected
 from wsflow.transports.base import Transport
@@ -29,9 +29,28 @@ class Outbox:
     """What one connection sends.
 
     Attributes:
+        clear: whether a message can be written at once, and in its turn.
         sent: messages written.
         dropped: messages that a lagging or departed peer did not get.
     """
+
+    __slots__ = (
+        "_backlog_bytes",
+        "_burst",
+        "_burst_bytes",
+        "_dropping",
+        "_granted",
+        "_lagging",
+        "_open",
+        "_order",
+        "_paused",
+        "_refusing",
+        "_transport",
+        "_waiting_bytes",
+        "clear",
+        "dropped",
+        "sent",
+    )
 
     def __init__(
         self, transport: Transport, backlog_bytes: int, lagging: Callable[[str], None]
@@ -43,11 +62,12 @@ class Outbox:
         self._paused = False
         self._dropping = False
         self._refusing: End | None = None
-        self._order: deque[Membership | anyio.Event] = deque()  # whose turn it is
+        self._order: deque[Membership | anyio.Event] = EMPTY  # whose turn it is
         self._granted = False  # somebody has his turn, and has not used it yet
         self._waiting_bytes = 0
         self._burst = 0
         self._burst_bytes = 0
+        self.clear = False
         self.sent = 0
         self.dropped = 0
 
@@ -61,6 +81,7 @@ class Outbox:
     def pause(self) -> None:
         """The transport's buffer is full."""
         self._paused = True
+        self.clear = False
 
     def resume(self) -> None:
         """There is room again."""
@@ -85,14 +106,17 @@ class Outbox:
             else:
                 turn.set()
         self._order.clear()
+        self.clear = False
 
-    @property
-    def _room(self) -> bool:
-        return self._open and not (self._paused or self._order or self._granted)
+    def _queue(self, turn: Membership | anyio.Event) -> None:
+        if self._order is EMPTY:
+            self._order = deque()
+        self._order.append(turn)
+        self.clear = False
 
-    def _write(self, frame: Frame) -> None:
+    def _share(self, frame: Frame) -> None:
         self.sent += 1
-        self._transport.send(frame)
+        self._transport.share(frame)
 
     def _flush(self) -> None:
         while self._order and not self._paused and not self._granted:
@@ -103,7 +127,12 @@ class Outbox:
                 return
             turn.turns -= 1
             if turn.waiting:  # the policy may have taken it
-                self._write(self._take(turn))
+                self._share(self._take(turn))
+        self.clear = (
+            self._open
+            and not (self._paused or self._order or self._granted)
+            and not (self._dropping or self._refusing)
+        )
 
     def _take(self, membership: Membership) -> Frame:
         """The oldest frame that waits."""
@@ -120,8 +149,22 @@ class Outbox:
     def _burst_over(self) -> bool:
         return self._burst >= BURST_MESSAGES or self._burst_bytes >= BURST_BYTES
 
-    async def send(self, frame: Frame) -> None:
-        """Write ``frame`` once there is room. Cancelled, it has not been written.
+    def write(self, payload: bytes, text: bool, raw: bool) -> None:
+        """Write a message now. Only if it is ``clear``, and by who does not go on for long."""
+        self.sent += 1
+        self._transport.send(payload, text, raw)
+
+    def post(self, payload: bytes, text: bool, raw: bool) -> bool:
+        """Write a message now if that needs no waiting. Returns whether it was written."""
+        if not self.clear or self._burst_over:
+            return False
+        self._burst += 1
+        self._burst_bytes += len(payload)
+        self.write(payload, text, raw)
+        return True
+
+    async def send(self, payload: bytes, text: bool, raw: bool) -> None:
+        """Write a message once there is room. Cancelled, it has not been written.
 
         Raises:
             Disconnected: this side has ended the connection.
@@ -133,30 +176,30 @@ class Outbox:
                 await checkpoint()
             elif self._refusing is not None:
                 raise Disconnected(self._refusing)
-            elif self._dropping or self._room or its_turn:
+            elif self._dropping or self.clear or its_turn:
                 break
             else:
                 await self._turn()
                 its_turn = True
         self._burst += 1
-        self._burst_bytes += len(frame.payload)
+        self._burst_bytes += len(payload)
         if self._dropping:
             self.dropped += 1
         else:
-            self._write(frame)
+            self.write(payload, text, raw)
         if its_turn:
             self._turn_is_over()
 
     async def drained(self) -> None:
         """Wait until what was sent so far is out, as far as the transport can tell."""
-        if not (self._room or self._dropping or self._refusing):
+        if not (self.clear or self._dropping or self._refusing):
             await self._turn()
             self._turn_is_over()
 
     async def _turn(self) -> None:
         """Wait for a turn, behind all that waits now. Nothing else is written until it is over."""
         turn = anyio.Event()
-        self._order.append(turn)
+        self._queue(turn)
         self._burst = self._burst_bytes = 0
         try:
             await turn.wait()
@@ -178,10 +221,10 @@ class Outbox:
 
         A replay is bounded by the topic's history, and by nothing else.
         """
-        if self._dropping or self._refusing is not None:
+        if self.clear:
+            self._share(frame)
+        elif self._dropping or self._refusing is not None:
             self._lose(membership, 1)
-        elif self._room:
-            self._write(frame)
         elif replayed:
             membership.replayed += 1
             self._append(membership, frame)
@@ -201,10 +244,10 @@ class Outbox:
         self._append(membership, frame)
 
     def _append(self, membership: Membership, frame: Frame) -> None:
-        membership.waiting.append(frame)
+        membership.wait(frame)
         if membership.turns < len(membership.waiting):
             membership.turns += 1
-            self._order.append(membership)
+            self._queue(membership)
 
     def _overflow(self, membership: Membership, frame: Frame) -> None:
         policy = membership.options.when_full

@@ -11,7 +11,7 @@ from wsflow.declare.router import Handler
 log = logging.getLogger("wsflow")
 
 
-@dataclass
+@dataclass(slots=True)
 class Report:
     """Logs with the connection's id and path.
 

@@ -82,7 +82,7 @@ async def _yielded_again(handler: Handler, generator: Generator) -> None:
         await generator.aclose()
 
 
-@dataclass
+@dataclass(slots=True)
 class Within:
     """Runs something within a scope function that is kept as long.
 

@@ -21,7 +21,7 @@ cancellation are given up by a timer (``_give_up``): their task may outlive the 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import anyio
@@ -30,20 +30,21 @@ from wsflow.channels import Listener, Membership
 from wsflow.codec import BadMessage
 from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
-from wsflow.detached import detach
+from wsflow.detached import Detached, detach
 from wsflow.errors import Close, Disconnected, Reject, cut_reason
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.children import Children, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.home import Home
-from wsflow.runtime.inbox import Inbox, Item
+from wsflow.runtime.inbox import Inbox
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.report import Report
 from wsflow.runtime.scopes import Step, Within
 from wsflow.runtime.waiting import Over, Watch
 from wsflow.runtime.work import Work
 from wsflow.transports.base import Transport
+from wsflow.transports.frames import Found
 from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
 
@@ -60,6 +61,45 @@ class Session:
         over: set when nothing of it is left.
         duration: seconds from the request to the end.
     """
+
+    __slots__ = (
+        "_children",
+        "_details",
+        "_due",
+        "_environment",
+        "_goodbye",
+        "_home",
+        "_host",
+        "_in",
+        "_inbox",
+        "_provisional",
+        "_ready",
+        "_rejection",
+        "_released",
+        "_resting",
+        "_scope",
+        "_serving",
+        "_started",
+        "_stopping",
+        "_transport",
+        "_values",
+        "_watch",
+        "_work",
+        "accepted",
+        "codec",
+        "connection",
+        "duration",
+        "end",
+        "id",
+        "listeners",
+        "memberships",
+        "outbox",
+        "over",
+        "plan",
+        "received",
+        "report",
+        "subprotocol",
+    )
 
     def __init__(
         self,
@@ -79,35 +119,26 @@ class Session:
         self.subprotocol = self.plan.select_subprotocol(request.subprotocols)
         self.codec = self.plan.codec(self.subprotocol)
         self.memberships: dict[str, Membership] = {}
-        self.listeners: set[Listener] = set()
+        self.listeners: dict[Listener, None] = {}
         self.connection = Connection(self.id, request, self)
         self.duration = 0.0
         self.over = Over()
         self.outbox = Outbox(transport, limits.backlog_bytes, self.lagging)
-        self.pause_writing = self.outbox.pause
-        self.resume_writing = self.outbox.resume
-        self.deliver = self.outbox.deliver
         self._home = home
         self._started = transport.now()
         self._details = details
         self._transport = transport
         self._watch = Watch(transport)
         self._rejection: Reject | None = None
-        self._environment = Surroundings(home.directory, dict(home.values), read, self)
+        # What scope functions provide; a connection that has none shares the app's.
+        self._values = dict(home.values) if self.plan.on_connect else home.values
+        self._environment = Surroundings(home.directory, self._values, read, self)
         self._environment.connection = self.connection
-        self._children = Children(detach, self._left)
-        self._within = Within(
-            limits.open_timeout,
-            limits.close_timeout,
-            self._scope_failed,
-            self._entering,
-            self._leaving,
-        )
-        self._decode = self.plan.decodings[self.codec.name]
+        self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport)
-        self._work = Work(
-            self.plan, self._inbox, self.outbox, self._children, self.send, self.finish
-        )
+        self._work = Work(self.plan, self.codec, self._inbox, self.outbox, self._children, self)
+        self._host: Detached | None = None
+        self._resting = False  # there is no host yet, and no need of one
         self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
         self._in: Handler | None = None  # the scope function that the host is in
         self._serving = False
@@ -126,19 +157,28 @@ class Session:
 
     # -- what the transport reports; there may be no current task
 
-    def message_received(self, data: bytes, text: bool) -> None:
-        self.received += 1
-        if self._inbox.closed or self._stopping:
-            return
-        try:
-            consumer, message = self._decode(data, text)
-            self._work.put(Item(consumer, message, len(data)))
-        except BadMessage as exc:
-            if exc.__cause__ is not None:
-                self.report.noted("decoding a message", exc.__cause__)
-            self.finish(End(CAUSE_OF_CODE[exc.code], exc.code, cut_reason(exc.reason)))
-        except Exception as exc:  # a key that cannot be hashed
-            self._failed(str(consumer.handler), exc)
+    def pause_writing(self) -> None:
+        self.outbox.pause()
+
+    def resume_writing(self) -> None:
+        self.outbox.resume()
+
+    def messages_received(self, messages: Sequence[Found]) -> int:
+        if self._work.ready and self._host is not None:
+            count = self._host.within(self._work.receive, messages)
+        else:
+            count = self._work.receive(messages)
+            if self._resting and self._work.busy:
+                self._serving = True
+                self._start_host()
+        self.received += count
+        return count
+
+    def refuse(self, bad: BadMessage) -> None:
+        """The peer sent what cannot be decoded."""
+        if bad.__cause__ is not None:
+            self.report.noted("decoding a message", bad.__cause__)
+        self.finish(End(CAUSE_OF_CODE[bad.code], bad.code, cut_reason(bad.reason)))
 
     def peer_closed(self, code: int, reason: str) -> None:
         self._peer_left(End("peer", code, reason))
@@ -162,9 +202,16 @@ class Session:
     # -- what handlers and topics ask for
 
     async def send(self, message: object) -> None:
-        frame = self.codec.frame(message)
+        packed = self.codec.pack(message)
         self._accept()
-        await self.outbox.send(frame)
+        await self.outbox.send(*packed)
+
+    def post(self, message: object) -> bool:
+        """Send now if that needs no waiting; whether it was sent. For who does not go on long."""
+        if not self.outbox.clear:
+            return False
+        self.outbox.write(*self.codec.pack(message))
+        return True
 
     def close(self, code: int, reason: str) -> None:
         try:
@@ -223,6 +270,9 @@ class Session:
             return
         self._stopping = True
         self._inbox.close()
+        if self._resting:
+            self._end_at_rest()
+            return
         self._watch.set(self._home.limits.close_timeout, self._give_up)
         if self._scope is not None:
             self._scope.cancel()
@@ -260,7 +310,7 @@ class Session:
             self.finish(End("error", 1011, "", error))
             self._provisional = True
 
-    def _left(self, what: str, exc: BaseException) -> None:
+    def left(self, what: str, exc: BaseException) -> None:
         """Anything at all has left a function of the connection."""
         if ends.is_cancellation(exc):
             self._cancelled(what)
@@ -271,14 +321,39 @@ class Session:
 
     # -- the host
 
-    async def run(self) -> None:
-        """The host task."""
+    def start(self) -> None:
+        """Begin. The host starts when there is something for it to do."""
+        if self._details.needs_host:
+            self._start_host()
+        else:
+            self._resting = self._ready = True
+            self._accept()
+
+    def _start_host(self) -> None:
+        self._resting = False
+        self._host = detach(
+            self._run, name=f"wsflow {self.plan.template}", context=self._home.context.copy()
+        )
+
+    def _end_at_rest(self) -> None:
+        """It ends and has no host, which only farewells need."""
+        if self.plan.on_disconnect:
+            self._start_host()
+        else:
+            self._resting = False
+            self._release()
+
+    async def _run(self) -> None:
         try:
             if self._details.needs_task_group:
                 self._environment.task_group = await self._children.open_group()
-            await self._connect(0)
+            if self.plan.on_connect:
+                await self._connect(0)
+            else:
+                self._ready = True
+                await self._serve()
         except BaseException as exc:
-            self._left("connecting", exc)
+            self.left("connecting", exc)
             await self._wind_down()
         finally:
             self._in = None
@@ -288,20 +363,26 @@ class Session:
         """Serve within the ``on_connect`` functions from ``index`` on. Raises nothing."""
         if index == len(self.plan.on_connect):
             self._ready = True
-        if self.end is not None:
-            await self._wind_down()
-        elif self._ready:
+        if self._ready or self._stopping:
             await self._serve()
         else:
             plan = self.plan.on_connect[index]
+            limits = self._home.limits
+            within = Within(
+                limits.open_timeout,
+                limits.close_timeout,
+                self._scope_failed,
+                self._entering,
+                self._leaving,
+            )
 
             async def inner(value: Any) -> None:
                 if not self._stopping:
                     self._watch.clear()
-                self._environment.values[plan.handler] = value
+                self._values[plan.handler] = value
                 await self._connect(index + 1)
 
-            if not await self._within.run(plan, plan.call.bind(self._environment), inner):
+            if not await within.run(plan, plan.call.bind(self._environment), inner):
                 await self._wind_down()
 
     def _entering(self, scope: anyio.CancelScope, handler: Handler) -> None:
@@ -318,7 +399,7 @@ class Session:
     def _scope_failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
         self._scope = None
         if not ends.is_cancellation(exc):
-            self._left(str(handler), exc)
+            self.left(str(handler), exc)
         elif late or step == "tear down":
             why = f"took too long to {step}" if late else f"was cancelled in its {step}"
             self.report.scope(handler, why)
@@ -336,19 +417,26 @@ class Session:
         self.outbox.open()
 
     async def _serve(self) -> None:
-        """The connection is open: run everything together, until the first has finished."""
+        """The connection is open: run everything together, until the first has finished.
+
+        Raises nothing. If it is to stop already, nothing runs.
+        """
+        if self._stopping:
+            await self._wind_down()
+            return
         with anyio.CancelScope() as scope:
             self._scope = scope
             self._in = None
             try:
                 self._accept()
                 self._serving = True
-                await self._work.consume(self._work.start(self._environment))
+                self._work.start(self._environment)
+                await self._work.consume(eager=self._transport.from_loop)
                 if self._goodbye is not None:
                     await self.outbox.drained()
                     self.finish(self._goodbye)
             except BaseException as exc:
-                self._left(str(self._work.doing or "the session"), exc)
+                self.left(str(self._work.doing or "the session"), exc)
             self._serving = False
             self._scope = None
         await self._wind_down()

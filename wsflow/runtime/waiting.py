@@ -26,9 +26,11 @@ async def wait_through(event: anyio.Event) -> None:
 class Over:
     """Something that will be over, once. May be made and set where there is no current task."""
 
+    __slots__ = ("_waiting", "is_set")
+
     def __init__(self) -> None:
         self.is_set = False
-        self._waiting: list[anyio.Event] = []
+        self._waiting: tuple[anyio.Event, ...] = ()
 
     def set(self) -> None:
         self.is_set = True
@@ -47,12 +49,14 @@ class Over:
 
     def _event(self) -> anyio.Event:
         event = anyio.Event()
-        self._waiting.append(event)
+        self._waiting += (event,)
         return event
 
 
 class Watch:
     """Calls somebody when something takes too long: one thing at a time."""
+
+    __slots__ = ("_stopped", "_timer", "_transport")
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from anyio.lowlevel import checkpoint
 
+from wsflow.codec import BadMessage, Codec
 from wsflow.connection import End
 from wsflow.declare.router import Handler
+from wsflow.detached import Begun
 from wsflow.errors import Disconnected
 from wsflow.runtime import ends
 from wsflow.runtime.children import Children, Run, unwrap
 from wsflow.runtime.handling import Handling
 from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
 from wsflow.runtime.outbox import Outbox
+from wsflow.transports.frames import Found
 from wsflow.wiring.calls import Bound
 from wsflow.wiring.plan import ConsumerPlan, ProducerPlan, RoutePlan
 from wsflow.wiring.sources import Environment
@@ -24,56 +27,118 @@ from wsflow.wiring.sources import Environment
 FINISHED = End("finished", 1000)
 
 
+class Owner(Protocol):
+    """The session, as its work sees it."""
+
+    async def send(self, message: object) -> None: ...
+    def post(self, message: object) -> bool: ...
+    def finish(self, end: End) -> None: ...
+    def left(self, what: str, exc: BaseException) -> None: ...
+    def refuse(self, bad: BadMessage) -> None: ...
+
+
 @final
 class Work:
     """Consumers and producers of one connection.
 
     Consumers one at a time are run by the host (``consume``); the others, and the producers, are
-    its children.
+    its children. While the host waits, a message is handled where it comes in, in the host's place,
+    and the host goes on with what has to wait.
 
     Attributes:
+        ready: whether the host waits for a message, and one can be handled in its place.
         doing: the consumer that the host is in.
     """
+
+    __slots__ = (
+        "_begun",
+        "_children",
+        "_codec",
+        "_decode",
+        "_handling",
+        "_inbox",
+        "_lane",
+        "_lanes",
+        "_outbox",
+        "_owner",
+        "_plan",
+        "doing",
+        "ready",
+    )
 
     def __init__(
         self,
         plan: RoutePlan,
+        codec: Codec,
         inbox: Inbox,
         outbox: Outbox,
         children: Children,
-        send: Callable[[object], Awaitable[None]],
-        finish: Callable[[End], None],
+        owner: Owner,
     ) -> None:
         self._plan = plan
+        self._codec = codec
+        self._decode = plan.decodings[codec.name]
         self._inbox = inbox
         self._outbox = outbox
         self._children = children
-        self._send = send
-        self._finish = finish
+        self._owner = owner
         self._lane = Lane(inbox)
         self._lanes: dict[ConsumerPlan, Lane] = {
             each: KeyedLane(inbox, each) if each.concurrent else Lane(inbox)
             for each in plan.consumers
             if each.concurrent or each.stream
         }
+        self._begun: Begun | None = None
+        self.ready = False
         self.doing: Handler | None = None
 
-    def put(self, item: Item) -> None:
-        """Take a received message. Needs no current task.
+    # -- what has been received; there is no current task, or it is the host that is ``ready``
 
-        Raises:
-            TypeError: its key cannot be hashed.
-        """
-        self._lanes.get(item.consumer, self._lane).put(item)
+    def receive(self, messages: Sequence[Found]) -> int:
+        """Take messages as far as there is room; how many."""
+        inbox, decode, lanes = self._inbox, self._decode, self._lanes
+        count = 0
+        for data, text, _ in messages:
+            if inbox.full:
+                break
+            count += 1
+            if inbox.closed:
+                continue
+            try:
+                consumer, message = decode(data, text)
+            except BadMessage as exc:
+                self._owner.refuse(exc)
+                continue
+            try:
+                if self.ready and consumer not in lanes:
+                    self._begin(consumer, message)
+                else:
+                    lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
+            except BaseException as exc:
+                # What the handler raised, or a key that cannot be hashed.
+                self._owner.left(str(consumer.handler), exc)
+        return count
+
+    def _begin(self, consumer: ConsumerPlan, message: Any) -> None:
+        """Handle a message in the host's place. What must wait, the host goes on with."""
+        begun = self._handling.begin(consumer, message)
+        if begun is not None:
+            self.ready = False
+            self.doing = consumer.handler
+            self._begun = begun
+            self._lane.wake()
 
     @property
     def busy(self) -> bool:
         """Whether some message is being handled, or waits."""
         return self.doing is not None or self._inbox.waiting or self._children.alive("slot")
 
-    def start(self, environment: Environment) -> Handling:
+    # -- the host
+
+    def start(self, environment: Environment) -> None:
         """Bind all functions to the connection, and start the children."""
-        handling = Handling(self._plan, environment, self._send)
+        owner = self._owner
+        self._handling = handling = Handling(self._plan, environment, owner.send, owner.post)
         for consumer, lane in self._lanes.items():
             run: Run
             if isinstance(lane, KeyedLane):
@@ -85,11 +150,14 @@ class Work:
             bound = producer.call.bind(environment)
             run = partial(self._run_producer, handling, producer, bound)
             self._children.start(str(producer.handler), "producer", run)
-        return handling
 
-    async def consume(self, handling: Handling) -> None:
-        """Handle messages one by one; once no more can come, wait for the other consumers."""
-        lane = self._lane
+    async def consume(self, *, eager: bool) -> None:
+        """Handle messages one by one; once no more can come, wait for the other consumers.
+
+        Args:
+            eager: whether messages may be handled in this task's place while it waits.
+        """
+        lane, handling = self._lane, self._handling
         while True:
             while lane.queue:
                 item = lane.take()
@@ -98,7 +166,22 @@ class Work:
                 self.doing = None
             if self._inbox.closed:
                 break
-            await lane.more()
+            cancelled: BaseException | None = None
+            self.ready = eager
+            try:
+                await lane.more()
+            except BaseException as exc:
+                cancelled = exc
+            self.ready = False
+            begun, self._begun = self._begun, None
+            try:
+                if begun is not None:
+                    await begun.finish(cancelled)
+                    self.doing = None
+                elif cancelled is not None:
+                    raise cancelled
+            finally:
+                cancelled = None  # its traceback holds this frame
         await self._children.finished("consumer")
 
     # -- producers
@@ -117,14 +200,17 @@ class Work:
         except Exception as exc:
             await self._raised(handling, exc)
         if plan.handler.on_end == "close" and not self._inbox.closed:
-            self._finish(FINISHED)
+            self._owner.finish(FINISHED)
 
     async def _produced(self, item: Any) -> None:
         """Send an item, and return when the next one may be asked for."""
         if item is None:
             await checkpoint()
-        else:
-            await self._send(item)
+            return
+        packed = self._codec.pack(item)
+        if not self._outbox.post(*packed):
+            await self._outbox.send(*packed)
+        if not self._outbox.clear:
             await self._outbox.drained()
 
     async def _raised(self, handling: Handling, exc: Exception) -> None:
@@ -135,7 +221,7 @@ class Work:
         """
         await handling.recover(exc)
         if not isinstance(unwrap(exc), Disconnected):
-            self._finish(ends.end_of(exc, accepted=True))
+            self._owner.finish(ends.end_of(exc, accepted=True))
 
     # -- consumers with a lane of their own
 
@@ -146,7 +232,7 @@ class Work:
         except Exception as exc:
             await self._raised(handling, exc)
         if not self._inbox.closed:
-            self._finish(FINISHED)
+            self._owner.finish(FINISHED)
 
     async def _run_lane(self, handling: Handling, lane: KeyedLane) -> None:
         """Keep the slots of a consumer with concurrency busy."""

@@ -22,6 +22,8 @@ def resolver(trusted: Sequence[str]) -> Resolve:
     Raises:
         ValueError: an entry is no address, no network and not ``"unix"``.
     """
+    if not trusted:
+        return lambda address, _headers: address
     networks = [ipaddress.ip_network(each, strict=False) for each in trusted if each != UNIX]
 
     def is_trusted(host: str) -> bool:

@@ -23,6 +23,7 @@ from wsflow.runtime.waiting import Over
 from wsflow.server.proxies import resolver
 from wsflow.server.settings import Settings
 from wsflow.transports.asyncio import SocketTransport
+from wsflow.transports.host import Kept, Shared
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
@@ -44,11 +45,12 @@ class Server:
         self._stop = anyio.Event()
         self._now = False
         self._restart = False
-        self._requesting: set[SocketTransport] = set()
-        self._transports: set[SocketTransport] = set()
+        self._requesting: set[Kept] = set()
+        self._transports: set[Kept] = set()
         self._all_closed: anyio.Event | None = None
         self._resolve = resolver(settings.trusted_proxy)
         self._listener: asyncio.Server | None = None
+        self._shared: Shared | None = None
         self._inode = 0  # of the Unix socket that is ours
 
     # -- for the transports
@@ -59,11 +61,18 @@ class Server:
         return self.settings
 
     @property
+    def shared(self) -> Shared:
+        """What its transports share."""
+        if self._shared is None:
+            self._shared = Shared(asyncio.get_running_loop())
+        return self._shared
+
+    @property
     def acceptor(self) -> App:
         """Who decides on opening requests."""
         return self.app
 
-    def opened(self, transport: SocketTransport) -> bool:
+    def opened(self, transport: Kept) -> bool:
         """A socket was accepted; False if too many have not sent their request."""
         if len(self._requesting) >= self.settings.max_handshakes:
             return False
@@ -78,11 +87,11 @@ class Server:
         self._transports.add(transport)
         return True
 
-    def requested(self, transport: SocketTransport) -> None:
+    def requested(self, transport: Kept) -> None:
         """Its opening request has come."""
         self._requesting.discard(transport)
 
-    def closed(self, transport: SocketTransport) -> None:
+    def closed(self, transport: Kept) -> None:
         """Its socket is closed."""
         self._requesting.discard(transport)
         self._transports.discard(transport)

@@ -1,8 +1,14 @@
-"""Sockets on asyncio: an ``asyncio.Protocol`` around the Sans-I/O protocol of ``websockets``.
+"""Sockets on asyncio: an ``asyncio.BufferedProtocol`` around the Sans-I/O protocol of
+``websockets``.
 
-The library speaks RFC 6455: handshake, frames, control frames, extensions, the close. This file
-moves bytes between it and the socket, puts fragments together, keeps the connection alive, and
-holds back what nobody has room for. A connection goes through the phases in order.
+Frames that carry one small message take the fast path of ``frames``. The library speaks the rest
+of RFC 6455: handshake, control frames, fragments, extensions, the close. It is given whole frames,
+so that both agree on where the next one begins, and it is made anew when one of its frames comes:
+an idle connection has none.
+
+This file moves bytes between them and the socket, puts fragments together, keeps the connection
+alive, and holds back what nobody has room for. What is sent is written once per turn of the event
+loop. A connection goes through the phases in order.
 """
 
 from __future__ import annotations
@@ -11,37 +17,44 @@ import asyncio
 import enum
 import http
 import logging
-from collections.abc import Callable, Iterable
-from typing import Protocol, cast, final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast, final
 
-from websockets.datastructures import Headers
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import (
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, SERVER
+from websockets.protocol import Protocol as WebSocketProtocol
 from websockets.server import ServerProtocol
 
 from wsflow.request import Address, Request
-from wsflow.transports.base import Acceptor, Receiver
-from wsflow.transports.frames import Frame
+from wsflow.transports.base import Receiver
+from wsflow.transports.frames import Boundary, Found, Frame, split, waits, whole
 from wsflow.transports.handshake import Head, refusal
-from wsflow.transports.limits import SocketLimits
+from wsflow.transports.host import Host
 
-SLICE = 4096
-"""How many bytes are parsed before the receiver may say that it has enough."""
+SMALL = 16 * 1024
+"""The largest payload that takes the fast path, which keeps a frame until it is whole."""
 
-COMPRESSED_SLICE = 512
-"""The same for compressed bytes: deflate makes at most about a thousand of one."""
-
-SLICES = 16
-"""How many slices are parsed before other connections get their turn."""
+WRITE_BYTES = 16 * 1024
+"""How much is collected before it is written within the turn."""
 
 _PONG = 0x8A  # FIN and opcode 10
 
+# No context is taken over: a connection keeps none, and one compressed frame serves many peers.
 _DEFLATE = ServerPerMessageDeflateFactory(
-    server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
+    server_no_context_takeover=True,
+    client_no_context_takeover=True,
+    server_max_window_bits=12,
+    client_max_window_bits=12,
+    compress_settings={"memLevel": 5},
 )
 
 # The library logs each connection; the app's access log does.
@@ -57,57 +70,70 @@ class _Phase(enum.IntEnum):
     CLOSED = 5
 
 
-class Host(Protocol):
-    """Who keeps the transports: the server."""
-
-    @property
-    def limits(self) -> SocketLimits: ...
-    @property
-    def acceptor(self) -> Acceptor: ...
-
-    def opened(self, transport: SocketTransport) -> bool:
-        """A socket was accepted; False if there are too many."""
-
-    def requested(self, transport: SocketTransport) -> None:
-        """Its opening request has come."""
-
-    def closed(self, transport: SocketTransport) -> None:
-        """Its socket is closed."""
-
-    def client(self, address: Address | None, headers: Headers) -> Address | None:
-        """The peer's address, seen through the proxies that are trusted."""
-
-    def refused(self, address: Address | None, target: str, status: int) -> None:
-        """An opening request was no proper one, and was answered so."""
-
-
 @final
-class SocketTransport(asyncio.Protocol):
+class SocketTransport(asyncio.BufferedProtocol):
     """One WebSocket connection on a socket: a Transport, driven by asyncio."""
 
+    __slots__ = (
+        "_boundary",
+        "_deadline",
+        "_eof",
+        "_extensions",
+        "_heard",
+        "_held",
+        "_host",
+        "_limits",
+        "_loop",
+        "_lost",
+        "_opening",
+        "_out",
+        "_out_bytes",
+        "_parts",
+        "_phase",
+        "_ping_timer",
+        "_pong",
+        "_protocol",
+        "_reading_paused",
+        "_receiver",
+        "_shared",
+        "_small",
+        "_socket",
+        "_text",
+        "_to_flush",
+        "_unsent",
+        "_writing_paused",
+    )
+
+    from_loop = True
+
     def __init__(self, host: Host) -> None:
-        limits = host.limits
         self._host = host
-        self._limits = limits
-        self._loop = asyncio.get_running_loop()
-        self._protocol = ServerProtocol(
-            extensions=[_DEFLATE] if limits.compression == "deflate" else None,
-            max_size=limits.max_message_size,
+        self._limits = host.limits
+        self._shared = host.shared
+        self._loop = host.shared.loop
+        self._small = min(SMALL, self._limits.max_message_size)
+        self._phase = _Phase.REQUESTING
+        self._opening: _Opening | None = _Opening()
+        self._protocol: WebSocketProtocol | None = ServerProtocol(
+            extensions=[_DEFLATE] if self._limits.compression == "deflate" else None,
+            max_size=self._limits.max_message_size,
             logger=_quiet,
         )
-        self._phase = _Phase.REQUESTING
+        self._extensions: Sequence[Extension] = ()
         self._receiver: Receiver | None = None
-        self._response: Response | None = None
-        self._head = Head()
-        self._held = bytearray()  # read from the socket, not parsed yet
+        self._held = b""  # read from the socket, not parsed yet
+        self._boundary: Boundary | None = None  # of the frame that the protocol is being given
+        self._parts: list[bytes] | None = None  # fragments of a message
+        self._text = False  # whether they are of a text message
+        self._out: list[bytes] = []  # to be written when this turn of the loop ends
+        self._out_bytes = 0
+        self._to_flush = False  # somebody will
         self._reading_paused = False
         self._eof = False  # nothing more will be read
         self._lost = False  # the socket is closed
         self._writing_paused = False
         self._pong = b""  # the answer to the latest ping, while there is no room for it
         self._unsent = 0  # what was buffered when the last ping went out
-        self._parts: list[bytes] = []  # fragments of a message
-        self._text = False  # whether they are of a text message
         self._heard = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None  # of the handshake, then of the close
@@ -122,12 +148,16 @@ class SocketTransport(asyncio.Protocol):
         else:
             self._socket.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._shared.buffer  # one for all: each read is copied out of it at once
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
+        data = self._shared.buffer[:nbytes].tobytes()
         if self._phase is _Phase.REQUESTING:
             self._read_request(data)
         else:
-            self._held += data
+            self._held = self._held + data if self._held else data
             self._parse()
 
     def eof_received(self) -> bool:
@@ -139,6 +169,7 @@ class SocketTransport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = self._lost = True
+        self._out.clear()
         self._cancel_timers()
         self._parse()
         if self._held and self._phase is _Phase.OPEN:
@@ -158,31 +189,71 @@ class SocketTransport(asyncio.Protocol):
         self._heard = True  # the peer reads: it lives
         self._writing_paused = False
         pong, self._pong = self._pong, b""
-        self._write(pong)
+        if pong:
+            self._write(pong)
         if self._receiver is not None:
             self._receiver.resume_writing()
 
     def _write(self, data: bytes) -> None:
-        if data and not self._lost:
+        """Send bytes, at the latest when this turn of the loop ends."""
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes >= WRITE_BYTES:
+            self.flush()
+        elif not self._to_flush:
+            self._to_flush = True
+            self._shared.flush_later(self)
+
+    def flush(self) -> None:
+        """Write what there is to write."""
+        self._to_flush = False
+        out = self._out
+        if not out:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._out_bytes = 0
+        if not self._lost:
             self._socket.write(data)
 
-    def _flush(self) -> None:
-        """Write what the protocol has to say; half-close the socket when it is done."""
-        for data in self._protocol.data_to_send():
+    def _flush_protocol(self) -> None:
+        """Write what the protocol has to say; half-close the socket when it is done.
+
+        The protocol is let go where it has nothing to remember.
+        """
+        protocol = self._protocol
+        if protocol is None:
+            return
+        for data in protocol.data_to_send():
             if not data:
-                self._half_close()
+                self._end(clean=protocol.close_rcvd is not None and protocol.parser_exc is None)
             elif self._writing_paused and data[0] == _PONG:
                 self._pong = data  # only the latest ping need be answered (RFC 6455 §5.5.3)
             else:
                 self._write(data)
+        if (
+            self._phase is _Phase.OPEN
+            and self._boundary is None
+            and self._parts is None
+            and protocol.state is OPEN
+        ):
+            self._protocol = None
 
-    def _half_close(self) -> None:
+    def _end(self, *, clean: bool) -> None:
+        """Close the socket, or only our end of it if the peer may still be sending: a reset would
+        take our close frame from it (RFC 6455 §7.1.1)."""
+        self.flush()
+        if clean and not self._socket.get_write_buffer_size():
+            self._phase = _Phase.CLOSING
+            self._cancel_timers()
+            self._socket.close()
+            return
         self._linger()
         if not self._lost:
-            if self._socket.can_write_eof():
-                self._socket.write_eof()
-            else:
+            if clean or not self._socket.can_write_eof():
                 self._socket.close()
+            else:
+                self._socket.write_eof()
 
     def _linger(self) -> None:
         """All is said: give the peer time to close the socket, and take no message meanwhile."""
@@ -203,28 +274,30 @@ class SocketTransport(asyncio.Protocol):
     # -- the opening request
 
     def _read_request(self, data: bytes) -> None:
-        size = self._head.take(data)
-        if self._head.size > self._limits.max_header_size:
+        opening, protocol = cast(_Opening, self._opening), cast(ServerProtocol, self._protocol)
+        size = opening.head.take(data)
+        if opening.head.size > self._limits.max_header_size:
             self.reject(431, (), b"the opening request is too large\n")
             return
-        self._held += data[size:]
-        self._protocol.receive_data(data[:size])
-        for event in self._protocol.events_received():
-            self._requested(cast(Handshake, event))
-        if self._protocol.handshake_exc is not None:
+        self._held = data[size:]
+        protocol.receive_data(data[:size])
+        for event in protocol.events_received():
+            self._requested(cast(Handshake, event), protocol)
+        if protocol.handshake_exc is not None:
             self._refused("", 400)
-        self._flush()
+        self._flush_protocol()
+        self.flush()
 
-    def _requested(self, handshake: Handshake) -> None:
+    def _requested(self, handshake: Handshake, protocol: ServerProtocol) -> None:
         self._phase = _Phase.DECIDING
         self._cancel_timers()
         self._host.requested(self)
-        response = self._protocol.accept(handshake)
+        response = protocol.accept(handshake)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._refused(handshake.path, response.status_code)
-            self._protocol.send_response(response)
+            protocol.send_response(response)
             return
-        self._response = response
+        self._opening = _Opening(response=response)
         client = self._host.client(self.address, handshake.headers)
         try:
             request = Request.parse(handshake.path, handshake.headers, client)
@@ -251,38 +324,61 @@ class SocketTransport(asyncio.Protocol):
         return self._loop.call_later(seconds, call)
 
     def accept(self, subprotocol: str | None) -> None:
-        if self._phase is not _Phase.DECIDING or self._response is None:
+        opening, protocol = self._opening, cast(ServerProtocol, self._protocol)
+        if self._phase is not _Phase.DECIDING or opening is None or opening.response is None:
             return
         self._phase = _Phase.OPEN
         if subprotocol is not None:
-            self._response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        self._protocol.send_response(self._response)
-        self._flush()
+            opening.response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        protocol.send_response(opening.response)
+        self._extensions = tuple(protocol.extensions)
+        self._opening = None
+        self._flush_protocol()
+        self.flush()
         self._schedule_ping()
         self._socket.resume_reading()
-        self._loop.call_soon(self._parse)  # not now: the caller is not ready for a message
+        if self._held or self._eof:
+            self._loop.call_soon(self._parse)  # not now: the caller is not ready for a message
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         if self._phase >= _Phase.OPEN:
             return
-        self._protocol.send_response(refusal(status, headers, body))
-        self._flush()
+        cast(ServerProtocol, self._protocol).send_response(refusal(status, headers, body))
+        self._flush_protocol()
+        self.flush()
 
-    def send(self, frame: Frame) -> None:
+    def send(self, payload: bytes, text: bool, raw: bool) -> None:
         if self._phase is not _Phase.OPEN:
             return
-        if self._protocol.extensions:
-            send = self._protocol.send_text if frame.text else self._protocol.send_binary
-            send(frame.payload)
-            self._flush()
+        if self._extensions:
+            self._write(self._extend(payload, text))
+        else:
+            self._write(whole(payload, text))
+
+    def share(self, frame: Frame) -> None:
+        if self._phase is not _Phase.OPEN:
+            return
+        if self._extensions:
+            # Of deflate without a context, only this makes one peer's bytes another's.
+            form = cast(PerMessageDeflate, self._extensions[0]).local_max_window_bits
+            if form not in frame.forms:
+                frame.forms[form] = self._extend(frame.payload, frame.text)
+            self._write(frame.forms[form])
         else:
             self._write(frame.wire)
+
+    def _extend(self, payload: bytes, text: bool) -> bytes:
+        """The frame of a message, as the extensions make it."""
+        frame = WireFrame(Opcode.TEXT if text else Opcode.BINARY, payload)
+        return frame.serialize(mask=False, extensions=self._extensions)
 
     def close(self, code: int, reason: str) -> None:
         if self._phase is not _Phase.OPEN:
             return
-        self._protocol.send_close(code, reason)
-        self._flush()
+        self._phase = _Phase.CLOSING
+        self._library().send_close(code, reason)
+        self._flush_protocol()
+        self.flush()
         self._linger()
 
     def pause_reading(self) -> None:
@@ -301,39 +397,64 @@ class SocketTransport(asyncio.Protocol):
     # -- what comes in
 
     def _parse(self) -> None:
-        """Hand what was read to the protocol, slice by slice, while there is room for messages."""
-        held = self._held
+        """Take apart what was read, while there is room for messages."""
         if self._phase is _Phase.DECIDING:
             if self._eof:
                 self._vanished()
-            elif len(held) > self._limits.write_buffer:
+            elif len(self._held) > self._limits.write_buffer:
                 self._socket.pause_reading()
             return
-        size = COMPRESSED_SLICE if self._protocol.extensions else SLICE
-        for _ in range(SLICES):
-            if not held or self._reading_paused or self._phase is _Phase.CLOSED:
-                break
-            chunk = bytes(held[:size])
-            del held[:size]
-            self._protocol.receive_data(chunk)
+        self._to_flush = True  # below: what is sent meanwhile leaves at once, and together
+        data, at = self._held, 0
+        while at < len(data) and not self._reading_paused and self._phase is not _Phase.CLOSED:
+            if self._boundary is None and self._parts is None and self._phase is _Phase.OPEN:
+                found: list[Found] = []
+                after = split(data, at, self._small, found)
+                if found:
+                    taken = cast(Receiver, self._receiver).messages_received(found)
+                    at = after if taken == len(found) else found[taken - 1][2] if taken else at
+                    continue
+                if waits(data, at, self._small) and not self._eof:
+                    break
+            at = self._give(data, at)
+        self._held = data[at:]
+        if self._eof and not self._held and self._phase is not _Phase.CLOSED:
+            self._library().receive_eof()
             self._after_parsing()
-        else:
-            self._loop.call_soon(self._parse)
-        if self._eof and not held:
-            self._protocol.receive_eof()
-            self._after_parsing()
+        self.flush()
+
+    def _give(self, data: bytes, at: int) -> int:
+        """Give the library what has come of one frame; where that ends."""
+        boundary = self._boundary or Boundary()
+        stop = boundary.take(data, at)
+        self._boundary = None if boundary.reached else boundary
+        self._library().receive_data(data[at:stop])
+        self._after_parsing()
+        return stop
+
+    def _library(self) -> WebSocketProtocol:
+        """The library's protocol, where it stands between two frames unless it was kept."""
+        protocol = self._protocol
+        if protocol is None:
+            protocol = WebSocketProtocol(
+                SERVER, max_size=self._limits.max_message_size, logger=_quiet
+            )
+            protocol.extensions = list(self._extensions)
+            self._protocol = protocol
+        return protocol
 
     def _after_parsing(self) -> None:
-        for event in self._protocol.events_received():
+        protocol = self._library()
+        for event in protocol.events_received():
             if self._phase is _Phase.OPEN:
-                self._frame_received(cast(WireFrame, event))
-        if self._phase is _Phase.OPEN and self._protocol.state is not OPEN:
-            self._report_close()
-        self._flush()
+                self._frame_received(cast(WireFrame, event), protocol)
+        if self._phase is _Phase.OPEN and protocol.state is not OPEN:
+            self._report_close(protocol)
+        self._flush_protocol()
 
-    def _report_close(self) -> None:
+    def _report_close(self, protocol: WebSocketProtocol) -> None:
         """The protocol is closing, and not because we said so."""
-        protocol, receiver = self._protocol, cast(Receiver, self._receiver)
+        receiver = cast(Receiver, self._receiver)
         sent, got = protocol.close_sent, protocol.close_rcvd
         self._phase = _Phase.CLOSING
         if sent is None:
@@ -343,7 +464,7 @@ class SocketTransport(asyncio.Protocol):
         else:
             receiver.peer_failed(int(sent.code), sent.reason)
 
-    def _frame_received(self, frame: WireFrame) -> None:
+    def _frame_received(self, frame: WireFrame, protocol: WebSocketProtocol) -> None:
         match frame.opcode:
             case Opcode.TEXT | Opcode.BINARY:
                 self._text = frame.opcode is Opcode.TEXT
@@ -352,16 +473,17 @@ class SocketTransport(asyncio.Protocol):
                 else:
                     self._parts = [bytes(frame.data)]
             case Opcode.CONT:
-                self._parts.append(bytes(frame.data))
-                if len(self._parts) > self._limits.max_fragments:
-                    self._protocol.fail(1009, "too many fragments")
-                    self._report_close()
+                parts = cast("list[bytes]", self._parts)
+                parts.append(bytes(frame.data))
+                if len(parts) > self._limits.max_fragments:
+                    protocol.fail(1009, "too many fragments")
+                    self._report_close(protocol)
                 elif frame.fin:
-                    self._message_received(b"".join(self._parts))
+                    self._parts = None
+                    self._message_received(b"".join(parts))
 
     def _message_received(self, data: bytes) -> None:
-        self._parts = []
-        cast(Receiver, self._receiver).message_received(data, self._text)
+        cast(Receiver, self._receiver).messages_received([(data, self._text, len(data))])
 
     def _vanished(self) -> None:
         """The peer is gone, or as good as gone. Reported unless the end is known already."""
@@ -378,8 +500,8 @@ class SocketTransport(asyncio.Protocol):
     def _ping(self) -> None:
         self._heard = False
         self._unsent = self._socket.get_write_buffer_size()
-        self._protocol.send_ping(b"")
-        self._flush()
+        self._library().send_ping(b"")
+        self._flush_protocol()
         self._ping_timer = self._loop.call_later(self._limits.ping_timeout, self._expect_pong)
 
     def _expect_pong(self) -> None:
@@ -389,3 +511,11 @@ class SocketTransport(asyncio.Protocol):
         else:
             self._vanished()
             self._socket.abort()
+
+
+@dataclass(slots=True)
+class _Opening:
+    """An opening request on its way in, and the answer to it."""
+
+    head: Head = field(default_factory=Head)
+    response: Response | None = None

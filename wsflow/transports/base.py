@@ -8,11 +8,11 @@ During a callback there may be no current task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from wsflow.request import Request
-from wsflow.transports.frames import Frame
+from wsflow.transports.frames import Found, Frame
 
 
 class Timer(Protocol):
@@ -23,7 +23,13 @@ class Timer(Protocol):
 
 
 class Transport(Protocol):
-    """What the runtime tells a transport."""
+    """What the runtime tells a transport.
+
+    Attributes:
+        from_loop: whether it reports from the event loop itself, where no task is current.
+    """
+
+    from_loop: bool
 
     def now(self) -> float:
         """Seconds on the clock that ``after`` uses."""
@@ -37,8 +43,19 @@ class Transport(Protocol):
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer the handshake with an HTTP error. At most once, and not after ``accept``."""
 
-    def send(self, frame: Frame) -> None:
-        """Write a frame. It is buffered without bound: heed ``pause_writing``."""
+    def send(self, payload: bytes, text: bool, raw: bool) -> None:
+        """Write a message. It is buffered without bound: heed ``pause_writing``.
+
+        It leaves within this turn of the event loop, together with what else is sent in it.
+
+        Args:
+            payload: its bytes.
+            text: whether it goes as text or as binary.
+            raw: whether it is a ``str`` or ``bytes`` as it is, and not encoded by a codec.
+        """
+
+    def share(self, frame: Frame) -> None:
+        """Write a message that many peers get, likewise."""
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame, unless one went out, and close the wire once that is answered.
@@ -47,7 +64,7 @@ class Transport(Protocol):
         """
 
     def pause_reading(self) -> None:
-        """Read no more until ``resume_reading``; what has been read may still be reported.
+        """Read and report no more until ``resume_reading``.
 
         The keepalive deadline waits meanwhile, and a peer that leaves may go unnoticed.
         """
@@ -59,8 +76,12 @@ class Transport(Protocol):
 class Receiver(Protocol):
     """What a transport reports."""
 
-    def message_received(self, data: bytes, text: bool) -> None:
-        """A whole message has come, as text or as binary."""
+    def messages_received(self, messages: Sequence[Found]) -> int:
+        """Whole messages have come, in this order: the payload, and whether it is text.
+
+        Returns:
+            How many were taken; reading is paused then, and the others are reported again.
+        """
 
     def peer_closed(self, code: int, reason: str) -> None:
         """The peer sent a close frame (1005 if it had no code). It has been answered."""

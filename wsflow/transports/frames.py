@@ -1,57 +1,180 @@
-"""Frames that a server sends (RFC 6455 §5.2).
+"""Frames on the fast path (RFC 6455 §5.2): those that carry one whole, small message.
 
 ::
 
       0                   1                   2                   3
       0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
      +-+-+-+-+-------+-+-------------+-------------------------------+
-     |F|R|R|R| opcode|M| payload len |  16 bits if len is 126,       |
-     |I|S|S|S|  (4)  |A|     (7)     |  64 bits if len is 127        |
-     |N|V|V|V|       |S|             |                               |
+     |F|R|R|R| opcode|M| payload len |    Extended payload length    |
+     |I|S|S|S|  (4)  |A|     (7)     |  16 bits if payload len is 126|
+     |N|V|V|V|       |S|             |  64 bits if payload len is 127|
+     | |1|2|3|       |K|             |                               |
      +-+-+-+-+-------+-+-------------+-------------------------------+
+     |            Masking key, 32 bits, if MASK is set               |
+     +---------------------------------------------------------------+
+     |                         Payload data                          |
+     +---------------------------------------------------------------+
 
-A server does not mask, so one frame serves every peer: it is built once and the same bytes are
+Most of what a server reads has 0x81 or 0x82 as its first byte (FIN set, nothing reserved, opcode
+text or binary), MASK set, and a length that fits 16 bits. ``split`` takes such frames out of what
+was read. All others, the first of which stops it, are for the protocol of ``websockets``:
+fragments, control frames, compressed and long messages, and all that is malformed. ``Boundary``
+finds where such a frame ends, and the fast path may go on.
+
+A server does not mask, so one frame serves every peer: it is built once, and the same bytes are
 written to all.
+
+This file may be compiled by mypyc; it is the same file, and does the same without.
 """
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final
 
-_TEXT = 0x81  # FIN and opcode 1
-_BINARY = 0x82  # FIN and opcode 2
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where the library is not compiled
+    from websockets.utils import apply_mask
+
+TEXT: Final = 0x81  # FIN and opcode 1
+BINARY: Final = 0x82  # FIN and opcode 2
+_MASK: Final = 0x80
+_16_BITS: Final = 126
+_64_BITS: Final = 127
+
+_SMALL_TEXT: Final = [bytes((TEXT, size)) for size in range(_16_BITS)]
+_SMALL_BINARY: Final = [bytes((BINARY, size)) for size in range(_16_BITS)]
+
+Found = tuple[bytes, bool, int]
+"""A message's payload, whether it is text, and where its frame ends."""
 
 
-@final
+def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
+    """Take whole messages out of ``data``, from a frame's first byte on.
+
+    Args:
+        data: what was read.
+        start: where a frame begins.
+        largest: the largest payload that is taken, in bytes.
+        found: the messages are appended here.
+
+    Returns:
+        Where the first frame begins that was not taken: it is not whole yet, or not for this path.
+    """
+    end = len(data)
+    while end - start >= 6:
+        first = data[start]
+        if first != TEXT and first != BINARY:
+            break
+        size = data[start + 1] - _MASK
+        key = start + 2
+        if size >= _16_BITS:
+            if size == _64_BITS or end - start < 8:
+                break
+            size = (data[key] << 8) | data[key + 1]
+            key += 2
+        elif size < 0:
+            break
+        begin = key + 4
+        stop = begin + size
+        if stop > end or size > largest:
+            break
+        found.append((apply_mask(data[begin:stop], data[key:begin]), first == TEXT, stop))
+        start = stop
+    return start
+
+
+def waits(data: bytes, start: int, largest: int) -> bool:
+    """Whether the bytes from ``start`` on begin a frame that ``split`` takes once it is whole."""
+    have = len(data) - start
+    if have == 0:
+        return True
+    if data[start] != TEXT and data[start] != BINARY:
+        return False
+    if have == 1:
+        return True
+    size = data[start + 1] - _MASK
+    if size == _16_BITS:
+        if have < 4:
+            return True
+        size = (data[start + 2] << 8) | data[start + 3]
+    return 0 <= size <= largest and data[start + 1] != _MASK + _64_BITS
+
+
+class Boundary:
+    """Finds where one frame ends, in bytes that come bit by bit."""
+
+    __slots__ = ("_head", "_left")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = -1  # bytes until the end; unknown before the length has come
+
+    def take(self, data: bytes, start: int) -> int:
+        """How far the frame reaches in what has come, at most to the end of ``data``."""
+        end = len(data)
+        while self._left < 0:
+            if start == end:
+                return end
+            self._head += data[start : start + 1]
+            start += 1
+            self._measure()
+        stop = min(end, start + self._left)
+        self._left -= stop - start
+        return stop
+
+    @property
+    def reached(self) -> bool:
+        """Whether the whole frame has come."""
+        return self._left == 0
+
+    def _measure(self) -> None:
+        head = self._head
+        if len(head) < 2:
+            return
+        size = head[1] & 0x7F
+        extended = 2 if size == _16_BITS else 8 if size == _64_BITS else 0
+        if len(head) < 2 + extended:
+            return
+        if extended:
+            size = int.from_bytes(head[2:], "big")
+        self._left = size + (4 if head[1] & _MASK else 0)
+
+
+def whole(payload: bytes, text: bool) -> bytes:
+    """The frame of a message that a server sends: neither masked nor compressed."""
+    size = len(payload)
+    if size < _16_BITS:
+        return (_SMALL_TEXT[size] if text else _SMALL_BINARY[size]) + payload
+    first = TEXT if text else BINARY
+    if size < 65536:
+        return bytes((first, _16_BITS, size >> 8, size & 0xFF)) + payload
+    return bytes((first, _64_BITS)) + size.to_bytes(8, "big") + payload
+
+
 class Frame:
-    """One whole message on its way out.
+    """One message on its way to many peers: each form of it is built once.
 
     Attributes:
         payload: the message's bytes.
         text: whether it goes as text or as binary.
         raw: whether it is a ``str`` or ``bytes`` as it is, and not encoded by a codec.
+        forms: its bytes on the wire for peers that share an extension's parameters.
     """
 
-    __slots__ = ("_wire", "payload", "raw", "text")
+    __slots__ = ("_wire", "forms", "payload", "raw", "text")
 
     def __init__(self, payload: bytes, text: bool, raw: bool = False) -> None:
         self.payload = payload
         self.text = text
         self.raw = raw
+        self.forms: dict[object, bytes] = {}
         self._wire: bytes | None = None
 
     @property
     def wire(self) -> bytes:
-        """The frame's bytes, unmasked and uncompressed, built on first use."""
+        """The frame's bytes, unmasked and uncompressed."""
         wire = self._wire
         if wire is None:
-            size = len(self.payload)
-            head = _TEXT if self.text else _BINARY
-            if size < 126:
-                header = bytes((head, size))
-            elif size < 65536:
-                header = bytes((head, 126)) + size.to_bytes(2, "big")
-            else:
-                header = bytes((head, 127)) + size.to_bytes(8, "big")
-            wire = self._wire = header + self.payload
+            wire = self._wire = whole(self.payload, self.text)
         return wire

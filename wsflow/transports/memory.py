@@ -58,7 +58,10 @@ class MemoryTransport:
         rejection: how it was refused, None if it was not.
         subprotocol: what was agreed on.
         closing: the code and reason of the close frame that the peer saw; 1006 without a frame.
+        from_loop: False; it reports in the tasks of the test.
     """
+
+    from_loop = False
 
     def __init__(
         self,
@@ -104,7 +107,10 @@ class MemoryTransport:
         self.closing = (1006, "")
         self._changed()
 
-    def send(self, frame: Frame) -> None:
+    def send(self, payload: bytes, text: bool, raw: bool) -> None:
+        self.share(Frame(payload, text, raw))
+
+    def share(self, frame: Frame) -> None:
         if self.closing is not None:
             return
         self._to_peer.append(frame)
@@ -127,7 +133,7 @@ class MemoryTransport:
         while self._held and not self._reading_paused and self.closing is None:
             data, text = self._held.popleft()
             self._held_bytes -= len(data)
-            self._report.message_received(data, text)
+            self._received(data, text)
         if not self._held and self._peer_closing is not None:
             self._close_as_peer(*self._peer_closing)
         self._changed()
@@ -156,7 +162,10 @@ class MemoryTransport:
             self._held.append((data, text))
             self._held_bytes += len(data)
         else:
-            self._report.message_received(data, text)
+            self._received(data, text)
+
+    def _received(self, data: bytes, text: bool) -> None:
+        self._report.messages_received([(data, text, len(data))])
 
     def _fail(self, code: int, reason: str) -> None:
         self.close(code, reason)

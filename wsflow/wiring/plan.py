@@ -138,11 +138,19 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True)
 class RouteDetails:
-    """A path's plan, and what follows from it once."""
+    """A path's plan, and what follows from it once.
+
+    Attributes:
+        plan: the plan.
+        request_sources: what is read from the opening request.
+        needs_task_group: whether some function asks for a task group.
+        needs_host: whether a connection needs its task before its first message has come.
+    """
 
     plan: RoutePlan
     request_sources: tuple[FromPath | FromRequest, ...]
     needs_task_group: bool
+    needs_host: bool
 
     @classmethod
     def of(cls, plan: RoutePlan) -> RouteDetails:
@@ -154,6 +162,9 @@ class RouteDetails:
                 *(source for source in sources if isinstance(source, FromRequest)),
             ),
             TASK_GROUP in sources,
+            TASK_GROUP in sources
+            or bool(plan.on_connect or plan.producers)
+            or any(consumer.stream for consumer in plan.consumers),
         )
 
 

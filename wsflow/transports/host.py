@@ -1,0 +1,82 @@
+"""What the transports of one server share, and who keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, final
+
+from websockets.datastructures import Headers
+
+from wsflow.request import Address
+from wsflow.transports.base import Acceptor
+from wsflow.transports.limits import SocketLimits
+
+READ_BYTES = 8 * 1024
+"""The most that is read from one socket before others get their turn."""
+
+
+class Writer(Protocol):
+    """Something that has bytes to write."""
+
+    def flush(self) -> None:
+        """Write them."""
+
+
+@final
+class Shared:
+    """What the transports of one event loop have in common.
+
+    Attributes:
+        loop: the event loop.
+        buffer: what they read into, one after the other; nothing stays in it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self._writers: list[Writer] = []
+
+    def flush_later(self, writer: Writer) -> None:
+        """Have it write when this turn of the event loop ends."""
+        if not self._writers:
+            self.loop.call_soon(self._flush)
+        self._writers.append(writer)
+
+    def _flush(self) -> None:
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.flush()
+
+
+class Host(Protocol):
+    """Who keeps the transports: the server."""
+
+    @property
+    def limits(self) -> SocketLimits: ...
+    @property
+    def acceptor(self) -> Acceptor: ...
+    @property
+    def shared(self) -> Shared: ...
+
+    def opened(self, transport: Kept) -> bool:
+        """A socket was accepted; False if there are too many."""
+
+    def requested(self, transport: Kept) -> None:
+        """Its opening request has come."""
+
+    def closed(self, transport: Kept) -> None:
+        """Its socket is closed."""
+
+    def client(self, address: Address | None, headers: Headers) -> Address | None:
+        """The peer's address, seen through the proxies that are trusted."""
+
+    def refused(self, address: Address | None, target: str, status: int) -> None:
+        """An opening request was no proper one, and was answered so."""
+
+
+class Kept(Protocol):
+    """A transport, as its host sees it."""
+
+    @property
+    def address(self) -> Address | None: ...
+    def reject(self, status: int, headers: tuple[()], body: bytes) -> None: ...
