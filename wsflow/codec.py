@@ -83,6 +83,12 @@ MSGPACK = Codec("msgpack", msgspec.msgpack.Encoder().encode, text=False)
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (JSON, MSGPACK)}
 
 
+Way = tuple[Callable[[bytes], Any], T | None]
+"""How a kind of frame is decoded, and who takes it; None if the message's class says.
+
+What decoding raises, ``bad_message`` puts in words."""
+
+
 @final
 class Decoding(Generic[T]):
     """What a path does with what it receives in one codec: decode, and find whose it is.
@@ -92,16 +98,28 @@ class Decoding(Generic[T]):
         kinds: the types that are decoded, each with its taker.
         text: the taker of raw text, if any.
         binary: the taker of raw binary, if any.
+
+    Attributes:
+        text: how the payload of a text frame is decoded, and who takes it.
+        binary: the same for a binary frame.
     """
 
-    __slots__ = ("_binary", "_classes", "_fallback", "_text")
+    __slots__ = ("_classes", "_fallback", "binary", "text")
 
     def __init__(
         self, codec: Codec, kinds: Mapping[Any, T], text: T | None, binary: T | None
     ) -> None:
         decode = codec.decoder(Union[tuple(kinds)]) if kinds else None  # noqa: UP007
-        self._text = (decode, None) if decode and codec.text else (None, text)
-        self._binary = (decode, None) if decode and not codec.text else (None, binary)
+        self.text: Way[T] = (_nobody_takes_text, None)
+        self.binary: Way[T] = (_nobody_takes_binary, None)
+        if text is not None:
+            self.text = (bytes.decode, text)
+        if binary is not None:
+            self.binary = (bytes, binary)
+        if decode and codec.text:
+            self.text = (decode, None)
+        elif decode:
+            self.binary = (decode, None)
         self._classes: dict[type, T] = {}
         self._fallback: T | None = None
         for kind, taker in kinds.items():
@@ -111,45 +129,50 @@ class Decoding(Generic[T]):
                 else:
                     self._classes[cls] = taker
 
-    def __call__(self, data: bytes, text: bool) -> tuple[T, Any]:
-        """Decode a payload: who takes it, and the message.
-
-        Raises:
-            BadMessage: it is not decodable or not of a declared type (1007), or of a kind of
-                frame that no consumer takes (1003).
-        """
-        decode, taker = self._text if text else self._binary
-        if decode is not None:
-            message = decode_or_refuse(decode, data)
-            found = self._classes.get(type(message), self._fallback)
-            return cast("T", found), message
-        if taker is not None:
-            return taker, (decode_or_refuse(_utf8, data) if text else data)
-        raise BadMessage(1003, f"no consumer takes {'text' if text else 'binary'} messages here")
+    def taker(self, message: object) -> T:
+        """Who takes a message of which the frame does not say it."""
+        found = self._classes.get(type(message), self._fallback)
+        return cast("T", found)  # what has been decoded is of a type that somebody takes
 
 
-def _utf8(data: bytes) -> str:
-    return data.decode()
+def _nobody_takes_text(data: bytes) -> None:
+    raise BadMessage(1003, "no consumer takes text messages here")
+
+
+def _nobody_takes_binary(data: bytes) -> None:
+    raise BadMessage(1003, "no consumer takes binary messages here")
 
 
 def decode_or_refuse(decode: Callable[[bytes], T], data: bytes) -> T:
-    """The one boundary at which a peer's bytes become a message.
+    """Decode what somebody else has sent.
 
     Raises:
-        BadMessage: for anything that decoding can raise. What is not the decoder's own
-            verdict (an error in a ``__post_init__``) is its cause, for the log; the peer sees no
-            word of it.
+        BadMessage: it cannot be decoded.
     """
     try:
         return decode(data)
-    except msgspec.MsgspecError as exc:
-        raise BadMessage(1007, str(exc)) from None
-    except UnicodeDecodeError as exc:
-        raise BadMessage(1007, f"not UTF-8 at byte {exc.start}") from None
-    except RecursionError:
-        raise BadMessage(1007, "nested too deeply") from None
     except Exception as exc:
-        raise BadMessage(1007, "not a valid message") from exc
+        bad = bad_message(exc)
+        raise bad from bad.__cause__
+
+
+def bad_message(exc: Exception) -> BadMessage:
+    """What is wrong with bytes whose decoding raised ``exc``, in words for the peer.
+
+    What is not the decoder's own verdict (an error in a ``__post_init__``) is its cause, for the
+    log; the peer sees no word of it.
+    """
+    if isinstance(exc, BadMessage):
+        return exc
+    if isinstance(exc, msgspec.MsgspecError):
+        return BadMessage(1007, str(exc))
+    if isinstance(exc, UnicodeDecodeError):
+        return BadMessage(1007, f"not UTF-8 at byte {exc.start}")
+    if isinstance(exc, RecursionError):
+        return BadMessage(1007, "nested too deeply")
+    bad = BadMessage(1007, "not a valid message")
+    bad.__cause__ = exc
+    return bad
 
 
 def runtime_classes(kind: Any) -> Iterable[type]:

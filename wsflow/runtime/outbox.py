@@ -20,8 +20,8 @@ from wsflow.transports.base import Transport
 from wsflow.transports.frames import Frame
 
 BURST_MESSAGES = 64
-BURST_BYTES = 16 * 1024
-"""How much may be sent in a row before other tasks get their turn."""
+"""How many may be sent in a row before other tasks get their turn. They get it before that if the
+transport has collected enough to write: 16 KiB."""
 
 
 @final
@@ -36,8 +36,7 @@ class Outbox:
 
     __slots__ = (
         "_backlog_bytes",
-        "_burst",
-        "_burst_bytes",
+        "_burst_ends",
         "_dropping",
         "_granted",
         "_lagging",
@@ -65,8 +64,7 @@ class Outbox:
         self._order: deque[Membership | anyio.Event] = EMPTY  # whose turn it is
         self._granted = False  # somebody has his turn, and has not used it yet
         self._waiting_bytes = 0
-        self._burst = 0
-        self._burst_bytes = 0
+        self._burst_ends = BURST_MESSAGES  # of ``sent``; then others get their turn
         self.clear = False
         self.sent = 0
         self.dropped = 0
@@ -145,23 +143,20 @@ class Outbox:
 
     # -- a handler's message
 
-    @property
-    def _burst_over(self) -> bool:
-        return self._burst >= BURST_MESSAGES or self._burst_bytes >= BURST_BYTES
+    def post(self, payload: bytes, text: bool, raw: bool) -> bool:
+        """Write a message now if that needs no waiting. Returns whether it was written."""
+        if not self.clear or self.sent >= self._burst_ends:
+            return False
+        self.sent += 1  # as ``write``, which is not called to save that
+        if self._transport.send(payload, text, raw):
+            self._burst_ends = 0
+        return True
 
     def write(self, payload: bytes, text: bool, raw: bool) -> None:
         """Write a message now. Only if it is ``clear``, and by who does not go on for long."""
         self.sent += 1
-        self._transport.send(payload, text, raw)
-
-    def post(self, payload: bytes, text: bool, raw: bool) -> bool:
-        """Write a message now if that needs no waiting. Returns whether it was written."""
-        if not self.clear or self._burst_over:
-            return False
-        self._burst += 1
-        self._burst_bytes += len(payload)
-        self.write(payload, text, raw)
-        return True
+        if self._transport.send(payload, text, raw):
+            self._burst_ends = 0
 
     async def send(self, payload: bytes, text: bool, raw: bool) -> None:
         """Write a message once there is room. Cancelled, it has not been written.
@@ -171,8 +166,8 @@ class Outbox:
         """
         its_turn = False
         while True:
-            if not its_turn and self._burst_over:
-                self._burst = self._burst_bytes = 0
+            if not its_turn and self.sent >= self._burst_ends:
+                self._burst_ends = self.sent + BURST_MESSAGES
                 await checkpoint()
             elif self._refusing is not None:
                 raise Disconnected(self._refusing)
@@ -181,8 +176,6 @@ class Outbox:
             else:
                 await self._turn()
                 its_turn = True
-        self._burst += 1
-        self._burst_bytes += len(payload)
         if self._dropping:
             self.dropped += 1
         else:
@@ -200,7 +193,7 @@ class Outbox:
         """Wait for a turn, behind all that waits now. Nothing else is written until it is over."""
         turn = anyio.Event()
         self._queue(turn)
-        self._burst = self._burst_bytes = 0
+        self._burst_ends = self.sent + BURST_MESSAGES
         try:
             await turn.wait()
         except BaseException:

@@ -208,9 +208,10 @@ class Session:
 
     def post(self, message: object) -> bool:
         """Send now if that needs no waiting; whether it was sent. For who does not go on long."""
-        if not self.outbox.clear:
+        outbox = self.outbox
+        if not outbox.clear:
             return False
-        self.outbox.write(*self.codec.pack(message))
+        outbox.write(*self.codec.pack(message))
         return True
 
     def close(self, code: int, reason: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol, final
 
 from anyio.lowlevel import checkpoint
 
-from wsflow.codec import BadMessage, Codec
+from wsflow.codec import BadMessage, Codec, bad_message
 from wsflow.connection import End
 from wsflow.declare.router import Handler
 from wsflow.detached import Begun
@@ -54,7 +54,7 @@ class Work:
         "_begun",
         "_children",
         "_codec",
-        "_decode",
+        "_decoding",
         "_handling",
         "_inbox",
         "_lane",
@@ -77,7 +77,7 @@ class Work:
     ) -> None:
         self._plan = plan
         self._codec = codec
-        self._decode = plan.decodings[codec.name]
+        self._decoding = plan.decodings[codec.name]
         self._inbox = inbox
         self._outbox = outbox
         self._children = children
@@ -96,7 +96,7 @@ class Work:
 
     def receive(self, messages: Sequence[Found]) -> int:
         """Take messages as far as there is room; how many."""
-        inbox, decode, lanes = self._inbox, self._decode, self._lanes
+        inbox, decoding, lanes = self._inbox, self._decoding, self._lanes
         count = 0
         for data, text, _ in messages:
             if inbox.full:
@@ -104,29 +104,26 @@ class Work:
             count += 1
             if inbox.closed:
                 continue
+            decode, taker = decoding.text if text else decoding.binary
             try:
-                consumer, message = decode(data, text)
-            except BadMessage as exc:
-                self._owner.refuse(exc)
+                message = decode(data)
+            except Exception as exc:
+                self._owner.refuse(bad_message(exc))
                 continue
+            consumer = taker or decoding.taker(message)
             try:
-                if self.ready and consumer not in lanes:
-                    self._begin(consumer, message)
-                else:
+                if not self.ready or consumer in lanes:
                     lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
+                elif (begun := self._handling.begin(consumer, message)) is not None:
+                    # The host goes on with what has to wait.
+                    self.ready = False
+                    self.doing = consumer.handler
+                    self._begun = begun
+                    self._lane.wake()
             except BaseException as exc:
                 # What the handler raised, or a key that cannot be hashed.
                 self._owner.left(str(consumer.handler), exc)
         return count
-
-    def _begin(self, consumer: ConsumerPlan, message: Any) -> None:
-        """Handle a message in the host's place. What must wait, the host goes on with."""
-        begun = self._handling.begin(consumer, message)
-        if begun is not None:
-            self.ready = False
-            self.doing = consumer.handler
-            self._begun = begun
-            self._lane.wake()
 
     @property
     def busy(self) -> bool:
@@ -190,28 +187,27 @@ class Work:
         try:
             if plan.style == "each":
                 async with aclosing(bound()) as items:
-                    async for item in items:
-                        await self._produced(item)
+                    await self._pump(items)
             elif plan.style == "once":
                 await bound()
             else:
-                while True:
-                    await self._produced(await bound())
+                async with aclosing(_repeat(bound)) as items:
+                    await self._pump(items)
         except Exception as exc:
             await self._raised(handling, exc)
         if plan.handler.on_end == "close" and not self._inbox.closed:
             self._owner.finish(FINISHED)
 
-    async def _produced(self, item: Any) -> None:
-        """Send an item, and return when the next one may be asked for."""
-        if item is None:
-            await checkpoint()
-            return
-        packed = self._codec.pack(item)
-        if not self._outbox.post(*packed):
-            await self._outbox.send(*packed)
-        if not self._outbox.clear:
-            await self._outbox.drained()
+    async def _pump(self, items: AsyncIterator[Any]) -> None:
+        """Send items. The next one is asked for when there is room for it."""
+        outbox, pack = self._outbox, self._codec.pack
+        async for item in items:
+            if item is None:
+                await checkpoint()
+            elif not outbox.post(*(packed := pack(item))):
+                await outbox.send(*packed)
+            if not outbox.clear:
+                await outbox.drained()
 
     async def _raised(self, handling: Handling, exc: Exception) -> None:
         """What serves the whole connection raised: the connection ends, handled or not.
@@ -258,3 +254,8 @@ class Work:
         finally:
             lane.running -= 1
             lane.wake()
+
+
+async def _repeat(bound: Bound) -> AsyncGenerator[Any, None]:
+    while True:
+        yield await bound()

@@ -35,7 +35,7 @@ from websockets.protocol import Protocol as WebSocketProtocol
 from websockets.server import ServerProtocol
 
 from wsflow.request import Address, Request
-from wsflow.transports.base import Receiver
+from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.frames import Boundary, Found, Frame, split, waits, whole
 from wsflow.transports.handshake import Head, refusal
 from wsflow.transports.host import Host
@@ -70,12 +70,22 @@ class _Phase(enum.IntEnum):
     CLOSED = 5
 
 
+# For the fast path, where each look-up counts.
+_REQUESTING, _DECIDING, _OPEN, _CLOSED = (
+    _Phase.REQUESTING,
+    _Phase.DECIDING,
+    _Phase.OPEN,
+    _Phase.CLOSED,
+)
+
+
 @final
 class SocketTransport(asyncio.BufferedProtocol):
     """One WebSocket connection on a socket: a Transport, driven by asyncio."""
 
     __slots__ = (
         "_boundary",
+        "_buffer",
         "_deadline",
         "_eof",
         "_extensions",
@@ -110,6 +120,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._host = host
         self._limits = host.limits
         self._shared = host.shared
+        self._buffer = host.shared.buffer  # one for all: each read is copied out of it at once
         self._loop = host.shared.loop
         self._small = min(SMALL, self._limits.max_message_size)
         self._phase = _Phase.REQUESTING
@@ -120,7 +131,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             logger=_quiet,
         )
         self._extensions: Sequence[Extension] = ()
-        self._receiver: Receiver | None = None
+        self._receiver: Receiver = NOBODY
         self._held = b""  # read from the socket, not parsed yet
         self._boundary: Boundary | None = None  # of the frame that the protocol is being given
         self._parts: list[bytes] | None = None  # fragments of a message
@@ -149,20 +160,19 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._socket.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._shared.buffer  # one for all: each read is copied out of it at once
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
-        data = self._shared.buffer[:nbytes].tobytes()
-        if self._phase is _Phase.REQUESTING:
+        data = self._buffer[:nbytes].tobytes()
+        if self._phase is _REQUESTING:
             self._read_request(data)
         else:
-            self._held = self._held + data if self._held else data
-            self._parse()
+            self._parse(self._held + data if self._held else data)
 
     def eof_received(self) -> bool:
         self._eof = True
-        self._parse()
+        self._parse_held()
         return (
             bool(self._held) and self._socket.can_write_eof()
         )  # keep it open, if that is possible
@@ -171,7 +181,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._eof = self._lost = True
         self._out.clear()
         self._cancel_timers()
-        self._parse()
+        self._parse_held()
         if self._held and self._phase is _Phase.OPEN:
             # What came before is still to be handled, for as long as a close may take.
             self._deadline = self._loop.call_later(self._limits.close_timeout, self._vanished)
@@ -182,8 +192,7 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        if self._receiver is not None:
-            self._receiver.pause_writing()
+        self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
         self._heard = True  # the peer reads: it lives
@@ -191,8 +200,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         pong, self._pong = self._pong, b""
         if pong:
             self._write(pong)
-        if self._receiver is not None:
-            self._receiver.resume_writing()
+        self._receiver.resume_writing()
 
     def _write(self, data: bytes) -> None:
         """Send bytes, at the latest when this turn of the loop ends."""
@@ -264,7 +272,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
         self._reading_paused = False
         self._socket.resume_reading()
-        self._loop.call_soon(self._parse)
+        self._loop.call_soon(self._parse_held)
 
     def _cancel_timers(self) -> None:
         for timer in (self._deadline, self._ping_timer):
@@ -304,7 +312,9 @@ class SocketTransport(asyncio.BufferedProtocol):
         except ValueError:
             self.reject(400, (), b"the query cannot be read\n")
             return
-        self._receiver = self._host.acceptor.open(request, self)
+        receiver = self._host.acceptor.open(request, self)
+        if receiver is not None:
+            self._receiver = receiver
 
     def _refused(self, target: str, status: int) -> None:
         self._host.refused(self.address, target, status)
@@ -338,7 +348,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._schedule_ping()
         self._socket.resume_reading()
         if self._held or self._eof:
-            self._loop.call_soon(self._parse)  # not now: the caller is not ready for a message
+            self._loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         if self._phase >= _Phase.OPEN:
@@ -347,16 +357,23 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._flush_protocol()
         self.flush()
 
-    def send(self, payload: bytes, text: bool, raw: bool) -> None:
-        if self._phase is not _Phase.OPEN:
-            return
-        if self._extensions:
-            self._write(self._extend(payload, text))
-        else:
-            self._write(whole(payload, text))
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        if self._phase is not _OPEN:
+            return False
+        data = self._extend(payload, text) if self._extensions else whole(payload, text)
+        # As _write does, which is not called here to save that.
+        self._out.append(data)
+        self._out_bytes = size = self._out_bytes + len(data)
+        if size >= WRITE_BYTES:
+            self.flush()
+            return True
+        if not self._to_flush:
+            self._to_flush = True
+            self._shared.flush_later(self)
+        return False
 
     def share(self, frame: Frame) -> None:
-        if self._phase is not _Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         if self._extensions:
             # Of deflate without a context, only this makes one peer's bytes another's.
@@ -392,36 +409,47 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._reading_paused = False
             if not self._lost:
                 self._socket.resume_reading()
-            self._loop.call_soon(self._parse)
+            self._loop.call_soon(self._parse_held)
 
     # -- what comes in
 
-    def _parse(self) -> None:
-        """Take apart what was read, while there is room for messages."""
-        if self._phase is _Phase.DECIDING:
-            if self._eof:
-                self._vanished()
-            elif len(self._held) > self._limits.write_buffer:
-                self._socket.pause_reading()
+    def _parse_held(self) -> None:
+        self._parse(self._held)
+
+    def _parse(self, data: bytes) -> None:
+        """Take apart what was read and not parsed yet, while there is room for messages."""
+        if self._phase is _DECIDING:
+            self._hold(data)
             return
         self._to_flush = True  # below: what is sent meanwhile leaves at once, and together
-        data, at = self._held, 0
-        while at < len(data) and not self._reading_paused and self._phase is not _Phase.CLOSED:
-            if self._boundary is None and self._parts is None and self._phase is _Phase.OPEN:
+        at, end = 0, len(data)
+        while at < end and not self._reading_paused and self._phase is not _CLOSED:
+            if self._boundary is None and self._parts is None and self._phase is _OPEN:
                 found: list[Found] = []
                 after = split(data, at, self._small, found)
                 if found:
-                    taken = cast(Receiver, self._receiver).messages_received(found)
+                    taken = self._receiver.messages_received(found)
                     at = after if taken == len(found) else found[taken - 1][2] if taken else at
                     continue
                 if waits(data, at, self._small) and not self._eof:
                     break
             at = self._give(data, at)
         self._held = data[at:]
-        if self._eof and not self._held and self._phase is not _Phase.CLOSED:
+        if self._eof and not self._held and self._phase is not _CLOSED:
             self._library().receive_eof()
             self._after_parsing()
-        self.flush()
+        if self._out:
+            self.flush()
+        else:
+            self._to_flush = False
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes before the handshake is answered."""
+        self._held = data
+        if self._eof:
+            self._vanished()
+        elif len(data) > self._limits.write_buffer:
+            self._socket.pause_reading()
 
     def _give(self, data: bytes, at: int) -> int:
         """Give the library what has come of one frame; where that ends."""
@@ -454,7 +482,7 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def _report_close(self, protocol: WebSocketProtocol) -> None:
         """The protocol is closing, and not because we said so."""
-        receiver = cast(Receiver, self._receiver)
+        receiver = self._receiver
         sent, got = protocol.close_sent, protocol.close_rcvd
         self._phase = _Phase.CLOSING
         if sent is None:
@@ -483,11 +511,11 @@ class SocketTransport(asyncio.BufferedProtocol):
                     self._message_received(b"".join(parts))
 
     def _message_received(self, data: bytes) -> None:
-        cast(Receiver, self._receiver).messages_received([(data, self._text, len(data))])
+        self._receiver.messages_received([(data, self._text, len(data))])
 
     def _vanished(self) -> None:
         """The peer is gone, or as good as gone. Reported unless the end is known already."""
-        if self._phase in (_Phase.DECIDING, _Phase.OPEN) and self._receiver is not None:
+        if self._phase in (_Phase.DECIDING, _Phase.OPEN):
             self._phase = _Phase.CLOSING
             self._receiver.peer_vanished()
 

@@ -43,15 +43,19 @@ class Transport(Protocol):
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer the handshake with an HTTP error. At most once, and not after ``accept``."""
 
-    def send(self, payload: bytes, text: bool, raw: bool) -> None:
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         """Write a message. It is buffered without bound: heed ``pause_writing``.
 
-        It leaves within this turn of the event loop, together with what else is sent in it.
+        It leaves when this turn of the event loop ends, together with what else is sent in it, or
+        once enough has been collected.
 
         Args:
             payload: its bytes.
             text: whether it goes as text or as binary.
             raw: whether it is a ``str`` or ``bytes`` as it is, and not encoded by a codec.
+
+        Returns:
+            Whether enough was collected: others should get their turn.
         """
 
     def share(self, frame: Frame) -> None:
@@ -97,6 +101,22 @@ class Receiver(Protocol):
 
     def resume_writing(self) -> None:
         """The buffer is below its low-water mark again."""
+
+
+class Nobody:
+    """Stands where no connection has begun: takes nothing in, and says nothing."""
+
+    def messages_received(self, messages: Sequence[Found]) -> int:
+        return len(messages)
+
+    def peer_closed(self, code: int, reason: str) -> None: ...
+    def peer_vanished(self) -> None: ...
+    def peer_failed(self, code: int, reason: str) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+NOBODY: Receiver = Nobody()
 
 
 class Acceptor(Protocol):

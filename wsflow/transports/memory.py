@@ -107,8 +107,9 @@ class MemoryTransport:
         self.closing = (1006, "")
         self._changed()
 
-    def send(self, payload: bytes, text: bool, raw: bool) -> None:
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         self.share(Frame(payload, text, raw))
+        return False
 
     def share(self, frame: Frame) -> None:
         if self.closing is not None:
