@@ -111,8 +111,9 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
-    def send(self, frame: Frame) -> None:
-        self.sent.append(frame.payload)
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        self.sent.append(payload)
+        return False
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -121,14 +122,14 @@ async def test_who_is_cancelled_when_he_has_his_turn_passes_it_on() -> None:
     outbox = Outbox(wire, 1000, lambda _topic: None)
     outbox.open()
     outbox.pause()
-    tasks = [asyncio.create_task(outbox.send(Frame(name, True))) for name in (b"a", b"b")]
+    tasks = [asyncio.create_task(outbox.send(name, True, True)) for name in (b"a", b"b")]
     drained = asyncio.create_task(outbox.drained())
     await asyncio.sleep(0)
     outbox.resume()
     tasks[0].cancel()
     await asyncio.gather(*tasks, drained, return_exceptions=True)
     assert wire.sent == [b"b"]
-    await outbox.send(Frame(b"c", True))
+    await outbox.send(b"c", True, True)
     assert wire.sent == [b"b", b"c"]
 
 
@@ -136,7 +137,7 @@ async def test_a_memory_transport_that_is_closed_sends_nothing() -> None:
     changed: list[int] = []
     transport = MemoryTransport(WireLimits(), lambda: changed.append(1))
     transport.close(1000, "")
-    transport.send(Frame(b"late", True))
+    transport.send(b"late", True, True)
     assert transport.peer_unread() == []
     assert transport.peer_can_send
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -97,6 +98,9 @@ async def _serve(target: str, plan: AppPlan, settings: Settings) -> Exit:
     stopping = Stopping(server, settings)
     with stopping.on_signals(asyncio.get_running_loop()):
         announced = asyncio.create_task(_announce(target, server))
+        # What has been imported and wired stays: the garbage collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         try:
             await server.run()
         except Exception:

@@ -74,7 +74,7 @@ class Handling:
             call = partial(self._around, consumer, self._bind(consumer.call))
             self._scopes = [(scope, self._bind(scope.call)) for scope in self._plan.on_message]
         else:
-            call = consumer.call.bind(self._environment)
+            call = consumer.call.bind(self._environment, leads=True)
         self._calls[consumer] = call
         return call
 

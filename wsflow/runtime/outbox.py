@@ -30,7 +30,8 @@ class Outbox:
 
     Attributes:
         clear: whether a message can be written at once, and in its turn.
-        sent: messages written.
+        sent: messages written. A reply to a message that was read counts itself: how much is read
+            bounds how many there are, and no burst of them is cut.
         dropped: messages that a lagging or departed peer did not get.
     """
 
@@ -147,16 +148,10 @@ class Outbox:
         """Write a message now if that needs no waiting. Returns whether it was written."""
         if not self.clear or self.sent >= self._burst_ends:
             return False
-        self.sent += 1  # as ``write``, which is not called to save that
-        if self._transport.send(payload, text, raw):
-            self._burst_ends = 0
-        return True
-
-    def write(self, payload: bytes, text: bool, raw: bool) -> None:
-        """Write a message now. Only if it is ``clear``, and by who does not go on for long."""
         self.sent += 1
         if self._transport.send(payload, text, raw):
             self._burst_ends = 0
+        return True
 
     async def send(self, payload: bytes, text: bool, raw: bool) -> None:
         """Write a message once there is room. Cancelled, it has not been written.
@@ -178,8 +173,11 @@ class Outbox:
                 its_turn = True
         if self._dropping:
             self.dropped += 1
+            self._burst_ends -= 1
         else:
-            self.write(payload, text, raw)
+            self.sent += 1
+            if self._transport.send(payload, text, raw):
+                self._burst_ends = 0
         if its_turn:
             self._turn_is_over()
 

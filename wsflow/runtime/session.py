@@ -211,7 +211,8 @@ class Session:
         outbox = self.outbox
         if not outbox.clear:
             return False
-        outbox.write(*self.codec.pack(message))
+        outbox.sent += 1
+        self._transport.send(*self.codec.pack(message))
         return True
 
     def close(self, code: int, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol, final
@@ -191,8 +191,7 @@ class Work:
             elif plan.style == "once":
                 await bound()
             else:
-                async with aclosing(_repeat(bound)) as items:
-                    await self._pump(items)
+                await self._poll(bound)
         except Exception as exc:
             await self._raised(handling, exc)
         if plan.handler.on_end == "close" and not self._inbox.closed:
@@ -206,6 +205,18 @@ class Work:
                 await checkpoint()
             elif not outbox.post(*(packed := pack(item))):
                 await outbox.send(*packed)
+            if not outbox.clear:
+                await outbox.drained()
+
+    async def _poll(self, bound: Bound) -> None:
+        """The same for what a function returns again and again."""
+        outbox = self._outbox
+        while True:
+            item = await bound()
+            if item is None:
+                await checkpoint()
+            else:
+                await outbox.send(*self._codec.pack(item))
             if not outbox.clear:
                 await outbox.drained()
 
@@ -254,8 +265,3 @@ class Work:
         finally:
             lane.running -= 1
             lane.wake()
-
-
-async def _repeat(bound: Bound) -> AsyncGenerator[Any, None]:
-    while True:
-        yield await bound()

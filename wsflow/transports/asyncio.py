@@ -184,10 +184,9 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._parse_held()
         if self._held and self._phase is _Phase.OPEN:
             # What came before is still to be handled, for as long as a close may take.
-            self._deadline = self._loop.call_later(self._limits.close_timeout, self._vanished)
+            self._deadline = self._loop.call_later(self._limits.close_timeout, self._gone)
         else:
-            self._vanished()
-            self._phase = _Phase.CLOSED
+            self._gone()
         self._host.closed(self)
 
     def pause_writing(self) -> None:
@@ -429,7 +428,10 @@ class SocketTransport(asyncio.BufferedProtocol):
                 after = split(data, at, self._small, found)
                 if found:
                     taken = self._receiver.messages_received(found)
-                    at = after if taken == len(found) else found[taken - 1][2] if taken else at
+                    if taken == len(found):
+                        at = after
+                    elif taken:
+                        at = found[taken - 1][2]
                     continue
                 if waits(data, at, self._small) and not self._eof:
                     break
@@ -518,6 +520,14 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._phase in (_Phase.DECIDING, _Phase.OPEN):
             self._phase = _Phase.CLOSING
             self._receiver.peer_vanished()
+
+    def _gone(self) -> None:
+        """Nothing more comes. What it refers to refers to it: that would keep both."""
+        self._vanished()
+        self._phase = _Phase.CLOSED
+        self._receiver = NOBODY
+        self._protocol = None
+        self._held = b""
 
     # -- keepalive (RFC 6455 §5.5.2)
 

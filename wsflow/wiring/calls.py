@@ -50,8 +50,13 @@ class Call:
         """Each injected parameter, and where its value comes from."""
         return (*zip(self.names, self.positional, strict=True), *self.keywords)
 
-    def bind(self, environment: Environment) -> Bound:
-        """Fix all values that the connection knows. Not for a call with values per message."""
+    def bind(self, environment: Environment, *, leads: bool = False) -> Bound:
+        """Fix all values that the connection knows. Not for a call with values per message.
+
+        Args:
+            environment: what the connection knows.
+            leads: whether it is always called with one argument, a message.
+        """
         fn = self.handler.fn
         values = [source.get(environment) for source in self.positional]
         if self.keywords:
@@ -60,10 +65,10 @@ class Call:
         match values:
             case []:
                 return fn
-            case [one]:
-                return lambda *leading: fn(*leading, one)
-            case [one, two]:
-                return lambda *leading: fn(*leading, one, two)
+            case [one] if leads:
+                return lambda first: fn(first, one)
+            case [one, two] if leads:
+                return lambda first: fn(first, one, two)
             case _:
                 return lambda *leading: fn(*leading, *values)
 
