@@ -20,7 +20,6 @@ from wsflow.declare.signatures import members, type_name
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.waiting import Over, Watch
 from wsflow.testing import FakeConnection, connect, serve_in_memory
-from wsflow.transports.frames import Frame
 from wsflow.transports.limits import WireLimits
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app

@@ -1,0 +1,1 @@
+"""The same workloads on other libraries, as their documentation would have them written."""
