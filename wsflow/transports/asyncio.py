@@ -16,29 +16,22 @@ from __future__ import annotations
 import asyncio
 import enum
 import http
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import cast, final
 
-from websockets.extensions.base import Extension
-from websockets.extensions.permessage_deflate import (
-    PerMessageDeflate,
-    ServerPerMessageDeflateFactory,
-)
-from websockets.frames import Frame as WireFrame
-from websockets.frames import Opcode
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
-from websockets.protocol import OPEN, SERVER
+from websockets.protocol import OPEN
 from websockets.protocol import Protocol as WebSocketProtocol
 from websockets.server import ServerProtocol
 
 from wsflow.request import Address, Request
 from wsflow.transports.base import NOBODY, Receiver
-from wsflow.transports.frames import Boundary, Found, Frame, split, waits, whole
+from wsflow.transports.frames import Found, Frame, split, waits, whole
 from wsflow.transports.handshake import Head, refusal
 from wsflow.transports.host import Host
+from wsflow.transports.library import Library
 
 SMALL = 16 * 1024
 """The largest payload that takes the fast path, which keeps a frame until it is whole."""
@@ -47,19 +40,6 @@ WRITE_BYTES = 16 * 1024
 """How much is collected before it is written within the turn."""
 
 _PONG = 0x8A  # FIN and opcode 10
-
-# No context is taken over: a connection keeps none, and one compressed frame serves many peers.
-_DEFLATE = ServerPerMessageDeflateFactory(
-    server_no_context_takeover=True,
-    client_no_context_takeover=True,
-    server_max_window_bits=12,
-    client_max_window_bits=12,
-    compress_settings={"memLevel": 5},
-)
-
-# The library logs each connection; the app's access log does.
-_quiet = logging.getLogger("wsflow.websockets")
-_quiet.setLevel(logging.ERROR)
 
 
 class _Phase(enum.IntEnum):
@@ -84,31 +64,27 @@ class SocketTransport(asyncio.BufferedProtocol):
     """One WebSocket connection on a socket: a Transport, driven by asyncio."""
 
     __slots__ = (
-        "_boundary",
         "_buffer",
         "_deadline",
         "_eof",
-        "_extensions",
         "_heard",
         "_held",
         "_host",
+        "_library",
         "_limits",
         "_loop",
         "_lost",
         "_opening",
         "_out",
         "_out_bytes",
-        "_parts",
         "_phase",
         "_ping_timer",
         "_pong",
-        "_protocol",
         "_reading_paused",
         "_receiver",
         "_shared",
         "_small",
         "_socket",
-        "_text",
         "_to_flush",
         "_unsent",
         "_writing_paused",
@@ -125,17 +101,9 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._small = min(SMALL, self._limits.max_message_size)
         self._phase = _Phase.REQUESTING
         self._opening: _Opening | None = _Opening()
-        self._protocol: WebSocketProtocol | None = ServerProtocol(
-            extensions=[_DEFLATE] if self._limits.compression == "deflate" else None,
-            max_size=self._limits.max_message_size,
-            logger=_quiet,
-        )
-        self._extensions: Sequence[Extension] = ()
+        self._library = Library(self._limits)
         self._receiver: Receiver = NOBODY
         self._held = b""  # read from the socket, not parsed yet
-        self._boundary: Boundary | None = None  # of the frame that the protocol is being given
-        self._parts: list[bytes] | None = None  # fragments of a message
-        self._text = False  # whether they are of a text message
         self._out: list[bytes] = []  # to be written when this turn of the loop ends
         self._out_bytes = 0
         self._to_flush = False  # somebody will
@@ -224,27 +192,18 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._socket.write(data)
 
     def _flush_protocol(self) -> None:
-        """Write what the protocol has to say; half-close the socket when it is done.
-
-        The protocol is let go where it has nothing to remember.
-        """
-        protocol = self._protocol
-        if protocol is None:
-            return
-        for data in protocol.data_to_send():
+        """Write what the library has to say; close the socket when it is done."""
+        library = self._library
+        for data in library.data_to_send():
             if not data:
+                protocol = library.protocol
                 self._end(clean=protocol.close_rcvd is not None and protocol.parser_exc is None)
             elif self._writing_paused and data[0] == _PONG:
                 self._pong = data  # only the latest ping need be answered (RFC 6455 §5.5.3)
             else:
                 self._write(data)
-        if (
-            self._phase is _Phase.OPEN
-            and self._boundary is None
-            and self._parts is None
-            and protocol.state is OPEN
-        ):
-            self._protocol = None
+        if self._phase is _OPEN:
+            library.let_go()
 
     def _end(self, *, clean: bool) -> None:
         """Close the socket, or only our end of it if the peer may still be sending: a reset would
@@ -281,7 +240,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     # -- the opening request
 
     def _read_request(self, data: bytes) -> None:
-        opening, protocol = cast(_Opening, self._opening), cast(ServerProtocol, self._protocol)
+        opening, protocol = cast(_Opening, self._opening), self._library.handshake
         size = opening.head.take(data)
         if opening.head.size > self._limits.max_header_size:
             self.reject(431, (), b"the opening request is too large\n")
@@ -333,14 +292,14 @@ class SocketTransport(asyncio.BufferedProtocol):
         return self._loop.call_later(seconds, call)
 
     def accept(self, subprotocol: str | None) -> None:
-        opening, protocol = self._opening, cast(ServerProtocol, self._protocol)
+        opening = self._opening
         if self._phase is not _Phase.DECIDING or opening is None or opening.response is None:
             return
         self._phase = _Phase.OPEN
         if subprotocol is not None:
             opening.response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        protocol.send_response(opening.response)
-        self._extensions = tuple(protocol.extensions)
+        self._library.handshake.send_response(opening.response)
+        self._library.accepted()
         self._opening = None
         self._flush_protocol()
         self.flush()
@@ -352,14 +311,15 @@ class SocketTransport(asyncio.BufferedProtocol):
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         if self._phase >= _Phase.OPEN:
             return
-        cast(ServerProtocol, self._protocol).send_response(refusal(status, headers, body))
+        self._library.handshake.send_response(refusal(status, headers, body))
         self._flush_protocol()
         self.flush()
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         if self._phase is not _OPEN:
             return False
-        data = self._extend(payload, text) if self._extensions else whole(payload, text)
+        library = self._library
+        data = library.extended(payload, text) if library.extensions else whole(payload, text)
         # As _write does, which is not called here to save that.
         self._out.append(data)
         self._out_bytes = size = self._out_bytes + len(data)
@@ -374,25 +334,14 @@ class SocketTransport(asyncio.BufferedProtocol):
     def share(self, frame: Frame) -> None:
         if self._phase is not _OPEN:
             return
-        if self._extensions:
-            # Of deflate without a context, only this makes one peer's bytes another's.
-            form = cast(PerMessageDeflate, self._extensions[0]).local_max_window_bits
-            if form not in frame.forms:
-                frame.forms[form] = self._extend(frame.payload, frame.text)
-            self._write(frame.forms[form])
-        else:
-            self._write(frame.wire)
-
-    def _extend(self, payload: bytes, text: bool) -> bytes:
-        """The frame of a message, as the extensions make it."""
-        frame = WireFrame(Opcode.TEXT if text else Opcode.BINARY, payload)
-        return frame.serialize(mask=False, extensions=self._extensions)
+        library = self._library
+        self._write(library.shared(frame) if library.extensions else frame.wire)
 
     def close(self, code: int, reason: str) -> None:
         if self._phase is not _Phase.OPEN:
             return
         self._phase = _Phase.CLOSING
-        self._library().send_close(code, reason)
+        self._library.protocol.send_close(code, reason)
         self._flush_protocol()
         self.flush()
         self._linger()
@@ -421,9 +370,9 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._hold(data)
             return
         self._to_flush = True  # below: what is sent meanwhile leaves at once, and together
-        at, end = 0, len(data)
+        library, at, end = self._library, 0, len(data)
         while at < end and not self._reading_paused and self._phase is not _CLOSED:
-            if self._boundary is None and self._parts is None and self._phase is _OPEN:
+            if library.between and self._phase is _OPEN:
                 found: list[Found] = []
                 after = split(data, at, self._small, found)
                 if found:
@@ -435,10 +384,11 @@ class SocketTransport(asyncio.BufferedProtocol):
                     continue
                 if waits(data, at, self._small) and not self._eof:
                     break
-            at = self._give(data, at)
+            at = library.give(data, at)
+            self._after_parsing()
         self._held = data[at:]
         if self._eof and not self._held and self._phase is not _CLOSED:
-            self._library().receive_eof()
+            library.protocol.receive_eof()
             self._after_parsing()
         if self._out:
             self.flush()
@@ -453,67 +403,26 @@ class SocketTransport(asyncio.BufferedProtocol):
         elif len(data) > self._limits.write_buffer:
             self._socket.pause_reading()
 
-    def _give(self, data: bytes, at: int) -> int:
-        """Give the library what has come of one frame; where that ends."""
-        boundary = self._boundary or Boundary()
-        stop = boundary.take(data, at)
-        self._boundary = None if boundary.reached else boundary
-        self._library().receive_data(data[at:stop])
-        self._after_parsing()
-        return stop
-
-    def _library(self) -> WebSocketProtocol:
-        """The library's protocol, where it stands between two frames unless it was kept."""
-        protocol = self._protocol
-        if protocol is None:
-            protocol = WebSocketProtocol(
-                SERVER, max_size=self._limits.max_message_size, logger=_quiet
-            )
-            protocol.extensions = list(self._extensions)
-            self._protocol = protocol
-        return protocol
-
     def _after_parsing(self) -> None:
-        protocol = self._library()
-        for event in protocol.events_received():
-            if self._phase is _Phase.OPEN:
-                self._frame_received(cast(WireFrame, event), protocol)
-        if self._phase is _Phase.OPEN and protocol.state is not OPEN:
+        library = self._library
+        for message in library.messages():
+            if self._phase is _OPEN:
+                self._receiver.messages_received((message,))
+        protocol = library.protocol
+        if self._phase is _OPEN and protocol.state is not OPEN:
             self._report_close(protocol)
         self._flush_protocol()
 
     def _report_close(self, protocol: WebSocketProtocol) -> None:
         """The protocol is closing, and not because we said so."""
-        receiver = self._receiver
         sent, got = protocol.close_sent, protocol.close_rcvd
         self._phase = _Phase.CLOSING
         if sent is None:
-            receiver.peer_vanished()
+            self._receiver.peer_vanished()
         elif got is not None and protocol.parser_exc is None:
-            receiver.peer_closed(int(got.code), got.reason)
+            self._receiver.peer_closed(int(got.code), got.reason)
         else:
-            receiver.peer_failed(int(sent.code), sent.reason)
-
-    def _frame_received(self, frame: WireFrame, protocol: WebSocketProtocol) -> None:
-        match frame.opcode:
-            case Opcode.TEXT | Opcode.BINARY:
-                self._text = frame.opcode is Opcode.TEXT
-                if frame.fin:
-                    self._message_received(bytes(frame.data))
-                else:
-                    self._parts = [bytes(frame.data)]
-            case Opcode.CONT:
-                parts = cast("list[bytes]", self._parts)
-                parts.append(bytes(frame.data))
-                if len(parts) > self._limits.max_fragments:
-                    protocol.fail(1009, "too many fragments")
-                    self._report_close(protocol)
-                elif frame.fin:
-                    self._parts = None
-                    self._message_received(b"".join(parts))
-
-    def _message_received(self, data: bytes) -> None:
-        self._receiver.messages_received([(data, self._text, len(data))])
+            self._receiver.peer_failed(int(sent.code), sent.reason)
 
     def _vanished(self) -> None:
         """The peer is gone, or as good as gone. Reported unless the end is known already."""
@@ -526,7 +435,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._vanished()
         self._phase = _Phase.CLOSED
         self._receiver = NOBODY
-        self._protocol = None
+        self._library.forget()
         self._held = b""
 
     # -- keepalive (RFC 6455 §5.5.2)
@@ -538,7 +447,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _ping(self) -> None:
         self._heard = False
         self._unsent = self._socket.get_write_buffer_size()
-        self._library().send_ping(b"")
+        self._library.protocol.send_ping(b"")
         self._flush_protocol()
         self._ping_timer = self._loop.call_later(self._limits.ping_timeout, self._expect_pong)
 
