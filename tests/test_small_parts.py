@@ -189,7 +189,7 @@ def test_the_classes_of_decoded_values(kind: Any, classes: set[type]) -> None:
 def test_the_one_boundary(data: bytes, reason: str) -> None:
     decoding = Decoding(JSON, {Say: "taker"}, None, None)
     with pytest.raises(BadMessage) as raised:
-        decoding(data, True)
+        decode_or_refuse(decoding.text[0], data)
     assert raised.value.code == 1007
     assert reason in raised.value.reason
     assert "secret" not in raised.value.reason
@@ -199,9 +199,9 @@ def test_the_one_boundary(data: bytes, reason: str) -> None:
 @given(st.binary(max_size=60))
 def test_whatever_comes_is_a_message_or_a_bad_one(data: bytes) -> None:
     decoding = Decoding(JSON, {Say: "taker"}, None, "raw")
-    assert decoding(data, False) == ("raw", data)
+    assert decoding.binary == (bytes, "raw")
     try:
-        outcome = decoding(data, True)[0]
+        outcome = decoding.taker(decode_or_refuse(decoding.text[0], data))
     except BadMessage as exc:
         outcome = str(exc.code)
     assert outcome in ("taker", "1007")
@@ -209,14 +209,17 @@ def test_whatever_comes_is_a_message_or_a_bad_one(data: bytes) -> None:
 
 def test_raw_text_that_is_no_text() -> None:
     decoding: Decoding[str] = Decoding(JSON, {}, "text", None)
-    assert decoding(b"abc", True) == ("text", "abc")
+    decode, taker = decoding.text
+    assert (decode(b"abc"), taker) == ("abc", "text")
     with pytest.raises(BadMessage, match="not UTF-8 at byte 1"):
-        decoding(b"a\xff", True)
+        decode_or_refuse(decode, b"a\xff")
+    with pytest.raises(BadMessage, match="no consumer takes binary"):
+        decode_or_refuse(decoding.binary[0], b"a")
 
 
 def test_any_and_encoding() -> None:
     decoding = Decoding(JSON, {Any: "any"}, None, None)
-    assert decoding(b"[1]", True) == ("any", [1])
+    assert decoding.taker(decoding.text[0](b"[1]")) == "any"
     assert JSON.frame(memoryview(b"ab")).payload == b"ab"
     assert repr(JSON) == "<codec json>"
     assert decode_or_refuse(bytes.decode, b"x") == "x"

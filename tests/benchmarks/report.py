@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.servers import KINDS, ROOT
-from tests.benchmarks.workloads import BASE, WORKLOADS, Target, Workload
+from tests.benchmarks.workloads import BASE, PURE, WORKLOADS, Target, Workload
 
 Round = dict[tuple[str, str], list[dict[str, Any]]]
 """What was measured in one round, by workload and server."""
@@ -37,15 +37,8 @@ class Results:
 
 
 def value(results: Sequence[dict[str, Any]], by: str) -> float:
-    """One server's figure in one round, the mean of its turns: more is better, but for memory."""
-    figures = [
-        {
-            "rate": lambda each: each["rate"],
-            "cpu": lambda each: 1 / each["cpu_us"],
-            "memory": lambda each: each["memory"],
-        }[by](each)
-        for each in results
-    ]
+    """One server's figure in one round, the mean of its turns; for ``cpu``, units per time."""
+    figures = [1 / each["cpu_us"] if by == "cpu" else each[by] for each in results]
     return sum(figures) / len(figures)
 
 
@@ -67,15 +60,17 @@ def spread(found: Sequence[float]) -> str:
 
 
 def _aim(results: Results, key: str, workload: Workload, target: Target) -> str:
-    by_rate = ratios(results.rounds, key, target.ours, target.theirs, "rate")
-    by_cpu = ratios(results.rounds, key, target.ours, target.theirs, "cpu")
+    def found(by: str) -> list[float]:
+        return ratios(results.rounds, key, target.ours, target.theirs, by)
+
     if workload.by == "memory":
-        judged = ratios(results.rounds, key, target.ours, target.theirs, "memory")
+        judged = found("memory")
         cells = [spread(judged), "-"]
     elif workload.by == "cpu":
-        judged = [1 / each for each in by_cpu]
+        judged = [1 / each for each in found("cpu")]
         cells = ["-", spread(judged)]
     else:
+        by_rate, by_cpu = found("rate"), found("cpu")
         judged = by_cpu if median(by_cpu or [0]) > median(by_rate or [0]) else by_rate
         cells = [spread(by_rate), spread(by_cpu)]
     sign = "≤" if target.at_most else "≥"
@@ -141,6 +136,12 @@ def _absolute(results: Results, chosen: Mapping[str, Workload]) -> list[str]:
                 f"| {spread(ratios(results.rounds, key, name, BASE, 'cpu'))} |"
             )
     return lines
+
+
+def below(results: Results, floors: Mapping[str, float]) -> list[str]:
+    """The workloads in which wsflow does less than so many times what websockets does."""
+    found = {key: ratios(results.rounds, key, PURE, BASE, "rate") for key in floors}
+    return [key for key, each in found.items() if each and max(each) < floors[key]]
 
 
 def write(results: Results, text: str) -> None:

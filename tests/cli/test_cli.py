@@ -430,7 +430,7 @@ def test_uvloop_that_is_not_installed(
     monkeypatch.setitem(sys.modules, "uvloop", None)
     code, _, err = call(capsys, "run", "mine:app", "--loop", "uvloop")
     assert code == 2
-    assert "pip install 'wsflow[uvloop]'" in err
+    assert "pip install 'wsflow[speed]'" in err
 
 
 def test_an_address_in_use(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

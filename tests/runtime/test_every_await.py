@@ -9,6 +9,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from unittest import mock
 
 import anyio
 import msgspec
@@ -19,6 +20,8 @@ from anyio.lowlevel import checkpoint
 from tests.runtime.faults import BACKENDS, Faults
 from wsflow import Connection, Disconnected, End, Reject, Router, Topic
 from wsflow.connection import End as EndOf
+from wsflow.detached import begin
+from wsflow.runtime import handling
 from wsflow.runtime.limits import Limits
 from wsflow.testing import serve_in_memory
 
@@ -199,10 +202,13 @@ class Run:
 
     shape: str
     fault: str
+    in_place: bool = False
     seen: Seen = field(default_factory=Seen)
     sessions: list[Any] = field(default_factory=list)
     server: Any = None
     peer: Any = None
+    gaps: int = 0
+    patches: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     async def __call__(self, faults: Faults) -> None:
         app = build(self.seen, *SHAPES[self.shape])
@@ -210,6 +216,8 @@ class Run:
             # the block of ``connect`` would raise what the fault caused
             self.peer = self.server.open("/path", (), ())
             self.sessions = list(self.server._app.sessions.values())
+            if self.in_place:
+                self.report_from_the_loop(faults)
             with contextlib.suppress(Disconnected, AssertionError, Reject):
                 await self.peer.opened()
                 for message in MESSAGES[self.shape]:
@@ -222,6 +230,25 @@ class Run:
             for _ in range(5):  # what was told to end has had its turn
                 await checkpoint()
             self.ask(faults)
+
+    def report_from_the_loop(self, faults: Faults) -> None:
+        """As a socket does: messages come where no task is current, and are handled there."""
+        loop = asyncio.get_running_loop()
+        transport, (session,) = self.peer._transport, self.sessions
+        report = transport._received
+        transport.from_loop = True
+        transport.now, transport.after = loop.time, loop.call_later
+        transport._received = lambda data, text: loop.call_soon(report, data, text)
+
+        def counted(coroutine: Any) -> Any:
+            begun = begin(coroutine)
+            if begun is not None and session._work.ready:
+                self.gaps += 1
+                # Before the host has its turn to go on with it.
+                faults.suspended("wsflow /path, in its place", session._host._task, loop.call_soon)
+            return begun
+
+        self.patches.enter_context(mock.patch.object(handling, "begin", counted))
 
     def inject(self, task: Any) -> None:
         """The fault."""
@@ -286,20 +313,40 @@ def test_invariants_hold_at_every_await(backend: str, shape: str, fault: str) ->
         gc.collect()
 
 
-def inject_everywhere(backend: str, shape: str, fault: str, counts: Callable[[str], bool]) -> None:
+IN_PLACE = [(shape, fault) for shape in ("consumer", "both") for fault in faults_of("asyncio")]
+
+
+@pytest.mark.parametrize(("shape", "fault"), IN_PLACE)
+def test_invariants_hold_where_messages_are_handled_in_the_place_of_the_host(
+    shape: str, fault: str
+) -> None:
+    """Also in the moment in which a handler has suspended and the host has not taken it over."""
+    inject_everywhere("asyncio", shape, fault, lambda name: name.startswith(OURS), in_place=True)
+
+
+def inject_everywhere(
+    backend: str,
+    shape: str,
+    fault: str,
+    counts: Callable[[str], bool],
+    *,
+    in_place: bool = False,
+) -> None:
     at = 0
     while True:
         at += 1
-        run = Run(shape, fault)
+        run = Run(shape, fault, in_place)
         faults = Faults(counts, at, run.inject)
         try:
-            BACKENDS[backend](run, faults)
+            with run.patches:
+                BACKENDS[backend](run, faults)
         except BaseException as exc:
             exc.add_note(f"with the fault at await {at}, of {faults.victim!r}")
             raise
         if not faults.victim:
             break
     assert at > 10, "the scenario waits too rarely to say anything"
+    assert (run.gaps > 0) == in_place
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -620,8 +620,8 @@ async def test_the_limits_of_a_running_server() -> None:
     async with serve(echo_app(), settings(max_message_size=77)) as server, raw(server) as client:
         await client.opened()
         (transport,) = server._transports
-        assert transport._library().max_message_size == 77
-        assert transport._protocol.extensions == []
+        assert transport._library.protocol.max_message_size == 77
+        assert transport._library.protocol.extensions == []
         assert transport._limits.write_buffer == 65536
 
 

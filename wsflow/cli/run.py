@@ -69,7 +69,7 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
         uvloop: Any = importlib.import_module("uvloop")
     except ModuleNotFoundError:
         raise UsageError(
-            "--loop uvloop needs uvloop, which is not installed: pip install 'wsflow[uvloop]'"
+            "--loop uvloop needs uvloop, which is not installed: pip install 'wsflow[speed]'"
         ) from None
     return uvloop.new_event_loop  # type: ignore[no-any-return]
 

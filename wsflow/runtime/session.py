@@ -62,44 +62,15 @@ class Session:
         duration: seconds from the request to the end.
     """
 
+    # fmt: off
     __slots__ = (
-        "_children",
-        "_details",
-        "_due",
-        "_environment",
-        "_goodbye",
-        "_home",
-        "_host",
-        "_in",
-        "_inbox",
-        "_provisional",
-        "_ready",
-        "_rejection",
-        "_released",
-        "_resting",
-        "_scope",
-        "_serving",
-        "_started",
-        "_stopping",
-        "_transport",
-        "_values",
-        "_watch",
-        "_work",
-        "accepted",
-        "codec",
-        "connection",
-        "duration",
-        "end",
-        "id",
-        "listeners",
-        "memberships",
-        "outbox",
-        "over",
-        "plan",
-        "received",
-        "report",
-        "subprotocol",
+        "_children", "_details", "_due", "_environment", "_goodbye", "_home", "_host", "_in",
+        "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
+        "_serving", "_started", "_stopping", "_transport", "_values", "_watch", "_work",
+        "accepted", "codec", "connection", "duration", "end", "id", "listeners", "memberships",
+        "outbox", "over", "plan", "received", "report", "subprotocol",
     )
+    # fmt: on
 
     def __init__(
         self,

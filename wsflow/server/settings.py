@@ -51,7 +51,7 @@ class Settings(Limits, SocketLimits):
         group="Timeouts",
     )
     loop: Literal["asyncio", "uvloop"] = option(
-        "asyncio", "Event loop. uvloop needs wsflow[uvloop].", group="Running"
+        "asyncio", "Event loop. uvloop needs wsflow[speed].", group="Running"
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
         "info", "Least severe messages that are logged.", group="Running"

@@ -63,32 +63,14 @@ _REQUESTING, _DECIDING, _OPEN, _CLOSED = (
 class SocketTransport(asyncio.BufferedProtocol):
     """One WebSocket connection on a socket: a Transport, driven by asyncio."""
 
+    # fmt: off
     __slots__ = (
-        "_buffer",
-        "_deadline",
-        "_eof",
-        "_heard",
-        "_held",
-        "_host",
-        "_library",
-        "_limits",
-        "_loop",
-        "_lost",
-        "_opening",
-        "_out",
-        "_out_bytes",
-        "_phase",
-        "_ping_timer",
-        "_pong",
-        "_reading_paused",
-        "_receiver",
-        "_shared",
-        "_small",
-        "_socket",
-        "_to_flush",
-        "_unsent",
+        "_buffer", "_deadline", "_eof", "_heard", "_held", "_host", "_library", "_limits",
+        "_loop", "_lost", "_opening", "_out", "_out_bytes", "_phase", "_ping_timer", "_pong",
+        "_reading_paused", "_receiver", "_shared", "_small", "_socket", "_to_flush", "_unsent",
         "_writing_paused",
     )
+    # fmt: on
 
     from_loop = True
 

@@ -1,0 +1,369 @@
+"""The fast path does what the library's own parser does: the same messages, answers and ends."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from tests.transports.test_asyncio import request
+from wsflow.server.settings import Settings
+from wsflow.transports import library
+from wsflow.transports.asyncio import SMALL, SocketTransport
+from wsflow.transports.frames import Found
+from wsflow.transports.host import READ_BYTES, Shared
+
+LARGEST = 70_000
+OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+
+
+class Outcome:
+    """What a peer's bytes led to."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, bool]] = []
+        self.answered = b""
+        self.end: tuple[Any, ...] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"{self.messages!r:.300} {self.answered!r:.300} {self.end}"
+
+
+# -- the library alone
+
+
+def by_the_library(chunks: Sequence[bytes], *, deflate: bool, eof: bool) -> Outcome:
+    protocol = ServerProtocol(extensions=[library._DEFLATE] if deflate else None, max_size=LARGEST)
+    protocol.logger.setLevel("CRITICAL")
+    protocol.receive_data(request(headers=OFFER if deflate else b""))
+    (handshake,) = protocol.events_received()
+    protocol.send_response(protocol.accept(handshake))  # type: ignore[arg-type]
+    protocol.data_to_send()
+    outcome = Outcome()
+    parts: list[bytes] = []
+    text = False
+    steps: list[Callable[[], None]] = [
+        lambda chunk=chunk: protocol.receive_data(chunk) for chunk in chunks
+    ]  # type: ignore[misc]
+    if eof:
+        steps.append(protocol.receive_eof)
+    for step in steps:
+        step()
+        for event in protocol.events_received():
+            assert isinstance(event, WireFrame)
+            if event.opcode in (Opcode.TEXT, Opcode.BINARY):
+                parts, text = [], event.opcode is Opcode.TEXT
+            if event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                parts.append(bytes(event.data))
+                if event.fin:
+                    outcome.messages.append((b"".join(parts), text))
+        outcome.answered += b"".join(protocol.data_to_send())
+        if protocol.state is not OPEN and outcome.end is None:
+            sent, got = protocol.close_sent, protocol.close_rcvd
+            if sent is None:
+                outcome.end = ("vanished",)
+            elif got is not None and protocol.parser_exc is None:
+                outcome.end = ("closed", int(got.code), got.reason)
+            else:
+                outcome.end = ("failed", int(sent.code), sent.reason)
+    return outcome
+
+
+# -- our transport, on a loop and a socket that do nothing by themselves
+
+
+class Timer:
+    def cancel(self) -> None: ...
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], object]] = []
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        self.soon.append(call)
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        return Timer()
+
+    def turn(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()
+
+
+class Socket:
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def get_extra_info(self, name: str) -> None: ...
+    def set_write_buffer_limits(self, high: int) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def write_eof(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class Server:
+    """Host, acceptor and receiver in one. It takes ``patience`` messages, then pauses reading."""
+
+    def __init__(self, limits: Settings, patience: int) -> None:
+        self.limits = limits
+        self.loop: Any = Loop()
+        self.shared = Shared(self.loop)
+        self.acceptor = self
+        self.outcome = Outcome()
+        self.patience = self.left = patience
+        self.paused = False
+
+    def opened(self, transport: Any) -> bool:
+        return True
+
+    def requested(self, transport: Any) -> None: ...
+    def closed(self, transport: Any) -> None: ...
+    def refused(self, address: Any, target: str, status: int) -> None: ...
+    def client(self, address: Any, headers: Any) -> None: ...
+
+    def open(self, request: Any, transport: Any) -> Any:
+        self.transport = transport
+        self.loop.call_soon(lambda: transport.accept(None))
+        return self
+
+    def messages_received(self, messages: Sequence[Found]) -> int:
+        taken = 0
+        for data, text, _ in messages:
+            if self.paused:
+                break
+            self.outcome.messages.append((data, text))
+            taken += 1
+            self.left -= 1
+            if self.left == 0:
+                self.paused = True
+                self.transport.pause_reading()
+        return taken
+
+    def resume(self) -> None:
+        self.left, self.paused = self.patience, False
+        self.transport.resume_reading()
+
+    def peer_closed(self, code: int, reason: str) -> None:
+        self.outcome.end = ("closed", code, reason)
+
+    def peer_failed(self, code: int, reason: str) -> None:
+        self.outcome.end = ("failed", code, reason)
+
+    def peer_vanished(self) -> None:
+        self.outcome.end = ("vanished",)
+
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+def by_the_transport(
+    chunks: Sequence[bytes], *, deflate: bool, eof: bool, patience: int
+) -> Outcome:
+    limits = Settings(
+        max_message_size=LARGEST, compression="deflate" if deflate else "none", max_fragments=10_000
+    )
+    server = Server(limits, patience)
+    socket: Any = Socket()
+    transport = SocketTransport(server)
+    transport.connection_made(socket)
+
+    def feed(data: bytes) -> None:
+        for at in range(0, len(data), READ_BYTES):
+            part = data[at : at + READ_BYTES]
+            transport.get_buffer(-1)[: len(part)] = part
+            transport.buffer_updated(len(part))
+            server.loop.turn()
+            while server.paused:
+                server.resume()
+                server.loop.turn()
+
+    feed(request(headers=OFFER if deflate else b""))
+    socket.written = b""
+    for chunk in chunks:
+        feed(chunk)
+    if eof:
+        transport.eof_received()
+        server.loop.turn()
+    server.outcome.answered = socket.written
+    return server.outcome
+
+
+# -- what peers send
+
+
+def raw_frame(
+    payload: bytes,
+    *,
+    opcode: int = 1,
+    fin: bool = True,
+    rsv: int = 0,
+    key: bytes | None = b"\x01\x02\x03\x04",
+    form: int | None = None,
+) -> bytes:
+    """A frame, well-formed or not. ``form`` is how its length is written: 7, 16 or 64 bits."""
+    size = len(payload)
+    form = form or (7 if size < 126 else 16 if size < 65536 else 64)
+    if (form == 7 and size > 125) or (form == 16 and size > 65535):
+        form = 64
+    mask = 0x80 if key else 0
+    length = {
+        7: lambda: bytes([mask | size]),
+        16: lambda: bytes([mask | 126]) + struct.pack("!H", size),
+        64: lambda: bytes([mask | 127]) + struct.pack("!Q", size),
+    }[form]()
+    if key:
+        payload = bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+    return bytes([(0x80 if fin else 0) | rsv << 4 | opcode]) + length + (key or b"") + payload
+
+
+def squeezed(payload: bytes) -> bytes:
+    press = zlib.compressobj(6, zlib.DEFLATED, -12)
+    return (press.compress(payload) + press.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+keys = st.binary(min_size=4, max_size=4)
+payloads = st.one_of(
+    st.binary(max_size=130),
+    st.text(max_size=40).map(str.encode),
+    st.sampled_from(
+        [
+            0,
+            125,
+            126,
+            127,
+            128,
+            255,
+            256,
+            4000,
+            SMALL - 1,
+            SMALL,
+            SMALL + 1,
+            65535,
+            65536,
+            LARGEST,
+            LARGEST + 1,
+        ]
+    ).map(bytes),
+)
+messages = st.builds(
+    raw_frame,
+    payloads,
+    opcode=st.sampled_from([1, 2]),
+    key=keys,
+    form=st.sampled_from([None, 16, 64]),
+)
+controls = st.one_of(
+    st.builds(raw_frame, st.binary(max_size=125), opcode=st.sampled_from([9, 10]), key=keys),
+    st.builds(
+        lambda code, reason: raw_frame(struct.pack("!H", code) + reason.encode(), opcode=8),
+        st.sampled_from([999, 1000, 1001, 1005, 1011, 3000, 4999, 5000]),
+        st.text(max_size=20),
+    ),
+    st.just(raw_frame(b"", opcode=8)),
+    st.just(raw_frame(b"\x03", opcode=8)),
+)
+compressed = st.builds(
+    lambda payload, opcode: raw_frame(squeezed(payload), opcode=opcode, rsv=4),
+    payloads,
+    st.sampled_from([1, 2]),
+)
+
+
+@st.composite
+def fragmented(draw: st.DrawFn) -> bytes:
+    parts = draw(st.lists(st.binary(max_size=40), min_size=2, max_size=5))
+    opcode = draw(st.sampled_from([1, 2]))
+    sent = raw_frame(parts[0], opcode=opcode, fin=False)
+    for index, part in enumerate(parts[1:], 2):
+        if draw(st.booleans()):
+            sent += draw(st.one_of(controls, messages) if draw(st.booleans()) else controls)
+        sent += raw_frame(part, opcode=0, fin=index == len(parts))
+    return sent
+
+
+malformed = st.one_of(
+    st.builds(raw_frame, payloads, key=st.none()),
+    st.builds(raw_frame, st.binary(max_size=20), rsv=st.integers(1, 7)),
+    st.builds(raw_frame, st.binary(max_size=20), opcode=st.sampled_from([0, 3, 7, 11, 15])),
+    st.builds(
+        raw_frame, st.binary(max_size=20), opcode=st.sampled_from([8, 9, 10]), fin=st.just(False)
+    ),
+    st.builds(raw_frame, st.binary(min_size=126, max_size=140), opcode=st.sampled_from([8, 9])),
+    st.just(b"\x81\xff" + struct.pack("!Q", 2**62) + b"1234"),
+    st.just(b"\x82\xff" + struct.pack("!Q", 2**63 + 5) + b"1234"),
+    st.binary(max_size=30),
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[bytes]:
+    """What a peer sends, in the pieces in which it comes."""
+    pieces = draw(
+        st.lists(
+            st.one_of(messages, messages, controls, fragmented(), compressed, malformed), max_size=6
+        )
+    )
+    sent = b"".join(pieces)
+    if draw(st.booleans()):
+        sent = sent[: draw(st.integers(0, len(sent)))]
+    cuts = sorted(draw(st.lists(st.integers(0, len(sent)), max_size=8)))
+    if len(sent) < 100 and draw(st.booleans()):
+        cuts = list(range(len(sent)))
+    return [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True) if a < b]
+
+
+@settings(max_examples=400, deadline=None)
+@given(conversations(), st.booleans(), st.booleans(), st.sampled_from([1, 2, 5, 10**9]))
+@example([raw_frame(b"a") * 3000], False, True, 7)
+@example([raw_frame(b"a" * 10)[:9]], False, True, 1)
+@example([raw_frame(b"a", fin=False), raw_frame(b"b")], False, False, 1)
+def test_the_same_as_the_library(
+    chunks: list[bytes], deflate: bool, eof: bool, patience: int
+) -> None:
+    expected = by_the_library(chunks, deflate=deflate, eof=eof)
+    assert by_the_transport(chunks, deflate=deflate, eof=eof, patience=patience) == expected
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100_000])
+def test_a_long_conversation_in_pieces_of_every_size(size: int, deflate: bool) -> None:
+    sent = b"".join(
+        [
+            *(raw_frame(bytes([65 + i % 26]) * i, opcode=1 + i % 2) for i in range(200)),
+            raw_frame(b"ping", opcode=9),
+            raw_frame(b"x", fin=False) + raw_frame(b"", opcode=9) + raw_frame(b"y", opcode=0),
+            raw_frame(squeezed(b"z" * 1000), rsv=4) if deflate else b"",
+            *(raw_frame(b"again") for _ in range(50)),
+            raw_frame(struct.pack("!H", 1001) + b"bye", opcode=8),
+            raw_frame(b"too late"),
+        ]
+    )
+    chunks = [sent[at : at + size] for at in range(0, len(sent), size)]
+    expected = by_the_library(chunks, deflate=deflate, eof=True)
+    assert len(expected.messages) == 251 + deflate
+    assert expected.end == ("closed", 1001, "bye")
+    assert by_the_transport(chunks, deflate=deflate, eof=True, patience=10**9) == expected
