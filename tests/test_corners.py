@@ -144,10 +144,12 @@ async def test_a_memory_transport_that_is_closed_sends_nothing() -> None:
 async def test_a_consumer_that_refuses_cancellation_for_a_moment() -> None:
     """The session waits for it, and all holds."""
     cleaned: list[int] = []
+    at_work = anyio.Event()
     app = Router("/")
 
     @app.consumer
     async def careful(message: str) -> None:
+        at_work.set()
         try:
             await anyio.sleep_forever()
         finally:
@@ -157,6 +159,7 @@ async def test_a_consumer_that_refuses_cancellation_for_a_moment() -> None:
 
     async with connect(app) as peer:
         await peer.send("x")
+        await at_work.wait()
         await peer.send(b"wrong kind")
         end = await peer.wait_closed()
         assert end.code == 1003

@@ -104,8 +104,11 @@ class Loop:
 
 
 class Socket:
-    def __init__(self) -> None:
+    def __init__(self, *, half_closes: bool = True, unread: int = 0) -> None:
         self.written = b""
+        self.ended = ""
+        self.half_closes = half_closes
+        self.unread = unread
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -114,15 +117,19 @@ class Socket:
     def set_write_buffer_limits(self, high: int) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
-    def write_eof(self) -> None: ...
-    def close(self) -> None: ...
+    def write_eof(self) -> None:
+        self.ended = "half"
+
+    def close(self) -> None:
+        self.ended = "closed"
+
     def abort(self) -> None: ...
 
     def can_write_eof(self) -> bool:
-        return True
+        return self.half_closes
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unread
 
 
 class Server:
@@ -180,36 +187,42 @@ class Server:
     def resume_writing(self) -> None: ...
 
 
+class Client:
+    """A peer of our transport, on a loop and a socket of its own."""
+
+    def __init__(self, limits: Settings, patience: int, socket: Any, headers: bytes = b"") -> None:
+        self.server = Server(limits, patience)
+        self.socket = socket
+        self.transport = SocketTransport(self.server)
+        self.transport.connection_made(socket)
+        self.send(request(headers=headers))
+        socket.written = b""
+
+    def send(self, data: bytes) -> None:
+        for at in range(0, len(data), READ_BYTES):
+            part = data[at : at + READ_BYTES]
+            self.transport.get_buffer(-1)[: len(part)] = part
+            self.transport.buffer_updated(len(part))
+            self.server.loop.turn()
+            while self.server.paused:
+                self.server.resume()
+                self.server.loop.turn()
+
+
 def by_the_transport(
     chunks: Sequence[bytes], *, deflate: bool, eof: bool, patience: int
 ) -> Outcome:
     limits = Settings(
         max_message_size=LARGEST, compression="deflate" if deflate else "none", max_fragments=10_000
     )
-    server = Server(limits, patience)
-    socket: Any = Socket()
-    transport = SocketTransport(server)
-    transport.connection_made(socket)
-
-    def feed(data: bytes) -> None:
-        for at in range(0, len(data), READ_BYTES):
-            part = data[at : at + READ_BYTES]
-            transport.get_buffer(-1)[: len(part)] = part
-            transport.buffer_updated(len(part))
-            server.loop.turn()
-            while server.paused:
-                server.resume()
-                server.loop.turn()
-
-    feed(request(headers=OFFER if deflate else b""))
-    socket.written = b""
+    client = Client(limits, patience, Socket(), OFFER if deflate else b"")
     for chunk in chunks:
-        feed(chunk)
+        client.send(chunk)
     if eof:
-        transport.eof_received()
-        server.loop.turn()
-    server.outcome.answered = socket.written
-    return server.outcome
+        client.transport.eof_received()
+        client.server.loop.turn()
+    client.server.outcome.answered = client.socket.written
+    return client.server.outcome
 
 
 # -- what peers send
@@ -367,3 +380,32 @@ def test_a_long_conversation_in_pieces_of_every_size(size: int, deflate: bool) -
     assert len(expected.messages) == 251 + deflate
     assert expected.end == ("closed", 1001, "bye")
     assert by_the_transport(chunks, deflate=deflate, eof=True, patience=10**9) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "half_closes", "unread", "ended"),
+    [
+        (raw_frame(b"", opcode=8), True, 0, "closed"),  # both sides have said all
+        (raw_frame(b"", opcode=8), True, 9, "closed"),  # when it has been read
+        (raw_frame(b"", opcode=3), True, 0, "half"),  # the peer may still be sending
+        (raw_frame(b"", opcode=3), False, 0, "closed"),  # TLS cannot be closed by half
+    ],
+)
+def test_how_the_socket_is_closed(sent: bytes, half_closes: bool, unread: int, ended: str) -> None:
+    client = Client(Settings(), 10**9, Socket(half_closes=half_closes, unread=unread))
+    client.send(sent)
+    assert client.socket.ended == ended
+
+
+def test_a_socket_that_is_lost_while_reading_is_paused() -> None:
+    client = Client(Settings(), 10**9, Socket())
+    client.transport.pause_reading()
+    data = raw_frame(b"a") * 3
+    client.transport.get_buffer(-1)[: len(data)] = data
+    client.transport.buffer_updated(len(data))
+    client.transport.connection_lost(None)
+    assert client.server.outcome.messages == []
+    client.transport.resume_reading()
+    client.server.loop.turn()
+    assert client.server.outcome.messages == [(b"a", True)] * 3
+    assert client.server.outcome.end == ("vanished",)

@@ -484,3 +484,43 @@ async def test_a_failing_stream_without_on_error() -> None:
     async with connect(app) as peer:
         end = await peer.wait_closed()
         assert (end.code, str(end.error)) == (1011, "no")
+
+
+async def test_a_poll_that_has_nothing_is_asked_again() -> None:
+    items: list[str | None] = [None, None, "a", None, "b"]
+    app = Router("/")
+
+    @app.producer
+    async def poll() -> str | None:
+        if items:
+            return items.pop(0)
+        await anyio.sleep_forever()
+        return None
+
+    async with connect(app) as peer:
+        assert [await peer.receive(str), await peer.receive(str)] == ["a", "b"]
+
+
+async def test_what_says_that_it_is_a_coroutine_function_and_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As ``inspect.markcoroutinefunction`` lets a function do: it gives something to await."""
+
+    class Later:
+        def __init__(self, value: str) -> None:
+            self.value = value
+
+        def __await__(self) -> Any:
+            yield from anyio.lowlevel.checkpoint().__await__()
+            return self.value
+
+    monkeypatch.setattr("wsflow.declare.signatures.is_coroutine", lambda _fn: True)
+    app = Router("/")
+
+    def later(message: str) -> str:
+        return Later(message)  # type: ignore[return-value]
+
+    app.consumer(later)  # type: ignore[type-var]
+    async with connect(app) as peer:
+        await peer.send("a")
+        assert await peer.receive(str) == "a"

@@ -210,15 +210,13 @@ class Work:
 
     async def _poll(self, bound: Bound) -> None:
         """The same for what a function returns again and again."""
-        outbox = self._outbox
         while True:
             item = await bound()
             if item is None:
                 await checkpoint()
             else:
-                await outbox.send(*self._codec.pack(item))
-            if not outbox.clear:
-                await outbox.drained()
+                await self._outbox.send(*self._codec.pack(item))
+                await self._outbox.drained()
 
     async def _raised(self, handling: Handling, exc: Exception) -> None:
         """What serves the whole connection raised: the connection ends, handled or not.

@@ -67,8 +67,8 @@ class SocketTransport(asyncio.BufferedProtocol):
     __slots__ = (
         "_buffer", "_deadline", "_eof", "_heard", "_held", "_host", "_library", "_limits",
         "_loop", "_lost", "_opening", "_out", "_out_bytes", "_phase", "_ping_timer", "_pong",
-        "_reading_paused", "_receiver", "_shared", "_small", "_socket", "_to_flush", "_unsent",
-        "_writing_paused",
+        "_reading_paused", "_receiver", "_shared", "_small", "_socket", "_socket_paused",
+        "_to_flush", "_unsent", "_writing_paused",
     )
     # fmt: on
 
@@ -89,7 +89,8 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._out: list[bytes] = []  # to be written when this turn of the loop ends
         self._out_bytes = 0
         self._to_flush = False  # somebody will
-        self._reading_paused = False
+        self._reading_paused = False  # by the receiver
+        self._socket_paused = False  # until what was read is taken
         self._eof = False  # nothing more will be read
         self._lost = False  # the socket is closed
         self._writing_paused = False
@@ -211,7 +212,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._cancel_timers()
         self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
         self._reading_paused = False
-        self._socket.resume_reading()
+        self._read_on()
         self._loop.call_soon(self._parse_held)
 
     def _cancel_timers(self) -> None:
@@ -286,7 +287,8 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._flush_protocol()
         self.flush()
         self._schedule_ping()
-        self._socket.resume_reading()
+        if self._socket_paused:
+            self._read_on()
         if self._held or self._eof:
             self._loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
 
@@ -330,16 +332,19 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         if self._phase is _Phase.OPEN:
-            self._reading_paused = True
+            self._reading_paused = self._socket_paused = True
             if not self._lost:
                 self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            if not self._lost:
-                self._socket.resume_reading()
-            self._loop.call_soon(self._parse_held)
+            self._loop.call_soon(self._parse_held)  # what was read comes first
+
+    def _read_on(self) -> None:
+        self._socket_paused = False
+        if not self._lost:
+            self._socket.resume_reading()
 
     # -- what comes in
 
@@ -359,16 +364,15 @@ class SocketTransport(asyncio.BufferedProtocol):
                 after = split(data, at, self._small, found)
                 if found:
                     taken = self._receiver.messages_received(found)
-                    if taken == len(found):
-                        at = after
-                    elif taken:
-                        at = found[taken - 1][2]
+                    at = after if taken == len(found) else found[taken - 1][2] if taken else at
                     continue
                 if waits(data, at, self._small) and not self._eof:
                     break
             at = library.give(data, at)
             self._after_parsing()
         self._held = data[at:]
+        if self._socket_paused and not self._reading_paused:
+            self._read_on()
         if self._eof and not self._held and self._phase is not _CLOSED:
             library.protocol.receive_eof()
             self._after_parsing()
@@ -383,6 +387,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._eof:
             self._vanished()
         elif len(data) > self._limits.write_buffer:
+            self._socket_paused = True
             self._socket.pause_reading()
 
     def _after_parsing(self) -> None:

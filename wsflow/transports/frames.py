@@ -45,6 +45,9 @@ _64_BITS: Final = 127
 _SMALL_TEXT: Final = [bytes((TEXT, size)) for size in range(_16_BITS)]
 _SMALL_BINARY: Final = [bytes((BINARY, size)) for size in range(_16_BITS)]
 
+BATCH: Final = 64
+"""How many messages are taken at once: a receiver that has enough takes none of the others."""
+
 Found = tuple[bytes, bool, int]
 """A message's payload, whether it is text, and where its frame ends."""
 
@@ -59,10 +62,12 @@ def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
         found: the messages are appended here.
 
     Returns:
-        Where the first frame begins that was not taken: it is not whole yet, or not for this path.
+        Where the first frame begins that was not taken: it is not whole yet, or not for this path,
+        or enough were.
     """
     end = len(data)
-    while end - start >= 6:
+    room = BATCH
+    while end - start >= 6 and room:
         first = data[start]
         if first != TEXT and first != BINARY:
             break
@@ -81,6 +86,7 @@ def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
             break
         found.append((apply_mask(data[begin:stop], data[key:begin]), first == TEXT, stop))
         start = stop
+        room -= 1
     return start
 
 

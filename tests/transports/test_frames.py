@@ -1,0 +1,116 @@
+"""The fast path, function by function, and its compiled form."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
+
+from tests.benchmarks.servers import BUILD, ROOT, prepare_compiled
+from wsflow.transports.base import NOBODY
+from wsflow.transports.frames import BATCH, Boundary, Found, split, waits, whole
+
+LARGEST = 1000
+
+
+def masked(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
+    return WireFrame(opcode, payload).serialize(mask=True)
+
+
+@given(st.lists(st.binary(max_size=LARGEST), max_size=8), st.booleans())
+def test_whole_frames_are_taken(payloads: list[bytes], text: bool) -> None:
+    opcode = Opcode.TEXT if text else Opcode.BINARY
+    data = b"".join(masked(payload, opcode) for payload in payloads)
+    found: list[Found] = []
+    assert split(data, 0, LARGEST, found) == len(data)
+    assert [(payload, kind) for payload, kind, _ in found] == [(each, text) for each in payloads]
+
+
+def test_only_so_many_at_once() -> None:
+    data = masked(b"a") * (BATCH + 1)
+    found: list[Found] = []
+    after = split(data, 0, LARGEST, found)
+    assert (len(found), after) == (BATCH, found[-1][2])
+    assert split(data, after, LARGEST, found) == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, LARGEST, LARGEST + 1, 65535, 65536])
+@pytest.mark.parametrize("have", [0, 1, 2, 3, 4, 6, 8, 10, 13])
+def test_what_is_worth_waiting_for(size: int, have: int) -> None:
+    """The start of a frame that will be taken, as far as that can be told."""
+    data = masked(bytes(size))[:have]
+    assert split(data, 0, LARGEST, []) == (len(data) if size + 6 <= have else 0)
+    taken = size <= LARGEST
+    told = have >= (2 if size < 126 or size > 65535 else 4)
+    if len(data) < size + 6:
+        assert waits(data, 0, LARGEST) == (taken or not told)
+
+
+@pytest.mark.parametrize("start", [b"\x01", b"\x80", b"\x88\x80", b"\xc1\x80", b"\x81\x05abcde"])
+def test_what_is_not_worth_waiting_for(start: bytes) -> None:
+    assert not waits(start, 0, LARGEST)
+    assert split(start + bytes(20), 0, LARGEST, []) == 0
+
+
+@given(st.binary(max_size=LARGEST), st.booleans(), st.integers(1, 7), st.binary(max_size=9))
+def test_where_a_frame_ends(payload: bytes, mask: bool, piece: int, behind: bytes) -> None:
+    frame = WireFrame(Opcode.PING, payload).serialize(mask=mask)
+    data = frame + behind
+    boundary, at = Boundary(), 0
+    while not boundary.reached:
+        assert at < len(frame)
+        at = boundary.take(data[: at + piece], at)
+    assert at == len(frame)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
+@pytest.mark.parametrize("text", [True, False])
+def test_frames_that_are_sent(size: int, text: bool) -> None:
+    opcode = Opcode.TEXT if text else Opcode.BINARY
+    assert whole(bytes(size), text) == WireFrame(opcode, bytes(size)).serialize(mask=False)
+
+
+def test_nobody_takes_all_and_says_nothing() -> None:
+    assert NOBODY.messages_received([(b"a", True, 0)]) == 1
+
+
+def test_without_the_librarys_compiled_masking() -> None:
+    program = (
+        "import sys; sys.modules['websockets.speedups'] = None\n"
+        "from wsflow.transports.frames import split\n"
+        "found = []\n"
+        "print(split(bytes([0x81, 0x82, 1, 2, 3, 4, 98, 96]), 0, 10, found), found)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert said == "8 [(b'cb', True, 8)]\n"
+
+
+@pytest.mark.skipif(
+    not (shutil.which("cc") and shutil.which("uv")), reason="needs a C compiler and uv"
+)
+def test_the_compiled_form_does_the_same() -> None:
+    """It is built as for the wheel, and the tests of the fast path run on it."""
+    assert prepare_compiled() == ""
+    compiled = BUILD / "compiled"
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider"),
+        *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml", "-o", "addopts="),
+        *(ROOT / "tests" / "conformance" / "test_fast_path.py", Path(__file__)),
+        *("-k", "not compiled"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in [name for name in environment if name.startswith(("COV", "PYTEST"))]:
+        del environment[name]
+    module = "import wsflow.transports.frames as f; print(f.__file__)"
+    file = subprocess.check_output([sys.executable, "-c", module], cwd=compiled, text=True)
+    assert file.strip().endswith((".so", ".pyd"))
+    done = subprocess.run(command, cwd=compiled, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
