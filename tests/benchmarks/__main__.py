@@ -168,7 +168,7 @@ def measure_fairness(bench: Bench, rounds: int) -> report.Fairness:
     for name in (PURE, SPEED):
         for _ in range(rounds if name in bench.running else 0):
             alone, flooded = (
-                bench.measure(name, (*FAIR, "-d", str(depth)), 2.0)["p99_us"]
+                bench.measure(name, (*FAIR, "-d", str(depth)), 4.0)["p99_us"]
                 for depth in (1, FLOOD)
             )
             found.setdefault(name, []).append(flooded / alone)

@@ -2,13 +2,11 @@
 ``websockets``.
 
 Frames that carry one small message take the fast path of ``frames``. The library speaks the rest
-of RFC 6455: handshake, control frames, fragments, extensions, the close. It is given whole frames,
-so that both agree on where the next one begins, and it is made anew when one of its frames comes:
-an idle connection has none.
+of RFC 6455: handshake, control frames, fragments, extensions, the close.
 
-This file moves bytes between them and the socket, puts fragments together, keeps the connection
-alive, and holds back what nobody has room for. What is sent is written once per turn of the event
-loop. A connection goes through the phases in order.
+This file moves bytes between them and the socket, keeps the connection alive, and holds back what
+nobody has room for. What is sent is written once per turn of the event loop. A connection goes
+through the phases in order.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from wsflow.request import Address, Request
 from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.frames import Found, Frame, split, waits, whole
 from wsflow.transports.handshake import Head, refusal
-from wsflow.transports.host import Host
+from wsflow.transports.host import READ_BYTES, Host
 from wsflow.transports.library import Library
 
 SMALL = 16 * 1024
@@ -120,6 +118,13 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._read_request(data)
         else:
             self._parse(self._held + data if self._held else data)
+        if nbytes == READ_BYTES and self._shared.greedy:
+            self._socket.pause_reading()
+            self._loop.call_soon(self._read_again)
+
+    def _read_again(self) -> None:
+        if not self._socket_paused:
+            self._read_on()
 
     def eof_received(self) -> bool:
         self._eof = True

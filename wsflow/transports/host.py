@@ -11,7 +11,7 @@ from wsflow.request import Address
 from wsflow.transports.base import Acceptor
 from wsflow.transports.limits import SocketLimits
 
-READ_BYTES = 8 * 1024
+READ_BYTES = 3 * 1024
 """The most that is read from one socket before others get their turn."""
 
 
@@ -29,11 +29,13 @@ class Shared:
     Attributes:
         loop: the event loop.
         buffer: what they read into, one after the other; nothing stays in it.
+        greedy: whether the loop goes on reading one socket as long as that fills the buffer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.buffer = memoryview(bytearray(READ_BYTES))
+        self.greedy = not isinstance(loop, asyncio.BaseEventLoop)  # as libuv does
         self._writers: list[Writer] = []
 
     def flush_later(self, writer: Writer) -> None:
