@@ -20,6 +20,7 @@ from types import coroutine as coroutine_of
 from typing import Any, Protocol, TypeVar, final
 
 import anyio
+import anyio.lowlevel
 
 T = TypeVar("T")
 
@@ -113,6 +114,22 @@ class _EventSignal:
 def signal() -> Signal:
     """A new signal, for a task of this event loop."""
     return _EventSignal() if _on_trio() else _FutureSignal()
+
+
+async def checkpoint() -> None:
+    """Let other tasks have their turn; a cancellation is delivered here.
+
+    As anyio's, which asks the system which process this is to find out which backend it runs on.
+    """
+    if _on_trio():
+        await anyio.lowlevel.checkpoint()
+    else:
+        await _give_way()
+
+
+@coroutine_of
+def _give_way() -> Generator[None, None, None]:
+    yield
 
 
 @final

@@ -175,8 +175,8 @@ WORKLOADS: Mapping[str, Workload] = {
 }
 
 FAIR = ("-m", "fair", "-P", "/echo", "-c", "100")
-"""One peer keeps messages in flight, 99 send one a second. Without a flood it has 1 in flight, which
-keeps the server awake; with one, ``FLOOD``."""
+"""One peer keeps messages in flight, 99 send one a second. Without a flood it has 1 in flight,
+which keeps the server awake; with one, ``FLOOD``."""
 
 FLOOD = 512
 FAIR_TARGET = 2.0

@@ -8,10 +8,8 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, final
 
-from anyio.lowlevel import checkpoint
-
 from wsflow.declare.router import Handler
-from wsflow.detached import Begun, begin
+from wsflow.detached import Begun, begin, checkpoint
 from wsflow.errors import Close, Disconnected, Reject
 from wsflow.runtime.children import leaves, unwrap
 from wsflow.runtime.outbox import BURST_MESSAGES

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import final
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from wsflow.channels import EMPTY, Membership
 from wsflow.connection import End
+from wsflow.detached import checkpoint
 from wsflow.errors import Disconnected
 from wsflow.transports.base import Transport
 from wsflow.transports.frames import Frame

@@ -4,6 +4,10 @@ One task, the host, enters the scope functions, dispatches messages and tears do
 stream consumers and concurrent consumers are its children. The first to finish ends the connection;
 the others are cancelled and awaited.
 
+The host starts when there is something for it to do: a path without ``on_connect`` and producers
+rests without one until its first message. While the host waits, messages are handled where they
+are read, in its place and as itself (``Detached.within``); it goes on with what has to wait.
+
 What holds at every point where a task can be cancelled:
 
 - the close frame goes out at most once;

@@ -7,12 +7,10 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol, final
 
-from anyio.lowlevel import checkpoint
-
 from wsflow.codec import BadMessage, Codec, bad_message
 from wsflow.connection import End
 from wsflow.declare.router import Handler
-from wsflow.detached import Begun
+from wsflow.detached import Begun, checkpoint
 from wsflow.errors import Disconnected
 from wsflow.runtime import ends
 from wsflow.runtime.children import Children, Run, unwrap
