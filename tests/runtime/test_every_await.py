@@ -280,6 +280,8 @@ class Run:
         assert transport.closing is not None
         assert seen.entered == seen.left[::-1], "scopes are left by who entered them, inside out"
         assert seen.farewells == min(seen.ready, 1)
+        if faults.victim.endswith("in its place") and self.fault.startswith("native"):
+            assert session.end.cause == "error", "nobody's cancellation is lost"
         pierced = self.fault.startswith("native") and is_host(faults.victim)
         if not pierced and not faults.victim.startswith("on_"):
             assert seen.torn_down >= 2 * seen.ready

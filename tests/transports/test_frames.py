@@ -42,6 +42,13 @@ def test_only_so_many_at_once() -> None:
     assert split(data, after, LARGEST, found) == len(data)
 
 
+@pytest.mark.parametrize(("size", "taken"), [(LARGEST, 1), (LARGEST + 1, 0), (65536, 0)])
+def test_what_is_too_large_is_not_taken(size: int, taken: int) -> None:
+    found: list[Found] = []
+    split(masked(bytes(size)), 0, LARGEST, found)
+    assert len(found) == taken
+
+
 @pytest.mark.parametrize("size", [0, 1, 125, 126, LARGEST, LARGEST + 1, 65535, 65536])
 @pytest.mark.parametrize("have", [0, 1, 2, 3, 4, 6, 8, 10, 13])
 def test_what_is_worth_waiting_for(size: int, have: int) -> None:
