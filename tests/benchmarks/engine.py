@@ -10,12 +10,12 @@ from tests.benchmarks.model import answer
 from wsflow.request import Address, Request
 from wsflow.server.settings import Settings
 from wsflow.transports.asyncio import SocketTransport
-from wsflow.transports.base import Transport
+from wsflow.transports.base import Nobody, Transport
 from wsflow.transports.frames import Found
 from wsflow.transports.host import Kept, Shared
 
 
-class Answers:
+class Answers(Nobody):
     """The typed JSON workload, written by hand on the transport."""
 
     def __init__(self, transport: Transport) -> None:
@@ -25,12 +25,6 @@ class Answers:
         for data, _, _ in messages:
             self._send(answer(data), True, False)
         return len(messages)
-
-    def peer_closed(self, code: int, reason: str) -> None: ...
-    def peer_vanished(self) -> None: ...
-    def peer_failed(self, code: int, reason: str) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
 
 
 class Engine:
