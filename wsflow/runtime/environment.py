@@ -30,7 +30,7 @@ class Surroundings:
     """
 
     directory: Directory
-    values: Mapping[Handler, Any] = field(default_factory=dict)
+    values: dict[Handler, Any] = field(default_factory=dict)
     read: Mapping[Source, Any] = field(default_factory=dict)
     subscriber: Subscriber | None = None
     connection: Connection = field(init=False)

@@ -70,7 +70,7 @@ class Session:
     __slots__ = (
         "_children", "_details", "_due", "_environment", "_goodbye", "_home", "_host", "_in",
         "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
-        "_serving", "_started", "_stopping", "_transport", "_values", "_watch", "_work",
+        "_serving", "_started", "_stopping", "_transport", "_watch", "_work",
         "accepted", "codec", "connection", "duration", "end", "id", "listeners", "memberships",
         "outbox", "over", "plan", "received", "report", "subprotocol",
     )
@@ -106,8 +106,8 @@ class Session:
         self._watch = Watch(transport)
         self._rejection: Reject | None = None
         # What scope functions provide; a connection that has none shares the app's.
-        self._values = dict(home.values) if self.plan.on_connect else home.values
-        self._environment = Surroundings(home.directory, self._values, read, self)
+        values = dict(home.values) if self.plan.on_connect else home.values
+        self._environment = Surroundings(home.directory, values, read, self)
         self._environment.connection = self.connection
         self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport)
@@ -356,7 +356,7 @@ class Session:
             async def inner(value: Any) -> None:
                 if not self._stopping:
                     self._watch.clear()
-                self._values[plan.handler] = value
+                self._environment.values[plan.handler] = value
                 await self._connect(index + 1)
 
             if not await within.run(plan, plan.call.bind(self._environment), inner):
