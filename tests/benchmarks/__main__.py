@@ -190,6 +190,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0, help="5, or 2 with --quick")
     parser.add_argument("--profile", default="", help="where the time goes, as in A100,wsflow")
     options = parser.parse_args()
+    if unknown := {each for each in options.only.split(",") if each} - set(WORKLOADS):
+        parser.error(f"--only: no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+    key, _, name = options.profile.partition(",")
+    if options.profile and (key not in WORKLOADS or name not in KINDS):
+        parser.error(
+            f"--profile: write a workload ({', '.join(WORKLOADS)}), a comma and a server "
+            f"({', '.join(KINDS)})"
+        )
+    if options.profile and not shutil.which("py-spy"):
+        parser.error("--profile needs py-spy: run it with `uv run --group bench`")
     if not options.quick and not options.profile:
         with_peers()
     try:
@@ -200,7 +210,7 @@ def main() -> int:
         print(f"skipped: {exc}")
         return 0 if options.quick else 2
     if options.profile:
-        print(profile(*options.profile.split(","), load))
+        print(profile(key, name, load))
         return 0
     keys = options.only.split(",") if options.only else QUICK if options.quick else list(WORKLOADS)
     chosen = {key: WORKLOADS[key] for key in keys}
