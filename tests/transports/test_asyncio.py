@@ -18,6 +18,8 @@ from websockets.asyncio.client import connect
 from wsflow import Connection, End, Reject, Router, Topic
 from wsflow.server import Server, Settings, serve
 from wsflow.transports.frames import Frame
+from wsflow.transports.host import READ_BYTES
+from wsflow.transports.library import Library
 
 REQUEST = (
     b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -399,6 +401,25 @@ async def test_a_flood_is_parsed_no_faster_than_it_is_handled() -> None:
             await asyncio.sleep(0.001)
 
 
+@pytest.mark.parametrize("last", [frame(b"\x03\xe8", 8), frame(b"a", 3), frame(b"end")])
+async def test_a_read_that_fills_the_buffer(last: bytes) -> None:
+    """What comes last in it may close the socket, or fail the connection."""
+    first = bytes(READ_BYTES - len(last) - 8)
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        await client.opened()
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: errors.append(what))
+        client.send(frame(first, 2) + last)
+        if last == frame(b"end"):
+            assert await client.frame() == (2, first)
+            assert await client.frame() == (1, b"end")
+        else:  # there is nobody to answer any more
+            assert (await client.frame())[0] == 8
+        client.writer.close()
+        await all_gone(server)
+        assert errors == []
+
+
 async def test_a_stalled_reader_costs_no_more_than_its_buffer() -> None:
     asked: list[int] = []
     app = Router("/")
@@ -431,7 +452,15 @@ async def test_compression() -> None:
                 assert await client.recv() == message
 
 
-async def test_one_compressed_frame_for_many() -> None:
+async def test_one_compressed_frame_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed: list[bytes] = []
+    extended = Library.extended
+
+    def counted(library: Library, payload: bytes, text: bool) -> bytes:
+        compressed.append(payload)
+        return extended(library, payload, text)
+
+    monkeypatch.setattr(Library, "extended", counted)
     app = Router("/")
 
     @app.on_connect
@@ -448,6 +477,7 @@ async def test_one_compressed_frame_for_many() -> None:
             await ada.send("x" * 1000)
             for client in (ada, bob, eve):
                 assert await client.recv() == "x" * 1000
+    assert compressed == [b"x" * 1000]
 
 
 async def test_compression_bombs_are_taken_one_by_one() -> None:
