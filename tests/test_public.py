@@ -11,6 +11,7 @@ import wsflow.server
 import wsflow.testing
 
 PROMISED = {
+    "BrokerError",
     "Close",
     "Connection",
     "Cookie",
@@ -20,6 +21,8 @@ PROMISED = {
     "EventId",
     "Header",
     "Joined",
+    "MemberJoined",
+    "MemberLeft",
     "Message",
     "Query",
     "Registry",
@@ -27,6 +30,7 @@ PROMISED = {
     "Request",
     "Router",
     "Topic",
+    "TopicCounters",
     "TopicMember",
     "TopicName",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -341,10 +341,10 @@ async def test_a_replay_that_others_publish_into() -> None:
         await writer.send(["a", "b"])
         ids = await writer.receive(list)
 
-        async def slow_replay(topic: str, after: str) -> Any:
+        async def slow_replay(topic: str, after: str, begin: Callable[[], None]) -> Any:
             await writer.send(["c"])
             await writer.receive(list)
-            answer = await replay(topic, after)
+            answer = await replay(topic, after, begin)
             await writer.send(["d"])
             await writer.receive(list)
             return answer

@@ -3,12 +3,14 @@
 from wsflow.connection import Connection, End
 from wsflow.declare.markers import Cookie, EventId, Header, Message, Query, TopicName
 from wsflow.declare.router import Router
-from wsflow.errors import Close, DeclarationError, Disconnected, Reject
+from wsflow.errors import BrokerError, Close, DeclarationError, Disconnected, Reject
+from wsflow.loops import MemberJoined, MemberLeft, TopicMember
 from wsflow.registry import Registry
 from wsflow.request import Request
-from wsflow.topics import Joined, Topic, TopicMember
+from wsflow.topics import Joined, Topic, TopicCounters
 
 __all__ = [
+    "BrokerError",
     "Close",
     "Connection",
     "Cookie",
@@ -18,6 +20,8 @@ __all__ = [
     "EventId",
     "Header",
     "Joined",
+    "MemberJoined",
+    "MemberLeft",
     "Message",
     "Query",
     "Registry",
@@ -25,6 +29,7 @@ __all__ = [
     "Request",
     "Router",
     "Topic",
+    "TopicCounters",
     "TopicMember",
     "TopicName",
 ]

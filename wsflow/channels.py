@@ -1,20 +1,30 @@
 """The topics of one process: who has joined, and how an event reaches them.
 
+Others see it as the broker's receiver, and as the members that this process has.
+
 Nothing here awaits. Leaving is synchronous and idempotent, so that no cancellation can come between
 a connection's end and its leaving; a channel is forgotten with the last who uses it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, final
 
-from wsflow.brokers.base import Broker, Event
+from wsflow.brokers.base import Broker, Event, Receiver, UnreadableError
 from wsflow.codec import Codec
 from wsflow.connection import End
 from wsflow.declare.markers import TopicOptions
+from wsflow.presence import Presence
 from wsflow.transports.frames import Frame
+
+log = logging.getLogger("wsflow.topics")
+
+EVERYBODY = ""
+"""The name of the topic of all connections; no declared topic can have it."""
 
 EMPTY: Final[deque[Any]] = deque()
 """Stands for a queue that nothing has been put into yet: most never need one of their own."""
@@ -41,7 +51,9 @@ class Subscriber(Protocol):
     @property
     def memberships(self) -> dict[str, Membership]: ...
     @property
-    def listeners(self) -> dict[Listener, None]: ...
+    def listeners(self) -> dict[Any, None]:
+        """What must be stopped with it."""
+
     @property
     def outbox(self) -> Outlet: ...
     def lagging(self, topic: str) -> None: ...
@@ -57,9 +69,11 @@ class Membership:
         held: live events that wait for a replay to end; None when there is none.
         replayed: how many of the waiting are a replay, which no backlog bounds.
         turns: how many turns it has in the connection's order of sending.
+        announced: whether it counts as present.
     """
 
     __slots__ = (
+        "announced",
         "channel",
         "dropped",
         "held",
@@ -74,6 +88,7 @@ class Membership:
         self.channel = channel
         self.subscriber = subscriber
         self.presence = presence
+        self.announced = False
         self.waiting: deque[Frame] = EMPTY
         self.dropped = 0
         self.held: list[Event] | None = None
@@ -94,6 +109,18 @@ class Membership:
     @property
     def options(self) -> TopicOptions:
         return self.channel.options
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Send what the connection has missed; no backlog bounds it."""
+        outbox, codec = self.subscriber.outbox, self.subscriber.codec.name
+        for event in events:
+            outbox.deliver(self, event.frame(codec), replayed=True)
+
+    def go_live(self) -> None:
+        """Send what was held, and hold no more."""
+        held, self.held = self.held or [], None
+        for event in held:
+            self.receive(event)
 
     def receive(self, event: Event) -> None:
         if self.held is not None:
@@ -172,9 +199,12 @@ class Channel:
     def receive(self, event: Event) -> None:
         """Hand an event to all members but those it excludes."""
         exclude = event.envelope.exclude
-        for id, membership in list(self.members.items()):
-            if id not in exclude:
-                membership.receive(event)
+        try:
+            for id, membership in list(self.members.items()):
+                if id not in exclude:
+                    membership.receive(event)
+        except UnreadableError as exc:
+            self._channels.unreadable(f"topic {self.name!r}", exc)
         for listener in list(self.listeners):
             if listener.subscriber is None or listener.subscriber.id not in exclude:
                 listener.receive(event)
@@ -183,27 +213,69 @@ class Channel:
         """Take a member out; doing it again changes nothing."""
         self.members.pop(membership.subscriber.id, None)
         membership.subscriber.memberships.pop(self.name, None)
+        if membership.announced:
+            membership.announced = False
+            self._channels.presence.left(self.name, membership.subscriber.id)
         self.forget_if_idle()
+
+    def lose(self, membership: Membership) -> None:
+        """A member lags, and does not get a message."""
+        membership.dropped += 1
+        self._channels.counters["dropped"] += 1
 
     def forget_if_idle(self) -> None:
         if not self.members and not self.listeners:
             self._channels.forget(self)
 
-    def present(self) -> Sequence[Membership]:
-        """Members whose handshake is accepted."""
-        return [each for each in self.members.values() if each.subscriber.accepted]
+    def announce(self, membership: Membership) -> None:
+        """A member whose handshake is accepted is present; again, if it has another presence."""
+        membership.announced = True
+        self._channels.presence.joined(self.name, membership.subscriber.id, membership.presence)
 
 
 @final
 class Channels:
-    """All topics of this process that somebody uses."""
+    """All topics of this process that somebody uses.
 
-    def __init__(self, broker: Callable[[Callable[[str, Event], None]], Broker]) -> None:
+    Args:
+        broker: makes what carries them between processes.
+        presence_type: finds the declared type of a topic's presences.
+
+    Attributes:
+        counters: what has happened: messages dropped for lag, connections closed for lag, messages
+            that could not be read.
+    """
+
+    def __init__(
+        self,
+        broker: Callable[[Receiver], Broker],
+        presence_type: Callable[[str], Any] = lambda _topic: None,
+    ) -> None:
         self._channels: dict[str, Channel] = {}
-        self.broker = broker(self._receive)
+        self.presence_type = presence_type
+        self.broker = broker(self)
+        self.presence = Presence(self.broker, self)
+        self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0)
+        self._said = float("-inf")
+
+    async def start(self) -> None:
+        """Connect to the broker, and hear what is sent to everybody from now on.
+
+        Raises:
+            BrokerError: the broker cannot be reached.
+        """
+        await self.broker.start()
+        self.broker.subscribe(EVERYBODY, TopicOptions())
+        await self.broker.subscribed(EVERYBODY)
 
     def __len__(self) -> int:
         return len(self._channels)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for members that lag."""
+        channels = self._channels.values()
+        return sum(len(each.waiting) for channel in channels for each in channel.members.values())
 
     def get(self, name: str) -> Channel | None:
         return self._channels.get(name)
@@ -213,7 +285,8 @@ class Channels:
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(self, name, options)
-            self.broker.subscribe(name)
+            if name != EVERYBODY:
+                self.broker.subscribe(name, options)
         return channel
 
     def join(
@@ -224,15 +297,26 @@ class Channels:
         if (member := channel.members.get(subscriber.id)) is not None:
             if presence is not None:
                 member.presence = presence
+                if member.announced:
+                    channel.announce(member)
             return None
         membership = Membership(channel, subscriber, presence)
         channel.members[subscriber.id] = subscriber.memberships[name] = membership
+        if subscriber.accepted and name != EVERYBODY:
+            channel.announce(membership)
         return membership
+
+    def accepted(self, subscriber: Subscriber) -> None:
+        """A connection's handshake is accepted: it is present in what it has joined."""
+        for membership in subscriber.memberships.values():
+            membership.channel.announce(membership)
 
     def forget(self, channel: Channel) -> None:
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
-            self.broker.unsubscribe(channel.name)
+            self.presence.release(channel.name, self)
+            if channel.name != EVERYBODY:
+                self.broker.unsubscribe(channel.name)
 
     def leave_all(self, subscriber: Subscriber) -> None:
         """Take a connection out of every topic, and its loops with it."""
@@ -241,7 +325,38 @@ class Channels:
         for listener in list(subscriber.listeners):
             listener.stop()
 
-    def _receive(self, name: str, event: Event) -> None:
-        channel = self._channels.get(name)
+    # -- for the broker
+
+    def deliver(self, topic: str, event: Event) -> None:
+        channel = self._channels.get(topic)
         if channel is not None:
             channel.receive(event)
+
+    def heard(self, process: str, note: bytes) -> None:
+        self.presence.heard(process, note)
+
+    def appeared(self, process: str) -> None:
+        self.presence.appeared(process)
+
+    def gone(self, process: str) -> None:
+        self.presence.gone(process)
+
+    def unreadable(self, where: str, why: object) -> None:
+        """Count what nobody can read; say so at most once a second."""
+        self.counters["unreadable"] += 1
+        if time.monotonic() - self._said >= 1:
+            self._said = time.monotonic()
+            count = self.counters["unreadable"]
+            log.warning("%s: a message cannot be read (%s); %d so far", where, why, count)
+
+    # -- for the presence
+
+    def present(self, topic: str) -> Iterable[tuple[str, object]]:
+        channel = self._channels.get(topic)
+        members = channel.members.values() if channel is not None else ()
+        return [(each.subscriber.id, each.presence) for each in members if each.announced]
+
+    def find(self, topic: str, id: str) -> tuple[Any] | None:
+        channel = self._channels.get(topic)
+        member = channel.members.get(id) if channel is not None else None
+        return (member.presence,) if member is not None and member.announced else None

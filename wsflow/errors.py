@@ -107,6 +107,14 @@ class Disconnected(Exception):
         self.end = end
 
 
+class BrokerError(Exception):
+    """The broker that carries topics between processes cannot do what was asked.
+
+    Either it was away for longer than ``publish_timeout``, or it refused. It says which, and
+    whether what was published may have arrived nonetheless.
+    """
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """One thing that is wrong with a declaration: where, what about, why, and what to do."""

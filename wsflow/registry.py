@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsflow.channels import Channels, Subscriber
+from wsflow.channels import EVERYBODY, Channels, Subscriber
 from wsflow.codec import CODECS, Codec
 from wsflow.connection import Connection
 from wsflow.declare.markers import TopicOptions
-from wsflow.topics import Topic, TopicType, excluded_ids
-
-EVERYBODY = ""
-"""The name of the topic of all connections; no declared topic can have it."""
+from wsflow.topic_type import TopicType
+from wsflow.topics import Topic, excluded_ids
 
 
 @dataclass
@@ -35,6 +33,7 @@ class Directory:
     def add(self, connection: Connection, subscriber: Subscriber) -> None:
         """Make an accepted connection known, and have it hear broadcasts."""
         self.connections[connection.id] = connection
+        self.channels.accepted(subscriber)
         self.channels.join(EVERYBODY, TopicOptions(), subscriber)
 
     def forget(self, id: str) -> None:
@@ -75,10 +74,30 @@ class Registry:
 
         Raises:
             TypeError: the message cannot be encoded.
+            BrokerError: the broker was away for longer than ``publish_timeout``, or refused.
         """
         kind = TopicType((object,), TopicOptions(), self._directory.codecs)
         envelope = kind.envelope(message, excluded_ids(exclude))
-        await self._directory.channels.broker.publish(EVERYBODY, envelope, 0)
+        await self._directory.channels.broker.publish(EVERYBODY, envelope, kind.options)
+
+    def counters(self) -> dict[str, int]:
+        """How this process does: what is now, and how often things have happened since it began.
+
+        Returns:
+            ``connections`` and ``topics`` that are there; ``waiting`` messages of topics for peers
+            that lag; ``dropped`` such messages, and connections ``closed`` because of that;
+            messages ``published``; ``unreadable`` ones from the broker; how often events of a
+            history were ``lost`` to who had joined, and how often the broker was ``reconnected``
+            to.
+        """
+        channels = self._directory.channels
+        return {
+            "connections": len(self),
+            "topics": len(channels),
+            "waiting": channels.waiting,
+            **channels.counters,
+            **channels.broker.counters,
+        }
 
     def topic(self, name: str, *types: Any) -> Topic[Any]:
         """A topic whose name is only known at run time.

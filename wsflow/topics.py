@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Generic, TypeVar
 
-import anyio
-import msgspec
-
-from wsflow.brokers.base import Envelope, Event
 from wsflow.channels import Channels, Listener, Membership, Subscriber
-from wsflow.codec import CODECS, Codec, decode_or_refuse, runtime_classes
 from wsflow.connection import Connection
-from wsflow.declare.markers import EventId, TopicOptions
-from wsflow.errors import Disconnected
+from wsflow.errors import BrokerError, Disconnected
+from wsflow.loops import MemberJoined, MemberLeft, MembersLoop, MessageLoop, TopicMember
+from wsflow.presence import Observer
+from wsflow.topic_type import TopicType
 
 M = TypeVar("M")
-
-# What stands in an encoded payload until the broker has given the event its id. Random, so that no
-# message can hold it by accident or on purpose.
-_ID_TOKEN = os.urandom(12).hex()
-
-
-@dataclass(frozen=True, slots=True)
-class TopicMember:
-    """Somebody who has joined a topic.
-
-    Attributes:
-        id: the connection's id.
-        presence: what it joined with, None if nothing.
-    """
-
-    id: str
-    presence: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,76 +22,27 @@ class Joined:
 
     Attributes:
         recovered: whether all events after the given one were replayed. False if none was given,
-            or if the history no longer reaches back to it.
+            or if the history no longer reaches back to it, or was lost.
     """
 
     recovered: bool
 
 
 @dataclass(frozen=True, slots=True)
-class TopicType:
-    """What a topic carries, and how; worked out once.
+class TopicCounters:
+    """What this process knows of a topic's members; see ``Topic.counters``.
 
     Attributes:
-        types: the message types.
-        options: history and lag.
-        codecs: the codecs that events are encoded in.
+        joined: members in this process.
+        lagging: those of them that have messages waiting.
+        waiting: messages that wait for them.
+        dropped: messages that those who are members now did not get, because they lagged.
     """
 
-    types: tuple[Any, ...]
-    options: TopicOptions
-    codecs: tuple[Codec, ...]
-
-    @property
-    def classes(self) -> tuple[type, ...]:
-        return _classes(self.types)
-
-    def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
-        """Encode a message, once per codec."""
-        token = None
-        kind: Any = type(message)
-        if self.options.history and (field := event_id_field(kind)):
-            token = _ID_TOKEN
-            change: Any = (
-                msgspec.structs.replace
-                if isinstance(message, msgspec.Struct)
-                else dataclasses.replace
-            )
-            message = change(message, **{field: token})
-        frames = {codec.name: codec.frame(message) for codec in self.codecs}
-        return Envelope(frames, exclude, token)
-
-    def decode(self, event: Event) -> Any:
-        """The message of an event, for those who iterate the topic in the process."""
-        codec = self.codecs[0]
-        frame = event.frame(codec.name)
-        if frame.raw:
-            return frame.payload.decode() if frame.text else frame.payload
-        return decode_or_refuse(_decoder(codec.name, self.types), frame.payload)
-
-
-@lru_cache(maxsize=1024)
-def _classes(types: tuple[Any, ...]) -> tuple[type, ...]:
-    found = tuple({cls for kind in types for cls in runtime_classes(kind)})
-    return (object,) if float in found and int not in found and len(found) == 1 else found
-
-
-@lru_cache(maxsize=1024)
-def _decoder(codec: str, types: tuple[Any, ...]) -> Callable[[bytes], Any]:
-    return CODECS[codec].decoder(Union[types])  # noqa: UP007
-
-
-@lru_cache(maxsize=1024)
-def event_id_field(kind: Any) -> str | None:
-    """The field of a Struct or dataclass that is marked with ``EventId()``."""
-    if not (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):
-        return None
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        if get_origin(hint) is Annotated and any(
-            isinstance(mark, EventId) for mark in get_args(hint)[1:]
-        ):
-            return name
-    return None
+    joined: int = 0
+    lagging: int = 0
+    waiting: int = 0
+    dropped: int = 0
 
 
 class Topic(Generic[M]):
@@ -149,15 +77,19 @@ class Topic(Generic[M]):
     async def join(self, presence: object = None, after: str | None = None) -> Joined:
         """Have what is published sent to this connection, until it leaves or ends.
 
-        Joining again changes the presence and nothing else: nothing is replayed to a member.
-        Before the handshake is accepted, messages wait, bounded by the topic's backlog.
+        What is published once it has returned is received. Joining again changes the presence and
+        nothing else: nothing is replayed to a member. Before the handshake is accepted, messages
+        wait, bounded by the topic's backlog. Cancelled, it may have joined; the connection's end
+        undoes that.
 
         Args:
-            presence: what ``members`` tells of this connection.
+            presence: what ``members`` tells of this connection: anything that msgspec encodes.
             after: an event id: what came after it is replayed first, then it goes live, with no
-                gap and nothing twice. Needs a topic with ``history``.
+                gap and nothing twice. Needs a topic with ``history``; ``""`` is as None.
 
         Raises:
+            BrokerError: the broker was away for longer than ``publish_timeout``.
+            TypeError: the presence cannot be encoded.
             RuntimeError: there is no connection here (in a ``lifespan``, in ``Registry.topic`` of
                 a ``lifespan``): only a connection can join.
             Disconnected: the connection has ended.
@@ -165,26 +97,31 @@ class Topic(Generic[M]):
         subscriber = self._connected("join")
         if subscriber.end is not None:
             raise Disconnected(subscriber.end)
+        self._channels.presence.learn(presence)
         membership = self._channels.join(self.name, self._type.options, subscriber, presence)
-        if membership is None or not after:
+        if membership is None:
             return Joined(recovered=False)
-        return await self._replay(membership, after)
-
-    async def _replay(self, membership: Membership, after: str) -> Joined:
-        membership.held = []
-        seen: set[str] = set()
+        if after:
+            membership.held = []
         try:
-            replay = await self._channels.broker.replay(self.name, after)
-            codec = membership.subscriber.codec.name
-            for event in replay.events:
-                seen.add(event.id)
-                membership.subscriber.outbox.deliver(membership, event.frame(codec), replayed=True)
+            await self._channels.broker.subscribed(self.name)
+            return Joined(await self._replay(membership, after) if after else False)
+        except BrokerError:
+            membership.channel.leave(membership)
+            raise
+
+    async def _replay(self, membership: Membership, after: str) -> bool:
+        """Send what came after an event, then what came meanwhile. Returns whether it was all."""
+
+        def begin() -> None:
+            membership.held = []  # what came before is part of the replay
+
+        try:
+            replay = await self._channels.broker.replay(self.name, after, begin)
+            membership.replay(replay.events)
         finally:
-            held, membership.held = membership.held, None
-            for event in held:
-                if event.id not in seen:
-                    membership.receive(event)
-        return Joined(replay.recovered)
+            membership.go_live()
+        return replay.recovered
 
     async def leave(self) -> None:
         """Stop receiving. Leaving what was not joined changes nothing.
@@ -220,19 +157,58 @@ class Topic(Generic[M]):
 
         Raises:
             TypeError: the message is not of the topic's type, or cannot be encoded.
+            BrokerError: the broker was away for longer than ``publish_timeout``, or refused. Unless
+                that says so, nobody has got the message. Cancelled, it may have been published.
         """
         if not isinstance(message, self._type.classes):
             names = " | ".join(getattr(kind, "__name__", str(kind)) for kind in self._type.types)
             raise TypeError(f"topic {self.name!r} carries {names}, not {type(message).__name__}")
         envelope = self._type.envelope(message, excluded_ids(exclude))
-        return await self._channels.broker.publish(self.name, envelope, self._type.options.history)
+        return await self._channels.broker.publish(self.name, envelope, self._type.options)
 
     async def members(self) -> list[TopicMember]:
-        """Who has joined, in every process: connections whose handshake is accepted."""
+        """Who has joined, in every process: connections whose handshake is accepted.
+
+        Those of a process that was killed are listed until it has been silent for three seconds.
+
+        Raises:
+            BrokerError: the broker was away for longer than ``publish_timeout``, so that other
+                processes could not be asked.
+        """
+        presence = self._channels.presence
+        user: object = self._channels if self._channels.get(self.name) else object()
+        roster = presence.use(self.name, user)
+        try:
+            await presence.complete(roster)
+            return [TopicMember(id, value) for id, value in presence.members(roster)]
+        finally:
+            if user is not self._channels:
+                presence.release(self.name, user)
+
+    def watch_members(self) -> AsyncIterator[MemberJoined | MemberLeft]:
+        """Iterate who comes and who goes, in every process.
+
+        It begins with those who are there, ``earlier``. Everybody is told of once, and once more
+        for each change; a visit that is over before the loop comes to it is left out. Joining is
+        not needed. Cancelling it is safe.
+
+        Raises:
+            BrokerError: as ``members``, when the loop begins.
+        """
+        presence = self._channels.presence
+        return MembersLoop(presence, Observer(presence, self.name, self._subscriber))
+
+    def counters(self) -> TopicCounters:
+        """How the topic's members in this process keep up."""
         channel = self._channels.get(self.name)
-        if channel is None:
-            return []
-        return [TopicMember(each.subscriber.id, each.presence) for each in channel.present()]
+        members = list(channel.members.values()) if channel else []
+        waiting = [len(each.waiting) for each in members]
+        return TopicCounters(
+            joined=len(members),
+            lagging=sum(map(bool, waiting)),
+            waiting=sum(waiting),
+            dropped=sum(each.dropped for each in members),
+        )
 
     def __aiter__(self) -> AsyncIterator[M]:
         """Iterate what is published: from the moment the producer starts, elsewhere from here on.
@@ -246,45 +222,11 @@ class Topic(Generic[M]):
         """
         listener = self._listener
         if listener is None or listener.looping:
-            return _Loop(self.name, self._type, self._listen(), keep=False)
-        return _Loop(self.name, self._type, listener, keep=True)
+            return MessageLoop(self.name, self._type, self._channels, self._listen(), keep=False)
+        return MessageLoop(self.name, self._type, self._channels, listener, keep=True)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
-
-
-class _Loop(AsyncIterator[M]):
-    """One ``async for`` over a topic: it listens as long as it exists, or the connection does.
-
-    What a producer was given listens between its loops too: ``keep``.
-    """
-
-    def __init__(self, name: str, type: TopicType, listener: Listener, *, keep: bool) -> None:
-        self._name = name
-        self._type = type
-        self._listener = listener
-        self._keep = keep
-        listener.looping = True
-
-    async def __anext__(self) -> M:
-        listener = self._listener
-        while not listener.events:
-            if listener.lagged:
-                raise RuntimeError(
-                    f"this loop over topic {self._name!r} lags more than "
-                    f"{self._type.options.backlog} messages behind: raise backlog, or choose "
-                    "what to drop with when_full"
-                )
-            more = anyio.Event()
-            listener.wake = more.set
-            await more.wait()
-        message: M = self._type.decode(listener.events.popleft())
-        return message
-
-    def __del__(self) -> None:
-        self._listener.looping = False
-        if not self._keep:
-            self._listener.stop()
 
 
 def excluded_ids(exclude: Connection | Iterable[Connection] | None) -> frozenset[str]:

@@ -259,9 +259,8 @@ async def test_a_replay_may_be_longer_than_the_backlog(when_full: Any) -> None:
             assert [await peer.receive(int) for _ in range(200)] == list(range(1, 201))
             await peer.receive_nothing(0.01)
         epoch = first.partition("-")[0]
-        assert not (
-            await server._app.directory.channels.broker.replay("news", epoch + "-" + "9" * 5000)
-        ).recovered
+        broker = server._app.directory.channels.broker
+        assert not (await broker.replay("news", f"{epoch}-{'9' * 5000}", lambda: None)).recovered
 
 
 async def test_sending_to_others_who_have_left() -> None:

@@ -1,17 +1,23 @@
-"""What carries topics, and what it carries.
+"""What carries topics between the processes of an app, and what it carries.
 
-A broker gives each event of a topic with history an id, keeps the last ones, and hands every event
-to the process's ``deliver``, in one order per topic.
+A broker hands every event of a topic to each process that has subscribed to it, in one order per
+publisher; on a topic with history in one order for all, with an id that the broker gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, final
 
 from wsflow.codec import CODECS
+from wsflow.declare.markers import TopicOptions
 from wsflow.transports.frames import Frame
+
+
+class UnreadableError(Exception):
+    """What came from the broker is nothing that wsflow has sent: why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +49,47 @@ class Event:
         self._frames = envelope.frames if token is None else {}
 
     def frame(self, codec: str) -> Frame:
-        """The frame for peers of this codec, built once, with the id in its place."""
+        """The frame for peers of this codec, built once, with the id in its place.
+
+        Raises:
+            UnreadableError: there is no payload for them.
+        """
         frame = self._frames.get(codec)
         if frame is None:
+            raw = self.envelope.frames.get(codec)
+            if raw is None:
+                raise UnreadableError(f"it has no payload in {codec}")
             encode = CODECS[codec].encode
-            raw = self.envelope.frames[codec]
             payload = raw.payload.replace(encode(self.envelope.id_token), encode(self.id), 1)
-            frame = Frame(payload, raw.text)
+            frame = Frame(payload, raw.text, raw.raw)
             self._frames = {**self._frames, codec: frame}
         return frame
+
+
+_MARK = re.compile(r"([0-9a-f]{1,32})((?:-[0-9]{1,20}){1,2})")
+
+
+class Mark(NamedTuple):
+    """A place in the history of a topic. As text it is an event id.
+
+    Attributes:
+        epoch: which history: one that was lost and begun anew has another.
+        order: the place in it; empty before the first event.
+    """
+
+    epoch: str = ""
+    order: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return "-".join([self.epoch, *map(str, self.order)])
+
+    @staticmethod
+    def parse(id: str) -> Mark | None:
+        """The mark that an event id names; None if it is none that a broker gave."""
+        found = _MARK.fullmatch(id)
+        if found is None:
+            return None
+        return Mark(found[1], tuple(int(part) for part in found[2][1:].split("-")))
 
 
 class Replay(NamedTuple):
@@ -66,21 +104,88 @@ class Replay(NamedTuple):
     events: Sequence[Event]
 
 
-Deliver = Callable[[str, Event], None]
-"""Takes a topic's name and an event to this process's joined connections; never waits."""
+class Receiver(Protocol):
+    """A process's side of its topics, to which a broker reports. Nothing here waits."""
+
+    def deliver(self, topic: str, event: Event) -> None:
+        """An event of a topic that is subscribed to."""
+
+    def unreadable(self, where: str, why: object) -> None:
+        """Something came that no wsflow has sent."""
+
+    def heard(self, process: str, note: bytes) -> None:
+        """Another process tells something."""
+
+    def appeared(self, process: str) -> None:
+        """Another process is there; or was, and may have missed what it was told."""
+
+    def gone(self, process: str) -> None:
+        """Another process has ended, in order or not."""
 
 
 class Broker(Protocol):
     """Carries topics between the processes of an app."""
 
-    async def publish(self, topic: str, envelope: Envelope, history: int) -> str:
-        """Send to all processes, keep the last ``history``; return the id, "" without history."""
+    @property
+    def processes(self) -> Collection[str]:
+        """The other processes of the app that are known to be there."""
 
-    async def replay(self, topic: str, after: str) -> Replay:
-        """What the history of ``topic`` holds after the event ``after``."""
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often things have happened: ``published``, ``lost`` and ``reconnected``."""
 
-    def subscribe(self, topic: str) -> None:
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerError: it cannot be reached.
+        """
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+    def subscribe(self, topic: str, options: TopicOptions) -> None:
         """The first connection of this process has joined ``topic``."""
+
+    async def subscribed(self, topic: str) -> None:
+        """Wait until what is published to ``topic`` from now on will be delivered.
+
+        Raises:
+            BrokerError: the broker is away.
+        """
 
     def unsubscribe(self, topic: str) -> None:
         """The last connection of this process has left ``topic``."""
+
+    async def publish(self, topic: str, envelope: Envelope, options: TopicOptions) -> str:
+        """Send to all processes, and keep it if ``options`` say so.
+
+        Returns:
+            The event's id, ``""`` on a topic without history.
+
+        Raises:
+            BrokerError: the broker is away, or refuses.
+        """
+
+    async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
+        """What came after the event ``after``, on a topic that is subscribed to.
+
+        Args:
+            topic: its name.
+            after: an event id.
+            begin: called once. What is delivered from then on is later than what is replayed.
+
+        Raises:
+            BrokerError: the broker is away.
+        """
+
+    def tell(self, process: str, note: bytes) -> None:
+        """Tell another process something, or with ``""`` all of them. Nobody knows if it arrives:
+        ``appeared`` is called again for a process that may have missed something."""
+
+    async def settled(self) -> None:
+        """Wait until ``processes`` is complete.
+
+        Raises:
+            BrokerError: the broker is away.
+        """

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 
-from wsflow.brokers.base import Deliver, Envelope, Event, Replay
+import anyio
+
+from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay
+from wsflow.declare.markers import TopicOptions
 
 MAX_STREAMS = 10_000
 """Topics whose history is kept; beyond it, the one whose last event is oldest is forgotten."""
@@ -17,51 +21,81 @@ class _Stream:
     def __init__(self) -> None:
         self.epoch = os.urandom(4).hex()
         self.last = 0
-        self.events: deque[Event] = deque()
+        self.events: deque[tuple[float, Event]] = deque()
 
-    def add(self, envelope: Envelope, history: int) -> Event:
+    def add(self, envelope: Envelope, options: TopicOptions) -> Event:
         self.last += 1
-        event = Event(f"{self.epoch}-{self.last}", envelope)
-        self.events.append(event)
-        while len(self.events) > history:
+        event = Event(str(Mark(self.epoch, (self.last,))), envelope)
+        self.events.append((anyio.current_time(), event))
+        while len(self.events) > options.history:
             self.events.popleft()
         return event
 
-    def after(self, id: str) -> Replay:
-        epoch, _, number = id.partition("-")
-        if epoch != self.epoch or not (number.isascii() and number.isdecimal()):
+    def after(self, id: str, max_age: float) -> Replay:
+        oldest = anyio.current_time() - max_age if max_age else float("-inf")
+        while self.events and self.events[0][0] < oldest:
+            self.events.popleft()
+        mark = Mark.parse(id)
+        if mark is None or mark.epoch != self.epoch:
             return Replay(False, [])
-        missed = self.last - int(number[:20])
+        missed = self.last - mark.order[0]
         if not 0 <= missed <= len(self.events):
             return Replay(False, [])
-        return Replay(True, list(self.events)[len(self.events) - missed :])
+        return Replay(True, [event for _, event in list(self.events)[len(self.events) - missed :]])
 
 
 class MemoryBroker:
-    """Carries topics within one process."""
+    """Carries topics within one process.
 
-    def __init__(self, deliver: Deliver) -> None:
-        self._deliver = deliver
+    Args:
+        receiver: whom it delivers to.
+    """
+
+    processes = ()
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._options: dict[str, TopicOptions] = {}
+        self.counters = Counter(published=0, lost=0, reconnected=0)
 
-    async def publish(self, topic: str, envelope: Envelope, history: int) -> str:
-        if history:
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+    def subscribe(self, topic: str, options: TopicOptions) -> None:
+        self._options[topic] = options
+
+    async def subscribed(self, topic: str) -> None:
+        """It is: what is published is delivered at once."""
+
+    def unsubscribe(self, topic: str) -> None:
+        self._options.pop(topic, None)
+
+    async def publish(self, topic: str, envelope: Envelope, options: TopicOptions) -> str:
+        self.counters["published"] += 1
+        if options.history:
             stream = self._streams.setdefault(topic, _Stream())
             self._streams.move_to_end(topic)
             if len(self._streams) > MAX_STREAMS:
                 self._streams.popitem(last=False)
-            event = stream.add(envelope, history)
+            event = stream.add(envelope, options)
         else:
             event = Event("", envelope)
-        self._deliver(topic, event)
+        self._receiver.deliver(topic, event)
         return event.id
 
-    async def replay(self, topic: str, after: str) -> Replay:
-        stream = self._streams.get(topic)
-        return stream.after(after) if stream else Replay(False, [])
+    async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
+        begin()
+        stream, options = self._streams.get(topic), self._options.get(topic)
+        if stream is None or options is None:
+            return Replay(False, [])
+        return stream.after(after, options.max_age)
 
-    def subscribe(self, topic: str) -> None:
-        """Nothing to do: there is no other process."""
+    def tell(self, process: str, note: bytes) -> None:
+        """There is nobody to be told."""
 
-    def unsubscribe(self, topic: str) -> None:
-        """Nothing to do: there is no other process."""
+    async def settled(self) -> None:
+        """There is nobody to wait for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
@@ -52,14 +52,18 @@ class TopicOptions:
 
     Attributes:
         history: how many of the last events are kept for ``join(after=…)``; 0 keeps none.
+        max_age: how many seconds an event is kept; 0 for no limit.
         backlog: how many messages one peer may lag behind.
         when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
             ``drop_newest``, or keep only the ``latest``.
+        presence: the type of what connections join with, None if that is not declared.
     """
 
     history: int = 0
+    max_age: float = 0
     backlog: int = 1024
     when_full: WhenFull = "close"
+    presence: Any = None
 
 
 class TopicName:
@@ -70,10 +74,17 @@ class TopicName:
 
     Args:
         template: the name; ``{param}`` stands for a path parameter.
-        history: how many of the last events are kept for ``join(after=…)``.
+        history: how many of the last events are kept for ``join(after=…)``, by the broker.
+        max_age: how many seconds an event is kept at most; 0 for no limit but ``history``.
         backlog: how many messages one peer may lag behind.
         when_full: what happens beyond that: ``"close"`` with 1013, ``"drop_oldest"``,
             ``"drop_newest"``, or ``"latest"``.
+        presence: the type of what connections join with: ``members`` tells values of that type, of
+            connections to other processes too. Without it, types are known by what this process's
+            own connections have joined with.
+
+    Raises:
+        ValueError: a number is negative, or ``max_age`` is set and ``history`` is not.
     """
 
     __slots__ = ("options", "template")
@@ -83,11 +94,19 @@ class TopicName:
         template: str,
         *,
         history: int = 0,
+        max_age: float = 0,
         backlog: int = 1024,
         when_full: WhenFull = "close",
+        presence: Any = None,
     ) -> None:
+        if history < 0 or max_age < 0 or backlog < 0:
+            raise ValueError(f"topic {template!r}: history, max_age and backlog are 0 or more")
+        if max_age and not history:
+            raise ValueError(
+                f"topic {template!r} has max_age and no history: say how many events are kept, too"
+            )
         self.template = template
-        self.options = TopicOptions(history, backlog, when_full)
+        self.options = TopicOptions(history, max_age, backlog, when_full, presence)
 
 
 class EventId:

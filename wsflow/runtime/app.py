@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 from urllib.parse import urlsplit
 
 import anyio
 
+from wsflow.brokers.base import Broker, Receiver
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.channels import Channels
 from wsflow.connection import End
@@ -45,11 +46,13 @@ class App:
         overran: whether, in stopping, a connection was cut off because its time was over.
     """
 
-    def __init__(self, plan: AppPlan, limits: Limits) -> None:
+    def __init__(
+        self, plan: AppPlan, limits: Limits, broker: Callable[[Receiver], Broker] = MemoryBroker
+    ) -> None:
         self.plan = plan
         self.limits = limits
         self.directory = Directory(
-            Channels(MemoryBroker), declared=plan.declared_topic, codecs=plan.codecs
+            Channels(broker, plan.presence_type), declared=plan.declared_topic, codecs=plan.codecs
         )
         self.values: dict[Handler, Any] = {}
         self.sessions: dict[str, Session] = {}
@@ -69,25 +72,39 @@ class App:
     # -- running
 
     async def run(self, serve: Run) -> None:
-        """Enter the lifespans, ``serve``, end what connections are left, leave the lifespans.
+        """Connect to the broker and enter the lifespans, ``serve``, end what connections are left,
+        then go back.
 
         It is shielded: ``serve`` returning is what ends it, and ``abort_start`` before that.
 
         Raises:
-            Exception: what failed: a lifespan, a task of the injected TaskGroup, ``serve``.
+            Exception: what failed: the broker, a lifespan, a task of the injected TaskGroup,
+                ``serve``.
         """
         with anyio.CancelScope(shield=True):
             try:
+                if not await self._connect():
+                    return
                 if any(APP_TASK_GROUP in plan.call.sources for plan in self.plan.lifespans):
                     self._environment.task_group = await self._children.open_group()
                 await self._live(0, serve)
             except BaseException as exc:
                 self.fail(exc)
+            finally:
+                await self.directory.channels.broker.stop()
         if self._error is not None:
             raise self._error
 
+    async def _connect(self) -> bool:
+        """Connect to the broker. False if it was aborted."""
+        with anyio.CancelScope() as scope:
+            self._setting_up = scope
+            await self.directory.channels.start()
+        self._setting_up = None
+        return not scope.cancelled_caught
+
     def abort_start(self) -> None:
-        """Stop setting up the lifespans. Once they are set up, it changes nothing."""
+        """Stop connecting to the broker and setting up the lifespans. Later it changes nothing."""
         if self._setting_up is not None:
             self._aborted = True
             self._setting_up.cancel()

@@ -30,6 +30,12 @@ class Limits(WireLimits):
     max_connections_per_client: int = option(
         0, "Most connections from one client address; 0 for no limit.", group="Limits"
     )
+    publish_timeout: float = option(
+        10.0,
+        "Seconds that publishing, joining and asking who is there wait for a broker that is away; "
+        "0 to fail at once.",
+        group="Timeouts",
+    )
     origin: tuple[str, ...] = option(
         (),
         "Allow browsers' connections from pages of this origin, as in https://example.com, besides "

@@ -215,7 +215,7 @@ class Outbox:
         if self.clear:
             self._share(frame)
         elif self._dropping or self._refusing is not None:
-            self._lose(membership, 1)
+            self.dropped += 1
         elif replayed:
             membership.replayed += 1
             self._append(membership, frame)
@@ -243,21 +243,21 @@ class Outbox:
     def _overflow(self, membership: Membership, frame: Frame) -> None:
         policy = membership.options.when_full
         if policy == "close":
-            self._lose(membership, 1)
+            self._lose(membership)
             self._lagging(membership.channel.name)
             return
         if policy == "latest":
             while membership.waiting:
                 self._take(membership)
-                self._lose(membership, 1)
+                self._lose(membership)
         while policy == "drop_oldest" and membership.waiting and not self._fits(membership, frame):
             self._take(membership)
-            self._lose(membership, 1)
+            self._lose(membership)
         if self._fits(membership, frame):
             self._keep(membership, frame)
         else:
-            self._lose(membership, 1)
+            self._lose(membership)
 
-    def _lose(self, membership: Membership, count: int) -> None:
-        membership.dropped += count
-        self.dropped += count
+    def _lose(self, membership: Membership) -> None:
+        membership.channel.lose(membership)
+        self.dropped += 1

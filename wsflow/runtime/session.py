@@ -199,6 +199,8 @@ class Session:
             self.finish(ends.end_of(closing, accepted=self.accepted))
 
     def lagging(self, topic: str) -> None:
+        if self.end is None:
+            self._home.directory.channels.counters["closed"] += 1
         self.finish(End("slow", 1013, "the messages are not read fast enough"))
 
     # -- ending

@@ -15,6 +15,7 @@ from typing import Any, final
 import anyio
 from websockets.datastructures import Headers
 
+from wsflow.brokers import select
 from wsflow.declare.router import Router
 from wsflow.request import Address
 from wsflow.runtime.access import log_refusal
@@ -40,7 +41,8 @@ class Server:
     def __init__(self, plan: AppPlan, settings: Settings) -> None:
         self.plan = plan
         self.settings = settings
-        self.app = App(plan, settings)
+        broker = select.broker(settings.broker, settings.publish_timeout, plan.kept_topics)
+        self.app = App(plan, settings, broker)
         self.started = anyio.Event()
         self._stop = anyio.Event()
         self._now = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from wsflow.brokers.select import MEMORY
 from wsflow.runtime.limits import Limits
 from wsflow.transports.limits import SocketLimits, option
 
@@ -50,6 +51,15 @@ class Settings(Limits, SocketLimits):
         "Seconds for consumers to answer what was received when the server stops.",
         group="Timeouts",
     )
+    broker: str = option(
+        MEMORY,
+        "What carries topics between processes: redis://, rediss://, nats:// or tls:// and the "
+        "rest of its URL; memory:// for one process alone. Needs wsflow[redis] or wsflow[nats].",
+        group="Running",
+    )
+    workers: int = option(
+        1, "Processes that serve. More than one need a broker, or wsflow[cluster].", group="Running"
+    )
     loop: Literal["asyncio", "uvloop"] = option(
         "asyncio", "Event loop. uvloop needs wsflow[speed].", group="Running"
     )
@@ -81,6 +91,8 @@ class Settings(Limits, SocketLimits):
             raise ValueError(f"port is {self.port}: ports go up to 65535")
         if self.ssl_certfile is None and self.ssl_keyfile is not None:
             raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs both")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: nobody would serve")
         for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 0: nothing could be received")

@@ -9,8 +9,9 @@ from websockets.datastructures import Headers
 
 from wsflow.connection import Connection, End
 from wsflow.errors import Close, Disconnected
+from wsflow.loops import MemberJoined, MemberLeft, TopicMember
 from wsflow.request import Request
-from wsflow.topics import Joined, Topic, TopicMember
+from wsflow.topics import Joined, Topic, TopicCounters
 
 M = TypeVar("M")
 
@@ -72,7 +73,7 @@ class FakeTopic(Topic[M], Generic[M]):
 
     Args:
         messages: what ``async for`` over it yields.
-        members: what ``members`` tells.
+        members: what ``members`` tells, and ``watch_members``, as if they had just joined.
 
     Attributes:
         published: what was published, in order.
@@ -106,6 +107,13 @@ class FakeTopic(Topic[M], Generic[M]):
 
     async def members(self) -> list[TopicMember]:
         return self._members
+
+    async def watch_members(self) -> AsyncIterator[MemberJoined | MemberLeft]:
+        for member in self._members:
+            yield MemberJoined(member)
+
+    def counters(self) -> TopicCounters:
+        return TopicCounters(joined=int(self.joined))
 
     async def __aiter__(self) -> AsyncIterator[M]:
         for message in self._messages:

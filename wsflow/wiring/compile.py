@@ -11,7 +11,7 @@ from wsflow.codec import CODECS, JSON
 from wsflow.declare.router import Declared, Handler, Kind, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
-from wsflow.topics import TopicType
+from wsflow.topic_type import TopicType
 from wsflow.wiring.calls import Call
 from wsflow.wiring.functions import Functions, shape_problem
 from wsflow.wiring.place import Place

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from wsflow.codec import CODECS, Codec, Decoding
+from wsflow.declare.markers import TopicOptions
 from wsflow.declare.router import Handler
-from wsflow.topics import TopicType
+from wsflow.topic_type import TopicType
 from wsflow.wiring.calls import Call
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest, FromTopic
@@ -181,6 +182,20 @@ class AppPlan:
         """The codecs that some path allows."""
         used = {codec.name for details in self.routes for codec in details.plan.codecs}
         return tuple(codec for codec in CODECS.values() if codec.name in used)
+
+    @property
+    def kept_topics(self) -> dict[str, TopicOptions]:
+        """The options of the topics with history, by template."""
+        return {
+            topic.template: topic.type.options
+            for topic in self.topics
+            if topic.type.options.history
+        }
+
+    def presence_type(self, name: str) -> Any:
+        """The declared type of a topic's presences, None if there is none."""
+        declared = self.declared_topic(name)
+        return declared.options.presence if declared is not None else None
 
     def declared_topic(self, name: str) -> TopicType | None:
         """The type of the declared topic whose template makes ``name``."""

@@ -13,7 +13,8 @@ from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, TopicName
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, Parameter, members, type_name
 from wsflow.errors import Problem
-from wsflow.topics import Topic, TopicType
+from wsflow.topic_type import TopicType
+from wsflow.topics import Topic
 from wsflow.wiring.calls import Call
 from wsflow.wiring.messages import is_message, unknown_type
 from wsflow.wiring.place import Place, name_a_parameter, name_problem

@@ -24,7 +24,8 @@ from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.errors import Reject
 from wsflow.registry import Registry
 from wsflow.request import Request
-from wsflow.topics import Topic, TopicType, fill_name
+from wsflow.topic_type import TopicType
+from wsflow.topics import Topic, fill_name
 
 
 class Environment(Protocol):

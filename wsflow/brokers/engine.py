@@ -1,0 +1,134 @@
+"""What a client of Redis or NATS has to do, so that a broker can stand on it.
+
+An engine makes links. A link is one established connection to the server; it does not reconnect,
+and once it is lost everything on it fails with ``LinkLostError``. What survives that is in
+``remote.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from wsflow.brokers.base import Mark
+from wsflow.declare.markers import TopicOptions
+
+
+class LinkLostError(Exception):
+    """The connection to the broker is lost, or cannot be made: why."""
+
+
+class Stamp(NamedTuple):
+    """Where a live event stands in its topic's history.
+
+    Attributes:
+        mark: its own place.
+        previous: the place of the event before it; empty if the history has none.
+    """
+
+    mark: Mark
+    previous: tuple[int, ...]
+
+
+class Stored(NamedTuple):
+    """A part of a topic's history.
+
+    Attributes:
+        complete: whether nothing is missing between the mark that was asked for and the entries.
+        entries: oldest first.
+    """
+
+    complete: bool
+    entries: Sequence[tuple[Mark, bytes]]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A message that is being published.
+
+    Attributes:
+        key: what it is known by, if it must be sent again.
+        again: whether an earlier attempt may have gone through.
+        age: seconds since the first attempt.
+    """
+
+    key: str
+    again: bool = False
+    age: float = 0.0
+
+
+class Sink(Protocol):
+    """Whom a link reports to; synchronous."""
+
+    def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
+        """A message on a topic; with a stamp if the topic has history."""
+
+    def told(self, data: bytes) -> None:
+        """A note from another process."""
+
+    def unreadable(self, where: str, why: object) -> None:
+        """Something came that no wsflow has sent."""
+
+
+class Link(Protocol):
+    """One connection to the broker's server. Every coroutine here may raise LinkLostError."""
+
+    async def lost(self) -> None:
+        """Wait until the connection is lost.
+
+        Raises:
+            LinkLostError: always.
+        """
+
+    async def ping(self) -> None:
+        """Wait until the server has answered on all that the link consists of."""
+
+    async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
+        """Return when the server has it."""
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Return when it is on its way."""
+
+    async def publish(
+        self, topic: str, data: bytes, options: TopicOptions, attempt: Attempt
+    ) -> str:
+        """Return the event's id when the server has it; "" without history.
+
+        Raises:
+            BrokerError: the server refuses it.
+        """
+
+    async def last(self, topic: str, options: TopicOptions) -> Mark:
+        """The place of a topic's last event."""
+
+    async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
+        """The events that are later than ``after`` and not later than ``upto``."""
+
+    def tell(self, process: str, data: bytes) -> None:
+        """Send a note to a process, or with "" to all; it may be lost."""
+
+    async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
+        """Leave word at the server of which topics have history, by template."""
+
+    async def declared(self) -> Mapping[str, TopicOptions]:
+        """What others have declared."""
+
+    async def close(self) -> None:
+        """Close the connection, whatever state it is in. Raises nothing."""
+
+
+class Engine(Protocol):
+    """Makes links to one server."""
+
+    @property
+    def address(self) -> str:
+        """The server's URL without its password, for people."""
+
+    async def connect(self, sink: Sink, process: str) -> Link:
+        """Connect. ``process`` is the name that notes are sent to.
+
+        Raises:
+            LinkLostError: that does not work now.
+            BrokerError: it will not work without somebody's doing.
+        """

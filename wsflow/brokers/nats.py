@@ -1,0 +1,303 @@
+"""NATS: topics are subjects, history is kept by JetStream.
+
+All topics with the same ``history`` and ``max_age`` share a stream, which republishes what it has
+stored, with the place of each event and of the one before it. Live events are heard from there, by
+plain subscriptions; a consumer is never made. What was missed is read directly from the stream.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from wsflow.brokers.base import Mark
+from wsflow.brokers.engine import Attempt, Sink, Stamp, Stored
+from wsflow.brokers.nats_connection import (
+    NatsConnection,
+    RefusedError,
+    read_answer,
+    status,
+    to_json,
+)
+from wsflow.declare.markers import TopicOptions
+from wsflow.errors import BrokerError
+
+PAGE = 500
+"""Events that are read from a history at once."""
+
+_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+@final
+class NatsEngine:
+    """Connects to NATS.
+
+    Args:
+        url: ``nats://`` or ``tls://``; several servers of a cluster with commas between them.
+            ``?prefix=`` in it is what all subjects begin with, ``wsflow`` by default, and
+            ``?replicas=`` how many servers of a cluster keep each history, 1 by default.
+
+    Raises:
+        ValueError: the URL is none.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._servers = []
+        shown = []
+        query: dict[str, list[str]] = {}
+        for server in url.split(","):
+            parts = urlsplit(server if "://" in server else f"nats://{server}")
+            query |= parse_qs(parts.query)
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("it names no host")
+            self._servers.append(urlunsplit(parts._replace(query="")))
+            shown.append(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+        self.address = ",".join(shown)
+        self.prefix = query.get("prefix", ["wsflow"])[0]
+        self.replicas = int(query.get("replicas", ["1"])[0])
+        if not self.prefix or set(self.prefix) - _SAFE:
+            raise ValueError(f"prefix is {self.prefix!r}: letters, digits, _ and - may be in it")
+
+    async def connect(self, sink: Sink, process: str) -> NatsLink:
+        connection = NatsConnection()
+        link = NatsLink(connection, sink, self.prefix, self.replicas)
+        try:
+            await connection.connect(random.choice(self._servers))
+            await link.begin(process)
+        except BaseException:
+            await connection.close()
+            raise
+        return link
+
+
+@final
+class NatsLink:
+    """Topics over a connection to NATS."""
+
+    def __init__(self, connection: NatsConnection, sink: Sink, prefix: str, replicas: int) -> None:
+        self._connection = connection
+        self._sink = sink
+        self._prefix = prefix
+        self._replicas = replicas
+        self._subscriptions: dict[str, Subscription] = {}
+        self._topics: dict[str, str] = {}  # by subject
+        self._epochs: dict[str, str] = {}  # by stream
+        self.lost = connection.lost
+        self.close = connection.close
+        self.ping = connection.ping
+
+    async def begin(self, process: str) -> None:
+        """Have notes come in."""
+        for subject in (f"{self._prefix}.c", f"{self._prefix}.c.{process}"):
+            await self._connection.subscribe(subject, self._told)
+        await self.ping()
+
+    async def _told(self, message: Msg) -> None:
+        self._sink.told(message.data)
+
+    def tell(self, process: str, data: bytes) -> None:
+        subject = f"{self._prefix}.c.{process}" if process else f"{self._prefix}.c"
+        self._connection.note(subject, data)
+
+    # -- topics
+
+    def _subject(self, kind: str, topic: str, options: TopicOptions) -> str:
+        """Where a topic is: ``t`` plain, ``s`` to be stored, ``l`` stored and live."""
+        if options.history:
+            return f"{self._prefix}.{kind}.{_class(options)}.{_token(topic)}"
+        return f"{self._prefix}.t.{_token(topic)}"
+
+    def _stream(self, options: TopicOptions) -> str:
+        return f"{self._prefix}_{_class(options)}"
+
+    async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
+        for topic, options in topics.items():
+            if options.history:
+                await self._ensure_stream(options)
+            subject = self._subject("l", topic, options)
+            if topic not in self._subscriptions:
+                self._topics[subject] = topic
+                handle = self._live if options.history else self._plain
+                self._subscriptions[topic] = await self._connection.subscribe(subject, handle)
+        await self.ping()
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            subscription = self._subscriptions.pop(topic, None)
+            if subscription is not None:
+                self._topics.pop(subscription.subject, None)
+                await self._connection.unsubscribe(subscription)
+
+    async def _plain(self, message: Msg) -> None:
+        if (topic := self._topics.get(message.subject)) is not None:
+            self._sink.arrived(topic, None, message.data)
+
+    async def _live(self, message: Msg) -> None:
+        topic = self._topics.get(message.subject)
+        if topic is None:
+            return
+        headers = message.headers or {}
+        try:
+            stream = headers["Nats-Stream"]
+            order = (int(headers["Nats-Sequence"]),)
+            previous = int(headers["Nats-Last-Sequence"])
+        except (KeyError, ValueError):
+            self._sink.unreadable(f"topic {topic!r}", "it did not come out of the history")
+            return
+        mark = Mark(self._epochs.get(stream, ""), order)
+        self._sink.arrived(topic, Stamp(mark, (previous,) if previous else ()), message.data)
+
+    async def publish(
+        self, topic: str, data: bytes, options: TopicOptions, attempt: Attempt
+    ) -> str:
+        subject = self._subject("s", topic, options)
+        if not options.history:
+            await self._connection.send(subject, data)
+            await self.ping()
+            return ""
+        await self._ensure_stream(options)
+        headers = {"Nats-Msg-Id": attempt.key}
+        answer = await self._connection.ask(subject, data, headers)
+        if status(answer) == "503":  # the stream has been lost since
+            self._epochs.clear()
+            await self._ensure_stream(options)
+            answer = await self._connection.ask(subject, data, headers)
+        stored = read_answer(answer)
+        return str(Mark(self._epochs.get(stored["stream"], ""), (stored["seq"],)))
+
+    # -- history
+
+    async def _ensure_stream(self, options: TopicOptions) -> None:
+        """See to it that there is the stream for topics with these options."""
+        name = self._stream(options)
+        if name in self._epochs:
+            return
+        await self._make_stream(
+            name,
+            subjects=[f"{self._prefix}.s.{_class(options)}.>"],
+            # The one before the oldest says that nothing is missing.
+            max_msgs_per_subject=options.history + 1,
+            max_age=int(options.max_age * 1e9),
+            republish={
+                "src": f"{self._prefix}.s.{_class(options)}.>",
+                "dest": f"{self._prefix}.l.{_class(options)}.>",
+            },
+        )
+        await self._look_at_stream(name)
+
+    async def _make_stream(self, name: str, **config: Any) -> None:
+        config = {
+            "name": name,
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "num_replicas": self._replicas,
+            "allow_direct": True,
+            **config,
+        }
+        try:
+            await self._connection.api(f"STREAM.INFO.{name}")
+        except RefusedError as exc:
+            if exc.code != RefusedError.NO_STREAM:
+                raise
+            await self._connection.api(f"STREAM.CREATE.{name}", config)
+
+    async def _look_at_stream(self, name: str) -> None:
+        """Learn the epoch of a stream: when it was made."""
+        info = await self._connection.api(f"STREAM.INFO.{name}")
+        made = datetime.datetime.fromisoformat(info["created"][:26].rstrip("Z") + "+00:00")
+        self._epochs[name] = f"{int(made.timestamp() * 1e6):x}"
+
+    async def last(self, topic: str, options: TopicOptions) -> Mark:
+        name = self._stream(options)
+        await self._ensure_stream(options)
+        await self._look_at_stream(name)
+        subject = self._subject("s", topic, options)
+        try:
+            found = await self._connection.api(f"STREAM.MSG.GET.{name}", {"last_by_subj": subject})
+        except RefusedError as exc:
+            if exc.code != RefusedError.NO_MESSAGE:
+                raise
+            return Mark(self._epochs[name])
+        return Mark(self._epochs[name], (found["message"]["seq"],))
+
+    async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
+        subject = self._subject("s", topic, options)
+        start = after.order[0] if after.order else 0
+        entries: list[tuple[Mark, bytes]] = []
+        while True:
+            page = await self._page(self._stream(options), subject, start)
+            entries += [
+                (Mark(upto.epoch, (number,)), data)
+                for number, data in page
+                if number <= upto.order[0]
+            ]
+            if len(page) < PAGE or page[-1][0] >= upto.order[0]:
+                break
+            start = page[-1][0] + 1
+        complete = bool(entries) and entries[0][0] == after
+        return Stored(complete, entries[1:] if complete else entries)
+
+    async def _page(self, stream: str, subject: str, start: int) -> list[tuple[int, bytes]]:
+        """Read up to ``PAGE`` events from a place on, by one request with many answers."""
+        page: list[tuple[int, bytes]] = []
+
+        def take(answer: Msg) -> bool:
+            if status(answer):  # the end of them
+                return True
+            page.append((int((answer.headers or {})["Nats-Sequence"]), answer.data))
+            return False
+
+        request = {"seq": start, "next_by_subj": subject, "batch": PAGE}
+        await self._connection.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
+        return page
+
+    # -- declarations
+
+    async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
+        if not topics:
+            return
+        name = f"{self._prefix}_declared"
+        await self._make_stream(name, subjects=[f"{self._prefix}.d.*"], max_msgs_per_subject=1)
+        for template, options in topics.items():
+            value = to_json([template, options.history, options.max_age])
+            read_answer(
+                await self._connection.ask(f"{self._prefix}.d.{_token(template, '')}", value)
+            )
+
+    async def declared(self) -> Mapping[str, TopicOptions]:
+        name, subject = f"{self._prefix}_declared", f"{self._prefix}.d.*"
+        try:
+            await self._connection.api(f"STREAM.INFO.{name}")
+        except BrokerError:
+            return {}  # without JetStream, or without topics with history
+        found = {}
+        for _, data in await self._page(name, subject, 0):
+            template, history, max_age = msgspec.json.decode(data, type=tuple[str, int, float])
+            found[template] = TopicOptions(history, max_age)
+        return found
+
+
+def _class(options: TopicOptions) -> str:
+    """What topics share that are kept alike."""
+    return f"{options.history}_{int(options.max_age * 1000)}"
+
+
+def _token(name: str, between: str = ".") -> str:
+    """A topic's name as a subject: no wildcard, no empty part, and no two alike."""
+    parts = name.split(".") if between else [name]
+    return ".".join(_quote(part) or "%" for part in parts)
+
+
+def _quote(part: str) -> str:
+    return "".join(
+        char if char in _SAFE else "".join(f"%{byte:02X}" for byte in char.encode())
+        for char in part
+    )

@@ -1,0 +1,284 @@
+"""A connection of nats-py, whose requests fail at once when it is lost.
+
+nats-py leaves them to their time limit. Here each answer is expected under a number in the
+connection's inbox, and what waits for a PONG shares one PING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, final
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import AuthorizationError, Error, MaxPayloadError, SlowConsumerError
+
+from wsflow.brokers.engine import LinkLostError
+from wsflow.errors import BrokerError
+
+NO_LIMIT = 24 * 3600
+"""nats-py wants a time limit where wsflow has its own: seconds."""
+
+to_json = msgspec.json.encode
+
+
+class RefusedError(BrokerError):
+    """JetStream answers with an error.
+
+    Attributes:
+        code: its code.
+    """
+
+    NO_STREAM = 10059
+    NO_MESSAGE = 10037
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(f"the broker refuses: {why}")
+        self.code = code
+
+
+@final
+class NatsConnection:
+    """One connection. Its coroutines raise LinkLostError, and ``send`` BrokerError."""
+
+    def __init__(self) -> None:
+        self._client = Client()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox = self._client.new_inbox()
+        self._numbers = itertools.count()
+        self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
+        self._unconfirmed: list[asyncio.Future[None]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._notes: list[tuple[str, bytes]] = []
+        self._telling: asyncio.Task[None] | None = None
+
+    # -- its life
+
+    async def connect(self, server: str) -> None:
+        """Connect.
+
+        Raises:
+            LinkLostError: that does not work now.
+            BrokerError: it refuses the user.
+        """
+        try:
+            await self._client.connect(
+                server,
+                name="wsflow",
+                allow_reconnect=False,
+                connect_timeout=NO_LIMIT,
+                error_cb=self._error,
+                closed_cb=self._closed,
+            )
+        except AuthorizationError as exc:
+            raise BrokerError(f"it refuses the user or the password: {exc}") from None
+        except (Error, OSError, EOFError) as exc:
+            raise LinkLostError(str(exc) or type(exc).__name__) from None
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+
+    async def _error(self, exc: Exception) -> None:
+        if isinstance(exc, SlowConsumerError):
+            self._fail(LinkLostError("messages came faster than they could be handled"))
+        elif "permissions violation" in str(exc).lower():
+            self._fail(BrokerError(f"it refuses: {exc}"))
+        elif not self._client.is_connected:
+            self._fail(LinkLostError(str(exc)))
+
+    async def _closed(self) -> None:
+        self._fail(LinkLostError("the connection was closed"))
+
+    def _fail(self, exc: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(exc)
+            self._failure.exception()  # it is kept for ``lost``, which may never be called
+        lost = LinkLostError(str(exc))
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            answer(lost)
+        for waiting in self._unconfirmed:
+            settle(waiting, lost)
+        self._unconfirmed = []
+
+    async def lost(self) -> None:
+        """Wait until it is lost, and raise why."""
+        await asyncio.shield(self._failure)
+
+    async def close(self) -> None:
+        """Close it, whatever state it is in."""
+        self._fail(LinkLostError("closed"))
+        tasks = [task for task in (self._flushing, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        with contextlib.suppress(Error, OSError):
+            await self._client.close()
+
+    def _check(self) -> None:
+        if self._failure.done():
+            raise LinkLostError("the connection is closed")
+
+    # -- subscribing and publishing
+
+    async def subscribe(
+        self, subject: str, handle: Callable[[Msg], Awaitable[None]]
+    ) -> Subscription:
+        """Subscribe; the server has it when a later ``ping`` returns."""
+        self._check()
+        try:
+            return await self._client.subscribe(subject, cb=handle)
+        except (Error, OSError) as exc:
+            raise LinkLostError(str(exc)) from None
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Subscribe no more."""
+        self._check()
+        try:
+            await subscription.unsubscribe()
+        except (Error, OSError) as exc:
+            raise LinkLostError(str(exc)) from None
+
+    async def send(
+        self, subject: str, data: bytes, reply: str = "", headers: dict[str, Any] | None = None
+    ) -> None:
+        """Send; the server has it when a later ``ping`` returns."""
+        self._check()
+        try:
+            await self._client.publish(subject, data, reply=reply, headers=headers)
+        except MaxPayloadError:
+            raise BrokerError(
+                f"a message of {len(data)} bytes is more than the broker takes: raise its "
+                "max_payload"
+            ) from None
+        except (Error, OSError) as exc:
+            raise LinkLostError(str(exc)) from None
+
+    def note(self, subject: str, data: bytes) -> None:
+        """Send, in the order of the notes; they may be lost."""
+        self._notes.append((subject, data))
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell(), name="wsflow nats")
+
+    async def _tell(self) -> None:
+        try:
+            while self._notes:
+                notes, self._notes = self._notes, []
+                for subject, data in notes:
+                    await self.send(subject, data)
+        except (LinkLostError, BrokerError) as exc:
+            self._fail(exc)
+        finally:
+            self._telling = None
+
+    async def ping(self) -> None:
+        """Wait until the server has done all that was sent before."""
+        self._check()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unconfirmed.append(confirmed)
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(), name="wsflow nats")
+        await confirmed
+
+    async def _flush(self) -> None:
+        """One PING for all that wait at that moment."""
+        try:
+            while self._unconfirmed:
+                count = len(self._unconfirmed)
+                await self._client.flush(NO_LIMIT)
+                done, self._unconfirmed = self._unconfirmed[:count], self._unconfirmed[count:]
+                for waiting in done:
+                    settle(waiting, None)
+        except (Error, OSError) as exc:
+            self._fail(LinkLostError(str(exc)))
+        finally:
+            self._flushing = None
+
+    # -- requests
+
+    async def _answered(self, message: Msg) -> None:
+        answer = self._answers.get(message.subject.rpartition(".")[2])
+        if answer is not None:
+            answer(message)
+
+    async def gather(
+        self,
+        subject: str,
+        data: bytes,
+        take: Callable[[Msg], bool],
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        """Send a request, and give ``take`` its answers until it returns True."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def came(answer: Msg | Exception) -> None:
+            if isinstance(answer, Exception):
+                settle(done, answer)
+            elif take(answer):
+                settle(done, None)
+
+        self._check()
+        token = f"{next(self._numbers):x}"
+        self._answers[token] = came
+        try:
+            await self.send(subject, data, f"{self._inbox}.{token}", headers)
+            await done
+        finally:
+            self._answers.pop(token, None)
+
+    async def ask(self, subject: str, data: bytes, headers: dict[str, Any] | None = None) -> Msg:
+        """Send a request, and return its answer."""
+        answers: list[Msg] = []
+
+        def take(answer: Msg) -> bool:
+            answers.append(answer)
+            return True
+
+        await self.gather(subject, data, take, headers)
+        return answers[0]
+
+    async def api(self, what: str, request: dict[str, Any] | None = None) -> Any:
+        """Ask JetStream.
+
+        Raises:
+            BrokerError: it refuses, or is not there.
+        """
+        data = to_json(request) if request is not None else b""
+        return read_answer(await self.ask(f"$JS.API.{what}", data))
+
+
+def settle(future: asyncio.Future[None], exc: Exception | None) -> None:
+    """End somebody's waiting, if he still does."""
+    if future.done():
+        return
+    if exc is not None:
+        future.set_exception(exc)
+        future.exception()  # whoever has gone does not come back for it
+    else:
+        future.set_result(None)
+
+
+def status(answer: Msg) -> str:
+    """The status of an answer that has no content, else ``""``."""
+    return (answer.headers or {}).get("Status", "")
+
+
+def read_answer(answer: Msg) -> Any:
+    """What JetStream answers.
+
+    Raises:
+        BrokerError: it refuses, or there is none.
+    """
+    if status(answer) == "503":
+        raise BrokerError(
+            "topics with history need JetStream, and this NATS server has none: start it with "
+            "nats-server -js"
+        )
+    value = msgspec.json.decode(answer.data)
+    if (error := value.get("error")) is not None:
+        raise RefusedError(error.get("err_code", 0), error.get("description", "no reason given"))
+    return value

@@ -1,0 +1,394 @@
+"""Redis and Valkey: topics over PUBLISH, history in a stream per topic.
+
+A topic with history is published by a script that adds to the stream and publishes at once, so that
+the order of both is one. Its stream has a hash beside it, with the epoch and the last id: what
+stands there and not in the stream has been lost.
+
+Two connections make a link, driven by a task each: one for commands, which are sent as they come
+and answered in order, and one for what is subscribed to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, final
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from wsflow.brokers.base import Mark
+from wsflow.brokers.engine import Attempt, LinkLostError, Sink, Stamp, Stored
+from wsflow.declare.markers import TopicOptions
+from wsflow.errors import BrokerError
+
+PAGE = 500
+"""Events that are read from a history at once."""
+
+_PUBLISH = """
+local stream, meta = KEYS[1], KEYS[2]
+local channel, data, key, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local keep, max_age, age = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local known = redis.call('HMGET', meta, 'epoch', 'last')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if age >= 0 and known[1] then
+  local entries = redis.call('XREVRANGE', stream, '+', '-')
+  for _, entry in ipairs(entries) do
+    if entry[2][2] == key then return {known[1], entry[1]} end
+  end
+  if #entries >= keep then
+    local oldest = tonumber(string.match(entries[#entries][1], '^%d+'))
+    if oldest > now - age - 1000 then return redis.error_reply('WSFLOW UNKNOWN') end
+  end
+end
+local previous = known[2] or ''
+epoch = known[1] or epoch
+local id = redis.call('XADD', stream, 'MAXLEN', keep, '*', 'k', key, 'd', data)
+redis.call('HSET', meta, 'epoch', epoch, 'last', id)
+if max_age > 0 then
+  redis.call('XTRIM', stream, 'MINID', now - max_age)
+  redis.call('PEXPIRE', stream, max_age)
+  redis.call('PEXPIRE', meta, max_age)
+end
+redis.call('PUBLISH', channel, epoch .. ' ' .. id .. ' ' .. previous .. '\\n' .. data)
+return {epoch, id}
+"""
+
+_READ = """
+local stream, max_age = KEYS[1], tonumber(ARGV[4])
+if max_age > 0 then
+  local time = redis.call('TIME')
+  redis.call('XTRIM', stream, 'MINID', time[1] * 1000 + math.floor(time[2] / 1000) - max_age)
+end
+local there = #redis.call('XRANGE', stream, ARGV[1], ARGV[1])
+return {there, redis.call('XRANGE', stream, '(' .. ARGV[1], ARGV[2], 'COUNT', ARGV[3])}
+"""
+
+
+@final
+class RedisEngine:
+    """Connects to Redis.
+
+    Args:
+        url: ``redis://`` or ``rediss://``, as redis-py takes it. ``?prefix=`` in it is what all
+            keys and channels begin with, ``wsflow`` by default.
+
+    Raises:
+        ValueError: the URL is not one that redis-py takes.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        self.prefix = query.pop("prefix", ["wsflow"])[0]
+        shown = parts.netloc.rpartition("@")[2]
+        self.address = f"{parts.scheme}://{shown}{parts.path}"
+        self._pool = ConnectionPool.from_url(
+            urlunsplit(parts._replace(query=urlencode(query, doseq=True))),
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,
+        )
+
+    async def connect(self, sink: Sink, process: str) -> RedisLink:
+        pool: Any = self._pool  # parts of redis-py have no types
+        commands, events = pool.make_connection(), pool.make_connection()
+        link = RedisLink(commands, events, sink, self.prefix, process)
+        try:
+            await commands.connect()
+            await events.connect()
+            await link.begin()
+        except (AuthenticationError, AuthorizationError) as exc:
+            await link.close()
+            raise BrokerError(f"it refuses the user or the password: {exc}") from None
+        except (RedisError, OSError) as exc:
+            await link.close()
+            raise LinkLostError(str(exc)) from None
+        except BaseException:
+            await link.close()
+            raise
+        return link
+
+
+class _Pipe:
+    """One connection: what is sent, and who waits for the answers, in order."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self._outgoing: list[bytes] = []
+        self._more = asyncio.Event()
+
+    def send(self, *words: Any) -> None:
+        """Send a command, in its turn."""
+        self._outgoing += self.connection.pack_command(*words)
+        self._more.set()
+
+    def call(self, *words: Any) -> asyncio.Future[Any]:
+        """Send a command; the future has its answer."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.waiting.append(answer)
+        self.send(*words)
+        return answer
+
+    async def write(self) -> None:
+        """Write what is sent, as long as the connection lasts."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            outgoing, self._outgoing = self._outgoing, []
+            await self.connection.send_packed_command(b"".join(outgoing), check_health=False)
+
+    async def read(self) -> Any:
+        """The next thing that comes: an answer, or an error that is one."""
+        try:
+            return await self.connection.read_response()
+        except ResponseError as exc:
+            return exc
+
+    def answer(self, value: Any) -> None:
+        """Give whoever has waited longest what has come."""
+        waiting = self.waiting.popleft()
+        if waiting.done():
+            return  # cancelled: nobody wants to know
+        if isinstance(value, Exception):
+            waiting.set_exception(value)
+        else:
+            waiting.set_result(value)
+
+    def fail(self, exc: Exception) -> None:
+        """There will be no more answers."""
+        for waiting in self.waiting:
+            if not waiting.done():
+                waiting.set_exception(exc)
+                waiting.exception()  # whoever has gone does not come back for it
+        self.waiting.clear()
+
+
+@final
+class RedisLink:
+    """Two connections to Redis."""
+
+    def __init__(
+        self, commands: Connection, events: Connection, sink: Sink, prefix: str, process: str
+    ) -> None:
+        self._commands = _Pipe(commands)
+        self._events = _Pipe(events)
+        self._sink = sink
+        self._prefix = prefix
+        self._topics = f"{prefix}:t:".encode()
+        self._process = process
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- its life
+
+    async def begin(self) -> None:
+        """Start its tasks, and have the server ready."""
+        jobs = (self._commands.write(), self._events.write(), self._answers(), self._messages())
+        self._tasks = [asyncio.create_task(self._run(job), name="wsflow redis") for job in jobs]
+        self._events.send("SUBSCRIBE", self._control(""), self._control(self._process))
+        await self.ping()
+
+    async def _run(self, job: Coroutine[Any, Any, None]) -> None:
+        try:
+            await job
+        except (RedisError, OSError, EOFError) as exc:
+            self._fail(LinkLostError(str(exc)))
+        except Exception as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(exc)
+            self._failure.exception()  # it is kept for ``lost``, which may never be called
+        self._commands.fail(LinkLostError(str(exc)))
+        self._events.fail(LinkLostError(str(exc)))
+
+    async def lost(self) -> None:
+        await asyncio.shield(self._failure)
+
+    async def close(self) -> None:
+        self._fail(LinkLostError("closed"))
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for pipe in (self._commands, self._events):
+            await pipe.connection.disconnect(nowait=True)
+
+    async def ping(self) -> None:
+        await asyncio.gather(self._commands.call("PING"), self._events.call("PING"))
+
+    async def _answers(self) -> None:
+        while True:
+            self._commands.answer(await self._commands.read())
+
+    async def _messages(self) -> None:
+        while True:
+            came = await self._events.read()
+            if isinstance(came, ResponseError):  # of SUBSCRIBE: nothing else can fail here
+                raise BrokerError(f"it refuses: {came}")
+            if came[0] == b"message":
+                self._message(came[1], came[2])
+            elif came[0] == b"pong":
+                self._events.answer(None)
+
+    def _message(self, channel: bytes, data: bytes) -> None:
+        if not channel.startswith(self._topics):
+            self._sink.told(data)
+            return
+        topic = channel[len(self._topics) :].decode()
+        head, _, body = data.partition(b"\n")
+        try:
+            stamp = _stamp(head)
+        except ValueError:
+            self._sink.unreadable(f"topic {topic!r}", "it has no head that wsflow knows")
+        else:
+            self._sink.arrived(topic, stamp, body)
+
+    # -- topics
+
+    def _control(self, process: str) -> str:
+        return f"{self._prefix}:c:{process}"
+
+    def _channel(self, topic: str) -> str:
+        return f"{self._prefix}:t:{topic}"
+
+    def _keys(self, topic: str) -> tuple[str, str]:
+        """The stream of a topic, and the hash beside it; in one slot of a cluster."""
+        return f"{self._prefix}:h:{{{topic}}}", f"{self._prefix}:m:{{{topic}}}"
+
+    async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
+        if topics:
+            self._events.send("SUBSCRIBE", *map(self._channel, topics))
+            await self._events.call("PING")  # what was sent before it has been done
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        self._events.send("UNSUBSCRIBE", *map(self._channel, topics))
+
+    def tell(self, process: str, data: bytes) -> None:
+        self._commands.call("PUBLISH", self._control(process), data)
+
+    async def publish(
+        self, topic: str, data: bytes, options: TopicOptions, attempt: Attempt
+    ) -> str:
+        if not options.history:
+            await self._call("PUBLISH", self._channel(topic), b"\n" + data)
+            return ""
+        epoch, id = await self._run_script(
+            _PUBLISH,
+            self._keys(topic),
+            self._channel(topic),
+            data,
+            attempt.key,
+            os.urandom(4).hex(),
+            options.history + 1,  # the one before the oldest says that nothing is missing
+            int(options.max_age * 1000),
+            int(attempt.age * 1000) if attempt.again else -1,
+        )
+        return str(_mark(epoch, id))
+
+    async def last(self, topic: str, options: TopicOptions) -> Mark:
+        epoch, id = await self._call("HMGET", self._keys(topic)[1], "epoch", "last")
+        return _mark(epoch, id) if epoch and id else Mark()
+
+    async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
+        start, entries, complete = _id(after), [], True
+        while True:
+            there, page = await self._run_script(
+                _READ,
+                self._keys(topic)[:1],
+                start,
+                _id(upto),
+                PAGE,
+                int(options.max_age * 1000),
+            )
+            complete = complete and bool(there)
+            entries += [(_mark(upto.epoch, id), fields[3]) for id, fields in page]
+            if len(page) < PAGE:
+                return Stored(complete, entries)
+            start = page[-1][0].decode()
+
+    async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
+        for template, options in topics.items():
+            value = f"{options.history} {options.max_age:g}"
+            await self._call("HSET", f"{self._prefix}:declared", template, value)
+
+    async def declared(self) -> Mapping[str, TopicOptions]:
+        found = await self._call("HGETALL", f"{self._prefix}:declared")
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {template.decode(): _options(value.decode()) for template, value in pairs}
+
+    # -- commands
+
+    async def _call(self, *words: Any) -> Any:
+        try:
+            return await self._commands.call(*words)
+        except ResponseError as exc:
+            raise _refusal(exc) from None
+
+    async def _run_script(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        words = (len(keys), *keys, *arguments)
+        try:
+            return await self._commands.call("EVALSHA", digest, *words)
+        except NoScriptError:
+            return await self._call("EVAL", script, *words)
+        except ResponseError as exc:
+            raise _refusal(exc) from None
+
+
+def _refusal(exc: ResponseError) -> Exception:
+    """What an error that the server answers with means to who has asked."""
+    if "WSFLOW UNKNOWN" in str(exc):
+        return BrokerError(
+            "the connection was lost while publishing, and the topic's history is too short to "
+            "tell whether the message arrived"
+        )
+    if isinstance(exc, ReadOnlyError | MasterDownError):
+        return LinkLostError(str(exc))  # a fail-over: another connection will do
+    return BrokerError(f"the broker refuses: {exc}")
+
+
+def _mark(epoch: bytes | str, id: bytes) -> Mark:
+    epoch = epoch.decode() if isinstance(epoch, bytes) else epoch
+    milliseconds, number = id.split(b"-")
+    return Mark(epoch, (int(milliseconds), int(number)))
+
+
+def _id(mark: Mark) -> str:
+    """A mark's id in the stream; before the first one it is 0-0."""
+    return "-".join(map(str, mark.order)) or "0-0"
+
+
+def _stamp(head: bytes) -> Stamp | None:
+    """What stands before a message: epoch, id and the id before it; nothing without history.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not head:
+        return None
+    epoch, id, previous = head.split(b" ")
+    return Stamp(_mark(epoch, id), _mark(b"", previous).order if previous else ())
+
+
+def _options(value: str) -> TopicOptions:
+    history, max_age = value.split()
+    return TopicOptions(int(history), float(max_age))

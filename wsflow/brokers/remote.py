@@ -1,0 +1,415 @@
+"""A broker on a server: what holds while connections to it come and go.
+
+One link at a time. When it is lost, another is made, after a jittered back-off; subscriptions are
+restored, and topics with history recover what was missed. Publishing waits for a link; a message
+whose fate is unknown is sent again, so marked that nobody gets it twice. The link belongs to tasks
+of the broker: cancelling who publishes does not touch it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import final
+
+from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay, UnreadableError
+from wsflow.brokers.engine import Attempt, Engine, Link, LinkLostError, Stamp
+from wsflow.brokers.feed import Feed
+from wsflow.brokers.processes import Processes
+from wsflow.brokers.wire import pack, unpack
+from wsflow.declare.markers import TopicOptions
+from wsflow.errors import BrokerError
+
+log = logging.getLogger("wsflow.broker")
+
+PATIENCE = 3.0
+"""Seconds within which the server has to answer a connection or a ping."""
+PING_INTERVAL = 1.0
+STABLE = 10.0
+"""Seconds after which a connection counts as stable: the back-off begins anew."""
+AT_ONCE = 1000
+"""Topics that are subscribed to at once."""
+REMEMBERED = 10_000
+"""Messages without history whose sender and number are remembered, to know them again."""
+
+
+def back_off(first: float = 0.1, most: float = 5.0) -> Iterator[float]:
+    """Seconds to wait before each attempt: exponential, with full jitter."""
+    for attempt in itertools.count():
+        yield random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+
+
+@final
+class RemoteBroker:
+    """Carries topics over a server.
+
+    Args:
+        receiver: whom it delivers to.
+        engine: makes the connections.
+        timeout: seconds that publishing and joining wait for the server; 0 to fail at once while
+            there is no connection.
+        declared: the app's topics with history, by template.
+        beat: seconds between two signs of life of a process.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        engine: Engine,
+        timeout: float,
+        declared: Mapping[str, TopicOptions],
+        beat: float = 1.0,
+    ) -> None:
+        self.counters: Counter[str] = Counter(published=0, lost=0, reconnected=0)
+        self._receiver = receiver
+        self._engine = engine
+        self._timeout = timeout
+        self._declared = declared
+        self._processes = Processes(receiver, beat, self._send)
+        self._numbers = itertools.count(1)
+        self._wanted: dict[str, TopicOptions] = {}
+        self._ready: dict[str, asyncio.Event] = {}
+        self._feeds: dict[str, Feed] = {}
+        self._refused: dict[str, BrokerError] = {}
+        self._changed: dict[str, None] = {}  # topics to subscribe to, or to unsubscribe from
+        self._change = asyncio.Event()
+        self._to_recover: dict[str, None] = {}
+        self._recovery = asyncio.Event()
+        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._link: Link | None = None
+        self._linked = asyncio.Event()
+        self._why = "not connected yet"
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def processes(self) -> list[str]:
+        return self._processes.others
+
+    # -- living
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._live(), name="wsflow broker")
+        try:
+            async with asyncio.timeout(max(self._timeout, PATIENCE)):
+                await self._linked.wait()
+        except TimeoutError:
+            await self.stop()
+            raise BrokerError(
+                f"the broker {self._engine.address} cannot be reached: {self._why}"
+            ) from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        if self._link is not None:
+            self._processes.tell("", "bye")
+            try:
+                await asyncio.wait_for(self._link.ping(), 0.5)
+            except (LinkLostError, TimeoutError):
+                log.debug("the broker did not take the farewell")
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def _live(self) -> None:
+        delays = back_off()
+        while True:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    link = await self._engine.connect(self, self._processes.own)
+            except (LinkLostError, BrokerError, TimeoutError) as exc:
+                self._why = str(exc) or f"no answer within {PATIENCE:g} s"
+            else:
+                self._why = await self._live_on(link)
+                log.warning("the broker %s is away: %s", self._engine.address, self._why)
+                self.counters["reconnected"] += 1
+                if time.monotonic() - began > STABLE:
+                    delays = back_off()
+            await asyncio.sleep(next(delays))
+
+    async def _live_on(self, link: Link) -> str:
+        """Do all that a connection is for, until it is lost. Returns why it was."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(link.lost())
+                tasks.create_task(self._watch(link))
+                await link.declare(self._declared)
+                for feed in self._feeds.values():
+                    feed.live.clear()
+                    self._to_recover[feed.topic] = None
+                there = dict(self._wanted)
+                self._changed.clear()
+                await self._subscribe(link, there)
+                tasks.create_task(self._follow(link, there))
+                tasks.create_task(self._recover(link))
+                tasks.create_task(self._processes.live())
+                self._link = link
+                self._linked.set()
+                log.info("connected to the broker %s", self._engine.address)
+        except* LinkLostError as lost:
+            why = str(_first(lost))
+        except* BrokerError as refused:
+            why = str(_first(refused))
+        except* Exception as errors:
+            why = "an error in wsflow, or in the client"
+            log.error("the broker's connection failed", exc_info=errors)
+        finally:
+            self._link = None
+            self._linked.clear()
+            await link.close()
+        return why
+
+    async def _watch(self, link: Link) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await link.ping()
+            except TimeoutError:
+                raise LinkLostError(f"no answer within {PATIENCE:g} s") from None
+            await asyncio.sleep(PING_INTERVAL)
+
+    # -- subscribing
+
+    def subscribe(self, topic: str, options: TopicOptions) -> None:
+        self._wanted[topic] = options
+        self._ready[topic] = asyncio.Event()
+        if options.history:
+            self._feeds[topic] = Feed(topic, options, self._pass, self._must_recover, self._lose)
+        self._changed[topic] = None
+        self._change.set()
+
+    def unsubscribe(self, topic: str) -> None:
+        if (feed := self._feeds.get(topic)) is not None:
+            feed.stop()
+        for held in (self._wanted, self._ready, self._feeds, self._refused):
+            held.pop(topic, None)
+        self._changed[topic] = None
+        self._change.set()
+
+    async def subscribed(self, topic: str) -> None:
+        ready = self._ready[topic]
+        if not ready.is_set():
+            await self._within(ready.wait(), f"joining topic {topic!r}")
+        if (refused := self._refused.get(topic)) is not None:
+            raise BrokerError(str(refused))
+
+    async def _subscribe(self, link: Link, topics: Mapping[str, TopicOptions]) -> None:
+        names = list(topics)
+        for start in range(0, len(names), AT_ONCE):
+            part = {name: topics[name] for name in names[start : start + AT_ONCE]}
+            try:
+                await link.subscribe(part)
+            except BrokerError as exc:
+                for name in part:
+                    self._refuse(name, exc)
+                continue
+            for name in part:
+                if name in self._feeds:
+                    self._must_recover(name)
+                elif name in self._ready:
+                    self._ready[name].set()
+
+    async def _follow(self, link: Link, there: dict[str, TopicOptions]) -> None:
+        """Have the server know what this process wants to hear, as that changes."""
+        while True:
+            await self._change.wait()
+            self._change.clear()
+            changed, self._changed = self._changed, {}
+            gone = [name for name in changed if name not in self._wanted and name in there]
+            if gone:
+                await link.unsubscribe(gone)
+            new = {}
+            for name in changed:
+                there.pop(name, None)
+                if name in self._wanted:
+                    new[name] = there[name] = self._wanted[name]
+            await self._subscribe(link, new)
+
+    def _must_recover(self, topic: str) -> None:
+        self._to_recover[topic] = None
+        self._recovery.set()
+
+    async def _recover(self, link: Link) -> None:
+        """Have every topic with history recover what it has missed."""
+        async with asyncio.TaskGroup() as tasks:
+            room = asyncio.Semaphore(64)
+            while True:
+                await self._recovery.wait()
+                self._recovery.clear()
+                topics, self._to_recover = self._to_recover, {}
+                for topic in topics:
+                    if (feed := self._feeds.get(topic)) is not None:
+                        await room.acquire()
+                        task = tasks.create_task(self._recover_one(feed, link))
+                        task.add_done_callback(lambda _: room.release())
+
+    async def _recover_one(self, feed: Feed, link: Link) -> None:
+        try:
+            await feed.recover(link)
+        except BrokerError as exc:
+            self._refuse(feed.topic, exc)
+        else:
+            if self._feeds.get(feed.topic) is feed:
+                self._refused.pop(feed.topic, None)
+                self._ready[feed.topic].set()
+
+    def _refuse(self, topic: str, exc: BrokerError) -> None:
+        log.error("topic %r cannot be subscribed to: %s", topic, exc)
+        if topic in self._ready:
+            self._refused[topic] = exc
+            self._ready[topic].set()
+
+    # -- what a link reports
+
+    def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
+        feed = self._feeds.get(topic)
+        if feed is not None and stamp is not None:
+            feed.take(stamp, data)
+        elif topic in self._wanted:
+            self._pass(topic, stamp.mark if stamp else None, data)
+
+    def _pass(self, topic: str, mark: Mark | None, data: bytes) -> None:
+        try:
+            packet = unpack(data)
+        except UnreadableError as exc:
+            self.unreadable(f"topic {topic!r}", exc)
+            return
+        if mark is None and self._is_known(packet.sender, packet.number) and packet.again:
+            return
+        self._receiver.deliver(topic, Event(str(mark) if mark else "", packet.envelope))
+
+    def _is_known(self, sender: str, number: int) -> bool:
+        """Whether a message has come before; it is remembered."""
+        if (sender, number) in self._seen:
+            return True
+        self._seen[sender, number] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return False
+
+    def told(self, data: bytes) -> None:
+        try:
+            self._processes.told(data)
+        except UnreadableError as exc:
+            self.unreadable("the notes between processes", exc)
+
+    def unreadable(self, where: str, why: object) -> None:
+        self._receiver.unreadable(where, why)
+
+    def _lose(self, what: str) -> None:
+        self.counters["lost"] += 1
+        log.warning("%s", what)
+
+    # -- publishing
+
+    async def publish(self, topic: str, envelope: Envelope, options: TopicOptions) -> str:
+        number = next(self._numbers)
+        attempt = Attempt(f"{self._processes.own}-{number}")
+        began = time.monotonic()
+        what = f"publishing on topic {topic!r}"
+        while True:
+            link = await self._within_link(began, what)
+            data = pack(envelope, self._processes.own, number, attempt.again)
+            left = began + self._timeout - time.monotonic() if self._timeout else None
+            try:
+                async with asyncio.timeout(left):
+                    id = await link.publish(topic, data, options, attempt)
+            except TimeoutError:
+                raise self._too_late(what, "; it may arrive nonetheless") from None
+            except LinkLostError:
+                attempt.again = True
+                attempt.age = time.monotonic() - began
+            else:
+                self.counters["published"] += 1
+                return id
+
+    async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
+        began = time.monotonic()
+        mark = Mark.parse(after)
+        what = f"replaying topic {topic!r}"
+        while True:
+            link = await self._within_link(began, what)
+            feed = self._feeds.get(topic)
+            if feed is None or mark is None:
+                begin()
+                return Replay(False, [])
+            for _ in range(2):  # a recovery under way may have looked before the peer saw it
+                if feed.behind(mark):
+                    feed.catch_up()
+                    await self._within(feed.live.wait(), what)
+            try:
+                return await self._read(link, feed, mark, begin)
+            except LinkLostError:
+                continue
+
+    async def _read(self, link: Link, feed: Feed, mark: Mark, begin: Callable[[], None]) -> Replay:
+        begin()
+        upto = feed.position
+        assert upto is not None
+        if mark.epoch != upto.epoch or feed.behind(mark):
+            return Replay(False, [])
+        if mark == upto:
+            return Replay(True, [])
+        stored = await link.read(feed.topic, feed.options, mark, upto)
+        if not stored.complete:
+            return Replay(False, [])
+        events = []
+        for place, data in stored.entries:
+            try:
+                events.append(Event(str(place), unpack(data).envelope))
+            except UnreadableError as exc:
+                self.unreadable(f"the history of topic {feed.topic!r}", exc)
+        return Replay(True, events)
+
+    async def _within_link(self, began: float, what: str) -> Link:
+        """The link, as soon as there is one."""
+        while self._link is None:
+            left = began + self._timeout - time.monotonic()
+            try:
+                async with asyncio.timeout(max(left, 0)):
+                    await self._linked.wait()
+            except TimeoutError:
+                raise self._too_late(what) from None
+        return self._link
+
+    async def _within(self, waits: object, what: str) -> None:
+        try:
+            async with asyncio.timeout(max(self._timeout, PATIENCE)):
+                await waits  # type: ignore[misc]
+        except TimeoutError:
+            raise self._too_late(what) from None
+
+    def _too_late(self, what: str, more: str = "") -> BrokerError:
+        why = "it did not answer" if self._link is not None else f"it is away ({self._why})"
+        return BrokerError(
+            f"{what} at the broker {self._engine.address} failed: {why} within "
+            f"{self._timeout:g} s (publish_timeout){more}"
+        )
+
+    # -- between processes
+
+    def tell(self, process: str, note: bytes) -> None:
+        self._processes.tell(process, "note", note)
+
+    def _send(self, process: str, data: bytes) -> None:
+        if self._link is not None:
+            self._link.tell(process, data)
+
+    async def settled(self) -> None:
+        if not self._processes.settled.is_set():
+            await self._within(self._processes.settled.wait(), "asking who is there")
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What came first, within groups of groups."""
+    inner = errors.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,79 @@
+"""Messages at the broker: a small versioned header, and one payload per codec.
+
+MessagePack, as an array: version, sender, number, whether it is sent again, ids that are excluded,
+the token that stands for the event's id, and per codec its payload with what kind it is. A payload
+is the very bytes that go to the peers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from wsflow.brokers.base import Envelope, UnreadableError
+from wsflow.transports.frames import Frame
+
+VERSION: Literal[1] = 1
+MAX_SIZE = 64 * 1024 * 1024
+"""Bytes of the largest message that is taken from a broker."""
+
+_TEXT, _RAW = 1, 2
+
+
+class Packet(msgspec.Struct, array_like=True, frozen=True):
+    """A published message as it stands at the broker.
+
+    Attributes:
+        version: of this format.
+        sender: the process that has published it.
+        number: its number among those of the sender; with it, it is known again.
+        again: whether an earlier attempt to publish it may have gone through.
+        exclude: ids of connections that do not get it.
+        token: what stands in the payloads where the event's id belongs, "" if nowhere.
+        payloads: per codec, what kind it is and its bytes.
+    """
+
+    version: Literal[1]
+    sender: str
+    number: int
+    again: bool
+    exclude: list[str]
+    token: str
+    payloads: dict[str, tuple[int, bytes]]
+
+    @property
+    def envelope(self) -> Envelope:
+        frames = {
+            codec: Frame(payload, bool(kind & _TEXT), bool(kind & _RAW))
+            for codec, (kind, payload) in self.payloads.items()
+        }
+        return Envelope(frames, frozenset(self.exclude), self.token or None)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Packet).decode
+
+
+def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
+    """The bytes of a message for the broker."""
+    payloads = {
+        codec: (_TEXT * frame.text | _RAW * frame.raw, frame.payload)
+        for codec, frame in envelope.frames.items()
+    }
+    token = envelope.id_token or ""
+    return _encode(Packet(VERSION, sender, number, again, list(envelope.exclude), token, payloads))
+
+
+def unpack(data: bytes) -> Packet:
+    """The message in bytes from the broker.
+
+    Raises:
+        UnreadableError: they are none.
+    """
+    if len(data) > MAX_SIZE:
+        raise UnreadableError(f"{len(data)} bytes, more than {MAX_SIZE}")
+    try:
+        return _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise UnreadableError(f"{exc}") from None
