@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
+from wsflow.backoff import back_off
 from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay, UnreadableError
 from wsflow.brokers.engine import Attempt, Engine, Link, LinkLostError, Stamp
 from wsflow.brokers.feed import Feed
@@ -36,12 +36,6 @@ AT_ONCE = 1000
 """Topics that are subscribed to at once."""
 REMEMBERED = 10_000
 """Messages without history whose sender and number are remembered, to know them again."""
-
-
-def back_off(first: float = 0.1, most: float = 5.0) -> Iterator[float]:
-    """Seconds to wait before each attempt: exponential, with full jitter."""
-    for attempt in itertools.count():
-        yield random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
 
 
 @final

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from wsflow.brokers.base import Broker, Receiver
 from wsflow.brokers.engine import Engine
 from wsflow.brokers.memory import MemoryBroker
-from wsflow.brokers.remote import RemoteBroker
+from wsflow.brokers.remote import PATIENCE, RemoteBroker
 from wsflow.declare.markers import TopicOptions
 
 MEMORY = "memory://"
@@ -62,6 +62,26 @@ def broker(
     if url == MEMORY:
         return MemoryBroker
     return partial(RemoteBroker, engine=engine(url), timeout=timeout, declared=declared)
+
+
+async def reach(url: str) -> None:
+    """See that there is a broker at ``url``.
+
+    Raises:
+        BrokerError: it cannot be reached.
+    """
+    broker = RemoteBroker(_Nobody(), engine(url), PATIENCE, {})
+    await broker.start()
+    await broker.stop()
+
+
+class _Nobody:
+    """Hears nothing."""
+
+    def ignore(self, *_: object) -> None:
+        """Whatever it is."""
+
+    deliver = heard = appeared = gone = unreadable = ignore
 
 
 def without_password(url: str) -> str:

@@ -13,12 +13,11 @@ from cyclopts.config import Env, Toml
 
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
-from wsflow.cli.load import LoadError, load
-from wsflow.cli.run import Exit, UsageError, serve
+from wsflow.cli.load import LoadError, wired
+from wsflow.cli.run import Exit, UsageError, announce, configure_logging, run_server
+from wsflow.cli.supervise import supervise
 from wsflow.errors import DeclarationError
-from wsflow.server import Settings
-from wsflow.wiring.compile import compile_app
-from wsflow.wiring.plan import AppPlan
+from wsflow.server import Server, Settings
 
 Target = Annotated[
     str, Parameter(help="The app: module:attribute, or module:factory() to call for it.")
@@ -30,10 +29,19 @@ def run(target: Target, settings: Settings) -> int:
 
     Settings come from flags, then from WSFLOW_… in the environment, then from [tool.wsflow] in
     pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed or cut connections off, 2 usage,
-    3 the app cannot be loaded or does not wire, 4 the address is in use.
+    3 the app cannot be loaded or does not wire, 4 the address is in use, 5 the broker cannot be
+    reached.
     """
     check_environment()
-    return serve(target, wired(target), settings)
+    plan = wired(target)
+    configure_logging(settings)
+    if settings.workers > 1:
+        return supervise(target, plan, settings)
+
+    def started(server: Server) -> None:
+        announce(target, plan, settings, server.port)
+
+    return run_server(plan, settings, started)
 
 
 def check(target: Target, /) -> int:
@@ -50,11 +58,6 @@ def show_routes(target: Target, /) -> int:
     for line in routes(plan):
         print(line)
     return Exit.STOPPED
-
-
-def wired(target: str) -> AppPlan:
-    """Load and wire an app."""
-    return compile_app(load(target))
 
 
 def check_environment() -> None:

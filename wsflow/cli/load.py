@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from wsflow.declare.router import Router, place
+from wsflow.wiring.compile import compile_app
+from wsflow.wiring.plan import AppPlan
 
 
 class LoadError(Exception):
@@ -52,6 +54,16 @@ def load(target: str) -> Router:
     raise LoadError(
         f"{target!r} is {_article(type(value).__name__)}, not a Router" + _routers_of(module, name)
     )
+
+
+def wired(target: str) -> AppPlan:
+    """Load and wire an app.
+
+    Raises:
+        LoadError: it cannot be loaded.
+        DeclarationError: it does not wire.
+    """
+    return compile_app(load(target))
 
 
 def _module(name: str) -> ModuleType:

@@ -10,14 +10,16 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from importlib.metadata import version
 from typing import Any
 
 from wsflow.cli.explain import try_lines
+from wsflow.errors import BrokerError
 from wsflow.server import Server, Settings
 from wsflow.wiring.plan import AppPlan
 
@@ -32,37 +34,56 @@ class Exit(IntEnum):
     USAGE = 2
     APP = 3  # the app cannot be loaded, or does not wire
     ADDRESS = 4  # the address is in use
+    BROKER = 5  # the broker cannot be reached
 
 
 class UsageError(Exception):
     """A setting cannot be used: one line that says why, and what to do."""
 
 
-def serve(target: str, plan: AppPlan, settings: Settings) -> Exit:
+def run_server(
+    plan: AppPlan,
+    settings: Settings,
+    started: Callable[[Server], None],
+    sockets: Sequence[socket.socket] = (),
+    parent: socket.socket | None = None,
+) -> Exit:
     """Serve an app until SIGTERM or SIGINT.
+
+    Args:
+        plan: the app.
+        settings: how to serve it.
+        started: called once it serves.
+        sockets: those to listen on, in place of what the settings say.
+        parent: when its other end is closed, that is as SIGTERM.
 
     Raises:
         UsageError: a setting cannot be used.
     """
-    _configure_logging(settings)
     try:
-        server_loop = asyncio.Runner(loop_factory=_loop_factory(settings))
-        with server_loop as runner:
-            return runner.run(_serve(target, plan, settings))
+        with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
+            return runner.run(_serve(plan, settings, started, sockets, parent))
     except KeyboardInterrupt:  # before the signal handlers stood
         return Exit.STOPPED
 
 
-def _configure_logging(settings: Settings) -> None:
+def configure_logging(settings: Settings) -> None:
+    """Log to standard error; with several workers each line says of which process it is."""
+    process = "[%(process)d] " if settings.workers > 1 else ""
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s",
     )
     logging.getLogger("wsflow.access").disabled = not settings.access_log
 
 
-def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop that the settings ask for; None for the default.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     if settings.loop == "asyncio":
         return None
     try:
@@ -74,35 +95,34 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     return uvloop.new_event_loop  # type: ignore[no-any-return]
 
 
-async def _serve(target: str, plan: AppPlan, settings: Settings) -> Exit:
+async def _serve(
+    plan: AppPlan,
+    settings: Settings,
+    started: Callable[[Server], None],
+    sockets: Sequence[socket.socket],
+    parent: socket.socket | None,
+) -> Exit:
     try:
-        server = Server(plan, settings)
+        server = Server(plan, settings, sockets)
     except ValueError as exc:
-        raise UsageError(f"--trusted-proxy: {exc}") from None
+        raise UsageError(str(exc)) from None
     try:
         await server.bind()
     except ValueError as exc:
         raise UsageError(str(exc)) from None
     except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            print(
-                f"wsflow: {_address(settings)} is in use: stop what listens there, or choose "
-                f"another with {'--uds' if settings.uds else '--port'}",
-                file=sys.stderr,
-            )
-            return Exit.ADDRESS
-        why = exc.strerror or str(exc)
-        if exc.errno == errno.EACCES and 0 < settings.port < 1024:
-            why += "; ports below 1024 need privileges: choose another with --port"
-        raise UsageError(f"cannot listen on {_address(settings)}: {why}") from None
+        return not_bound(exc, settings)
     stopping = Stopping(server, settings)
-    with stopping.on_signals(asyncio.get_running_loop()):
-        announced = asyncio.create_task(_announce(target, server))
+    with stopping.on_signals(asyncio.get_running_loop(), parent):
+        announced = asyncio.create_task(_announce(server, started))
         # What has been imported and wired stays: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
         try:
             await server.run()
+        except BrokerError as exc:
+            print(f"wsflow: {exc}: start it, or name another with --broker", file=sys.stderr)
+            return Exit.BROKER
         except Exception:
             log.exception("the app failed")
             return Exit.FAILED
@@ -112,30 +132,55 @@ async def _serve(target: str, plan: AppPlan, settings: Settings) -> Exit:
     return Exit.FAILED if server.app.overran else Exit.STOPPED
 
 
+def not_bound(exc: OSError, settings: Settings) -> Exit:
+    """Say why an address cannot be listened on.
+
+    Raises:
+        UsageError: for another reason than that it is in use.
+    """
+    if exc.errno == errno.EADDRINUSE:
+        print(
+            f"wsflow: {_address(settings)} is in use: stop what listens there, or choose "
+            f"another with {'--uds' if settings.uds else '--port'}",
+            file=sys.stderr,
+        )
+        return Exit.ADDRESS
+    why = exc.strerror or str(exc)
+    if exc.errno == errno.EACCES and 0 < settings.port < 1024:
+        why += "; ports below 1024 need privileges: choose another with --port"
+    raise UsageError(f"cannot listen on {_address(settings)}: {why}") from None
+
+
 def _address(settings: Settings) -> str:
     if settings.fd is not None:
         return f"file descriptor {settings.fd}"
     return str(settings.uds or f"{settings.host}:{settings.port}")
 
 
-async def _announce(target: str, server: Server) -> None:
-    """Once it serves, say where, and how to try it."""
+async def _announce(server: Server, started: Callable[[Server], None]) -> None:
     await server.started.wait()
-    settings = server.settings
-    print(f"wsflow {version('wsflow')} serves {target}; stop it with Ctrl-C", file=sys.stderr)
-    if not server.port:
+    started(server)
+
+
+def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
+    """Say where it serves, and how to try it."""
+    by = f" with {settings.workers} workers" if settings.workers > 1 else ""
+    print(f"wsflow {version('wsflow')} serves {target}{by}; stop it with Ctrl-C", file=sys.stderr)
+    if not port:
         print(f"  on {_address(settings)}", file=sys.stderr)
         return
     scheme = "ws" if settings.ssl_certfile is None else "wss"
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
-    for line in try_lines(server.plan, f"{scheme}://{host}:{server.port}"):
+    for line in try_lines(plan, f"{scheme}://{host}:{port}"):
         print(line, file=sys.stderr)
     sys.stderr.flush()
 
 
 class Stopping:
     """What SIGTERM and SIGINT do: the first drains, the second stops at once.
+
+    A worker drains for SIGHUP, too: another one has taken its place.
 
     Args:
         server: what to stop.
@@ -152,24 +197,37 @@ class Stopping:
         self._watchdog: threading.Timer | None = None
 
     @contextlib.contextmanager
-    def on_signals(self, loop: asyncio.AbstractEventLoop) -> Any:
-        """Handle the signals as long as the block runs."""
-        handled = (signal.SIGTERM, signal.SIGINT)
-        for each in handled:
-            loop.add_signal_handler(each, self.signalled)
+    def on_signals(
+        self, loop: asyncio.AbstractEventLoop, parent: socket.socket | None = None
+    ) -> Any:
+        """Handle the signals, and the parent's end, as long as the block runs."""
+        handled = {signal.SIGTERM: False, signal.SIGINT: False}
+        if parent is not None:
+            handled[signal.SIGHUP] = True
+            loop.add_reader(parent, self._parent_is_gone, loop, parent)
+        for each, restart in handled.items():
+            loop.add_signal_handler(each, self.signalled, restart)
         try:
             yield
         finally:
             for each in handled:
                 loop.remove_signal_handler(each)
+            if parent is not None:
+                loop.remove_reader(parent)
 
-    def signalled(self) -> None:
+    def _parent_is_gone(self, loop: asyncio.AbstractEventLoop, parent: socket.socket) -> None:
+        """It has closed its end: it never says anything after the beginning."""
+        loop.remove_reader(parent)
+        log.error("the supervisor is gone")
+        self.signalled()
+
+    def signalled(self, restart: bool = False) -> None:
         self._signals += 1
         if self._signals == 1:
             log.info("stopping: within %g s what was received is answered", self._settings.grace)
             # Handlers that swallow cancellation, or block the loop, must not keep the process.
             self._watch(self._settings.grace + 3 * self._settings.close_timeout + self.AT_ONCE)
-            self._server.stop()
+            self._server.stop(restart=restart)
         else:
             log.warning("stopping at once")
             self._watch(self.AT_ONCE)

@@ -214,12 +214,15 @@ class Session:
 
     def drain(self, goodbye: End, seconds: float) -> None:
         """Read no more, let consumers finish what was received, then end with ``goodbye``."""
-        if not self._serving:
-            return self.finish(goodbye)
-        self._goodbye = goodbye
-        self._transport.pause_reading()
-        if not self._stopping:
-            self._drain(seconds)
+        if goodbye.cause == "restart" and self.end is None and not self.accepted:
+            self._goodbye = goodbye  # it was let in: it is told so, and then to come again
+        elif not self._serving:
+            self.finish(goodbye)
+        else:
+            self._goodbye = goodbye
+            self._transport.pause_reading()
+            if not self._stopping:
+                self._drain(seconds)
 
     def cut_short(self) -> None:
         """Wait no longer for a drain: end now, and say so if that cuts something off."""
@@ -408,6 +411,8 @@ class Session:
             self._in = None
             try:
                 self._accept()
+                if self._goodbye is not None:
+                    self.finish(self._goodbye)
                 self._serving = True
                 self._work.start(self._environment)
                 await self._work.consume(eager=self._transport.from_loop)

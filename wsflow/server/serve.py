@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, final
@@ -38,7 +38,9 @@ class Server:
         plan: the wired app.
     """
 
-    def __init__(self, plan: AppPlan, settings: Settings) -> None:
+    def __init__(
+        self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
+    ) -> None:
         self.plan = plan
         self.settings = settings
         broker = select.broker(settings.broker, settings.publish_timeout, plan.kept_topics)
@@ -50,8 +52,10 @@ class Server:
         self._requesting: set[Kept] = set()
         self._transports: set[Kept] = set()
         self._all_closed: anyio.Event | None = None
+        self._all_requested: anyio.Event | None = None
         self._resolve = resolver(settings.trusted_proxy)
-        self._listener: asyncio.Server | None = None
+        self._sockets = sockets
+        self._listeners: list[asyncio.Server] = []
         self._shared: Shared | None = None
         self._inode = 0  # of the Unix socket that is ours
 
@@ -91,14 +95,19 @@ class Server:
 
     def requested(self, transport: Kept) -> None:
         """Its opening request has come."""
-        self._requesting.discard(transport)
+        self._forget_request(transport)
 
     def closed(self, transport: Kept) -> None:
         """Its socket is closed."""
-        self._requesting.discard(transport)
+        self._forget_request(transport)
         self._transports.discard(transport)
         if self._all_closed is not None and not self._transports:
             self._all_closed.set()
+
+    def _forget_request(self, transport: Kept) -> None:
+        self._requesting.discard(transport)
+        if self._all_requested is not None and not self._requesting:
+            self._all_requested.set()
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The peer's address, seen through the trusted proxies."""
@@ -120,7 +129,7 @@ class Server:
     @property
     def port(self) -> int:
         """The TCP port it listens on; 0 on a Unix socket, or before it listens."""
-        sockets = self._listener.sockets if self._listener else ()
+        sockets = self._listeners[0].sockets if self._listeners else ()
         name = sockets[0].getsockname() if sockets else ""
         return int(name[1]) if isinstance(name, tuple) else 0
 
@@ -131,7 +140,7 @@ class Server:
             OSError: the address cannot be listened on.
             Exception: what made the app fail.
         """
-        if self._listener is None:
+        if not self._listeners:
             await self.bind()
         try:
             await self.app.run(self._serve)
@@ -143,20 +152,26 @@ class Server:
 
         Args:
             now: do not wait for them. May follow an earlier call.
-            restart: close with 1012 (service restart), not 1001 (going away).
+            restart: close with 1012 (service restart), not 1001 (going away). Somebody else listens
+                on the same address by now: whoever has connected to this server is let in before
+                that, and nobody is answered 503.
         """
         self._restart = self._restart or restart
         self._now = self._now or now
         self.app.abort_start()
         if now:
             self.app.cut_short()
+            if self._all_requested is not None:
+                self._all_requested.set()
         self._stop.set()
 
     async def _serve(self) -> None:
-        assert self._listener is not None  # bound before the lifespans were entered
-        await self._listener.start_serving()
+        for listener in self._listeners:
+            await listener.start_serving()
         self.started.set()
         await self._told_to_stop()
+        if self._restart and not self._now:
+            await self._hand_over()
         await self.app.drain(0 if self._now else self.settings.grace, restart=self._restart)
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
@@ -165,10 +180,21 @@ class Server:
             self._all_closed = anyio.Event()
             await self._all_closed.wait()
 
+    async def _hand_over(self) -> None:
+        """Leave the address to another process, and let in who has come before."""
+        self._unbind()
+        for _ in range(3):  # turns of the loop, from an accepted socket to its transport
+            await asyncio.sleep(0)
+        while self._requesting and not self._now:
+            self._all_requested = anyio.Event()
+            await self._all_requested.wait()
+
     def _unbind(self) -> None:
         """Listen no more; doing it again changes nothing."""
-        if self._listener is not None and self._listener.sockets:
-            self._listener.close()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        if listeners and not self._sockets:
             path = self.settings.uds
             if path is not None and path.exists() and path.stat().st_ino == self._inode:
                 path.unlink()  # ours, and not of a server that came after
@@ -202,17 +228,22 @@ class Server:
             listen["ssl"] = context
             listen["ssl_handshake_timeout"] = settings.open_timeout
             listen["ssl_shutdown_timeout"] = settings.close_timeout
-        if settings.fd is not None:
-            inherited = socket.socket(fileno=os.dup(settings.fd))
-            self._listener = await loop.create_server(factory, sock=inherited, **listen)
+        if self._sockets or settings.fd is not None:
+            for each in self._sockets or [inherited(settings.fd or 0)]:
+                self._listeners.append(await loop.create_server(factory, sock=each, **listen))
         elif settings.uds is not None:
             bound = bind_unix(settings.uds)
-            self._listener = await loop.create_unix_server(factory, sock=bound, **listen)
+            self._listeners = [await loop.create_unix_server(factory, sock=bound, **listen)]
             self._inode = settings.uds.stat().st_ino
         else:
-            self._listener = await loop.create_server(
-                factory, settings.host, settings.port, **listen
-            )
+            self._listeners = [
+                await loop.create_server(factory, settings.host, settings.port, **listen)
+            ]
+
+
+def inherited(fd: int) -> socket.socket:
+    """A socket that whoever has started the process left open under a number."""
+    return socket.socket(fileno=os.dup(fd))
 
 
 def bind_unix(path: Path) -> socket.socket:

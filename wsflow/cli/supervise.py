@@ -1,0 +1,115 @@
+"""``wsflow run --workers N``: several processes on one address, and what they need in common."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from wsflow.brokers import select
+from wsflow.cli.run import Exit, UsageError, announce, loop_factory, not_bound
+from wsflow.errors import BrokerError
+from wsflow.server import Settings
+from wsflow.server.embedded import EmbeddedNats, find_server
+from wsflow.server.listening import listen
+from wsflow.server.serve import tls_context
+from wsflow.server.workers import NotStartedError, Supervisor
+from wsflow.wiring.plan import AppPlan
+
+log = logging.getLogger("wsflow.workers")
+
+NO_BROKER = (
+    "--workers {workers} needs a broker, or the workers could not hear each other. Either name "
+    "one, as in --broker redis://localhost or --broker nats://localhost; or have wsflow start one "
+    "for this machine: pip install 'wsflow[cluster]'"
+)
+
+
+def supervise(target: str, plan: AppPlan, settings: Settings) -> Exit:
+    """Serve an app in several processes until SIGTERM or SIGINT; SIGHUP replaces them.
+
+    Raises:
+        UsageError: a setting cannot be used.
+    """
+    embedded = _check(settings)
+    try:
+        sockets = listen(settings, settings.workers)
+    except OSError as exc:
+        return not_bound(exc, settings)
+    try:
+        return asyncio.run(_supervise(target, plan, settings, sockets, embedded))
+    except KeyboardInterrupt:  # before the signal handlers stood
+        return Exit.STOPPED
+    finally:
+        for each in {each for own in sockets for each in own}:
+            each.close()
+        if settings.uds is not None:
+            settings.uds.unlink(missing_ok=True)
+
+
+def _check(settings: Settings) -> Path | None:
+    """See that the workers can use their settings. Returns the broker to start, if one must be."""
+    loop_factory(settings)
+    try:
+        tls_context(settings)
+        if settings.broker != select.MEMORY:
+            select.engine(settings.broker)
+            return None
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+    embedded = find_server()
+    if embedded is None:
+        raise UsageError(NO_BROKER.format(workers=settings.workers))
+    return embedded
+
+
+async def _supervise(
+    target: str,
+    plan: AppPlan,
+    settings: Settings,
+    sockets: Sequence[Sequence[socket.socket]],
+    embedded: Path | None,
+) -> Exit:
+    name = sockets[0][0].getsockname()
+    port = name[1] if isinstance(name, tuple) else 0
+    try:
+        async with contextlib.AsyncExitStack() as around:
+            if embedded is not None:
+                url = await around.enter_async_context(EmbeddedNats(embedded))
+                settings = replace(settings, broker=url)
+                log.info("an embedded NATS server carries topics between the workers")
+            else:
+                await select.reach(settings.broker)
+            supervisor = Supervisor(target, settings, sockets)
+            with _signals(supervisor):
+                await supervisor.run(lambda: announce(target, plan, settings, port))
+    except BrokerError as exc:
+        print(f"wsflow: {exc}: start it, or name another with --broker", file=sys.stderr)
+        return Exit.BROKER
+    except NotStartedError as exc:
+        print(f"wsflow: {exc}; see above", file=sys.stderr)
+        return Exit(exc.code) if exc.code in set(Exit) else Exit.FAILED
+    return Exit.FAILED if any(supervisor.codes) else Exit.STOPPED
+
+
+@contextlib.contextmanager
+def _signals(supervisor: Supervisor) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    handled = {
+        signal.SIGTERM: supervisor.stop,
+        signal.SIGINT: supervisor.stop,
+        signal.SIGHUP: supervisor.renew,
+    }
+    for each, act in handled.items():
+        loop.add_signal_handler(each, act)
+    try:
+        yield
+    finally:
+        for each in handled:
+            loop.remove_signal_handler(each)

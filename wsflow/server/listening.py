@@ -1,0 +1,70 @@
+"""Sockets that several processes listen on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+from wsflow.server.serve import bind_unix, inherited
+from wsflow.server.settings import Settings
+
+BACKLOG = 1024
+
+
+def listen(settings: Settings, count: int) -> list[list[socket.socket]]:
+    """For each of ``count`` processes the sockets to listen on, all at the same address.
+
+    On Linux each has its own, and the system spreads connections over them. They belong to whoever
+    calls this: while a process is replaced, those who connect wait in its socket's queue.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    if settings.fd is not None:
+        shared = [inherited(settings.fd)]
+    elif settings.uds is not None:
+        shared = [bind_unix(settings.uds)]
+        shared[0].listen(BACKLOG)
+    else:
+        return _listen_on_tcp(settings.host, settings.port, count)
+    return [shared] * count
+
+
+def _listen_on_tcp(host: str, port: int, count: int) -> list[list[socket.socket]]:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    each: list[list[socket.socket]] = [[] for _ in range(count)]
+    with contextlib.ExitStack() as undo:
+        for family, _, _, _, address in dict.fromkeys(found):
+            address = (address[0], port, *address[2:])
+            first = _bind(family, address, alone=True)
+            port = first.getsockname()[1]
+            address = (address[0], port, *address[2:])
+            if sys.platform != "linux":
+                first.listen(BACKLOG)
+                undo.callback(first.close)
+                for sockets in each:
+                    sockets.append(first)
+                continue
+            first.close()  # it was to see that nobody else is there
+            for sockets in each:
+                sockets.append(_bind(family, address, alone=False))
+                undo.callback(sockets[-1].close)
+                sockets[-1].listen(BACKLOG)
+        undo.pop_all()
+    return each
+
+
+def _bind(family: int, address: tuple[object, ...], *, alone: bool) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not alone:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
