@@ -17,7 +17,7 @@ LAYERS = [
     ["transports", "brokers", "presence", "channels"],
     ["topic_type", "loops"],
     ["topics"],
-    ["registry"],
+    ["registry", "publisher"],
     ["wiring"],
     ["runtime"],
     ["server", "testing"],

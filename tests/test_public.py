@@ -24,6 +24,7 @@ PROMISED = {
     "MemberJoined",
     "MemberLeft",
     "Message",
+    "Publisher",
     "Query",
     "Registry",
     "Reject",
@@ -33,6 +34,7 @@ PROMISED = {
     "TopicCounters",
     "TopicMember",
     "TopicName",
+    "publisher",
 }
 
 

@@ -5,6 +5,7 @@ from wsflow.declare.markers import Cookie, EventId, Header, Message, Query, Topi
 from wsflow.declare.router import Router
 from wsflow.errors import BrokerError, Close, DeclarationError, Disconnected, Reject
 from wsflow.loops import MemberJoined, MemberLeft, TopicMember
+from wsflow.publisher import Publisher, publisher
 from wsflow.registry import Registry
 from wsflow.request import Request
 from wsflow.topics import Joined, Topic, TopicCounters
@@ -23,6 +24,7 @@ __all__ = [
     "MemberJoined",
     "MemberLeft",
     "Message",
+    "Publisher",
     "Query",
     "Registry",
     "Reject",
@@ -32,4 +34,5 @@ __all__ = [
     "TopicCounters",
     "TopicMember",
     "TopicName",
+    "publisher",
 ]

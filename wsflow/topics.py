@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Generic, TypeVar
 
 from wsflow.channels import Channels, Listener, Membership, Subscriber
@@ -242,6 +244,13 @@ def fill_name(template: str, path_params: Mapping[str, str]) -> str:
     """A topic's name, with path parameters percent-encoded outside ``[A-Za-z0-9_-]``."""
     filled = {name: _quote(value) for name, value in path_params.items()}
     return template.format_map(filled)
+
+
+@cache
+def topic_pattern(template: str) -> re.Pattern[str]:
+    """What names a template makes."""
+    literal = re.split(r"\{[^}]*\}", template)
+    return re.compile("[A-Za-z0-9_%-]+".join(map(re.escape, literal)))
 
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")

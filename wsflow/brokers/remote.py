@@ -43,7 +43,7 @@ class RemoteBroker:
     """Carries topics over a server.
 
     Args:
-        receiver: whom it delivers to.
+        receiver: whom it delivers to; None to publish only, and be no process of the app.
         engine: makes the connections.
         timeout: seconds that publishing and joining wait for the server; 0 to fail at once while
             there is no connection.
@@ -53,18 +53,19 @@ class RemoteBroker:
 
     def __init__(
         self,
-        receiver: Receiver,
+        receiver: Receiver | None,
         engine: Engine,
         timeout: float,
         declared: Mapping[str, TopicOptions],
         beat: float = 1.0,
     ) -> None:
         self.counters: Counter[str] = Counter(published=0, lost=0, reconnected=0)
-        self._receiver = receiver
+        self._receiver = receiver or _Nobody()
+        self._is_process = receiver is not None
         self._engine = engine
         self._timeout = timeout
         self._declared = declared
-        self._processes = Processes(receiver, beat, self._send)
+        self._processes = Processes(self._receiver, beat, self._send)
         self._numbers = itertools.count(1)
         self._wanted: dict[str, TopicOptions] = {}
         self._ready: dict[str, asyncio.Event] = {}
@@ -78,6 +79,7 @@ class RemoteBroker:
         self._link: Link | None = None
         self._linked = asyncio.Event()
         self._why = "not connected yet"
+        self._asked = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -104,7 +106,7 @@ class RemoteBroker:
         task, self._task = self._task, None
         if task is None:
             return
-        if self._link is not None:
+        if self._link is not None and self._is_process:
             self._processes.tell("", "bye")
             try:
                 await asyncio.wait_for(self._link.ping(), 0.5)
@@ -145,7 +147,8 @@ class RemoteBroker:
                 await self._subscribe(link, there)
                 tasks.create_task(self._follow(link, there))
                 tasks.create_task(self._recover(link))
-                tasks.create_task(self._processes.live())
+                if self._is_process:
+                    tasks.create_task(self._processes.live())
                 self._link = link
                 self._linked.set()
                 log.info("connected to the broker %s", self._engine.address)
@@ -364,6 +367,22 @@ class RemoteBroker:
                 self.unreadable(f"the history of topic {feed.topic!r}", exc)
         return Replay(True, events)
 
+    async def declared(self) -> Mapping[str, TopicOptions]:
+        """The topics with history of the app at this broker, by template; a second old at most.
+
+        Raises:
+            BrokerError: the broker is away.
+        """
+        began = time.monotonic()
+        while began - self._asked >= 1:
+            link = await self._within_link(began, "asking for the topics with history")
+            try:
+                self._declared = await link.declared()
+                self._asked = began
+            except LinkLostError:
+                continue
+        return self._declared
+
     async def _within_link(self, began: float, what: str) -> Link:
         """The link, as soon as there is one."""
         while self._link is None:
@@ -401,6 +420,15 @@ class RemoteBroker:
     async def settled(self) -> None:
         if not self._processes.settled.is_set():
             await self._within(self._processes.settled.wait(), "asking who is there")
+
+
+class _Nobody:
+    """Hears nothing."""
+
+    def ignore(self, *_: object) -> None:
+        """Whatever it is."""
+
+    deliver = heard = appeared = gone = unreadable = ignore
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -30,6 +30,8 @@ def engine(url: str) -> Engine:
         ValueError: it is no such URL, or its client is not installed.
     """
     scheme = urlsplit(url).scheme
+    if url == MEMORY:
+        raise ValueError(f"{MEMORY} is a process's own: no other one hears what is said there")
     if "://" not in url or scheme not in _ENGINES:
         schemes = ", ".join(f"{each}://" for each in ["memory", *_ENGINES])
         raise ValueError(f"{without_password(url)!r} is no broker: it begins with one of {schemes}")
@@ -70,18 +72,9 @@ async def reach(url: str) -> None:
     Raises:
         BrokerError: it cannot be reached.
     """
-    broker = RemoteBroker(_Nobody(), engine(url), PATIENCE, {})
+    broker = RemoteBroker(None, engine(url), PATIENCE, {})
     await broker.start()
     await broker.stop()
-
-
-class _Nobody:
-    """Hears nothing."""
-
-    def ignore(self, *_: object) -> None:
-        """Whatever it is."""
-
-    deliver = heard = appeared = gone = unreadable = ignore
 
 
 def without_password(url: str) -> str:

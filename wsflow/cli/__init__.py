@@ -1,4 +1,4 @@
-"""The command line: ``wsflow run``, ``check`` and ``routes``."""
+"""The command line: ``wsflow run``, ``publish``, ``check`` and ``routes``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cyclopts.config import Env, Toml
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
 from wsflow.cli.load import LoadError, wired
+from wsflow.cli.publish import publish
 from wsflow.cli.run import Exit, UsageError, announce, configure_logging, run_server
 from wsflow.cli.supervise import supervise
 from wsflow.errors import DeclarationError
@@ -89,6 +90,7 @@ def build() -> App:
         ),
     ]
     app.command(with_settings(run), config=configured)
+    app.command(publish)
     app.command(check)
     app.command(show_routes, name="routes")
     return app

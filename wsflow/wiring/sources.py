@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol, get_origin
 
 import msgspec
@@ -25,7 +24,7 @@ from wsflow.errors import Reject
 from wsflow.registry import Registry
 from wsflow.request import Request
 from wsflow.topic_type import TopicType
-from wsflow.topics import Topic, fill_name
+from wsflow.topics import Topic, fill_name, topic_pattern
 
 
 class Environment(Protocol):
@@ -191,17 +190,11 @@ class FromTopic:
     @property
     def pattern(self) -> re.Pattern[str]:
         """What names the template makes."""
-        return _pattern(self.template)
+        return topic_pattern(self.template)
 
     def __str__(self) -> str:
         carried = " | ".join(map(type_name, self.type.types))
         return f"topic {self.template!r} of {carried}"
-
-
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    literal = re.split(r"\{[^}]*\}", template)
-    return re.compile("[A-Za-z0-9_%-]+".join(map(re.escape, literal)))
 
 
 def _why(exc: msgspec.ValidationError) -> str:
