@@ -30,6 +30,8 @@ log = logging.getLogger("wsflow.broker")
 PATIENCE = 3.0
 """Seconds within which the server has to answer a connection or a ping."""
 PING_INTERVAL = 1.0
+BEAT = 1.0
+"""Seconds between two signs of life of a process; after three without one it is taken for dead."""
 STABLE = 10.0
 """Seconds after which a connection counts as stable: the back-off begins anew."""
 AT_ONCE = 1000
@@ -48,7 +50,6 @@ class RemoteBroker:
         timeout: seconds that publishing and joining wait for the server; 0 to fail at once while
             there is no connection.
         declared: the app's topics with history, by template.
-        beat: seconds between two signs of life of a process.
     """
 
     def __init__(
@@ -57,15 +58,14 @@ class RemoteBroker:
         engine: Engine,
         timeout: float,
         declared: Mapping[str, TopicOptions],
-        beat: float = 1.0,
     ) -> None:
         self.counters: Counter[str] = Counter(published=0, lost=0, reconnected=0)
-        self._receiver = receiver or _Nobody()
+        self._receiver = receiver if receiver is not None else _Nobody()
         self._is_process = receiver is not None
         self._engine = engine
         self._timeout = timeout
         self._declared = declared
-        self._processes = Processes(self._receiver, beat, self._send)
+        self._processes = Processes(self._receiver, BEAT, self._send)
         self._numbers = itertools.count(1)
         self._wanted: dict[str, TopicOptions] = {}
         self._ready: dict[str, asyncio.Event] = {}

