@@ -111,11 +111,18 @@ class NatsConnection:
     async def close(self) -> None:
         """Close it, whatever state it is in."""
         self._fail(LinkLostError("closed"))
-        tasks = [task for task in (self._flushing, self._telling) if task is not None]
-        for task in tasks:
+        closing = asyncio.create_task(self._close(), name="wsflow nats")
+        tasks = {task for task in (self._flushing, self._telling, closing) if task is not None}
+        for task in tasks - {closing}:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for _ in range(10):  # nats-py can swallow a cancellation, and can wait for a dead server
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+
+    async def _close(self) -> None:
         with contextlib.suppress(Error, OSError):
             await self._client.close()
 

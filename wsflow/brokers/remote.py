@@ -78,6 +78,7 @@ class RemoteBroker:
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._link: Link | None = None
         self._linked = asyncio.Event()
+        self._given_up = asyncio.Event()  # somebody has found the link to be lost
         self._why = "not connected yet"
         self._asked = float("-inf")
         self._task: asyncio.Task[None] | None = None
@@ -137,6 +138,7 @@ class RemoteBroker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(link.lost())
+                tasks.create_task(self._until_given_up())
                 tasks.create_task(self._watch(link))
                 await link.declare(self._declared)
                 for feed in self._feeds.values():
@@ -160,10 +162,21 @@ class RemoteBroker:
             why = "an error in wsflow, or in the client"
             log.error("the broker's connection failed", exc_info=errors)
         finally:
-            self._link = None
-            self._linked.clear()
+            self._give_up(self._link)
             await link.close()
         return why
+
+    def _give_up(self, link: Link | None) -> None:
+        """The link is lost: nobody uses it from now on."""
+        if self._link is link:
+            self._link = None
+            self._linked.clear()
+            self._given_up.set()
+
+    async def _until_given_up(self) -> None:
+        self._given_up.clear()
+        await self._given_up.wait()
+        raise LinkLostError("the connection failed")
 
     async def _watch(self, link: Link) -> None:
         while True:
@@ -323,6 +336,7 @@ class RemoteBroker:
             except TimeoutError:
                 raise self._too_late(what, "; it may arrive nonetheless") from None
             except LinkLostError:
+                self._give_up(link)
                 attempt.again = True
                 attempt.age = time.monotonic() - began
             else:
@@ -346,7 +360,7 @@ class RemoteBroker:
             try:
                 return await self._read(link, feed, mark, begin)
             except LinkLostError:
-                continue
+                self._give_up(link)
 
     async def _read(self, link: Link, feed: Feed, mark: Mark, begin: Callable[[], None]) -> Replay:
         begin()
@@ -380,7 +394,7 @@ class RemoteBroker:
                 self._declared = await link.declared()
                 self._asked = began
             except LinkLostError:
-                continue
+                self._give_up(link)
         return self._declared
 
     async def _within_link(self, began: float, what: str) -> Link:

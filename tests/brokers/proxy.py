@@ -1,0 +1,68 @@
+"""A proxy between an app and its broker, that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Proxy:
+    """Passes bytes on, or swallows them.
+
+    Attributes:
+        port: where it listens.
+        swallowing: whether what comes, in either direction, vanishes: connections stay open and
+            silent, as behind a firewall that drops packets.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.swallowing = False
+        self.port = 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
+        self._writers |= {writer, there}
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pass(reader, there))
+                tasks.create_task(self._pass(there_reader, writer))
+        finally:
+            for each in (writer, there):
+                each.close()
+                self._writers.discard(each)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if not self.swallowing:
+                    writer.write(data)
+                    await writer.drain()
+        if not self.swallowing:
+            writer.close()
+
+    def reset(self) -> None:
+        """Cut off every connection, without a word."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def proxy(target: int) -> AsyncIterator[Proxy]:
+    """A proxy to a port, as long as the block runs."""
+    between = Proxy(target)
+    server = await asyncio.start_server(between._serve, "127.0.0.1", 0)
+    between.port = server.sockets[0].getsockname()[1]
+    yield between
+    between.swallowing = False
+    server.close()
+    between.reset()
+    while between._writers:
+        await asyncio.sleep(0.005)
