@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from tests.processes import free_port
 from wsflow.server.embedded import find_server
 
 Kind = Literal["valkey", "redis", "nats"]
@@ -20,13 +21,6 @@ Kind = Literal["valkey", "redis", "nats"]
 KINDS: list[Kind] = ["valkey", "nats"]
 if shutil.which("redis-server"):
     KINDS.append("redis")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class BrokerServer:

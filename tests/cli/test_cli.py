@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import errno
 import logging
@@ -14,8 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.processes import free_port, running
 from wsflow.cli import main, wired
 from wsflow.cli.explain import try_lines
 from wsflow.cli.flags import GROUPS
@@ -89,57 +86,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.py").write_text(APP)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-class Run:
-    """A server in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def until(self, text: str) -> str:
-        """Read the log until a line has ``text``."""
-        assert self.process.stderr is not None
-        while line := (await self.process.stderr.readline()).decode():
-            self.lines.append(line)
-            if text in line:
-                return line
-        raise AssertionError(f"no {text!r} in:\n{''.join(self.lines)}")
-
-    async def ended(self) -> int:
-        assert self.process.stderr is not None
-        rest = (await self.process.stderr.read()).decode()
-        self.lines.append(rest)
-        return await self.process.wait()
-
-    @property
-    def log(self) -> str:
-        return "".join(self.lines)
-
-
-@asynccontextmanager
-async def running(*arguments: str, **options: Any) -> AsyncIterator[Run]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "wsflow",
-        "run",
-        *arguments,
-        stderr=asyncio.subprocess.PIPE,
-        **options,
-    )
-    try:
-        yield Run(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 async def receive(client: Any) -> list[str]:

@@ -197,8 +197,9 @@ class Supervisor:
     def _ended(self, worker: Worker) -> None:
         del self._workers[worker]
         worker.forget()
-        if self._stop.is_set():
-            self.codes.append(worker.ended.result())
+        code = worker.ended.result()
+        if self._stop.is_set() and code != -signal.SIGTERM:  # that one did not serve yet
+            self.codes.append(code)
 
     # -- one worker after another in one slot
 
@@ -253,7 +254,6 @@ class Supervisor:
             self._renewed = asyncio.get_running_loop().create_future()
             renewal.set()
             if not await self._renewed:
-                log.error("the new worker did not start: the others stay as they are")
                 return
         log.info("all workers are replaced")
 
@@ -263,7 +263,9 @@ class Supervisor:
         new = await self._start(slot)
         try:
             await new.serves()
-        except NotStartedError:
+        except NotStartedError as exc:
+            if not self._stop.is_set():
+                log.error("%s: the others stay as they are", exc)
             self._renewed.set_result(False)
             return old
         old.signal(signal.SIGHUP)

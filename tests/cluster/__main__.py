@@ -1,0 +1,65 @@
+"""``python -m tests.cluster``: the scenarios in full, for each broker, with what was seen.
+
+Exits with 1 if a message was lost, came twice or out of order, or if somebody was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from tests.brokers.servers import KINDS, BrokerServer
+from tests.cluster.scenario import Outcome, Scenario, Size, disturbance
+from tests.processes import free_port, running
+
+
+async def play(kind: str, topic: str, size: Size, disturbed: bool) -> Outcome:
+    server = BrokerServer(kind, durable=True)  # type: ignore[arg-type]
+    server.start()
+    port = free_port()
+    try:
+        async with running(
+            "tests.cluster.app:app",
+            "--workers",
+            str(size.workers),
+            "--port",
+            str(port),
+            "--broker",
+            server.url,
+            "--no-access-log",
+            "--publish-timeout",
+            "30",
+        ) as run:
+            await run.until("stop it with Ctrl-C")
+            log = asyncio.create_task(run.until("never said"))
+            scenario = Scenario(run, port, server.url, topic, size)
+            outcome = await scenario.play(disturbance(run, server) if disturbed else None)
+            run.process.terminate()
+            await asyncio.wait([log])
+            log.exception()
+            assert await run.process.wait() == 0, run.log
+            return outcome
+    finally:
+        server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    parser.add_argument("--broker", choices=KINDS, action="append")
+    parser.add_argument("--messages", type=int, default=Size.messages)
+    parser.add_argument("--peers", type=int, default=Size.peers)
+    arguments = parser.parse_args()
+    size = Size(messages=arguments.messages, peers=arguments.peers)
+    bad = False
+    for kind in arguments.broker or KINDS:
+        for topic, disturbed in (("plain", False), ("kept", False), ("kept", True)):
+            outcome = asyncio.run(play(kind, topic, size, disturbed))
+            wrong = outcome.lost or outcome.twice or outcome.disorder or outcome.unrecovered
+            bad = bad or bool(wrong or outcome.refused)
+            print(f"{kind} {topic}{' disturbed' * disturbed}: {outcome}", flush=True)
+    sys.exit(bad)
+
+
+if __name__ == "__main__":
+    main()

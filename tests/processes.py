@@ -1,0 +1,69 @@
+"""``wsflow run`` in a process of its own, whose log is read along."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+class Run:
+    """A server in a process of its own.
+
+    Attributes:
+        process: the process.
+        lines: its log, as far as it was read.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def until(self, text: str) -> str:
+        """Read the log until a line has ``text``."""
+        assert self.process.stderr is not None
+        while line := (await self.process.stderr.readline()).decode():
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"no {text!r} in:\n{''.join(self.lines)}")
+
+    async def ended(self) -> int:
+        assert self.process.stderr is not None
+        rest = (await self.process.stderr.read()).decode()
+        self.lines.append(rest)
+        return await self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+
+@asynccontextmanager
+async def running(*arguments: str, **options: Any) -> AsyncIterator[Run]:
+    """``wsflow run`` with these arguments, killed if it has not ended with the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "wsflow",
+        "run",
+        *arguments,
+        stderr=asyncio.subprocess.PIPE,
+        **options,
+    )
+    try:
+        yield Run(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
