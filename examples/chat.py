@@ -59,6 +59,13 @@ async def say(message: Say, member: Member, room: Room) -> None:
 
 
 @app.producer
+async def clock() -> AsyncIterator[Tick]:
+    for seconds in range(3600):
+        yield Tick(seconds)
+        await anyio.sleep(1)
+
+
+@app.producer
 async def roster(room: Room) -> AsyncIterator[Came | Went]:
     async for change in room.watch_members():
         match change:
@@ -66,10 +73,3 @@ async def roster(room: Room) -> AsyncIterator[Came | Went]:
                 yield Came(member.presence.name)
             case MemberLeft(member):
                 yield Went(member.presence.name)
-
-
-@app.producer
-async def clock() -> AsyncIterator[Tick]:
-    for seconds in range(3600):
-        yield Tick(seconds)
-        await anyio.sleep(1)

@@ -410,7 +410,7 @@ class FakeServer:
         self.stopped: list[bool] = []
         self.app = type("App", (), {"sessions": {}, "left_behind": []})()
 
-    def stop(self, *, now: bool = False) -> None:
+    def stop(self, *, now: bool = False, restart: bool = False) -> None:
         self.stopped.append(now)
 
 

@@ -44,7 +44,18 @@ async def test_chat() -> None:
         assert await bob.receive(chat.Said) == chat.Said("ada", "hi")
         assert await ada.receive(chat.Said) == chat.Said("ada", "hi")
         assert await eve.receive() == chat.Tick(0)
+        assert await eve.receive() == chat.Came("eve")
         await eve.receive_nothing()
+
+
+async def test_chat_shows_who_is_there() -> None:
+    async with connect(chat.app, "/chat/lobby?name=ada") as ada:
+        assert await ada.receive(chat.Came) == chat.Came("ada")
+        async with connect(chat.app, "/chat/lobby?name=bob") as bob:
+            assert await ada.receive(chat.Came) == chat.Came("bob")
+            there = {(await bob.receive(chat.Came)).who for _ in range(2)}
+            assert there == {"ada", "bob"}
+        assert await ada.receive(chat.Went) == chat.Went("bob")
 
 
 async def test_chat_wants_a_name() -> None:

@@ -18,6 +18,7 @@ from enum import IntEnum
 from importlib.metadata import version
 from typing import Any
 
+from wsflow.brokers import select
 from wsflow.cli.explain import try_lines
 from wsflow.errors import BrokerError
 from wsflow.server import Server, Settings
@@ -102,10 +103,11 @@ async def _serve(
     sockets: Sequence[socket.socket],
     parent: socket.socket | None,
 ) -> Exit:
+    check_broker(settings)
     try:
         server = Server(plan, settings, sockets)
     except ValueError as exc:
-        raise UsageError(str(exc)) from None
+        raise UsageError(f"--trusted-proxy: {exc}") from None
     try:
         await server.bind()
     except ValueError as exc:
@@ -130,6 +132,19 @@ async def _serve(
             announced.cancel()
             stopping.done()
     return Exit.FAILED if server.app.overran else Exit.STOPPED
+
+
+def check_broker(settings: Settings) -> None:
+    """See that the broker's URL is one, and that its client is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        if settings.broker != select.MEMORY:
+            select.engine(settings.broker)
+    except ValueError as exc:
+        raise UsageError(f"--broker: {exc}") from None
 
 
 def not_bound(exc: OSError, settings: Settings) -> Exit:

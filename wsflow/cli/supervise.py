@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsflow.brokers import select
-from wsflow.cli.run import Exit, UsageError, announce, loop_factory, not_bound
+from wsflow.cli.run import Exit, UsageError, announce, check_broker, loop_factory, not_bound
 from wsflow.errors import BrokerError
 from wsflow.server import Settings
 from wsflow.server.embedded import EmbeddedNats, find_server
@@ -58,11 +58,11 @@ def _check(settings: Settings) -> Path | None:
     loop_factory(settings)
     try:
         tls_context(settings)
-        if settings.broker != select.MEMORY:
-            select.engine(settings.broker)
-            return None
     except ValueError as exc:
         raise UsageError(str(exc)) from None
+    check_broker(settings)
+    if settings.broker != select.MEMORY:
+        return None
     embedded = find_server()
     if embedded is None:
         raise UsageError(NO_BROKER.format(workers=settings.workers))
