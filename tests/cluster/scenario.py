@@ -54,7 +54,6 @@ class Outcome:
         unrecovered: times that a peer came back and was told that it had missed something.
         reconnects: by why: the close code, or the error.
         refused: handshakes that were answered with an HTTP error.
-        spread: how many peers each worker had in the beginning.
         seconds: from the first message to the last.
     """
 
@@ -236,14 +235,14 @@ class Scenario:
             self.outcome.disorder += sum(a > b for a, b in itertools.pairwise(mine))
 
 
-def workers_of(run: Run) -> list[int]:
-    """The process ids of a server's workers."""
+def children_of(run: Run, command: str = "") -> list[int]:
+    """The process ids of a server's children whose command has this in it."""
     children = f"/proc/{run.process.pid}/task/{run.process.pid}/children"
     found = []
     with open(children) as listed:
         for pid in map(int, listed.read().split()):
-            with open(f"/proc/{pid}/cmdline", "rb") as command:
-                if b"wsflow.cli.worker" in command.read():
+            with open(f"/proc/{pid}/cmdline", "rb") as words:
+                if command.encode() in words.read():
                     found.append(pid)
     return found
 
@@ -253,7 +252,7 @@ def disturbance(run: Run, server: BrokerServer) -> Callable[[Scenario], Any]:
 
     async def disturb(scenario: Scenario) -> None:
         await scenario.reached(0.2)
-        os.kill(workers_of(run)[0], signal.SIGKILL)
+        os.kill(children_of(run, "wsflow.cli.worker")[0], signal.SIGKILL)
         await scenario.reached(0.4)
         await asyncio.to_thread(server.kill)
         await asyncio.sleep(0.5)

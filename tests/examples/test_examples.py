@@ -43,8 +43,8 @@ async def test_chat() -> None:
         await ada.send(chat.Say("hi"))
         assert await bob.receive(chat.Said) == chat.Said("ada", "hi")
         assert await ada.receive(chat.Said) == chat.Said("ada", "hi")
-        assert await eve.receive() == chat.Tick(0)
-        assert await eve.receive() == chat.Came("eve")
+        assert await eve.receive(chat.Tick) == chat.Tick(0)
+        assert await eve.receive(chat.Came) == chat.Came("eve")
         await eve.receive_nothing()
 
 

@@ -104,8 +104,12 @@ class Worker:
         Raises:
             NotStartedError: it ended before that.
         """
-        if await self._reader.readline() != READY:
-            raise NotStartedError(await self.ended)
+        try:
+            said = await self._reader.readline()
+        except ConnectionError:  # it ended, and had not read all that it was told
+            said = b""
+        if said != READY:
+            raise NotStartedError(await asyncio.shield(self.ended))
 
     def forget(self) -> None:
         """It has ended."""
@@ -243,17 +247,19 @@ class Supervisor:
 
     def renew(self) -> None:
         """Replace all workers, one after another; the old ones close with 1012."""
-        if self._rolling is not None and not self._rolling.done():
+        if self._renewed is not None:
             log.warning("the workers are being replaced already")
             return
+        log.info("replacing the workers, one after another")
         self._rolling = asyncio.create_task(self._roll())
 
     async def _roll(self) -> None:
-        log.info("replacing the workers, one after another")
         for renewal in self._renewals:
             self._renewed = asyncio.get_running_loop().create_future()
             renewal.set()
-            if not await self._renewed:
+            renewed = await self._renewed
+            self._renewed = None
+            if not renewed:
                 return
         log.info("all workers are replaced")
 
@@ -291,7 +297,7 @@ class Supervisor:
         patience = settings.grace + 3 * settings.close_timeout + SPARE
         await asyncio.wait([worker.ended], timeout=patience)
         worker.signal(signal.SIGKILL)
-        return await worker.ended
+        return await asyncio.shield(worker.ended)
 
 
 def _how(code: int) -> str:

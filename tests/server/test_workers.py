@@ -1,0 +1,249 @@
+"""Several processes on one address: real ones, that are killed and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from examples import chat
+from tests.brokers.servers import BrokerServer
+from tests.cluster.scenario import Scenario, Size, children_of, disturbance
+from tests.processes import Run, free_port, running
+
+ROOT = Path(__file__).parents[2]
+decode = msgspec.json.Decoder(chat.Said | chat.Came | chat.Went | chat.Tick).decode
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def serving(*arguments: str, **options: Any) -> AsyncIterator[Run]:
+    """A server whose log is read along once it serves."""
+    async with running(*arguments, "--no-access-log", **options) as run:
+        await run.until("stop it with Ctrl-C")
+        yield run
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has, too."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+async def all_gone(pids: list[int]) -> None:
+    with anyio.fail_after(20):
+        while not all(map(gone, pids)):
+            await asyncio.sleep(0.02)
+
+
+class Peer:
+    """A person in the chat, who reads all along."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.seen: list[Any] = []
+        self._more = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.seen.append(decode(await self.socket.recv()))
+                self._more.set()
+
+    async def until(self, *wanted: Any) -> None:
+        """Wait until all of these were seen."""
+        with anyio.fail_after(15):
+            while not all(each in self.seen for each in wanted):
+                self._more.clear()
+                await self._more.wait()
+
+    async def closed(self) -> int:
+        """Wait for the end; the close code."""
+        await asyncio.wait([self._reading])
+        return self.socket.close_code or 0
+
+
+async def test_a_chat_in_two_processes() -> None:
+    """Everybody hears everybody, and sees who is there, through all that happens to workers."""
+    port = free_port()
+    base = f"ws://127.0.0.1:{port}/chat/lobby?name="
+    async with serving("examples.chat:app", "--workers", "2", "--port", str(port)) as run:
+        workers, servers = children_of(run, "wsflow.cli.worker"), children_of(run, "nats-server")
+        assert (len(workers), len(servers)) == (2, 1)
+        async with AsyncExitStack() as stack:
+            names = [f"p{number}" for number in range(10)]
+            peers = []
+            for name in names:
+                peers.append(Peer(await stack.enter_async_context(connect(base + name))))
+            for peer in peers:
+                await peer.until(*map(chat.Came, names))
+            await peers[0].socket.send('{"type": "say", "text": "hi"}')
+            for peer in peers:
+                await peer.until(chat.Said("p0", "hi"))
+
+            os.kill(workers[0], signal.SIGKILL)
+            await run.until("was killed by SIGKILL; another one starts in")
+            left = [await _vanished(name, peer) for name, peer in zip(names, peers, strict=True)]
+            stayed = [peer for peer, is_gone in zip(peers, left, strict=True) if not is_gone]
+            went = [name for name, is_gone in zip(names, left, strict=True) if is_gone]
+            assert stayed
+            assert went
+            for peer in stayed:
+                await peer.until(*map(chat.Went, went))
+            again = Peer(await stack.enter_async_context(connect(base + "again")))
+            for peer in stayed:
+                await peer.until(chat.Came("again"))
+
+            run.process.send_signal(signal.SIGHUP)
+            renewing = asyncio.create_task(run.until("all workers are replaced"))
+            newcomers = 0
+            while not renewing.done():
+                async with connect(base + f"new{newcomers}") as newcomer:
+                    await newcomer.recv()
+                newcomers += 1
+            assert newcomers > 2
+            assert {await peer.closed() for peer in (*stayed, again)} == {1012}
+            new = children_of(run, "wsflow.cli.worker")
+            assert len(new) == 2
+            assert not set(new) & set(workers)
+            last = Peer(await stack.enter_async_context(connect(base + "last")))
+            await last.until(chat.Came("last"))
+            run.process.terminate()
+            assert await last.closed() == 1001
+        assert await run.ended() == 0
+    await all_gone([*new, *servers])
+
+
+async def _vanished(name: str, peer: Peer) -> bool:
+    """Whether the peer's worker is gone: what it says now fails, or comes back."""
+    try:
+        await peer.socket.send('{"type": "say", "text": "still here"}')
+        back = asyncio.create_task(peer.until(chat.Said(name, "still here")))
+        end = asyncio.create_task(peer.closed())
+        await asyncio.wait([back, end], return_when=asyncio.FIRST_COMPLETED)
+        back.cancel()
+        end.cancel()
+    except ConnectionClosed:
+        return True
+    return chat.Said(name, "still here") not in peer.seen
+
+
+async def test_nothing_is_left_of_a_supervisor_that_is_killed() -> None:
+    async with serving("examples.chat:app", "--workers", "2", "--port", "0") as run:
+        pids = children_of(run)
+        assert len(pids) == 3
+        run.process.kill()
+        await all_gone(pids)
+        log = (await run.process.stderr.read()).decode() if run.process.stderr else ""
+        assert log.count("the supervisor is gone") == 2
+
+
+APP = """
+import os
+from pathlib import Path
+from wsflow import Router
+
+app = Router("/")
+broken = Path("broken").exists()
+
+@app.lifespan
+async def start():
+    if broken:
+        raise RuntimeError("no database")
+    yield
+
+@app.consumer
+async def echo(message: str) -> int:
+    if message == "exit":
+        os._exit(3)
+    return os.getpid()
+"""
+
+
+async def test_new_workers_that_do_not_start_replace_nobody(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(APP)
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    port = free_port()
+    async with serving(
+        "mine:app", "--workers", "2", "--port", str(port), cwd=tmp_path, env=path
+    ) as run:
+        workers = children_of(run, "wsflow.cli.worker")
+        (tmp_path / "broken").touch()
+        run.process.send_signal(signal.SIGHUP)
+        line = await run.until("the others stay as they are")
+        assert "a worker ended before it served, with exit code 1" in line
+        assert sorted(children_of(run, "wsflow.cli.worker")) == sorted(workers)
+        async with connect(f"ws://127.0.0.1:{port}/") as peer:
+            await peer.send("who")
+            assert int(await peer.recv()) in workers
+            (tmp_path / "broken").unlink()
+            await peer.send("exit")
+            assert "ended with exit code 3; another one starts in" in await run.until("exit code 3")
+        run.process.send_signal(signal.SIGHUP)  # while one is starting
+        run.process.send_signal(signal.SIGHUP)
+        await run.until("the workers are being replaced already")
+        await run.until("all workers are replaced")
+        run.process.send_signal(signal.SIGHUP)
+        await run.until("replacing the workers")
+        run.process.terminate()  # in the midst of it
+        assert await run.ended() == 0
+
+
+async def test_workers_that_do_not_start_at_all(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(APP)
+    (tmp_path / "broken").touch()
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    async with running("mine:app", "--workers", "2", "--port", "0", cwd=tmp_path, env=path) as run:
+        assert await run.ended() == 1
+        assert "RuntimeError: no database" in run.log
+        assert run.log.endswith(
+            "wsflow: a worker ended before it served, with exit code 1; see above\n"
+        )
+
+
+@pytest.mark.parametrize("kind", ["valkey", "nats"])
+async def test_nothing_is_lost_whatever_dies(kind: Any) -> None:
+    """The scenario of ``python -m tests.cluster`` with a tenth of everything."""
+    server = BrokerServer(kind, durable=True)
+    server.start()
+    port = free_port()
+    size = Size(workers=2, rooms=4, peers=40, publishers=2, messages=800)
+    try:
+        async with serving(
+            "tests.cluster.app:app",
+            *("--workers", "2", "--port", str(port), "--broker", server.url),
+            *("--publish-timeout", "30"),
+        ) as run:
+            log = asyncio.create_task(run.until("never said"))
+            scenario = Scenario(run, port, server.url, "kept", size)
+            outcome = await scenario.play(disturbance(run, server))
+            run.process.terminate()
+            await asyncio.wait([log])
+            log.exception()
+            assert await run.process.wait() == 0, run.log
+    finally:
+        server.stop()
+    assert outcome.published == size.messages
+    assert outcome.delivered == size.messages * size.peers // size.rooms
+    assert (outcome.lost, outcome.twice, outcome.disorder) == (0, 0, 0)
+    assert (outcome.unrecovered, outcome.refused, outcome.failed) == (0, 0, 0)
+    assert set(outcome.reconnects) <= {"1006", "1012", "ConnectionResetError", "EOFError"}
