@@ -151,11 +151,12 @@ class Scenario:
         self._said: dict[int, list[tuple[int, int]]] = {room: [] for room in range(size.rooms)}
         self._maybe: set[tuple[int, int]] = set()
         self._numbers = 0
+        self._readers: list[Reader] = []
         self.progress = asyncio.Condition()
 
     async def play(self, disturb: Callable[[Scenario], Any] | None = None) -> Outcome:
         size = self._size
-        readers = [
+        readers = self._readers = [
             Reader(self._base, self._kind, number % size.rooms, self.outcome)
             for number in range(size.peers)
         ]
@@ -185,6 +186,11 @@ class Scenario:
         target = int(part * self._size.messages)
         async with self.progress:
             await self.progress.wait_for(lambda: self.outcome.published >= target)
+
+    async def all_have_an_id(self) -> None:
+        """Wait until every peer has got something: who has not cannot say what it has missed."""
+        while not all(reader.heard for reader in self._readers):
+            await asyncio.sleep(0.01)
 
     async def _publish(self, publisher: int) -> None:
         size = self._size
@@ -252,6 +258,7 @@ def disturbance(run: Run, server: BrokerServer) -> Callable[[Scenario], Any]:
 
     async def disturb(scenario: Scenario) -> None:
         await scenario.reached(0.2)
+        await scenario.all_have_an_id()
         os.kill(children_of(run, "wsflow.cli.worker")[0], signal.SIGKILL)
         await scenario.reached(0.4)
         await asyncio.to_thread(server.kill)

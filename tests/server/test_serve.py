@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from websockets.asyncio.client import connect, unix_connect
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -85,7 +85,6 @@ async def test_stopping_at_once_cuts_short() -> None:
         await started.wait()
         while len(server._requesting) < 1:
             await asyncio.sleep(0)
-        server.stop(restart=True)
         server.stop()
         while not server.app._closed:
             await asyncio.sleep(0)
@@ -94,10 +93,70 @@ async def test_stopping_at_once_cuts_short() -> None:
         with pytest.raises(ConnectionClosed) as closed:
             await client.recv()
         assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+        assert closed.value.rcvd.code == 1001
         assert (await idle[0].read()).startswith(b"HTTP/1.1 503 ")
         idle[1].close()
     assert server.app.overran
+
+
+async def test_a_restart_lets_in_who_has_come() -> None:
+    """Who has connected is let in, and then told to come again: nobody is answered 503."""
+    began, go = anyio.Event(), anyio.Event()
+    app = Router("/")
+
+    @app.on_connect
+    async def slowly() -> None:
+        began.set()
+        await go.wait()
+
+    @app.consumer
+    async def nothing(message: str) -> None: ...
+
+    async with serve(app, quick(grace=100.0)) as server:
+        address = f"ws://127.0.0.1:{server.port}/"
+
+        async def come() -> ClientConnection:
+            return await connect(address)
+
+        connecting = asyncio.create_task(come())
+        await began.wait()
+        half = await asyncio.open_connection("127.0.0.1", server.port)
+        request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        half[1].write(request)
+        while len(server._requesting) < 1:
+            await asyncio.sleep(0)
+        server.stop(restart=True)
+        while server._all_requested is None:
+            await asyncio.sleep(0)
+        half[1].write(
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n"
+        )
+        while server._requesting:
+            await asyncio.sleep(0)
+        go.set()
+        client = await connecting
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        answer = await half[0].read()
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert answer.endswith((1012).to_bytes(2, "big"))
+        half[1].close()
+
+
+async def test_a_restart_that_is_cut_short() -> None:
+    async with serve(echo_app(), quick(open_timeout=100.0)) as server:
+        half = await asyncio.open_connection("127.0.0.1", server.port)
+        half[1].write(b"GET / HTTP/1.1\r\n")
+        while len(server._requesting) < 1:
+            await asyncio.sleep(0)
+        server.stop(restart=True)
+        while server._all_requested is None:
+            await asyncio.sleep(0)
+        server.stop(now=True)
+        assert (await half[0].read()).startswith(b"HTTP/1.1 503 ")
+        half[1].close()
 
 
 async def test_stopping_at_once_from_the_start() -> None:

@@ -49,9 +49,10 @@ def gone(pid: int) -> bool:
 
 
 async def all_gone(pids: list[int]) -> None:
-    with anyio.fail_after(20):
+    with anyio.move_on_after(20):
         while not all(map(gone, pids)):
             await asyncio.sleep(0.02)
+    assert [pid for pid in pids if not gone(pid)] == []
 
 
 class Peer:

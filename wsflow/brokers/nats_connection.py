@@ -24,6 +24,9 @@ from wsflow.errors import BrokerError
 NO_LIMIT = 24 * 3600
 """nats-py wants a time limit where wsflow has its own: seconds."""
 
+CLOSE = 0.5
+"""Seconds to say farewell to a server."""
+
 to_json = msgspec.json.encode
 
 
@@ -53,6 +56,7 @@ class NatsConnection:
         self._numbers = itertools.count()
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
         self._unconfirmed: list[asyncio.Future[None]] = []
+        self._connecting: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._notes: list[tuple[str, bytes]] = []
         self._telling: asyncio.Task[None] | None = None
@@ -66,15 +70,17 @@ class NatsConnection:
             LinkLostError: that does not work now.
             BrokerError: it refuses the user.
         """
+        connecting = self._client.connect(
+            server,
+            name="wsflow",
+            allow_reconnect=False,
+            connect_timeout=NO_LIMIT,
+            error_cb=self._error,
+            closed_cb=self._closed,
+        )
+        self._connecting = asyncio.create_task(connecting, name="wsflow nats")
         try:
-            await self._client.connect(
-                server,
-                name="wsflow",
-                allow_reconnect=False,
-                connect_timeout=NO_LIMIT,
-                error_cb=self._error,
-                closed_cb=self._closed,
-            )
+            await asyncio.shield(self._connecting)
         except AuthorizationError as exc:
             raise BrokerError(f"it refuses the user or the password: {exc}") from None
         except (Error, OSError, EOFError) as exc:
@@ -111,16 +117,11 @@ class NatsConnection:
     async def close(self) -> None:
         """Close it, whatever state it is in."""
         self._fail(LinkLostError("closed"))
+        tasks = {each for each in (self._connecting, self._flushing, self._telling) if each}
+        await cancel_all(tasks)
         closing = asyncio.create_task(self._close(), name="wsflow nats")
-        tasks = {task for task in (self._flushing, self._telling, closing) if task is not None}
-        for task in tasks - {closing}:
-            task.cancel()
-        for _ in range(10):  # nats-py can swallow a cancellation, and can wait for a dead server
-            _, tasks = await asyncio.wait(tasks, timeout=0.1)
-            if not tasks:
-                break
-            for task in tasks:
-                task.cancel()
+        await asyncio.wait([closing], timeout=CLOSE)
+        await cancel_all({closing})
 
     async def _close(self) -> None:
         with contextlib.suppress(Error, OSError):
@@ -256,6 +257,20 @@ class NatsConnection:
         """
         data = to_json(request) if request is not None else b""
         return read_answer(await self.ask(f"$JS.API.{what}", data))
+
+
+async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks that run functions of nats-py, which can swallow a cancellation.
+
+    Those that live on after some attempts are left to themselves: their connection is closed.
+    """
+    for _ in range(10):
+        tasks = {task for task in tasks if not task.done()}
+        if not tasks:
+            break
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.05)
 
 
 def settle(future: asyncio.Future[None], exc: Exception | None) -> None:

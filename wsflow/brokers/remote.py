@@ -113,8 +113,9 @@ class RemoteBroker:
                 await asyncio.wait_for(self._link.ping(), 0.5)
             except (LinkLostError, TimeoutError):
                 log.debug("the broker did not take the farewell")
-        task.cancel()
-        await asyncio.wait([task])
+        while not task.done():  # a group that fails at that moment swallows a cancellation
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
 
     async def _live(self) -> None:
         delays = back_off()

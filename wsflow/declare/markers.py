@@ -82,9 +82,6 @@ class TopicName:
         presence: the type of what connections join with: ``members`` tells values of that type, of
             connections to other processes too. Without it, types are known by what this process's
             own connections have joined with.
-
-    Raises:
-        ValueError: a number is negative, or ``max_age`` is set and ``history`` is not.
     """
 
     __slots__ = ("options", "template")
@@ -99,12 +96,6 @@ class TopicName:
         when_full: WhenFull = "close",
         presence: Any = None,
     ) -> None:
-        if history < 0 or max_age < 0 or backlog < 0:
-            raise ValueError(f"topic {template!r}: history, max_age and backlog are 0 or more")
-        if max_age and not history:
-            raise ValueError(
-                f"topic {template!r} has max_age and no history: say how many events are kept, too"
-            )
         self.template = template
         self.options = TopicOptions(history, max_age, backlog, when_full, presence)
 

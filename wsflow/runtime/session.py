@@ -411,7 +411,7 @@ class Session:
             self._in = None
             try:
                 self._accept()
-                if self._goodbye is not None:
+                if self._goodbye is not None and not self._serving:
                     self.finish(self._goodbye)
                 self._serving = True
                 self._work.start(self._environment)

@@ -54,6 +54,11 @@ def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, 
     options = name.options
     if options.history < 0 or options.backlog < 1:
         return "history is at least 0, and backlog at least 1.", "mend the number."
+    if options.max_age < 0 or (options.max_age and not options.history):
+        return (
+            "max_age limits a history, and is a number of seconds.",
+            "say how many events are kept: history=100, max_age=3600.",
+        )
     if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
         return (
             f"when_full is {options.when_full!r}.",

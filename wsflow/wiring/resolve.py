@@ -241,7 +241,7 @@ class Resolver:
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
-        for kind in types:
+        for kind in (*types, name.options.presence):
             if (unknown := unknown_type(kind)) is not None:
                 self.problem(handler, parameter, *unknown_message(unknown))
         source = FromTopic(

@@ -15,6 +15,8 @@ async def enter(
     bare: Annotated[Topic[str], "news.{}"],
     formatted: Annotated[Topic[str], "news.{room:d}"],
     negative: Annotated[Topic[str], TopicName("a", history=-1)],
+    ageless: Annotated[Topic[str], TopicName("c", max_age=60)],
+    unknown: Annotated[Topic[str], TopicName("d", presence=complex)],
     policy: Annotated[Topic[str], TopicName("b", when_full="wait")],  # type: ignore[arg-type]
     alien: Annotated[Topic[complex], "numbers"],
 ) -> None: ...
