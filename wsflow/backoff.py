@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 
@@ -14,5 +13,6 @@ def back_off(first: float = 0.1, most: float = 5.0) -> Iterator[float]:
         first: the most before the first attempt; it doubles with each.
         most: the most at all.
     """
-    for attempt in itertools.count():
-        yield random.uniform(0, min(most, first * 2 ** min(attempt, 30)))
+    while True:
+        yield random.uniform(0, first)
+        first = min(most, 2 * first)

@@ -15,12 +15,14 @@ class Proxy:
         port: where it listens.
         swallowing: whether what comes, in either direction, vanishes: connections stay open and
             silent, as behind a firewall that drops packets.
+        deaf: whether what the broker says vanishes.
     """
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self.swallowing = False
+        self.deaf = False
         self.port = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,16 +35,18 @@ class Proxy:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pass(reader, there))
-                tasks.create_task(self._pass(there_reader, writer))
+                tasks.create_task(self._pass(there_reader, writer, answers=True))
         finally:
             for each in (writer, there):
                 each.close()
                 self._writers.discard(each)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool = False
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if not self.swallowing:
+                if not self.swallowing and not (answers and self.deaf):
                     writer.write(data)
                     await writer.drain()
         if not self.swallowing:

@@ -16,7 +16,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import AuthorizationError, Error, MaxPayloadError, SlowConsumerError
+from nats.errors import Error, MaxPayloadError, SlowConsumerError
 
 from wsflow.brokers.engine import LinkLostError
 from wsflow.errors import BrokerError
@@ -81,9 +81,9 @@ class NatsConnection:
         self._connecting = asyncio.create_task(connecting, name="wsflow nats")
         try:
             await asyncio.shield(self._connecting)
-        except AuthorizationError as exc:
-            raise BrokerError(f"it refuses the user or the password: {exc}") from None
         except (Error, OSError, EOFError) as exc:
+            if "authorization violation" in str(exc).lower():
+                raise BrokerError(f"it refuses the user or the password: {exc}") from None
             raise LinkLostError(str(exc) or type(exc).__name__) from None
         await self.subscribe(f"{self._inbox}.*", self._answered)
 
@@ -198,10 +198,12 @@ class NatsConnection:
             while self._unconfirmed:
                 count = len(self._unconfirmed)
                 await self._client.flush(NO_LIMIT)
+                await asyncio.sleep(0)  # an error that came before the PONG is reported by now
+                self._check()
                 done, self._unconfirmed = self._unconfirmed[:count], self._unconfirmed[count:]
                 for waiting in done:
                     settle(waiting, None)
-        except (Error, OSError) as exc:
+        except (Error, OSError, LinkLostError) as exc:
             self._fail(LinkLostError(str(exc)))
         finally:
             self._flushing = None

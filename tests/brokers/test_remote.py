@@ -1,0 +1,711 @@
+"""Brokers on a server: what the suite over all of them does not see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import anyio
+import msgspec
+import nats
+import pytest
+from redis.asyncio import Redis
+
+import wsflow
+from tests.brokers.proxy import proxy
+from tests.brokers.servers import BrokerServer, Kind
+from wsflow import BrokerError, EventId, Query, Router, Topic, TopicMember, TopicName
+from wsflow.brokers import engine as engines
+from wsflow.brokers import nats as nats_engine
+from wsflow.brokers import processes, redis, remote, select, wire
+from wsflow.brokers.base import Envelope, Mark
+from wsflow.brokers.engine import Attempt, LinkLostError, Stamp, Stored
+from wsflow.brokers.feed import Feed
+from wsflow.codec import JSON
+from wsflow.declare.markers import TopicOptions
+from wsflow.runtime.limits import Limits
+from wsflow.testing import MemoryServer, serve_in_memory
+
+
+class News(msgspec.Struct, tag="news"):
+    text: str
+    id: Annotated[str, EventId()] = ""
+
+
+Kept = Annotated[Topic[News], TopicName("kept", history=3)]
+Plain = Annotated[Topic[News], "plain"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", params=["valkey", "nats"])
+def server(request: pytest.FixtureRequest) -> Iterator[BrokerServer]:
+    started = BrokerServer(request.param)
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BEAT", 0.1)
+    monkeypatch.setattr(remote, "PATIENCE", 0.5)
+
+
+def app(**subprotocols: Any) -> Router:
+    router = Router("/", **subprotocols)
+
+    @router.on_connect
+    async def enter(kept: Kept, plain: Plain, after: Annotated[str, Query()] = "") -> None:
+        await kept.join(after=after)
+        await plain.join()
+
+    @router.consumer
+    async def nothing(message: str) -> None: ...
+
+    return router
+
+
+@asynccontextmanager
+async def running(url: str, **options: Any) -> AsyncIterator[MemoryServer]:
+    async with serve_in_memory(app(**options), broker=url) as process:
+        yield process
+
+
+Publish = Callable[[str, bytes], Any]
+
+
+@asynccontextmanager
+async def raw(server: BrokerServer) -> AsyncIterator[tuple[Publish, Any]]:
+    """Say anything at all at the broker."""
+    if server.kind == "nats":
+        client = await nats.connect(server.url)
+
+        async def publish(topic: str, data: bytes) -> None:
+            await client.publish(f"wsflow.{'c' if topic == 'control' else 't.' + topic}", data)
+
+        yield publish, client
+        await client.close()
+    else:
+        redis_client = Redis.from_url(server.url)
+
+        async def publish(topic: str, data: bytes) -> None:
+            channel = "wsflow:c:" if topic == "control" else f"wsflow:t:{topic}"
+            head = b"" if topic == "control" or data.startswith(b"!") else b"\n"
+            await redis_client.publish(channel, head + data)
+
+        yield publish, redis_client
+        await redis_client.aclose()
+
+
+async def test_garbage_is_logged_and_counted(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MAX_SIZE", 1000)
+    envelope = Envelope({"json": JSON.frame(News("hi"))})
+    good = wire.pack(envelope, "somebody", 1, False)
+    garbage = [
+        b"!nonsense",
+        b"\xc1",
+        b"",
+        msgspec.msgpack.encode([2, "newer", 1, False, [], "", {}]),
+        msgspec.msgpack.encode([1, "x", 1, False, [], "", {"json": [1, b"x" * 1000]}]),
+        b"\x93" * 900,
+    ]
+    async with running(server.url) as process, raw(server) as (publish, _):
+        async with process.connect("/") as peer:
+            for each in garbage:
+                await publish("plain", each)
+            await publish("control", b"nonsense")
+            await publish("plain", good)
+            assert await peer.receive(News) == News("hi")
+            assert process.registry.counters()["unreadable"] == len(garbage) + 1
+    assert caplog.text.count("cannot be read") == 1  # once a second
+    assert "topic 'plain': a message cannot be read (" in caplog.text
+
+
+async def test_a_payload_that_a_peer_cannot_take(server: BrokerServer) -> None:
+    """A publisher that knows fewer codecs than the app: its messages reach some."""
+    packed: Any = "wsflow.msgpack"
+    envelope = Envelope({"json": JSON.frame(News("hi"))})
+    protocols = {"subprotocols": ("wsflow.json", "wsflow.msgpack")}
+    async with running(server.url, **protocols) as process, raw(server) as (publish, _):
+        async with process.connect("/") as one, process.connect("/", subprotocols=[packed]) as two:
+            await publish("plain", wire.pack(envelope, "somebody", 1, False))
+            assert await one.receive(News) == News("hi")
+            await two.receive_nothing(0.05)
+            assert process.registry.counters()["unreadable"] == 1
+
+
+async def test_a_loop_skips_what_it_cannot_decode(server: BrokerServer) -> None:
+    router = Router("/")
+
+    @router.producer
+    async def listen(plain: Plain) -> AsyncIterator[str]:
+        yield "begun"
+        async for message in plain:
+            yield message.text
+
+    bad = Envelope({"json": JSON.frame({"no": "news"})})
+    good = Envelope({"json": JSON.frame(News("hi"))})
+    other = Envelope({"msgpack": JSON.frame(News("hi"))})
+    async with serve_in_memory(router, broker=server.url) as process, raw(server) as (publish, _):
+        async with process.connect("/") as peer:
+            assert await peer.receive() == "begun"
+            await process._app.directory.channels.broker.subscribed("plain")
+            for number, envelope in enumerate([bad, other, good]):
+                await publish("plain", wire.pack(envelope, "somebody", number, False))
+            assert await peer.receive() == "hi"
+            assert process.registry.counters()["unreadable"] == 2
+
+
+async def test_what_was_sent_again_is_heard_once(server: BrokerServer) -> None:
+    envelope = Envelope({"json": JSON.frame(News("hi"))})
+    async with running(server.url) as process, raw(server) as (publish, _):
+        async with process.connect("/") as peer:
+            for number, again in [(1, False), (1, True), (2, True), (2, True)]:
+                await publish("plain", wire.pack(envelope, "somebody", number, again))
+            for _ in range(2):
+                assert await peer.receive(News) == News("hi")
+            await peer.receive_nothing(0.05)
+
+
+async def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "REMEMBERED", 2)
+    broker = remote.RemoteBroker(None, select.engine("redis://nowhere"), 1, {})
+    assert [broker._is_known("a", number) for number in (1, 2, 1, 3, 1)] == [
+        *(False, False, True, False, False)
+    ]
+
+
+async def test_publishing_from_outside(server: BrokerServer) -> None:
+    async with running(server.url) as process, process.connect("/") as peer:
+        async with wsflow.publisher(server.url) as publish:
+            assert await publish("plain", News("one")) == ""
+            id = await publish("kept", News("two"))
+            assert await peer.receive(News) == News("one")
+            assert await peer.receive(News) == News("two", id)
+            await publish("elsewhere", News("nobody"))
+            with pytest.raises(ValueError, match="a topic needs a name"):
+                await publish("", "x")
+        async with process.connect(f"/?after={id}") as back:
+            await back.receive_nothing(0.02)
+        assert await process.registry.topic("kept").members() != []
+
+
+async def test_publishing_from_outside_before_the_app_ran(
+    server_of: Callable[..., BrokerServer], server: BrokerServer
+) -> None:
+    alone = server_of(server.kind)
+    async with wsflow.publisher(alone.url) as publish:
+        assert await publish("kept", News("one")) == ""
+
+
+async def test_a_broker_that_is_not_there() -> None:
+    with pytest.raises(BrokerError, match=r"the broker redis://127.0.0.1:1 cannot be reached: "):
+        async with wsflow.publisher("redis://:secret@127.0.0.1:1", timeout=0.1):
+            raise AssertionError
+    with pytest.raises(BrokerError, match=r"nats://127.0.0.1:1 cannot be reached: "):
+        await select.reach("nats://me:secret@127.0.0.1:1")
+    broker = remote.RemoteBroker(None, select.engine("redis://127.0.0.1:1"), 10, {})
+    with anyio.move_on_after(0.05):
+        await broker.start()
+    assert broker._task is None
+    await broker.stop()
+
+
+async def test_old_events_go_by_age(server: BrokerServer) -> None:
+    Brief = Annotated[Topic[News], TopicName("brief", history=9, max_age=0.4)]
+    router = Router("/")
+    told: list[bool] = []
+
+    @router.on_connect
+    async def enter(brief: Brief, after: Annotated[str, Query()] = "") -> None:
+        told.append((await brief.join(after=after)).recovered)
+
+    @router.consumer
+    async def nothing(message: str) -> None: ...
+
+    async with serve_in_memory(router, broker=server.url) as process:
+        brief = process.registry.topic("brief")
+        async with process.connect("/") as peer:
+            first = await brief.publish(News("a"))
+            await brief.publish(News("b"))
+            async with process.connect(f"/?after={first}") as back:
+                assert (await back.receive(News)).text == "b"
+            assert told.pop()
+            with anyio.fail_after(5):
+                while not told or told[-1]:
+                    async with process.connect(f"/?after={first}") as late:
+                        await late.receive_nothing(0.05)
+            third = await brief.publish(News("c"))
+            assert [(await peer.receive(News)).text for _ in range(3)] == ["a", "b", "c"]
+            async with process.connect(f"/?after={third}"):
+                pass
+            assert told[-1]
+            assert process.registry.counters()["lost"] == 0
+
+
+async def test_a_long_history_is_read_in_pages(
+    server: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (redis, nats_engine):
+        monkeypatch.setattr(module, "PAGE", 7)
+    Long = Annotated[Topic[News], TopicName("long", history=100)]
+    router = Router("/")
+
+    @router.on_connect
+    async def enter(long: Long, after: Annotated[str, Query()] = "") -> None:
+        assert (await long.join(after=after)).recovered or not after
+
+    @router.consumer
+    async def nothing(message: str) -> None: ...
+
+    async with serve_in_memory(router, broker=server.url) as process, process.connect("/"):
+        long = process.registry.topic("long")
+        ids = [await long.publish(News(str(number))) for number in range(40)]
+        for start in (0, 5, 6, 25, 38):
+            async with process.connect(f"/?after={ids[start]}") as back:
+                texts = [(await back.receive(News)).text for _ in range(39 - start)]
+                assert texts == [str(number) for number in range(start + 1, 40)]
+
+
+async def test_a_history_with_garbage_in_it(server: BrokerServer) -> None:
+    async with running(server.url) as process, process.connect("/") as peer:
+        kept = process.registry.topic("kept")
+        first = await kept.publish(News("a"))
+        broker: Any = process._app.directory.channels.broker
+        await broker._link.publish("kept", b"garbage", kept._type.options, Attempt("x"))
+        await kept.publish(News("b"))
+        assert [(await peer.receive(News)).text for _ in range(2)] == ["a", "b"]
+        async with process.connect(f"/?after={first}") as back:
+            assert (await back.receive(News)).text == "b"
+        assert process.registry.counters()["unreadable"] == 2
+
+
+async def test_scripts_that_the_server_forgot(server_of: Callable[..., BrokerServer]) -> None:
+    server = server_of("valkey")
+    async with running(server.url) as process, raw(server) as (_, client):
+        kept = process.registry.topic("kept")
+        await kept.publish(News("a"))
+        await client.script_flush()
+        assert await kept.publish(News("b"))
+
+
+@pytest.mark.parametrize(
+    ("configure", "says"),
+    [
+        ({"maxmemory": "1"}, "the broker refuses: "),
+        ({"min-replicas-to-write": "1"}, "the broker refuses: "),
+    ],
+)
+async def test_redis_refuses(
+    server_of: Callable[..., BrokerServer], configure: dict[str, str], says: str
+) -> None:
+    server = server_of("valkey")
+    async with running(server.url) as process, raw(server) as (_, client):
+        for name, value in configure.items():
+            await client.config_set(name, value)
+        with pytest.raises(BrokerError, match=says):
+            await process.registry.topic("kept").publish(News("a"))
+        with pytest.raises(BrokerError, match=says):
+            await process._app.directory.channels.broker._link.declare(  # type: ignore[attr-defined]
+                {"kept": TopicOptions(history=1)}
+            )
+
+
+async def test_a_password(server_of: Callable[..., BrokerServer]) -> None:
+    server = server_of("valkey")
+    async with raw(server) as (_, client):
+        await client.config_set("requirepass", "secret")
+    with pytest.raises(BrokerError, match="it refuses the user or the password"):
+        await select.reach(server.url)
+    await select.reach(server.url.replace("//", "//:secret@"))
+
+
+async def test_a_channel_that_is_forbidden(
+    server_of: Callable[..., BrokerServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = server_of("valkey")
+    async with raw(server) as (_, client):
+        rules = ["on", ">pw", "~*", "+@all", "resetchannels", "&wsflow:c:*", "&wsflow:t:"]
+        await client.execute_command("ACL", "SETUSER", "app", *rules)
+    async with serve_in_memory(
+        app(), broker=server.url.replace("//", "//app:pw@"), limits=Limits(publish_timeout=0.5)
+    ) as process:
+        async with process.connect("/") as peer:
+            assert peer.rejected.status == 500
+            assert isinstance(peer.end.error, BrokerError)
+            assert process.registry.counters()["reconnected"]
+    assert "it refuses: " in caplog.text
+
+
+# -- NATS
+
+
+@asynccontextmanager
+async def nats_with(tmp_path: Any, config: str) -> AsyncIterator[BrokerServer]:
+    """A NATS server with a configuration of its own."""
+    server = BrokerServer("nats")
+    file = tmp_path / "nats.conf"
+    file.write_text(f"port: {server.port}\nhost: 127.0.0.1\n{config}\n")
+    program = server.command[0]
+    server.__class__ = type("Configured", (BrokerServer,), {"command": [program, "-c", str(file)]})
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_nats_without_jetstream(tmp_path: Any) -> None:
+    plain = Router("/")
+
+    @plain.on_connect
+    async def enter(topic: Plain) -> None:
+        await topic.join()
+
+    @plain.consumer
+    async def nothing(message: str) -> None: ...
+
+    async with nats_with(tmp_path, "") as server:
+        async with serve_in_memory(plain, broker=server.url) as process:
+            async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
+                await publish("plain", News("hi"))
+                assert await peer.receive(News) == News("hi")
+        with pytest.raises(BrokerError, match="topics with history need JetStream, and this NATS"):
+            async with serve_in_memory(app(), broker=server.url, limits=Limits(publish_timeout=1)):
+                raise AssertionError
+
+
+async def test_nats_refuses(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    config = """
+        max_payload: 1000
+        jetstream {store_dir: "%s"}
+        authorization {users: [
+            {user: a, password: b, permissions: {publish: {deny: "wsflow.t.no"}}}
+        ]}
+    """
+    async with nats_with(tmp_path, config % tmp_path) as server:
+        with pytest.raises(BrokerError, match="it refuses the user or the password"):
+            await select.reach(server.url)
+        url = server.url.replace("//", "//a:b@")
+        async with wsflow.publisher(f"{url},{url}", timeout=1) as publish:
+            with pytest.raises(BrokerError, match="bytes is more than the broker takes"):
+                await publish("plain", "x" * 2000)
+            await publish("plain", "x")
+            with pytest.raises(BrokerError, match="publishing on topic 'no'"):
+                await publish("no", "x")
+        assert "it refuses: nats: permissions violation" in caplog.text.lower()
+
+
+async def test_nats_limits_on_streams(tmp_path: Any) -> None:
+    """A history that the server has no room for: who wants to join learns why."""
+    async with nats_with(tmp_path, f'jetstream {{store_dir: "{tmp_path}"}}') as server:
+        url = f"{server.url}?replicas=3"
+        with pytest.raises(BrokerError, match="the broker refuses: replicas > 1 not supported"):
+            async with serve_in_memory(app(), broker=url, limits=Limits(publish_timeout=1)):
+                raise AssertionError
+        other = Router("/")
+        refused: list[str] = []
+
+        @other.on_connect
+        async def enter(kept: Kept) -> None:
+            try:
+                await kept.join()
+            except BrokerError as exc:
+                refused.append(str(exc))
+                raise
+
+        @other.consumer
+        async def nothing(message: str) -> None: ...
+
+        async with serve_in_memory(other, broker=server.url) as process:
+            link: Any = process._app.directory.channels.broker._link  # type: ignore[attr-defined]
+            link._replicas = 3
+            async with process.connect("/") as peer:
+                assert peer.rejected.status == 500
+                assert isinstance(peer.end.error, BrokerError)
+            assert refused[0].startswith("the broker refuses: replicas > 1 not supported")
+            with pytest.raises(BrokerError, match="replicas"):
+                await process.registry.topic("kept").publish(News("a"))
+
+
+async def test_a_stream_that_vanishes_while_connected(
+    server_of: Callable[..., BrokerServer],
+) -> None:
+    server = server_of("nats")
+    async with running(server.url) as process, raw(server) as (_, client):
+        async with process.connect("/") as peer:
+            kept = process.registry.topic("kept")
+            old = await kept.publish(News("a"))
+            await kept.publish(News("b"))
+            await client.jetstream().delete_stream("wsflow_3_0")
+            new = await kept.publish(News("c"))
+            assert old.partition("-")[0] != new.partition("-")[0]
+            await client.publish("wsflow.l.3_0.kept", b"not from the stream")
+            assert [(await peer.receive(News)).text for _ in range(3)] == ["a", "b", "c"]
+            assert process.registry.counters()["lost"] == 1
+            assert process.registry.counters()["unreadable"] == 1
+
+
+def test_urls() -> None:
+    for url, says in [
+        ("nowhere", "is no broker: it begins with one of memory://, redis://"),
+        ("kafka://me:secret@host", "'kafka://me:…@host' is no broker"),
+        ("memory://", "is a process's own: no other one hears what is said there"),
+        ("redis://host:port", "'redis://host:port' cannot be used"),
+        ("nats://", "it names no host"),
+        ("nats://host?prefix=a.b", "prefix is 'a.b': letters, digits, _ and - may be in it"),
+        ("nats://host?replicas=many", "cannot be used"),
+    ]:
+        with pytest.raises(ValueError, match=r"broker|own|used") as raised:
+            select.engine(url)
+        assert says in str(raised.value)
+    assert select.engine("nats://u:p@a:1,b").address == "nats://a:1,nats://b"
+    assert select.engine("rediss://u:p@a:1/3?prefix=x").address == "rediss://a:1/3"
+
+
+def test_a_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'nats'", name="nats")
+
+    monkeypatch.setattr(select.importlib, "import_module", missing)
+    with pytest.raises(ValueError, match=r"tls:// needs nats, which is not installed: pip install"):
+        select.engine("tls://host")
+
+
+# -- in parts
+
+
+class Nobody:
+    """A receiver that remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, ...]] = []
+
+    def appeared(self, process: str) -> None:
+        self.seen.append(("appeared", process))
+
+    def gone(self, process: str) -> None:
+        self.seen.append(("gone", process))
+
+    def heard(self, process: str, note: bytes) -> None:
+        self.seen.append((process, note.decode()))
+
+
+async def test_a_process_that_is_silent_is_gone() -> None:
+    receiver: Any = Nobody()
+    sent: list[str] = []
+
+    def tell(kind: Any, generation: int = 1, note: bytes = b"") -> None:
+        mine.told(msgspec.msgpack.encode(processes.Told(1, kind, "b", generation, note)))
+
+    mine = processes.Processes(receiver, 0.02, lambda to, data: sent.append(to))
+    tell("note", 1, b"hi")
+    tell("beat", 2)  # it was away
+    tell("hello", 2)
+    tell("bye")
+    tell("bye")
+    assert receiver.seen == [
+        ("appeared", "b"),
+        ("b", "hi"),
+        ("appeared", "b"),
+        ("gone", "b"),
+    ]
+    assert sent == ["b"]
+    tell("beat", 3)
+    living = asyncio.create_task(mine.live())
+    with anyio.fail_after(5):
+        await mine.settled.wait()
+        while mine.others:
+            await asyncio.sleep(0.005)
+    assert receiver.seen[4:] == [("appeared", "b"), ("appeared", "b"), ("gone", "b")]
+    living.cancel()
+    await asyncio.wait([living])
+    assert not mine.settled.is_set()
+
+
+class FakeLink:
+    """A history, to be read as the test says."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.reads: list[tuple[Mark, Mark]] = []
+
+    async def last(self, topic: str, options: TopicOptions) -> Mark:
+        await asyncio.sleep(0)
+        found: Mark = self.answers.pop(0)
+        return found
+
+    async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
+        await asyncio.sleep(0)
+        self.reads.append((after, upto))
+        return Stored(*self.answers.pop(0))
+
+
+def at(number: int, epoch: str = "a") -> Mark:
+    return Mark(epoch, (number,) if number else ())
+
+
+def stamp(number: int, previous: int, epoch: str = "a") -> Stamp:
+    return Stamp(at(number, epoch), at(previous).order)
+
+
+class Taken:
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.lost: list[str] = []
+        self.recovers = 0
+
+    def feed(self) -> Feed:
+        def passes(topic: str, mark: Mark, data: bytes) -> None:
+            self.numbers.append(mark.order[0])
+
+        def recovers(topic: str) -> None:
+            self.recovers += 1
+
+        return Feed("t", TopicOptions(history=9), passes, recovers, self.lost.append)
+
+
+async def test_a_feed_takes_each_event_once_and_in_order() -> None:
+    taken = Taken()
+    feed = taken.feed()
+    feed.take(stamp(4, 3), b"")  # before it is known where to begin
+    feed.take(stamp(6, 5), b"")
+    link: Any = FakeLink(at(5))
+    await feed.recover(link)
+    assert feed.live.is_set()
+    feed.take(stamp(6, 5), b"")
+    feed.take(stamp(7, 6), b"")
+    assert taken.numbers == [6, 7]
+    feed.take(stamp(10, 9), b"")  # something is missing
+    assert taken.recovers == 1
+    feed.take(stamp(11, 10), b"")
+    link = FakeLink(at(9), (True, [(at(8), b""), (at(9), b"")]))
+    both = await asyncio.gather(feed.recover(link), feed.recover(link))
+    assert both == [None, None]
+    assert link.reads == [(at(7), at(9))]
+    assert taken.numbers == [6, 7, 8, 9, 10, 11]
+    feed.take(stamp(13, 0), b"")  # those before it were too old to be kept
+    assert taken.numbers[-1] == 13
+    assert taken.lost == []
+
+
+async def test_a_feed_looks_again_if_something_is_missing_still() -> None:
+    taken = Taken()
+    feed = taken.feed()
+    await feed.recover(FakeLink(at(1)))  # type: ignore[arg-type]
+    feed.take(stamp(4, 3), b"")
+    link: Any = FakeLink(at(2), (True, [(at(2), b"")]), at(4), (True, [(at(3), b""), (at(4), b"")]))
+    await feed.recover(link)
+    assert taken.numbers == [2, 3, 4]
+
+
+async def test_a_feed_says_what_is_lost() -> None:
+    taken = Taken()
+    feed = taken.feed()
+    await feed.recover(FakeLink(at(1)))  # type: ignore[arg-type]
+    feed.take(stamp(9, 8), b"")
+    await feed.recover(FakeLink(at(9), (False, [(at(8), b""), (at(9), b"")])))  # type: ignore[arg-type]
+    assert taken.numbers == [8, 9]
+    assert "its history does not go back enough" in taken.lost[0]
+    feed.take(stamp(1, 0, "b"), b"")  # begun anew
+    await feed.recover(FakeLink(at(1, "b"), (True, [(at(1, "b"), b"")])))  # type: ignore[arg-type]
+    assert taken.numbers == [8, 9, 1]
+    assert "was lost at the broker" in taken.lost[1]
+    feed.catch_up()
+    await feed.recover(FakeLink(at(1, "b")))  # type: ignore[arg-type]
+    feed.stop()
+    feed.take(stamp(2, 1, "b"), b"")
+    assert taken.numbers == [8, 9, 1]
+
+
+async def test_a_feed_whose_link_is_lost_recovers_on_the_next() -> None:
+    class Lost(FakeLink):
+        async def last(self, topic: str, options: TopicOptions) -> Mark:
+            raise LinkLostError("gone")
+
+    taken = Taken()
+    feed = taken.feed()
+    with pytest.raises(LinkLostError):
+        await feed.recover(Lost())  # type: ignore[arg-type]
+    await feed.recover(FakeLink(at(0)))  # type: ignore[arg-type]
+    feed.take(stamp(1, 0), b"")
+    assert taken.numbers == [1]
+
+
+async def test_a_message_whose_fate_is_unknown_is_sent_again(
+    server_of: Callable[..., BrokerServer],
+) -> None:
+    """The connection is cut between the message and its acknowledgement, again and again."""
+    kind: Kind
+    for kind in ("valkey", "nats"):
+        server = server_of(kind)
+        async with proxy(server.port) as between, running(server.url) as listener:
+            url = server.url.replace(str(server.port), str(between.port))
+            async with listener.connect("/") as peer, running(url) as writer:
+                kept, plain = writer.registry.topic("kept"), writer.registry.topic("plain")
+                for number in range(6):
+                    topic = (kept, plain)[number % 2]
+                    await kept.publish(News("begin"))  # all that a new connection needs is there
+                    assert (await peer.receive(News)).text == "begin"
+                    between.deaf = True  # what comes back vanishes
+                    said = asyncio.create_task(topic.publish(News(str(number))))
+                    assert (await peer.receive(News, timeout=5)).text == str(number)
+                    between.deaf = False
+                    between.reset()
+                    await said
+                await peer.receive_nothing(0.05)
+
+
+async def test_a_fate_that_cannot_be_known(server_of: Callable[..., BrokerServer]) -> None:
+    """The history is too short to tell: that is an error, and no message comes twice."""
+    server = server_of("valkey")
+    async with running(server.url) as process:
+        link: Any = process._app.directory.channels.broker._link  # type: ignore[attr-defined]
+        options = TopicOptions(history=1)
+        for number in range(4):
+            await link.publish("kept", b"x", options, Attempt(str(number)))
+        with pytest.raises(BrokerError, match="too short to tell whether the message arrived"):
+            await link.publish("kept", b"x", options, Attempt("0", again=True, age=30))
+        assert await link.publish("kept", b"x", options, Attempt("3", again=True, age=30))
+
+
+async def test_cancelling_who_publishes_leaves_the_connection_alone(server: BrokerServer) -> None:
+    async with running(server.url) as process, process.connect("/") as peer:
+        for name in ("kept", "plain"):
+            topic = process.registry.topic(name)
+            for number in range(20):
+                with anyio.CancelScope() as scope:
+                    if number % 2:
+                        scope.cancel()
+                    await topic.publish(News(str(number)))
+                task = asyncio.create_task(topic.publish(News("cancelled")))
+                await asyncio.sleep(0)
+                task.cancel()
+            assert await topic.publish(News("last")) == "" or name == "kept"
+            while (await peer.receive(News)).text != "last":
+                pass
+        assert process.registry.counters()["reconnected"] == 0
+
+
+async def test_members_need_the_broker(server: BrokerServer) -> None:
+    async with running(server.url) as process, process.connect("/") as peer:
+        there = await process.registry.topic("plain").members()
+        assert there == [TopicMember(peer_id(process), None)]
+        await peer.close()
+
+
+def peer_id(process: MemoryServer) -> str:
+    (connection,) = process.registry
+    return connection.id
+
+
+async def test_an_attempt_is_known_by_its_key() -> None:
+    assert engines.Attempt("a").again is False
