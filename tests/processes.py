@@ -30,9 +30,9 @@ class Run:
         self.lines: list[str] = []
 
     async def until(self, text: str) -> str:
-        """Read the log until a line has ``text``."""
+        """Read the log until a line has ``text``; give up when nothing was logged for a minute."""
         assert self.process.stderr is not None
-        while line := (await self.process.stderr.readline()).decode():
+        while line := (await asyncio.wait_for(self.process.stderr.readline(), 60)).decode():
             self.lines.append(line)
             if text in line:
                 return line

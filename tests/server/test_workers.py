@@ -200,6 +200,7 @@ async def test_new_workers_that_do_not_start_replace_nobody(tmp_path: Path) -> N
             await peer.send("exit")
             assert "ended with exit code 3; another one starts in" in await run.until("exit code 3")
         run.process.send_signal(signal.SIGHUP)  # while one is starting
+        await run.until("replacing the workers")
         run.process.send_signal(signal.SIGHUP)
         await run.until("the workers are being replaced already")
         await run.until("all workers are replaced")

@@ -1,7 +1,8 @@
 """A connection of nats-py, whose requests fail at once when it is lost.
 
 nats-py leaves them to their time limit. Here each answer is expected under a number in the
-connection's inbox, and what waits for a PONG shares one PING.
+connection's inbox, and what waits for the server to have done
+everything shares one message.
 """
 
 from __future__ import annotations
@@ -193,18 +194,19 @@ class NatsConnection:
         await confirmed
 
     async def _flush(self) -> None:
-        """One PING for all that wait at that moment."""
+        """One message to ourselves for all that wait at that moment: it comes back in its turn.
+
+        The PING of nats-py overtakes what was published before it and is not written yet.
+        """
         try:
             while self._unconfirmed:
                 count = len(self._unconfirmed)
-                await self._client.flush(NO_LIMIT)
-                await asyncio.sleep(0)  # an error that came before the PONG is reported by now
-                self._check()
+                await self.ask("", b"")
                 done, self._unconfirmed = self._unconfirmed[:count], self._unconfirmed[count:]
                 for waiting in done:
                     settle(waiting, None)
-        except (Error, OSError, LinkLostError) as exc:
-            self._fail(LinkLostError(str(exc)))
+        except LinkLostError as exc:
+            self._fail(exc)
         finally:
             self._flushing = None
 
@@ -222,7 +224,10 @@ class NatsConnection:
         take: Callable[[Msg], bool],
         headers: dict[str, Any] | None = None,
     ) -> None:
-        """Send a request, and give ``take`` its answers until it returns True."""
+        """Send a request, and give ``take`` its answers until it returns True.
+
+        Without a subject it is its own answer.
+        """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def came(answer: Msg | Exception) -> None:
@@ -235,7 +240,8 @@ class NatsConnection:
         token = f"{next(self._numbers):x}"
         self._answers[token] = came
         try:
-            await self.send(subject, data, f"{self._inbox}.{token}", headers)
+            inbox = f"{self._inbox}.{token}"
+            await self.send(subject or inbox, data, inbox, headers)
             await done
         finally:
             self._answers.pop(token, None)
