@@ -13,7 +13,18 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from wsflow import Close, Registry, Router, Topic, TopicName
+from wsflow import (
+    Close,
+    Connection,
+    EventId,
+    MemberJoined,
+    MemberLeft,
+    Query,
+    Registry,
+    Router,
+    Topic,
+    TopicName,
+)
 from wsflow.testing import connect
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +46,11 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "Annotated": Annotated,
         "Clock": Clock,
         "Close": Close,
+        "Connection": Connection,
+        "EventId": EventId,
+        "MemberJoined": MemberJoined,
+        "MemberLeft": MemberLeft,
+        "Query": Query,
         "Registry": Registry,
         "Router": Router,
         "Topic": Topic,
@@ -85,7 +101,7 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
             assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("name", ["docs/patterns.md", "docs/guide.md"])
+@pytest.mark.parametrize("name", ["docs/patterns.md", "docs/guide.md", "docs/scaling.md"])
 def test_all_blocks_run(name: str) -> None:
     assert blocks(name)
 
@@ -119,6 +135,25 @@ async def test_patterns() -> None:
     async with connect(news["app"], "/news") as one, connect(news["app"], "/news") as two:
         await one.send(say("extra"))
         assert await two.receive() == say("extra")
+
+
+async def test_scaling() -> None:
+    apps = blocks("docs/scaling.md")
+    notes, hall = apps["/notes/{room}"], apps["/hall/{name}"]
+    note, app = notes["Note"], notes["app"]
+    async with connect(app, "/notes/a") as ada:
+        for text in ("one", "two", "three"):
+            await ada.send(note(text))
+        ids = [(await ada.receive(note)).id for _ in range(3)]
+        async with connect(app, f"/notes/a?after={ids[0]}") as back:
+            assert [(await back.receive(note)).text for _ in range(2)] == ["two", "three"]
+        async with connect(app, "/notes/a?after=nonsense") as late:
+            assert await late.receive() == "some notes are gone: load the page again"
+    async with connect(hall["app"], "/hall/ada") as ada:
+        assert await ada.receive() == "ada is here"
+        async with connect(hall["app"], "/hall/bob"):
+            assert await ada.receive() == "bob is here"
+        assert await ada.receive() == "bob has left"
 
 
 async def test_the_guide() -> None:
