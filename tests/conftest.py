@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import trio.testing
+
+from tests.brokers.servers import BrokerServer, Kind
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -15,3 +19,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 def mock_clock() -> object:
     """A backend whose clock jumps to the next timer when nothing else is to do."""
     return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
+
+
+@pytest.fixture
+def server_of() -> Iterator[Callable[..., BrokerServer]]:
+    """Starts servers of the test's own: ``server_of("valkey", durable=True)``."""
+    started: list[BrokerServer] = []
+
+    def start(kind: Kind, *, durable: bool = False) -> BrokerServer:
+        server = BrokerServer(kind, durable=durable)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

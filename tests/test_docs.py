@@ -66,7 +66,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         ast.parse(match["code"])
         if "by-hand" in match["kind"]:
             continue
-        exec(compile(match["code"], name, "exec"), space)
+        exec(compile(match["code"], name, "exec", dont_inherit=True), space)
         if isinstance(space.get("app"), Router):
             apps[space["app"].path] = dict(space)
     return apps

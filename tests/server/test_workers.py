@@ -77,6 +77,11 @@ class Peer:
                 self._more.clear()
                 await self._more.wait()
 
+    async def until_something(self) -> None:
+        """Wait until anything was seen, or the end: a worker may be replaced at that moment."""
+        while not self.seen and not self._reading.done():
+            await asyncio.sleep(0.005)
+
     async def closed(self) -> int:
         """Wait for the end; the close code."""
         await asyncio.wait([self._reading])
@@ -119,7 +124,7 @@ async def test_a_chat_in_two_processes() -> None:
             newcomers = 0
             while not renewing.done():
                 async with connect(base + f"new{newcomers}") as newcomer:
-                    await newcomer.recv()
+                    await Peer(newcomer).until_something()
                 newcomers += 1
             assert newcomers > 2
             assert {await peer.closed() for peer in (*stayed, again)} == {1012}

@@ -87,25 +87,33 @@ class EmbeddedNats:
         }
         path = folder / "nats.conf"
         path.write_bytes(msgspec.json.encode(config))  # its own format takes JSON, too
+        try:
+            await self._launch(folder, path)
+            async with asyncio.timeout(START):
+                await self._listening(folder)
+        except (OSError, TimeoutError, BrokerError) as exc:
+            last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+            why = "; ".join([str(exc) or f"no sign within {START:g} s", *last])
+            raise BrokerError(f"the embedded NATS server did not start: {why}") from None
+
+    async def _launch(self, folder: Path, config: Path) -> None:
         with (folder / "log").open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
                 self._program,
                 "-c",
-                path,
+                config,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is not for it
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
-        try:
-            async with asyncio.timeout(START):
-                while not await self._listens(folder):
-                    if self._process.returncode is not None:
-                        raise BrokerError(f"it ended with exit code {self._process.returncode}")
-        except (TimeoutError, BrokerError) as exc:
-            last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
-            why = "; ".join([str(exc) or f"no sign within {START:g} s", *last])
-            raise BrokerError(f"the embedded NATS server did not start: {why}") from None
+
+    async def _listening(self, folder: Path) -> None:
+        """Wait until it listens."""
+        assert self._process is not None
+        while not await self._listens(folder):
+            if self._process.returncode is not None:
+                raise BrokerError(f"it ended with exit code {self._process.returncode}")
 
     async def _listens(self, folder: Path) -> bool:
         """Whether it does, after a short while: it says where in a file."""

