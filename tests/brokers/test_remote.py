@@ -11,7 +11,9 @@ import anyio
 import msgspec
 import nats
 import pytest
+from nats.errors import SlowConsumerError
 from redis.asyncio import Redis
+from redis.exceptions import ReadOnlyError
 
 import wsflow
 from tests.brokers.proxy import proxy
@@ -19,7 +21,7 @@ from tests.brokers.servers import BrokerServer, Kind
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicMember, TopicName
 from wsflow.brokers import engine as engines
 from wsflow.brokers import nats as nats_engine
-from wsflow.brokers import processes, redis, remote, select, wire
+from wsflow.brokers import nats_connection, processes, redis, remote, select, wire
 from wsflow.brokers.base import Envelope, Mark
 from wsflow.brokers.engine import Attempt, LinkLostError, Stamp, Stored
 from wsflow.brokers.feed import Feed
@@ -709,3 +711,167 @@ def peer_id(process: MemoryServer) -> str:
 
 async def test_an_attempt_is_known_by_its_key() -> None:
     assert engines.Attempt("a").again is False
+
+
+# -- over an engine that fails as the test says
+
+
+class Line:
+    """A link whose calls are counted, and fail when told to."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, Exception] = {}
+        self.cut = asyncio.Event()
+        self.calls: list[str] = []
+        self.waits = asyncio.Event()
+
+    async def lost(self) -> None:
+        await self.cut.wait()
+        raise LinkLostError("cut")
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*_: Any) -> Any:
+            self.calls.append(name)
+            if name in self.failing:
+                raise self.failing.pop(name)
+            if name == "publish" and self.waits.is_set():
+                await asyncio.sleep(60)
+            return Mark() if name == "last" else {}
+
+        return call
+
+
+class Lines:
+    address = "test://"
+
+    def __init__(self) -> None:
+        self.made: list[Line] = []
+        self.prepare: Callable[[Line], None] = lambda line: None
+
+    async def connect(self, sink: Any, process: str) -> Line:
+        line = Line()
+        self.prepare(line)
+        self.made.append(line)
+        return line
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    with anyio.fail_after(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_a_link_may_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote, "STABLE", 0.0)
+    lines: Any = Lines()
+    broker = remote.RemoteBroker(None, lines, 0.2, {})
+    kept, plain = TopicOptions(history=1), TopicOptions()
+    await broker.start()
+    try:
+        lines.made[0].failing["ping"] = ZeroDivisionError("a bug")
+        await until(lambda: len(lines.made) == 2 and broker._link)
+        assert "the broker's connection failed" in caplog.text
+        lines.made[-1].failing["declared"] = LinkLostError("gone")
+        assert await broker.declared() == {}
+        lines.made[-1].waits.set()
+        with pytest.raises(BrokerError, match=r"did not answer within .*; it may arrive"):
+            await broker.publish("t", Envelope({}), plain)
+        lines.made[-1].failing["last"] = BrokerError("no room")
+        broker.subscribe("kept", kept)
+        with pytest.raises(BrokerError, match="no room"):
+            await broker.subscribed("kept")
+        broker.unsubscribe("kept")
+        broker.subscribe("kept", kept)
+        broker.unsubscribe("kept")  # before anything was done
+        broker.subscribe("again", kept)
+        broker.unsubscribe("again")
+        broker.subscribe("again", kept)
+        await broker.subscribed("again")
+        broker._must_recover("nobody")
+        broker._refuse("nobody", BrokerError("x"))
+        await broker._subscribe(lines.made[-1], {"nobody": plain})
+        line = lines.made[-1]
+        line.failing["read"] = LinkLostError("gone")
+        broker._feeds["again"].position = Mark("a", (3,))
+        begun: list[int] = []
+        replay = await broker.replay("again", "a-1", lambda: begun.append(1))
+        assert (replay.recovered, begun) == (False, [1])  # the new link knows no history
+        lines.prepare = lambda line: line.cut.set()
+        broker._give_up(broker._link)
+        await until(lambda: len(lines.made) > 4)
+    finally:
+        await broker.stop()
+    waiting = remote.RemoteBroker(None, lines, 5, {})
+    lines.prepare = lambda line: line.failing.update(declare=BrokerError("no"))
+    starting = asyncio.create_task(waiting.start())
+    await asyncio.sleep(0.05)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert waiting._task is None
+
+
+async def test_a_topic_that_is_left_and_joined_in_one_moment(server: BrokerServer) -> None:
+    async with running(server.url) as process, process.connect("/") as peer:
+        broker: Any = process._app.directory.channels.broker
+        for _ in range(3):
+            broker.unsubscribe("plain")
+            broker.subscribe("plain", TopicOptions())
+        await broker.subscribed("plain")
+        await process.registry.topic("plain").publish(News("once"))
+        assert (await peer.receive(News)).text == "once"
+        await peer.receive_nothing(0.05)
+
+
+async def test_jetstream_that_an_account_may_not_use(tmp_path: Any) -> None:
+    config = f"""
+        jetstream {{store_dir: "{tmp_path}"}}
+        accounts {{ JS: {{jetstream: enabled}}, A: {{users: [{{user: a, password: b}}]}} }}
+    """
+    async with nats_with(tmp_path, config) as server:
+        url = server.url.replace("//", "//a:b@")
+        with pytest.raises(BrokerError, match=r"JetStream not enabled|need JetStream"):
+            async with serve_in_memory(app(), broker=url, limits=Limits(publish_timeout=1)):
+                raise AssertionError
+
+
+async def test_tasks_that_swallow_their_cancellation() -> None:
+    async def stubborn() -> None:
+        while not done.is_set():
+            try:
+                await done.wait()
+            except asyncio.CancelledError:
+                continue
+
+    done = asyncio.Event()
+    task = asyncio.create_task(stubborn())
+    await nats_connection.cancel_all({task})
+    assert not task.done()
+    done.set()
+    await task
+
+
+async def test_messages_that_nats_had_to_drop(server_of: Callable[..., BrokerServer]) -> None:
+    """A client that cannot keep up has lost something: the connection is made anew."""
+    server = server_of("nats")
+    connection = nats_connection.NatsConnection()
+    await connection.connect(server.url)
+    await connection._error(SlowConsumerError("subject", "", 1, None))
+    with pytest.raises(LinkLostError, match="faster than they could be handled"):
+        await connection.lost()
+    with pytest.raises(LinkLostError):
+        await connection.ping()
+    await connection.close()
+    with pytest.raises(LinkLostError):
+        await connection.send("x", b"")
+
+
+def test_a_fail_over_is_a_lost_link() -> None:
+    assert isinstance(redis._refusal(ReadOnlyError("x")), LinkLostError)
+
+
+def test_marks() -> None:
+    assert str(Mark.parse("ab-1-2")) == "ab-1-2"
+    for nonsense in ("", "ab", "x-1", "ab-1-2-3", "ab-" + "9" * 5000, "ab--1"):
+        assert Mark.parse(nonsense) is None

@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wsflow import DeclarationError, Request, Router
 from wsflow.request import Address
 from wsflow.server import Server, Settings, serve
+from wsflow.server.listening import listen
 from wsflow.server.proxies import resolver
 from wsflow.wiring.compile import compile_app
 
@@ -548,3 +549,30 @@ async def test_those_who_linger_count() -> None:
     async with serve(echo_app(), quick(max_connections=0)) as server:  # no limit
         async with connect(f"ws://127.0.0.1:{server.port}/"):
             pass
+
+
+async def test_stopping_while_the_broker_is_silent() -> None:
+    """A broker that takes connections and says nothing: the start can be aborted."""
+    async with await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        server = Server(compile_app(echo_app()), quick(broker=f"redis://127.0.0.1:{port}"))
+        running = asyncio.create_task(server.run())
+        while server.app.directory.channels.broker._task is None:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        server.stop()
+        await running
+        assert not server.started.is_set()
+
+
+def test_listening_in_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = listen(Settings(host="::1", port=0), 3)
+    ports = {each.getsockname()[1] for sockets in own for each in sockets}
+    assert len(ports) == 1
+    assert len({each.fileno() for sockets in own for each in sockets}) == 3
+    with pytest.raises(OSError, match="in use"):
+        listen(Settings(host="::1", port=ports.pop()), 2)
+    monkeypatch.setattr("sys.platform", "darwin")
+    shared = listen(Settings(port=0), 2)
+    assert shared[0] == shared[1]
+    for each in {each for sockets in (*own, *shared) for each in sockets}:
+        each.close()

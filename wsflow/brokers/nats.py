@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -87,7 +88,6 @@ class NatsLink:
         self._prefix = prefix
         self._replicas = replicas
         self._subscriptions: dict[str, Subscription] = {}
-        self._topics: dict[str, str] = {}  # by subject
         self._epochs: dict[str, str] = {}  # by stream
         self.lost = connection.lost
         self.close = connection.close
@@ -121,10 +121,9 @@ class NatsLink:
         for topic, options in topics.items():
             if options.history:
                 await self._ensure_stream(options)
-            subject = self._subject("l", topic, options)
             if topic not in self._subscriptions:
-                self._topics[subject] = topic
-                handle = self._live if options.history else self._plain
+                handle = partial(self._live if options.history else self._plain, topic)
+                subject = self._subject("l", topic, options)
                 self._subscriptions[topic] = await self._connection.subscribe(subject, handle)
         await self.ping()
 
@@ -132,17 +131,12 @@ class NatsLink:
         for topic in topics:
             subscription = self._subscriptions.pop(topic, None)
             if subscription is not None:
-                self._topics.pop(subscription.subject, None)
                 await self._connection.unsubscribe(subscription)
 
-    async def _plain(self, message: Msg) -> None:
-        if (topic := self._topics.get(message.subject)) is not None:
-            self._sink.arrived(topic, None, message.data)
+    async def _plain(self, topic: str, message: Msg) -> None:
+        self._sink.arrived(topic, None, message.data)
 
-    async def _live(self, message: Msg) -> None:
-        topic = self._topics.get(message.subject)
-        if topic is None:
-            return
+    async def _live(self, topic: str, message: Msg) -> None:
         headers = message.headers or {}
         try:
             stream = headers["Nats-Stream"]
@@ -202,12 +196,17 @@ class NatsLink:
             "allow_direct": True,
             **config,
         }
-        try:
-            await self._connection.api(f"STREAM.INFO.{name}")
-        except RefusedError as exc:
-            if exc.code != RefusedError.NO_STREAM:
-                raise
+        if await self._find(f"STREAM.INFO.{name}", RefusedError.NO_STREAM) is None:
             await self._connection.api(f"STREAM.CREATE.{name}", config)
+
+    async def _find(self, what: str, absent: int, request: dict[str, Any] | None = None) -> Any:
+        """Ask JetStream; None if it answers with the code ``absent``."""
+        try:
+            return await self._connection.api(what, request)
+        except RefusedError as exc:
+            if exc.code != absent:
+                raise
+            return None
 
     async def _look_at_stream(self, name: str) -> None:
         """Learn the epoch of a stream: when it was made."""
@@ -220,13 +219,11 @@ class NatsLink:
         await self._ensure_stream(options)
         await self._look_at_stream(name)
         subject = self._subject("s", topic, options)
-        try:
-            found = await self._connection.api(f"STREAM.MSG.GET.{name}", {"last_by_subj": subject})
-        except RefusedError as exc:
-            if exc.code != RefusedError.NO_MESSAGE:
-                raise
-            return Mark(self._epochs[name])
-        return Mark(self._epochs[name], (found["message"]["seq"],))
+        found = await self._find(
+            f"STREAM.MSG.GET.{name}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
+        )
+        order = (found["message"]["seq"],) if found is not None else ()
+        return Mark(self._epochs[name], order)
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         subject = self._subject("s", topic, options)

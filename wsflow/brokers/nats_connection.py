@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import msgspec
 from nats.aio.client import Client
@@ -21,6 +21,8 @@ from nats.errors import Error, MaxPayloadError, SlowConsumerError
 
 from wsflow.brokers.engine import LinkLostError
 from wsflow.errors import BrokerError
+
+T = TypeVar("T")
 
 NO_LIMIT = 24 * 3600
 """nats-py wants a time limit where wsflow has its own: seconds."""
@@ -138,32 +140,31 @@ class NatsConnection:
         self, subject: str, handle: Callable[[Msg], Awaitable[None]]
     ) -> Subscription:
         """Subscribe; the server has it when a later ``ping`` returns."""
-        self._check()
-        try:
-            return await self._client.subscribe(subject, cb=handle)
-        except (Error, OSError) as exc:
-            raise LinkLostError(str(exc)) from None
+        made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
+        return made
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Subscribe no more."""
-        self._check()
-        try:
-            await subscription.unsubscribe()
-        except (Error, OSError) as exc:
-            raise LinkLostError(str(exc)) from None
+        await self._through(subscription.unsubscribe())
 
     async def send(
         self, subject: str, data: bytes, reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
         """Send; the server has it when a later ``ping`` returns."""
-        self._check()
         try:
-            await self._client.publish(subject, data, reply=reply, headers=headers)
+            await self._through(self._client.publish(subject, data, reply=reply, headers=headers))
         except MaxPayloadError:
             raise BrokerError(
                 f"a message of {len(data)} bytes is more than the broker takes: raise its "
                 "max_payload"
             ) from None
+
+    async def _through(self, call: Awaitable[T]) -> T:
+        """What nats-py does, with what it means when it cannot."""
+        try:
+            return await call
+        except MaxPayloadError:
+            raise
         except (Error, OSError) as exc:
             raise LinkLostError(str(exc)) from None
 

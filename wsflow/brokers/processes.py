@@ -109,8 +109,10 @@ class Processes:
         for process in self.others:
             self._receiver.appeared(process)
         try:
-            for tick in range(1, 2**62):
+            tick = 0
+            while True:
                 await asyncio.sleep(self._beat / 2)
+                tick += 1
                 if tick % 2 == 0:
                     self.tell("", "beat")
                 if tick == 3:

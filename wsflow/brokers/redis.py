@@ -275,9 +275,8 @@ class RedisLink:
         return f"{self._prefix}:h:{{{topic}}}", f"{self._prefix}:m:{{{topic}}}"
 
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
-        if topics:
-            self._events.send("SUBSCRIBE", *map(self._channel, topics))
-            await self._events.call("PING")  # what was sent before it has been done
+        self._events.send("SUBSCRIBE", *map(self._channel, topics))
+        await self._events.call("PING")  # what was sent before it has been done
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         self._events.send("UNSUBSCRIBE", *map(self._channel, topics))
