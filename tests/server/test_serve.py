@@ -553,15 +553,22 @@ async def test_those_who_linger_count() -> None:
 
 async def test_stopping_while_the_broker_is_silent() -> None:
     """A broker that takes connections and says nothing: the start can be aborted."""
-    async with await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0) as silent:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         server = Server(compile_app(echo_app()), quick(broker=f"redis://127.0.0.1:{port}"))
         running = asyncio.create_task(server.run())
-        while server.app.directory.channels.broker._task is None:  # type: ignore[attr-defined]
+        while not writers:
             await asyncio.sleep(0)
         server.stop()
         await running
         assert not server.started.is_set()
+        for writer in writers:
+            writer.close()
 
 
 def test_listening_in_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

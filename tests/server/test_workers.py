@@ -21,6 +21,8 @@ from examples import chat
 from tests.brokers.servers import BrokerServer
 from tests.cluster.scenario import Scenario, Size, children_of, disturbance
 from tests.processes import Run, free_port, running
+from wsflow.server import Settings, workers
+from wsflow.server.listening import listen
 
 ROOT = Path(__file__).parents[2]
 decode = msgspec.json.Decoder(chat.Said | chat.Came | chat.Went | chat.Tick).decode
@@ -93,8 +95,8 @@ async def test_a_chat_in_two_processes() -> None:
     port = free_port()
     base = f"ws://127.0.0.1:{port}/chat/lobby?name="
     async with serving("examples.chat:app", "--workers", "2", "--port", str(port)) as run:
-        workers, servers = children_of(run, "wsflow.cli.worker"), children_of(run, "nats-server")
-        assert (len(workers), len(servers)) == (2, 1)
+        old, servers = children_of(run, "wsflow.cli.worker"), children_of(run, "nats-server")
+        assert (len(old), len(servers)) == (2, 1)
         async with AsyncExitStack() as stack:
             names = [f"p{number}" for number in range(10)]
             peers = []
@@ -106,7 +108,7 @@ async def test_a_chat_in_two_processes() -> None:
             for peer in peers:
                 await peer.until(chat.Said("p0", "hi"))
 
-            os.kill(workers[0], signal.SIGKILL)
+            os.kill(old[0], signal.SIGKILL)
             await run.until("was killed by SIGKILL; another one starts in")
             left = [await _vanished(name, peer) for name, peer in zip(names, peers, strict=True)]
             stayed = [peer for peer, is_gone in zip(peers, left, strict=True) if not is_gone]
@@ -130,7 +132,7 @@ async def test_a_chat_in_two_processes() -> None:
             assert {await peer.closed() for peer in (*stayed, again)} == {1012}
             new = children_of(run, "wsflow.cli.worker")
             assert len(new) == 2
-            assert not set(new) & set(workers)
+            assert not set(new) & set(old)
             last = Peer(await stack.enter_async_context(connect(base + "last")))
             await last.until(chat.Came("last"))
             run.process.terminate()
@@ -192,15 +194,15 @@ async def test_new_workers_that_do_not_start_replace_nobody(tmp_path: Path) -> N
     async with serving(
         "mine:app", "--workers", "2", "--port", str(port), cwd=tmp_path, env=path
     ) as run:
-        workers = children_of(run, "wsflow.cli.worker")
+        old = children_of(run, "wsflow.cli.worker")
         (tmp_path / "broken").touch()
         run.process.send_signal(signal.SIGHUP)
         line = await run.until("the others stay as they are")
         assert "a worker ended before it served, with exit code 1" in line
-        assert sorted(children_of(run, "wsflow.cli.worker")) == sorted(workers)
+        assert sorted(children_of(run, "wsflow.cli.worker")) == sorted(old)
         async with connect(f"ws://127.0.0.1:{port}/") as peer:
             await peer.send("who")
-            assert int(await peer.recv()) in workers
+            assert int(await peer.recv()) in old
             (tmp_path / "broken").unlink()
             await peer.send("exit")
             assert "ended with exit code 3; another one starts in" in await run.until("exit code 3")
@@ -254,3 +256,61 @@ async def test_nothing_is_lost_whatever_dies(kind: Any) -> None:
     assert (outcome.lost, outcome.twice, outcome.disorder) == (0, 0, 0)
     assert (outcome.unrecovered, outcome.refused, outcome.failed) == (0, 0, 0)
     assert set(outcome.reconnects) <= {"1006", "1012", "ConnectionResetError", "EOFError"}
+
+
+async def test_a_worker_that_keeps_dying(
+    monkeypatch: pytest.MonkeyPatch, server_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The back-off begins anew after a stable time; stopping does not wait for it."""
+    settings = Settings(broker=server_of("valkey").url, workers=1, port=0)
+    sockets = listen(settings, 1)
+    supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
+    serving = asyncio.Event()
+    delays = [0.0, 0.0, 3600.0]
+    monkeypatch.setattr(workers, "back_off", lambda: iter([delays.pop(0)]))
+    monkeypatch.setattr(workers, "STABLE", 0.0)
+    running = asyncio.create_task(supervisor.run(serving.set))
+    await serving.wait()
+    for _ in range(2):
+        (worker,) = supervisor._workers
+        worker.signal(signal.SIGKILL)
+        while worker in supervisor._workers or (delays and not supervisor._workers):
+            await asyncio.sleep(0.01)
+    while "another one starts in 3600.0 s" not in caplog.text:
+        await asyncio.sleep(0.01)
+    supervisor.stop()
+    await running
+    assert supervisor.codes == []
+    for each in sockets[0]:
+        each.close()
+
+
+async def test_stopping_before_all_have_started() -> None:
+    async with running("examples.echo:app", "--workers", "2", "--port", "0") as run:
+        await run.until("an embedded NATS server carries topics")
+        while len(children_of(run, "wsflow.cli.worker")) < 2:
+            await asyncio.sleep(0.01)
+        run.process.terminate()
+        assert await run.ended() == 0
+
+
+async def test_a_worker_that_does_not_stop_is_killed(
+    monkeypatch: pytest.MonkeyPatch, server_of: Any
+) -> None:
+    monkeypatch.setattr(workers, "SPARE", 0.2)
+    settings = Settings(
+        broker=server_of("valkey").url, workers=1, port=0, grace=0.0, close_timeout=0.0
+    )
+    sockets = listen(settings, 1)
+    supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
+    serving = asyncio.Event()
+    running = asyncio.create_task(supervisor.run(serving.set))
+    await serving.wait()
+    (worker,) = supervisor._workers
+    worker.signal(signal.SIGSTOP)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert supervisor.codes == [-signal.SIGKILL]
+    for each in sockets[0]:
+        each.close()

@@ -173,7 +173,8 @@ class Broker(Protocol):
         Args:
             topic: its name.
             after: an event id.
-            begin: called once. What is delivered from then on is later than what is replayed.
+            begin: called before the history is read, and again if that has to begin anew. What is
+                delivered from then on is later than what is replayed.
 
         Raises:
             BrokerError: the broker is away.
