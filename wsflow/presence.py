@@ -234,9 +234,10 @@ class Presence:
         Raises:
             TypeError: msgspec cannot encode it, so that no other process could know it.
         """
-        if presence is not None:
-            _show(presence)
-            self._types[_name(type(presence))] = type(presence)
+        if presence is None:
+            return
+        _show(presence)
+        self._types[_name(type(presence))] = type(presence)
 
     def joined(self, topic: str, id: str, presence: object) -> None:
         """A member has come, or has changed its presence."""
@@ -290,7 +291,7 @@ class Presence:
             case Unwatch():
                 for topic in told.topics:
                     self._unwatch(topic, process)
-            case Present() | Changes():
+            case _:
                 roster = self._rosters.get(told.topic)
                 if roster is None:
                     self._tell(process, Unwatch([told.topic]))

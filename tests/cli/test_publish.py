@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from tests.brokers.servers import BrokerServer
+from wsflow.brokers import remote
 from wsflow.cli import main
 
 
@@ -56,7 +57,10 @@ def test_each_line_of_the_input(
     assert len(set(out.split())) == 2  # event ids
 
 
-def test_mistakes(server: BrokerServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    server: BrokerServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE", 0.2)
     chat = ("--app", "examples.chat:app", "--broker", server.url)
     for arguments, code, says in [
         (("room.a", "{}"), 2, "name the app's broker: --broker redis://"),

@@ -16,6 +16,7 @@ import pytest
 
 from tests.brokers.servers import BrokerServer
 from tests.processes import free_port, running
+from wsflow.brokers import remote, select
 from wsflow.cli import main
 from wsflow.cli import worker as worker_command
 from wsflow.server import Settings, embedded
@@ -37,7 +38,11 @@ def two(*arguments: str) -> tuple[str, ...]:
     return ("--workers", "2", "--port", "0", *arguments)
 
 
-def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (remote, select):
+        monkeypatch.setattr(module, "PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, code, says in [
@@ -84,6 +89,11 @@ def test_a_keyboard_interrupt_before_the_signals_are_handled(
 
     monkeypatch.setattr("asyncio.run", interrupted)
     assert call(capsys, *two())[0] == 0
+
+
+def test_other_systems_have_no_signal_for_a_dead_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert embedded._end_with_parent() is None
 
 
 async def test_an_embedded_server_that_does_not_start(tmp_path: Path) -> None:

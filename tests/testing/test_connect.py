@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from wsflow import Close, Connection, Disconnected, Reject, Router, Topic, TopicMember
+from wsflow import Close, Connection, Disconnected, MemberJoined, Reject, Router, Topic, TopicMember
 from wsflow.testing import FakeConnection, FakeTopic, Peer, connect, serve_in_memory
 
 
@@ -274,3 +274,5 @@ async def test_fake_topic() -> None:
     assert await topic.publish("c", exclude=FakeConnection()) == "1"
     assert topic.published == ["c"]
     assert await topic.members() == [TopicMember("x", None)]
+    assert [each async for each in topic.watch_members()] == [MemberJoined(TopicMember("x", None))]
+    assert topic.counters().joined == 0

@@ -83,11 +83,7 @@ class App:
         """
         with anyio.CancelScope(shield=True):
             try:
-                if not await self._connect():
-                    return
-                if any(APP_TASK_GROUP in plan.call.sources for plan in self.plan.lifespans):
-                    self._environment.task_group = await self._children.open_group()
-                await self._live(0, serve)
+                await self._connect_and_live(serve)
             except BaseException as exc:
                 self.fail(exc)
             finally:
@@ -95,13 +91,16 @@ class App:
         if self._error is not None:
             raise self._error
 
-    async def _connect(self) -> bool:
-        """Connect to the broker. False if it was aborted."""
+    async def _connect_and_live(self, serve: Run) -> None:
         with anyio.CancelScope() as scope:
             self._setting_up = scope
             await self.directory.channels.start()
         self._setting_up = None
-        return not scope.cancelled_caught
+        if scope.cancelled_caught:
+            return
+        if any(APP_TASK_GROUP in plan.call.sources for plan in self.plan.lifespans):
+            self._environment.task_group = await self._children.open_group()
+        await self._live(0, serve)
 
     def abort_start(self) -> None:
         """Stop connecting to the broker and setting up the lifespans. Later it changes nothing."""

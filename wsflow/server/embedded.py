@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
-import os
 import secrets
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,7 +106,7 @@ class EmbeddedNats:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is not for it
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_end_with_parent(),
             )
 
     async def _listening(self, folder: Path) -> None:
@@ -143,8 +144,8 @@ class EmbeddedNats:
                 delays = back_off()
 
 
-def _end_with_parent() -> None:
-    """Have the system end this process when its parent dies, in whatever way."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:
-        os._exit(0)
+def _end_with_parent() -> Callable[[], object] | None:
+    """What has the system end a new process when its parent dies, in whatever way; on Linux."""
+    if sys.platform != "linux":
+        return None
+    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -170,8 +170,7 @@ class Server:
             await listener.start_serving()
         self.started.set()
         await self._told_to_stop()
-        if self._restart and not self._now:
-            await self._hand_over()
+        await self._hand_over()
         await self.app.drain(0 if self._now else self.settings.grace, restart=self._restart)
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
@@ -181,7 +180,9 @@ class Server:
             await self._all_closed.wait()
 
     async def _hand_over(self) -> None:
-        """Leave the address to another process, and let in who has come before."""
+        """On a restart, leave the address to another process, and let in who has come before."""
+        if self._now or not self._restart:
+            return
         self._unbind()
         for _ in range(3):  # turns of the loop, from an accepted socket to its transport
             await asyncio.sleep(0)
