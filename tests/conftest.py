@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import trio.testing
 
+from tests import compiled
 from tests.brokers.servers import BrokerServer, Kind
 
 
@@ -35,3 +36,9 @@ def server_of() -> Iterator[Callable[..., BrokerServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What takes long to build is begun at once."""
+    if any("compiled_form" in item.name for item in session.items):
+        compiled.begin()

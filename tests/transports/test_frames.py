@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
-from tests.benchmarks.servers import BUILD, ROOT, prepare_compiled
+from tests.benchmarks.servers import BUILD, ROOT
+from tests.compiled import built
 from wsflow.transports.base import NOBODY
 from wsflow.transports.frames import BATCH, Boundary, Found, split, waits, whole
 
@@ -105,7 +106,7 @@ def test_without_the_librarys_compiled_masking() -> None:
 )
 def test_the_compiled_form_does_the_same() -> None:
     """It is built as for the wheel, and the tests of the fast path run on it."""
-    assert prepare_compiled() == ""
+    assert built() == ""
     compiled = BUILD / "compiled"
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider"),

@@ -136,6 +136,7 @@ class RemoteBroker:
 
     async def _live_on(self, link: Link) -> str:
         """Do all that a connection is for, until it is lost. Returns why it was."""
+        self._given_up.clear()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(link.lost())
@@ -175,7 +176,6 @@ class RemoteBroker:
             self._given_up.set()
 
     async def _until_given_up(self) -> None:
-        self._given_up.clear()
         await self._given_up.wait()
         raise LinkLostError("the connection failed")
 
