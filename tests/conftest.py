@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import hypothesis  # noqa: F401  (it must be there before a test freezes the heap)
 import pytest
 import trio.testing
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -28,7 +30,8 @@ class Broker:
         kind = Watch | Unwatch | Present | Changes
         self.told.append((process, msgspec.msgpack.decode(note, type=kind)))
 
-    async def settled(self) -> None: ...
+    async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
+        await answers()
 
 
 class Local:
@@ -120,8 +123,6 @@ def test_who_asks_is_told_until_he_is_gone() -> None:
 
 
 async def test_two_wait_for_the_same() -> None:
-    import anyio
-
     broker: Any = Broker("b")
     presence = Presence(broker, Local())
     roster = presence.use("room", "user")

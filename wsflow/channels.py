@@ -18,7 +18,7 @@ from wsflow.brokers.base import Broker, Event, Receiver, UnreadableError
 from wsflow.codec import Codec
 from wsflow.connection import End
 from wsflow.declare.markers import TopicOptions
-from wsflow.presence import Presence
+from wsflow.presence import Presence, nobody_waits
 from wsflow.transports.frames import Frame
 
 log = logging.getLogger("wsflow.topics")
@@ -142,7 +142,7 @@ class Listener:
         self.channel = channel
         self.subscriber = subscriber
         self.events: deque[Event] = deque()
-        self.wake: Callable[[], None] = _nobody_waits
+        self.wake: Callable[[], None] = nobody_waits
         self.looping = False
         self.lagged = False
         self.dropped = 0
@@ -177,10 +177,6 @@ class Listener:
         if self.subscriber is not None:
             self.subscriber.listeners.pop(self, None)
         self.channel.forget_if_idle()
-
-
-def _nobody_waits() -> None:
-    """Stands where no reader waits."""
 
 
 @final

@@ -147,7 +147,7 @@ class Observer:
         self._presence = presence
         self._subscriber = subscriber
         self.notified: dict[str, None] = {}
-        self.wake: Callable[[], None] = _nobody_waits
+        self.wake: Callable[[], None] = nobody_waits
         self.roster = presence.use(topic, self)
         self.roster.observers[self] = None
         if subscriber is not None:
@@ -161,7 +161,7 @@ class Observer:
             self._subscriber.listeners.pop(self, None)
 
 
-def _nobody_waits() -> None:
+def nobody_waits() -> None:
     """Stands where no reader waits."""
 
 
@@ -208,8 +208,7 @@ class Presence:
         Raises:
             BrokerError: the broker is away, so that nobody can be asked.
         """
-        await self._broker.settled()
-        await roster.complete()
+        await self._broker.settled(roster.complete)
 
     def members(self, roster: Roster) -> Iterator[tuple[str, Any]]:
         """Id and presence of everybody."""
@@ -256,8 +255,9 @@ class Presence:
         return topic in self._watchers
 
     def _tell_watchers(self, changes: Changes) -> None:
+        note = _encode(changes)
         for process in self._watchers[changes.topic]:
-            self._tell(process, changes)
+            self._broker.tell(process, note)
 
     # -- what other processes tell
 

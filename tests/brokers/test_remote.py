@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,7 +22,6 @@ import wsflow
 from tests.brokers.proxy import proxy
 from tests.brokers.servers import BrokerServer, Kind
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicMember, TopicName
-from wsflow.brokers import engine as engines
 from wsflow.brokers import nats as nats_engine
 from wsflow.brokers import nats_connection, processes, redis, remote, select, wire
 from wsflow.brokers.base import Envelope, Mark
@@ -704,7 +705,7 @@ async def test_cancelling_who_publishes_leaves_the_connection_alone(server: Brok
         assert process.registry.counters()["reconnected"] == 0
 
 
-async def test_members_need_the_broker(server: BrokerServer) -> None:
+async def test_members_are_connections(server: BrokerServer) -> None:
     async with running(server.url) as process, process.connect("/") as peer:
         there = await process.registry.topic("plain").members()
         assert there == [TopicMember(peer_id(process), None)]
@@ -714,10 +715,6 @@ async def test_members_need_the_broker(server: BrokerServer) -> None:
 def peer_id(process: MemoryServer) -> str:
     (connection,) = process.registry
     return connection.id
-
-
-async def test_an_attempt_is_known_by_its_key() -> None:
-    assert engines.Attempt("a").again is False
 
 
 # -- over an engine that fails as the test says
@@ -762,10 +759,36 @@ class Lines:
         return line
 
 
+class Choosy(Line):
+    """A link that refuses every subscription in which there is the topic "bad"."""
+
+    async def subscribe(self, topics: Any) -> None:
+        self.calls.append(f"subscribe {' '.join(topics)}")
+        if "bad" in topics:
+            raise BrokerError("no room")
+
+
 async def until(condition: Callable[[], Any]) -> None:
     with anyio.fail_after(5):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def test_a_refused_topic_takes_no_other_with_it() -> None:
+    lines: Any = Lines()
+    broker = remote.RemoteBroker(None, lines, 5, {})
+    for name in ("one", "bad", "two"):
+        broker.subscribe(name, TopicOptions())
+    link: Any = Choosy()
+    await broker._subscribe(link, dict.fromkeys(("one", "bad", "two"), TopicOptions()))
+    assert link.calls == [
+        "subscribe one bad two",
+        *(f"subscribe {n}" for n in ("one", "bad", "two")),
+    ]
+    await broker.subscribed("one")
+    await broker.subscribed("two")
+    with pytest.raises(BrokerError, match="no room"):
+        await broker.subscribed("bad")
 
 
 async def test_what_a_link_may_do(
@@ -860,6 +883,29 @@ async def test_tasks_that_swallow_their_cancellation() -> None:
     assert not task.done()
     done.set()
     await task
+
+
+async def test_nobody_hears_of_what_an_abandoned_task_raised() -> None:
+    async def fails(at: asyncio.Event) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await at.wait()
+        raise OSError("no server")
+
+    heard: list[object] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: heard.append(context))
+    try:
+        now, never = asyncio.Event(), asyncio.Event()
+        now.set()
+        tasks = {asyncio.create_task(fails(now)), asyncio.create_task(fails(never))}
+        await asyncio.sleep(0)
+        await nats_connection.cancel_all(tasks)
+        tasks.clear()
+        gc.collect()
+        assert heard == []
+    finally:
+        loop.set_exception_handler(before)
 
 
 async def test_messages_that_nats_had_to_drop(server_of: Callable[..., BrokerServer]) -> None:

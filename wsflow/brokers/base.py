@@ -7,7 +7,7 @@ publisher; on a topic with history in one order for all, with an id that the bro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, final
 
@@ -184,9 +184,9 @@ class Broker(Protocol):
         """Tell another process something, or with ``""`` all of them. Nobody knows if it arrives:
         ``appeared`` is called again for a process that may have missed something."""
 
-    async def settled(self) -> None:
-        """Wait until ``processes`` is complete.
+    async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
+        """Wait until ``processes`` is complete, and then for their answers to a question.
 
         Raises:
-            BrokerError: the broker is away.
+            BrokerError: the broker is away, or went away.
         """

@@ -7,9 +7,10 @@ and once it is lost everything on it fails with ``LinkLostError``. What survives
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, final
 
 from wsflow.brokers.base import Mark
 from wsflow.declare.markers import TopicOptions
@@ -17,6 +18,39 @@ from wsflow.declare.markers import TopicOptions
 
 class LinkLostError(Exception):
     """The connection to the broker is lost, or cannot be made: why."""
+
+
+def settle(waiting: asyncio.Future[Any], value: Any) -> None:
+    """Give somebody who waits his answer, or the error that is one; unless he has gone."""
+    if waiting.done():
+        return
+    if isinstance(value, Exception):
+        waiting.set_exception(value)
+        waiting.exception()  # whoever has gone does not come back for it
+    else:
+        waiting.set_result(value)
+
+
+@final
+class Failure:
+    """Why a link is lost, once it is."""
+
+    def __init__(self) -> None:
+        self._why: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def set(self, exc: Exception) -> LinkLostError:
+        """The link is lost; the first reason is kept. Returns what its users are told."""
+        settle(self._why, exc)
+        return LinkLostError(str(exc))
+
+    async def wait(self) -> None:
+        """Wait until the link is lost, and raise why."""
+        await asyncio.shield(self._why)
+
+    def check(self) -> None:
+        """Raise LinkLostError if the link is lost."""
+        if self._why.done():
+            raise LinkLostError("the connection is closed")
 
 
 class Stamp(NamedTuple):

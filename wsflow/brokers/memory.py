@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -97,5 +97,5 @@ class MemoryBroker:
     def tell(self, process: str, note: bytes) -> None:
         """There is nobody to be told."""
 
-    async def settled(self) -> None:
+    async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
         """There is nobody to wait for."""

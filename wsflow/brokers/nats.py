@@ -169,11 +169,14 @@ class NatsLink:
     # -- history
 
     async def _ensure_stream(self, options: TopicOptions) -> None:
-        """See to it that there is the stream for topics with these options."""
+        """See to it that there is the stream for topics with these options, as far as we know."""
+        if self._stream(options) not in self._epochs:
+            await self._open_stream(options)
+
+    async def _open_stream(self, options: TopicOptions) -> Mark:
+        """Find or make the stream for topics with these options. Returns its beginning."""
         name = self._stream(options)
-        if name in self._epochs:
-            return
-        await self._make_stream(
+        stream = await self._find_or_make(
             name,
             subjects=[f"{self._prefix}.s.{_class(options)}.>"],
             # The one before the oldest says that nothing is missing.
@@ -184,9 +187,12 @@ class NatsLink:
                 "dest": f"{self._prefix}.l.{_class(options)}.>",
             },
         )
-        await self._look_at_stream(name)
+        made = datetime.datetime.fromisoformat(stream["created"][:26].rstrip("Z") + "+00:00")
+        epoch = self._epochs[name] = f"{int(made.timestamp() * 1e6):x}"
+        return Mark(epoch)
 
-    async def _make_stream(self, name: str, **config: Any) -> None:
+    async def _find_or_make(self, name: str, **config: Any) -> Any:
+        """What JetStream says of a stream."""
         config = {
             "name": name,
             "retention": "limits",
@@ -196,8 +202,8 @@ class NatsLink:
             "allow_direct": True,
             **config,
         }
-        if await self._find(f"STREAM.INFO.{name}", RefusedError.NO_STREAM) is None:
-            await self._connection.api(f"STREAM.CREATE.{name}", config)
+        found = await self._find(f"STREAM.INFO.{name}", RefusedError.NO_STREAM)
+        return found or await self._connection.api(f"STREAM.CREATE.{name}", config)
 
     async def _find(self, what: str, absent: int, request: dict[str, Any] | None = None) -> Any:
         """Ask JetStream; None if it answers with the code ``absent``."""
@@ -208,22 +214,16 @@ class NatsLink:
                 raise
             return None
 
-    async def _look_at_stream(self, name: str) -> None:
-        """Learn the epoch of a stream: when it was made."""
-        info = await self._connection.api(f"STREAM.INFO.{name}")
-        made = datetime.datetime.fromisoformat(info["created"][:26].rstrip("Z") + "+00:00")
-        self._epochs[name] = f"{int(made.timestamp() * 1e6):x}"
-
     async def last(self, topic: str, options: TopicOptions) -> Mark:
-        name = self._stream(options)
-        await self._ensure_stream(options)
-        await self._look_at_stream(name)
+        beginning = await self._open_stream(options)  # it may be another one by now
         subject = self._subject("s", topic, options)
         found = await self._find(
-            f"STREAM.MSG.GET.{name}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
+            f"STREAM.MSG.GET.{self._stream(options)}",
+            RefusedError.NO_MESSAGE,
+            {"last_by_subj": subject},
         )
         order = (found["message"]["seq"],) if found is not None else ()
-        return Mark(self._epochs[name], order)
+        return Mark(beginning.epoch, order)
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         subject = self._subject("s", topic, options)
@@ -262,7 +262,7 @@ class NatsLink:
         if not topics:
             return
         name = f"{self._prefix}_declared"
-        await self._make_stream(name, subjects=[f"{self._prefix}.d.*"], max_msgs_per_subject=1)
+        await self._find_or_make(name, subjects=[f"{self._prefix}.d.*"], max_msgs_per_subject=1)
         for template, options in topics.items():
             value = to_json([template, options.history, options.max_age])
             read_answer(

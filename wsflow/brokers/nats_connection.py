@@ -1,8 +1,7 @@
 """A connection of nats-py, whose requests fail at once when it is lost.
 
 nats-py leaves them to their time limit. Here each answer is expected under a number in the
-connection's inbox, and what waits for the server to have done
-everything shares one message.
+connection's inbox, and what waits for the server to have done everything shares one message.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, MaxPayloadError, SlowConsumerError
 
-from wsflow.brokers.engine import LinkLostError
+from wsflow.brokers.engine import Failure, LinkLostError, settle
 from wsflow.errors import BrokerError
 
 T = TypeVar("T")
@@ -54,7 +53,8 @@ class NatsConnection:
 
     def __init__(self) -> None:
         self._client = Client()
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure = Failure()
+        self.lost = self._failure.wait
         self._inbox = self._client.new_inbox()
         self._numbers = itertools.count()
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
@@ -102,20 +102,13 @@ class NatsConnection:
         self._fail(LinkLostError("the connection was closed"))
 
     def _fail(self, exc: Exception) -> None:
-        if not self._failure.done():
-            self._failure.set_exception(exc)
-            self._failure.exception()  # it is kept for ``lost``, which may never be called
-        lost = LinkLostError(str(exc))
+        lost = self._failure.set(exc)
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             answer(lost)
         for waiting in self._unconfirmed:
             settle(waiting, lost)
         self._unconfirmed = []
-
-    async def lost(self) -> None:
-        """Wait until it is lost, and raise why."""
-        await asyncio.shield(self._failure)
 
     async def close(self) -> None:
         """Close it, whatever state it is in."""
@@ -129,10 +122,6 @@ class NatsConnection:
     async def _close(self) -> None:
         with contextlib.suppress(Error, OSError):
             await self._client.close()
-
-    def _check(self) -> None:
-        if self._failure.done():
-            raise LinkLostError("the connection is closed")
 
     # -- subscribing and publishing
 
@@ -187,7 +176,7 @@ class NatsConnection:
 
     async def ping(self) -> None:
         """Wait until the server has done all that was sent before."""
-        self._check()
+        self._failure.check()
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unconfirmed.append(confirmed)
         if self._flushing is None:
@@ -237,7 +226,7 @@ class NatsConnection:
             elif take(answer):
                 settle(done, None)
 
-        self._check()
+        self._failure.check()
         token = f"{next(self._numbers):x}"
         self._answers[token] = came
         try:
@@ -272,7 +261,10 @@ async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
     """Cancel tasks that run functions of nats-py, which can swallow a cancellation.
 
     Those that live on after some attempts are left to themselves: their connection is closed.
+    How they end is of no interest.
     """
+    for task in tasks:
+        task.add_done_callback(_retrieve)
     for _ in range(10):
         tasks = {task for task in tasks if not task.done()}
         if not tasks:
@@ -282,15 +274,9 @@ async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
         await asyncio.wait(tasks, timeout=0.05)
 
 
-def settle(future: asyncio.Future[None], exc: Exception | None) -> None:
-    """End somebody's waiting, if he still does."""
-    if future.done():
-        return
-    if exc is not None:
-        future.set_exception(exc)
-        future.exception()  # whoever has gone does not come back for it
-    else:
-        future.set_result(None)
+def _retrieve(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def status(answer: Msg) -> str:

@@ -32,7 +32,7 @@ from redis.exceptions import (
 )
 
 from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import Attempt, LinkLostError, Sink, Stamp, Stored
+from wsflow.brokers.engine import Attempt, Failure, LinkLostError, Sink, Stamp, Stored, settle
 from wsflow.declare.markers import TopicOptions
 from wsflow.errors import BrokerError
 
@@ -163,20 +163,12 @@ class _Pipe:
 
     def answer(self, value: Any) -> None:
         """Give whoever has waited longest what has come."""
-        waiting = self.waiting.popleft()
-        if waiting.done():
-            return  # cancelled: nobody wants to know
-        if isinstance(value, Exception):
-            waiting.set_exception(value)
-        else:
-            waiting.set_result(value)
+        settle(self.waiting.popleft(), value)
 
     def fail(self, exc: Exception) -> None:
         """There will be no more answers."""
         for waiting in self.waiting:
-            if not waiting.done():
-                waiting.set_exception(exc)
-                waiting.exception()  # whoever has gone does not come back for it
+            settle(waiting, exc)
         self.waiting.clear()
 
 
@@ -193,7 +185,8 @@ class RedisLink:
         self._prefix = prefix
         self._topics = f"{prefix}:t:".encode()
         self._process = process
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure = Failure()
+        self.lost = self._failure.wait
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- its life
@@ -214,14 +207,9 @@ class RedisLink:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
-        if not self._failure.done():
-            self._failure.set_exception(exc)
-            self._failure.exception()  # it is kept for ``lost``, which may never be called
-        self._commands.fail(LinkLostError(str(exc)))
-        self._events.fail(LinkLostError(str(exc)))
-
-    async def lost(self) -> None:
-        await asyncio.shield(self._failure)
+        lost = self._failure.set(exc)
+        self._commands.fail(lost)
+        self._events.fail(lost)
 
     async def close(self) -> None:
         self._fail(LinkLostError("closed"))

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import final
 
 from wsflow.backoff import back_off
@@ -220,14 +220,23 @@ class RemoteBroker:
             try:
                 await link.subscribe(part)
             except BrokerError as exc:
-                for name in part:
-                    self._refuse(name, exc)
+                await self._sort_out(link, part, exc)
                 continue
             for name in part:
                 if name in self._feeds:
                     self._must_recover(name)
                 elif name in self._ready:
                     self._ready[name].set()
+
+    async def _sort_out(
+        self, link: Link, part: Mapping[str, TopicOptions], exc: BrokerError
+    ) -> None:
+        """One of these topics is refused: find out which, for the others are not."""
+        if len(part) == 1:
+            self._refuse(next(iter(part)), exc)
+        else:
+            for name, options in part.items():
+                await self._subscribe(link, {name: options})
 
     async def _follow(self, link: Link, there: dict[str, TopicOptions]) -> None:
         """Have the server know what this process wants to hear, as that changes."""
@@ -409,10 +418,10 @@ class RemoteBroker:
                 raise self._too_late(what) from None
         return self._link
 
-    async def _within(self, waits: object, what: str) -> None:
+    async def _within(self, waits: Awaitable[object], what: str) -> None:
         try:
             async with asyncio.timeout(max(self._timeout, PATIENCE)):
-                await waits  # type: ignore[misc]
+                await waits
         except TimeoutError:
             raise self._too_late(what) from None
 
@@ -432,9 +441,12 @@ class RemoteBroker:
         if self._link is not None:
             self._link.tell(process, data)
 
-    async def settled(self) -> None:
-        if not self._processes.settled.is_set():
-            await self._within(self._processes.settled.wait(), "asking who is there")
+    async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
+        async def everybody() -> None:
+            await self._processes.settled.wait()
+            await answers()
+
+        await self._within(everybody(), "asking who is there")
 
 
 class _Nobody:

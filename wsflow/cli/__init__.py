@@ -13,11 +13,18 @@ from cyclopts.config import Env, Toml
 
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
-from wsflow.cli.load import LoadError, wired
+from wsflow.cli.load import wired
 from wsflow.cli.publish import publish
-from wsflow.cli.run import Exit, UsageError, announce, configure_logging, run_server
+from wsflow.cli.run import (
+    REFUSALS,
+    Exit,
+    UsageError,
+    announce,
+    configure_logging,
+    refuse,
+    run_server,
+)
 from wsflow.cli.supervise import supervise
-from wsflow.errors import DeclarationError
 from wsflow.server import Server, Settings
 
 Target = Annotated[
@@ -100,13 +107,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. A user's mistake is a line, never a traceback."""
     try:
         code = build()(arguments, result_action="return_value")
-    except LoadError as exc:
-        print(f"wsflow: {exc}", file=sys.stderr)
-        code = Exit.APP
-    except DeclarationError as exc:
-        print(f"wsflow: {exc}", file=sys.stderr)
-        code = Exit.APP
-    except (UsageError, ValueError) as exc:
-        print(f"wsflow: {exc}", file=sys.stderr)
-        code = Exit.USAGE
+    except REFUSALS as exc:
+        code = refuse(exc)
     sys.exit(code)

@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from wsflow.brokers.select import MEMORY
 from wsflow.cli.load import wired
 from wsflow.cli.run import Exit, UsageError
-from wsflow.errors import BrokerError
 from wsflow.publisher import publisher
 from wsflow.wiring.plan import AppPlan
 
@@ -46,9 +45,6 @@ def publish(
     lines = [message] if message is not None else sys.stdin
     try:
         asyncio.run(_publish(broker, timeout, topic, kind, lines))
-    except BrokerError as exc:
-        print(f"wsflow: {exc}", file=sys.stderr)
-        return Exit.BROKER
     except KeyboardInterrupt:
         return Exit.FAILED
     return Exit.STOPPED

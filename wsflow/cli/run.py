@@ -20,7 +20,8 @@ from typing import Any
 
 from wsflow.brokers import select
 from wsflow.cli.explain import try_lines
-from wsflow.errors import BrokerError
+from wsflow.cli.load import LoadError
+from wsflow.errors import BrokerError, DeclarationError
 from wsflow.server import Server, Settings
 from wsflow.wiring.plan import AppPlan
 
@@ -40,6 +41,23 @@ class Exit(IntEnum):
 
 class UsageError(Exception):
     """A setting cannot be used: one line that says why, and what to do."""
+
+
+REFUSALS = (LoadError, DeclarationError, BrokerError, UsageError, ValueError)
+"""What ends a command before it has begun: a user's mistake, or a broker that is not there."""
+
+
+def refuse(exc: Exception) -> Exit:
+    """Say why a command ends, in one line. Returns its exit code."""
+    print(f"wsflow: {exc}", file=sys.stderr)
+    if isinstance(exc, LoadError | DeclarationError):
+        return Exit.APP
+    return Exit.BROKER if isinstance(exc, BrokerError) else Exit.USAGE
+
+
+def no_broker(exc: BrokerError) -> Exit:
+    """Say that a server has no broker, and what to do."""
+    return refuse(BrokerError(f"{exc}: start it, or name another with --broker"))
 
 
 def run_server(
@@ -123,8 +141,7 @@ async def _serve(
         try:
             await server.run()
         except BrokerError as exc:
-            print(f"wsflow: {exc}: start it, or name another with --broker", file=sys.stderr)
-            return Exit.BROKER
+            return no_broker(exc)
         except Exception:
             log.exception("the app failed")
             return Exit.FAILED

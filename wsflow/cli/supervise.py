@@ -13,7 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsflow.brokers import select
-from wsflow.cli.run import Exit, UsageError, announce, check_broker, loop_factory, not_bound
+from wsflow.cli.run import (
+    Exit,
+    UsageError,
+    announce,
+    check_broker,
+    loop_factory,
+    no_broker,
+    not_bound,
+)
 from wsflow.errors import BrokerError
 from wsflow.server import Settings
 from wsflow.server.embedded import EmbeddedNats, find_server
@@ -90,8 +98,7 @@ async def _supervise(
             with _signals(supervisor):
                 await supervisor.run(lambda: announce(target, plan, settings, port))
     except BrokerError as exc:
-        print(f"wsflow: {exc}: start it, or name another with --broker", file=sys.stderr)
-        return Exit.BROKER
+        return no_broker(exc)
     except NotStartedError as exc:
         print(f"wsflow: {exc}; see above", file=sys.stderr)
         return Exit(exc.code) if exc.code in set(Exit) else Exit.FAILED

@@ -11,9 +11,8 @@ import sys
 
 import msgspec
 
-from wsflow.cli.load import LoadError, wired
-from wsflow.cli.run import Exit, UsageError, configure_logging, run_server
-from wsflow.errors import DeclarationError
+from wsflow.cli.load import wired
+from wsflow.cli.run import REFUSALS, configure_logging, refuse, run_server
 from wsflow.server.workers import READY, Assignment, inherit
 
 
@@ -39,12 +38,8 @@ def _work(assignment: Assignment, supervisor: socket.socket) -> int:
             inherit(assignment.sockets),
             supervisor,
         )
-    except (LoadError, DeclarationError) as exc:
-        print(f"wsflow: {exc}", file=sys.stderr)
-        return Exit.APP
-    except (UsageError, ValueError) as exc:
-        print(f"wsflow: {exc}", file=sys.stderr)
-        return Exit.USAGE
+    except REFUSALS as exc:
+        return refuse(exc)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ class Worker:
     """One process.
 
     Attributes:
-        ready: set when it serves.
+        began: when it was started.
+        ended: its exit code, once it has one.
     """
 
     def __init__(
@@ -291,13 +292,13 @@ class Supervisor:
         for worker in list(self._workers):
             await self._ends(worker)
 
-    async def _ends(self, worker: Worker) -> int:
+    async def _ends(self, worker: Worker) -> None:
         """Wait until a worker that is stopping has ended; kill it if it does not."""
         settings = self._settings
         patience = settings.grace + 3 * settings.close_timeout + SPARE
         await asyncio.wait([worker.ended], timeout=patience)
         worker.signal(signal.SIGKILL)
-        return await asyncio.shield(worker.ended)
+        await asyncio.shield(worker.ended)
 
 
 def _how(code: int) -> str:
