@@ -729,6 +729,8 @@ class Line:
         self.calls: list[str] = []
         self.waits = asyncio.Event()
 
+    def tell(self, process: str, note: bytes) -> None: ...
+
     async def lost(self) -> None:
         await self.cut.wait()
         raise LinkLostError("cut")
@@ -789,6 +791,29 @@ async def test_a_refused_topic_takes_no_other_with_it() -> None:
     await broker.subscribed("two")
     with pytest.raises(BrokerError, match="no room"):
         await broker.subscribed("bad")
+
+
+async def test_a_farewell_that_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
+    lines: Any = Lines()
+    receiver: Any = remote._Nobody()
+    broker = remote.RemoteBroker(receiver, lines, 5, {})
+    with caplog.at_level("DEBUG"):
+        await broker.start()
+        lines.made[0].failing["ping"] = LinkLostError("gone")
+        await broker.stop()
+    assert "did not take the farewell" in caplog.text
+
+
+async def test_a_topic_that_was_left_while_it_was_recovered() -> None:
+    lines: Any = Lines()
+    link: Any = Line()
+    broker = remote.RemoteBroker(None, lines, 5, {})
+    broker.subscribe("kept", TopicOptions(history=1))
+    left = broker._feeds["kept"]
+    broker.unsubscribe("kept")
+    broker.subscribe("kept", TopicOptions(history=1))
+    await broker._recover_one(left, link)
+    assert not broker._ready["kept"].is_set()
 
 
 async def test_what_a_link_may_do(
@@ -906,6 +931,16 @@ async def test_nobody_hears_of_what_an_abandoned_task_raised() -> None:
         assert heard == []
     finally:
         loop.set_exception_handler(before)
+
+
+async def test_a_note_on_a_lost_connection() -> None:
+    connection = nats_connection.NatsConnection()
+    await connection.close()
+    connection.note("subject", b"")
+    with pytest.raises(LinkLostError):
+        await connection.lost()
+    while connection._telling is not None:
+        await asyncio.sleep(0)
 
 
 async def test_messages_that_nats_had_to_drop(server_of: Callable[..., BrokerServer]) -> None:
