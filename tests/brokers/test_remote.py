@@ -816,6 +816,18 @@ async def test_a_topic_that_was_left_while_it_was_recovered() -> None:
     assert not broker._ready["kept"].is_set()
 
 
+async def test_what_comes_for_a_topic_that_was_left() -> None:
+    lines: Any = Lines()
+    broker = remote.RemoteBroker(None, lines, 5, {})
+    heard: list[str] = []
+    receiver: Any = broker._receiver
+    receiver.unreadable = lambda where, why: heard.append(where)
+    broker.arrived("left", None, b"it would be no packet")
+    broker.subscribe("wanted", TopicOptions())
+    broker.arrived("wanted", None, b"nor is this")
+    assert heard == ["topic 'wanted'"]
+
+
 async def test_what_a_link_may_do(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
