@@ -299,7 +299,7 @@ def test_where_a_topic_comes_from() -> None:
 
     details, _ = sorted(compile_app(app).routes, key=lambda each: len(each.plan.template))
     assert details.plan.sends == (int, str)
-    (call,) = details.plan.calls
+    (call,) = details.plan.functions
     assert [str(source) for source in call.sources] == ["topic 'room.{room}' of int | str"]
 
 

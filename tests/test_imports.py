@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "wsflow"
 # From the ground up. A module may import from its own layer and from those before it.
 LAYERS = [
     ["errors", "detached", "backoff"],
-    ["request", "transports.limits", "transports.frames", "codec", "declare"],
+    ["request", "transports.limits", "transports.frames", "codec", "calls", "declare"],
     ["connection", "transports.base", "brokers.base"],
     ["transports", "brokers", "presence", "channels"],
     ["topic_type", "loops"],

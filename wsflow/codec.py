@@ -98,18 +98,32 @@ class Decoding(Generic[T]):
         kinds: the types that are decoded, each with its taker.
         text: the taker of raw text, if any.
         binary: the taker of raw binary, if any.
+        controls: the types of the frames that calls need, which nobody takes; none if they could
+            not be told apart from ``kinds``.
 
     Attributes:
         text: how the payload of a text frame is decoded, and who takes it.
         binary: the same for a binary frame.
+        calls: whether frames of calls are decoded.
     """
 
-    __slots__ = ("_classes", "_fallback", "binary", "text")
+    __slots__ = ("_classes", "_fallback", "binary", "calls", "text")
 
     def __init__(
-        self, codec: Codec, kinds: Mapping[Any, T], text: T | None, binary: T | None
+        self,
+        codec: Codec,
+        kinds: Mapping[Any, T],
+        text: T | None,
+        binary: T | None,
+        controls: tuple[Any, ...] = (),
     ) -> None:
-        decode = codec.decoder(Union[tuple(kinds)]) if kinds else None  # noqa: UP007
+        self.calls = bool(controls) and (text if codec.text else binary) is None
+        decode: Callable[[bytes], Any] | None = None
+        if kinds:
+            decode = codec.decoder(Union[(*kinds, *controls)])
+        elif self.calls:
+            refuse = _nobody_takes_text if codec.text else _nobody_takes_binary
+            decode = _or_else(codec.decoder(Union[tuple(controls)]), refuse)
         self.text: Way[T] = (_nobody_takes_text, None)
         self.binary: Way[T] = (_nobody_takes_binary, None)
         if text is not None:
@@ -129,10 +143,23 @@ class Decoding(Generic[T]):
                 else:
                     self._classes[cls] = taker
 
-    def taker(self, message: object) -> T:
-        """Who takes a message of which the frame does not say it."""
-        found = self._classes.get(type(message), self._fallback)
-        return cast("T", found)  # what has been decoded is of a type that somebody takes
+    def taker(self, message: object) -> T | None:
+        """Who takes a message of which the frame does not say it; None for a frame of calls."""
+        return self._classes.get(type(message), self._fallback)
+
+
+def _or_else(
+    decode: Callable[[bytes], Any], refuse: Callable[[bytes], None]
+) -> Callable[[bytes], Any]:
+    """``decode``, or ``refuse`` what it does not know."""
+
+    def attempt(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except msgspec.MsgspecError:
+            refuse(data)
+
+    return attempt
 
 
 def _nobody_takes_text(data: bytes) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
+from wsflow.calls import Call, Stream
 from wsflow.request import Request
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 Cause = Literal[
     "rejected",
@@ -59,8 +64,18 @@ class End:
         return f"{self.cause} ({self.code}{' ' * bool(self.reason)}{self.reason})"
 
 
+class Asks(Protocol):
+    """What carries out calls."""
+
+    async def call(self, message: Call[R], timeout: float | None) -> R: ...
+    def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
+
+
 class Link(Protocol):
     """What carries out what a handler asks of its connection."""
+
+    @property
+    def calls(self) -> Asks: ...
 
     @property
     def end(self) -> End | None: ...
@@ -108,6 +123,42 @@ class Connection:
             TypeError: msgspec cannot encode the message.
         """
         await self._link.send(message)
+
+    async def call(self, message: Call[R], *, timeout: float | None = None) -> R:
+        """Ask the other end, and wait for its answer.
+
+        Many calls may be under way at once, and answers come in any order. The answer bypasses the
+        inbox: a consumer that asks does not wait for itself. While an answer is awaited reading
+        does not pause; beyond ``inbox_hard_messages`` the connection is closed with 1008.
+        Cancelling it cancels the work at the other end.
+
+        Args:
+            message: what is asked. It is not changed.
+            timeout: seconds, from now until the answer has come; None for as long as the connection
+                lasts.
+
+        Raises:
+            CallError: the other end says that it failed, or does not answer such calls.
+            TimeoutError: no answer came in time; the work at the other end is cancelled.
+            Disconnected: the connection has ended.
+            TypeError: the message is no Call, msgspec cannot encode it, or this path's messages
+                have no tags.
+        """
+        return await self._link.calls.call(message, timeout)
+
+    def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        """Ask the other end for a stream: ``async with connection.stream(Count(10)) as ticks``.
+
+        Entering the block asks, and iterating what it gives reads the items, until the other end
+        has no more. Leaving the block before that cancels the work at the other end. At most 64
+        items come ahead of the reader: a slow one slows the other end.
+
+        Raises:
+            CallError: while iterating: as in ``call``.
+            Disconnected: on entering or while iterating: the connection has ended.
+            TypeError: on entering: as in ``call``.
+        """
+        return self._link.calls.stream(message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection. The first end counts; a later one changes nothing.

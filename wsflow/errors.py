@@ -107,6 +107,25 @@ class Disconnected(Exception):
         self.end = end
 
 
+class CallError(Exception):
+    """A call has failed. Raise it in a consumer to tell the caller why; ``call`` raises it there.
+
+    Args:
+        code: what went wrong, for the program: a word of your own, as in ``"not_found"``. wsflow
+            itself uses ``"unknown"`` (nobody takes such calls), ``"invalid"`` (the call, or its
+            answer, is not of its type) and ``"internal"`` (the consumer raised something else).
+        message: the same for people.
+    """
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
 class BrokerError(Exception):
     """The broker that carries topics between processes cannot do what was asked.
 

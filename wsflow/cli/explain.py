@@ -42,7 +42,7 @@ def explain(plan: AppPlan) -> Iterator[str]:
         codecs = ", ".join(codec.name for codec in route.plan.codecs)
         yield f"{route.plan.template} ({codecs})"
         takes = {consumer.call: f" takes {_takes(consumer)}" for consumer in route.plan.consumers}
-        for call in route.plan.calls:
+        for call in route.plan.functions:
             yield from _function(call, takes.get(call, ""))
 
 

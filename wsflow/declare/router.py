@@ -32,7 +32,7 @@ class Handler:
         kind: which decorator.
         fn: the function itself.
         frame: where the decorator stood, if in a function: annotations may name its locals.
-        concurrency: of a consumer: how many messages at a time.
+        concurrency: of a consumer: how many messages at a time; None for the default.
         key: of a consumer: the field whose equal values keep their order.
         on_end: of a producer: whether its end closes the connection.
     """
@@ -40,7 +40,7 @@ class Handler:
     kind: Kind
     fn: Callable[..., Any]
     frame: FrameType | None
-    concurrency: int = 1
+    concurrency: int | None = None
     key: str | None = None
     on_end: Literal["close", "keep"] = "close"
 
@@ -193,18 +193,22 @@ class Router:
     @overload
     def consumer(self, fn: F, /) -> F: ...
     @overload
-    def consumer(self, /, *, concurrency: int = 1, key: str | None = None) -> Callable[[F], F]: ...
-    def consumer(self, fn: Any = None, /, *, concurrency: int = 1, key: str | None = None) -> Any:
+    def consumer(
+        self, /, *, concurrency: int | None = None, key: str | None = None
+    ) -> Callable[[F], F]: ...
+    def consumer(
+        self, fn: Any = None, /, *, concurrency: int | None = None, key: str | None = None
+    ) -> Any:
         """Handle messages of the type of the first parameter.
 
         What it returns, if not None, is sent to the peer; what a generator yields is sent, item by
-        item.
+        item. A ``Call`` is answered with what it returns, a ``Stream`` with what it yields.
 
         Args:
             fn: the function, when used without parentheses.
             concurrency: how many messages are handled at a time. With 1, messages share one lane
                 per connection and keep their order across types; with more, the consumer has slots
-                of its own.
+                of its own. By default 1, and 256 for calls.
             key: with ``concurrency``: messages with equal ``message.<key>`` keep their order.
         """
         return self._record("consumer", fn, sys._getframe(1), concurrency=concurrency, key=key)

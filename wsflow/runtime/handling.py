@@ -10,7 +10,8 @@ from typing import Any, final
 
 from wsflow.declare.router import Handler
 from wsflow.detached import Begun, begin, checkpoint
-from wsflow.errors import Close, Disconnected, Reject
+from wsflow.errors import CallError, Close, Disconnected, Reject
+from wsflow.runtime.calls import Answering
 from wsflow.runtime.children import leaves, unwrap
 from wsflow.runtime.outbox import BURST_MESSAGES
 from wsflow.runtime.scopes import enter, leave, throw
@@ -30,9 +31,11 @@ class Handling:
         environment: what the connection knows.
         send: sends to the peer.
         post: sends to the peer if that needs no waiting, and says whether it did.
+        call_failed: told what was raised in answering a call, and nobody handled.
     """
 
     __slots__ = (
+        "_call_failed",
         "_calls",
         "_environment",
         "_errors",
@@ -49,7 +52,9 @@ class Handling:
         environment: Environment,
         send: Callable[[object], Awaitable[None]],
         post: Callable[[object], bool],
+        call_failed: Callable[[str, BaseException], None],
     ) -> None:
+        self._call_failed = call_failed
         self._plan = plan
         self._environment = environment
         self._send = send
@@ -68,8 +73,9 @@ class Handling:
     def _bind_consumer(self, consumer: ConsumerPlan) -> Callable[[Any], Any]:
         """Most consumers need nothing around them: then it is the bound function itself."""
         call: Callable[[Any], Any]
-        if consumer.generator or self._plan.on_message:
-            call = partial(self._around, consumer, self._bind(consumer.call))
+        if consumer.calls or consumer.generator or self._plan.on_message:
+            around = self._answer_call if consumer.calls else self._around
+            call = partial(around, consumer, self._bind(consumer.call))
             self._scopes = [(scope, self._bind(scope.call)) for scope in self._plan.on_message]
         else:
             call = consumer.call.bind(self._environment, leads=True)
@@ -152,6 +158,48 @@ class Handling:
         self, consumer: ConsumerPlan, bind: Bind, message: Any, values: MessageValues
     ) -> None:
         await self.reply(bind(values), consumer.generator, message)
+
+    async def _answer_call(self, consumer: ConsumerPlan, bind: Bind, call: Answering) -> None:
+        """Answer a call within the ``on_message`` functions, unless nobody waits any more."""
+        answer: Any = None
+
+        async def inner(values: MessageValues) -> None:
+            nonlocal answer
+            working = bind(values)(call.message)
+            if consumer.generator:
+                await call.stream(working)
+            else:
+                answer = await working
+
+        try:
+            if not call.cancelled:
+                with call.working():
+                    await self._within(0, inner, {None: call.message})
+                    await (call.end() if consumer.generator else call.answer(answer))
+        except Exception as exc:
+            await call.fail(await self._call_error(consumer, exc))
+        finally:
+            call.forget()
+
+    async def _call_error(self, consumer: ConsumerPlan, exc: Exception) -> CallError:
+        """What the caller is told of an error.
+
+        Raises:
+            Close, Reject: as the handler did.
+        """
+        error = unwrap(exc)
+        try:
+            if not isinstance(error, CallError):
+                await self.recover(exc)
+                error = CallError("internal")
+        except CallError as raised:
+            error = raised
+        except Exception as unhandled:
+            if any(isinstance(each, Close | Reject) for each in leaves(unhandled)):
+                raise
+            self._call_failed(str(consumer.handler), unhandled)
+            error = CallError("internal")
+        return error
 
     async def reply(self, bound: Bound, generator: bool, *leading: Any) -> None:
         """Call a handler, and send what it returns or yields."""

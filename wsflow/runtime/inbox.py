@@ -31,28 +31,37 @@ class Item(NamedTuple):
 class Inbox:
     """Counts what waits in all lanes; pauses reading while that is too much.
 
+    While an answer is awaited reading goes on, for the answer stands behind what came before. Then
+    a hard limit holds.
+
     Args:
         limits: how many messages may wait, and how many bytes of them.
         transport: whose reading is paused.
+        overflown: told when more than the hard limit waits.
 
     Attributes:
         full: whether reading is paused because of what waits.
         closed: whether nothing more will come.
+        expecting: how many answers are awaited.
     """
 
     __slots__ = (
         "_limits",
+        "_overflown",
         "_transport",
         "_waiting",
         "_waiting_bytes",
         "closed",
+        "expecting",
         "full",
         "lanes",
     )
 
-    def __init__(self, limits: Limits, transport: Transport) -> None:
+    def __init__(self, limits: Limits, transport: Transport, overflown: Callable[[], None]) -> None:
         self._limits = limits
         self._transport = transport
+        self._overflown = overflown
+        self.expecting = 0
         self.full = False
         self._waiting = 0
         self._waiting_bytes = 0
@@ -67,12 +76,21 @@ class Inbox:
     def added(self, size: int) -> None:
         self._waiting += 1
         self._waiting_bytes += size
+        self._check()
+
+    def _check(self) -> None:
         limits = self._limits
-        if not self.full and (
-            self._waiting >= limits.inbox_messages or self._waiting_bytes >= limits.inbox_bytes
+        if self._waiting < limits.inbox_messages and self._waiting_bytes < limits.inbox_bytes:
+            return
+        if not self.expecting:
+            if not self.full:
+                self.full = True
+                self._transport.pause_reading()
+        elif (
+            self._waiting > limits.inbox_hard_messages
+            or self._waiting_bytes > limits.inbox_hard_bytes
         ):
-            self.full = True
-            self._transport.pause_reading()
+            self._overflown()
 
     def taken(self, size: int) -> None:
         self._waiting -= 1
@@ -86,6 +104,19 @@ class Inbox:
         ):
             self.full = False
             self._transport.resume_reading()
+
+    def expect(self) -> None:
+        """An answer is awaited: reading must go on."""
+        self.expecting += 1
+        if self.full and not self.closed:
+            self.full = False
+            self._transport.resume_reading()
+
+    def expected(self) -> None:
+        """It is not awaited any more."""
+        self.expecting -= 1
+        if not self.expecting and not self.closed:
+            self._check()
 
     def close(self) -> None:
         """Nothing more will come: who waits for a message is to go on."""
@@ -141,17 +172,18 @@ class KeyedLane(Lane):
     """The lane of a consumer with concurrency: equal keys one at a time, in order.
 
     Attributes:
-        consumer: whose lane.
         running: slots in use.
     """
 
-    __slots__ = ("_behind", "_key", "consumer", "running")
+    __slots__ = ("_behind", "_key", "_slots", "running")
 
     def __init__(self, inbox: Inbox, consumer: ConsumerPlan) -> None:
         super().__init__(inbox)
-        self.consumer = consumer
         self.running = 0
+        self._slots = consumer.concurrency
         key = consumer.handler.key
+        if key and consumer.calls:
+            key = f"message.{key}"
         self._key: Callable[[Any], Hashable] | None = attrgetter(key) if key else None
         self._behind: dict[Hashable, deque[Item]] = {}  # behind a busy key, by key
 
@@ -178,7 +210,7 @@ class KeyedLane(Lane):
 
     @property
     def free(self) -> bool:
-        return self.running < self.consumer.handler.concurrency
+        return self.running < self._slots
 
     @property
     def empty(self) -> bool:

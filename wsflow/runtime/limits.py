@@ -17,6 +17,15 @@ class Limits(WireLimits):
     inbox_bytes: int = option(
         1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
     )
+    inbox_hard_messages: int = option(
+        16_384,
+        "The same while the connection awaits the answer to a call, when reading cannot pause; "
+        "beyond it the close code is 1008.",
+        group="Limits",
+    )
+    inbox_hard_bytes: int = option(
+        16 * 1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
+    )
     backlog_bytes: int = option(
         16 * 1024 * 1024,
         "Bytes of topic messages that may wait for one peer, besides each topic's own backlog.",

@@ -153,6 +153,12 @@ class Outbox:
             self._burst_ends = 0
         return True
 
+    def urge(self, payload: bytes, text: bool, raw: bool) -> None:
+        """Write a message now, whoever waits for room: it is small, and cannot wait."""
+        if self._open and not (self._dropping or self._refusing):
+            self.sent += 1
+            self._transport.send(payload, text, raw)
+
     async def send(self, payload: bytes, text: bool, raw: bool) -> None:
         """Write a message once there is room. Cancelled, it has not been written.
 

@@ -38,6 +38,7 @@ from wsflow.detached import Detached, detach
 from wsflow.errors import Close, Disconnected, Reject, cut_reason
 from wsflow.request import Request
 from wsflow.runtime import ends
+from wsflow.runtime.calls import Calls
 from wsflow.runtime.children import Children, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.home import Home
@@ -110,7 +111,7 @@ class Session:
         self._environment = Surroundings(home.directory, values, read, self)
         self._environment.connection = self.connection
         self._children = Children(detach, self.left)
-        self._inbox = Inbox(limits, transport)
+        self._inbox = Inbox(limits, transport, self._overflown)
         self._work = Work(self.plan, self.codec, self._inbox, self.outbox, self._children, self)
         self._host: Detached | None = None
         self._resting = False  # there is no host yet, and no need of one
@@ -166,6 +167,7 @@ class Session:
             return
         self.end = end
         self.outbox.drop()
+        self._work.lost(end)
         if self._serving:
             self._drain(self._home.limits.close_timeout)
         else:
@@ -174,7 +176,22 @@ class Session:
     def peer_failed(self, code: int, reason: str) -> None:
         self.finish(End(CAUSE_OF_CODE.get(code, "protocol"), code, reason))
 
+    def _overflown(self) -> None:
+        self.finish(End("policy", 1008, "more messages came than can wait during a call"))
+
     # -- what handlers and topics ask for
+
+    @property
+    def calls(self) -> Calls:
+        return self._work.calls
+
+    def urge(self, message: object) -> None:
+        """Send now what is small and cannot wait."""
+        self.outbox.urge(*self.codec.pack(message))
+
+    def call_failed(self, what: str, exc: BaseException) -> None:
+        """A call could not be answered: that is between the two ends of the call."""
+        self.report.error(what, exc)
 
     async def send(self, message: object) -> None:
         packed = self.codec.pack(message)
@@ -210,6 +227,7 @@ class Session:
         if self.end is None:
             self.end = end
             self.outbox.refuse(end)
+            self._work.lost(end)
         self._stop()
 
     def drain(self, goodbye: End, seconds: float) -> None:
@@ -220,7 +238,9 @@ class Session:
             self.finish(goodbye)
         else:
             self._goodbye = goodbye
-            self._transport.pause_reading()
+            self._work.end_streams()
+            if not self._inbox.expecting:
+                self._transport.pause_reading()
             if not self._stopping:
                 self._drain(seconds)
 

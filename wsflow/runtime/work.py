@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Protocol, final
+from typing import Any, Protocol, cast, final
 
+from wsflow.calls import Ask
 from wsflow.codec import BadMessage, Codec, bad_message
 from wsflow.connection import End
 from wsflow.declare.router import Handler
 from wsflow.detached import Begun, checkpoint
 from wsflow.errors import Disconnected
 from wsflow.runtime import ends
+from wsflow.runtime.calls import Calls
 from wsflow.runtime.children import Children, Run, unwrap
 from wsflow.runtime.handling import Handling
 from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
@@ -33,6 +35,12 @@ class Owner(Protocol):
     def finish(self, end: End) -> None: ...
     def left(self, what: str, exc: BaseException) -> None: ...
     def refuse(self, bad: BadMessage) -> None: ...
+    def urge(self, message: object) -> None: ...
+    def call_failed(self, what: str, exc: BaseException) -> None: ...
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def end(self) -> End | None: ...
 
 
 @final
@@ -50,6 +58,7 @@ class Work:
 
     __slots__ = (
         "_begun",
+        "_calls",
         "_children",
         "_codec",
         "_decoding",
@@ -81,12 +90,14 @@ class Work:
         self._children = children
         self._owner = owner
         self._lane = Lane(inbox)
-        self._lanes: dict[ConsumerPlan, Lane] = {
-            each: KeyedLane(inbox, each) if each.concurrent else Lane(inbox)
-            for each in plan.consumers
-            if each.concurrent or each.stream
-        }
+        self._lanes: dict[ConsumerPlan, Lane] = {}
+        for each in plan.consumers:
+            if each.shares_calls and (others := [by for by in self._lanes if by.shares_calls]):
+                self._lanes[each] = self._lanes[others[0]]
+            elif each.concurrent or each.stream:
+                self._lanes[each] = KeyedLane(inbox, each) if each.concurrent else Lane(inbox)
         self._begun: Begun | None = None
+        self._calls: Calls | None = None
         self.ready = False
         self.doing: Handler | None = None
 
@@ -100,7 +111,7 @@ class Work:
             if inbox.full:
                 break
             count += 1
-            if inbox.closed:
+            if inbox.closed and not inbox.expecting:
                 continue
             decode, taker = decoding.text if text else decoding.binary
             try:
@@ -110,7 +121,11 @@ class Work:
                 continue
             consumer = taker or decoding.taker(message)
             try:
-                if not self.ready or consumer in lanes:
+                if consumer is None:
+                    self._of_a_call(message, len(data))
+                elif inbox.closed:
+                    pass  # only answers are still awaited
+                elif not self.ready or consumer in lanes:
                     lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
                 elif (begun := self._handling.begin(consumer, message)) is not None:
                     # The host goes on with what has to wait.
@@ -120,8 +135,37 @@ class Work:
                     self._lane.wake()
             except BaseException as exc:
                 # What the handler raised, or a key that cannot be hashed.
-                self._owner.left(str(consumer.handler), exc)
+                self._owner.left(str(consumer.handler if consumer else "a call"), exc)
         return count
+
+    def _of_a_call(self, frame: Any, size: int) -> None:
+        """Take a frame of a call: a new call waits for its consumer, all others are for now."""
+        if not isinstance(frame, Ask):
+            self.calls.receive(frame)
+        elif not self._inbox.closed:
+            asked = self._plan.calls[self._codec.name]
+            decode, _ = asked.text if self._codec.text else asked.binary
+            answering = self.calls.begin(frame, decode)
+            if answering is not None:
+                consumer = cast(ConsumerPlan, asked.taker(answering.message))
+                self._lanes.get(consumer, self._lane).put(Item(consumer, answering, size))
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of the connection, in both directions."""
+        if self._calls is None:
+            self._calls = Calls(self._owner, self._plan.controls, self._inbox, self._decoding.calls)
+        return self._calls
+
+    def end_streams(self) -> None:
+        """Cancel what is being streamed: it might never end."""
+        if self._calls is not None:
+            self._calls.end_streams()
+
+    def lost(self, end: End) -> None:
+        """The connection has ended: no answer will come."""
+        if self._calls is not None:
+            self._calls.lost(end)
 
     @property
     def busy(self) -> bool:
@@ -133,8 +177,10 @@ class Work:
     def start(self, environment: Environment) -> None:
         """Bind all functions to the connection, and start the children."""
         owner = self._owner
-        self._handling = handling = Handling(self._plan, environment, owner.send, owner.post)
-        for consumer, lane in self._lanes.items():
+        self._handling = handling = Handling(
+            self._plan, environment, owner.send, owner.post, owner.call_failed
+        )
+        for lane, consumer in {lane: each for each, lane in self._lanes.items()}.items():
             run: Run
             if isinstance(lane, KeyedLane):
                 run = partial(self._run_lane, handling, lane)
@@ -239,12 +285,12 @@ class Work:
 
     async def _run_lane(self, handling: Handling, lane: KeyedLane) -> None:
         """Keep the slots of a consumer with concurrency busy."""
-        name = str(lane.consumer.handler)
         while True:
             while lane.queue and lane.free:
                 lane.running += 1
-                run = partial(self._run_slot, handling, lane, lane.take())
-                self._children.start(name, "slot", run)
+                item = lane.take()
+                run = partial(self._run_slot, handling, lane, item)
+                self._children.start(str(item.consumer.handler), "slot", run)
             if self._inbox.closed and lane.empty and not lane.running:
                 return
             await lane.more()
@@ -253,7 +299,7 @@ class Work:
         """One slot: handle a message, and more as long as there are some."""
         try:
             while True:
-                await handling.handle(lane.consumer, item.message)
+                await handling.handle(item.consumer, item.message)
                 lane.release(item)
                 if not lane.queue:
                     break

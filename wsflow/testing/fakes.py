@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from websockets.datastructures import Headers
 
-from wsflow.connection import Connection, End
+from wsflow.connection import Asks, Connection, End
 from wsflow.errors import Close, Disconnected
 from wsflow.loops import MemberJoined, MemberLeft, TopicMember
 from wsflow.request import Request
@@ -53,6 +53,10 @@ class _FakeLink:
         self.subprotocol = subprotocol
         self.end: End | None = None
         self.sent: list[object] = []
+
+    @property
+    def calls(self) -> Asks:
+        raise NotImplementedError
 
     async def send(self, message: object) -> None:
         if self.end is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, NoReturn
 
+from wsflow.calls import control_frames, tag_field_of
 from wsflow.codec import CODECS, JSON
 from wsflow.declare.router import Declared, Handler, Kind, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
@@ -188,9 +189,17 @@ class _Compiler:
             )
             return
         consumers = self._consumers(level.of("consumer"), levels, place)
-        decodings = self.functions.decodings(CODECS[router.codec], consumers)
+        controls = control_frames(tag_field_of(tuple(k for c in consumers for k in c.kinds)))
+        messages = [each for each in consumers if not each.calls]
+        asked = [each for each in consumers if each.calls]
+        codec = CODECS[router.codec]
+        decodings = self.functions.decodings(codec, messages, tuple(controls.values()), asked)
         handlers = {kind: self._all(levels, kind) for kind in ("on_disconnect", "on_error")}
-        senders = [*level.of("consumer"), *level.of("producer"), *handlers["on_error"]]
+        senders = [
+            *(each.handler for each in messages),
+            *level.of("producer"),
+            *handlers["on_error"],
+        ]
         plan = RoutePlan(
             template=place.template,
             where=router.where,
@@ -217,6 +226,8 @@ class _Compiler:
                 ]
             ),
             decodings=decodings,
+            calls=self.functions.decodings(codec, asked),
+            controls=controls,
             sends=self._sends(senders, levels),
         )
         other = self.routes.add(place.template, RouteDetails.of(plan))
@@ -344,7 +355,7 @@ class _Compiler:
         return {
             codec.name
             for route in self.routes
-            if handlers & {call.handler for call in route.plan.calls}
+            if handlers & {call.handler for call in route.plan.functions}
             for codec in route.plan.codecs
         }
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import msgspec
 from anyio.abc import TaskGroup
 
+from wsflow.calls import Stream, answer_type, is_call
 from wsflow.codec import CODECS, Codec, Decoding, runtime_classes
 from wsflow.connection import End
 from wsflow.declare.markers import REQUEST_MARKERS, Message
@@ -133,29 +134,37 @@ class Functions:
         stream = get_origin(first.annotation) in ITERATORS
         kinds = members(get_args(first.annotation)[0] if stream else first.annotation)
         for kind in kinds:
-            if kind not in RAW and (unknown := unknown_type(kind)) is not None:
-                self._problem(handler, first, *unknown_message(unknown))
+            carried = (kind, answer_type(kind)) if is_call(kind) else (kind,)
+            for each in carried:
+                if each not in RAW and (unknown := unknown_type(each)) is not None:
+                    self._problem(handler, first, *unknown_message(unknown))
+                    return None
+        if any(map(is_call, kinds)):
+            wrong = call_problem(kinds, stream, signature)
+            if wrong is not None:
+                self._problem(handler, first, *wrong)
                 return None
         self._outgoing(handler, signature)
         self._options(handler, kinds, stream)
         return kinds, stream
 
     def _options(self, handler: Handler, kinds: tuple[Any, ...], stream: bool) -> None:
-        if not isinstance(handler.concurrency, int) or handler.concurrency < 1:
+        concurrency = 1 if handler.concurrency is None else handler.concurrency
+        if not isinstance(concurrency, int) or concurrency < 1:
             self._problem(
                 handler,
                 "",
-                f"concurrency is {handler.concurrency!r}.",
+                f"concurrency is {concurrency!r}.",
                 "use a whole number from 1.",
             )
-        elif stream and (handler.concurrency > 1 or handler.key is not None):
+        elif stream and (concurrency > 1 or handler.key is not None):
             self._problem(
                 handler,
                 "",
                 "It iterates its messages itself, one by one, so concurrency and key mean nothing.",
                 "take them off, or take one message at a time.",
             )
-        elif handler.key is not None and handler.concurrency == 1:
+        elif handler.key is not None and concurrency == 1 and not is_call(kinds[0]):
             self._problem(
                 handler,
                 "",
@@ -184,9 +193,20 @@ class Functions:
                 self._problem(handler, "", *unknown_message(unknown))
 
     def decodings(
-        self, default: Codec, consumers: Sequence[ConsumerPlan]
+        self,
+        default: Codec,
+        consumers: Sequence[ConsumerPlan],
+        controls: tuple[Any, ...] = (),
+        asked: Sequence[ConsumerPlan] = (),
     ) -> dict[str, Decoding[ConsumerPlan]]:
-        """What a path receives, per codec that it can allow, the default first."""
+        """What a path receives, per codec that it can allow, the default first.
+
+        Args:
+            default: the path's codec.
+            consumers: who takes messages.
+            controls: the frames of calls, which are decoded too where they can be told apart.
+            asked: who answers calls.
+        """
         takers: dict[Any, ConsumerPlan] = {}
         raw: dict[Any, ConsumerPlan] = {}
         for plan in consumers:
@@ -206,12 +226,23 @@ class Functions:
                     )
                     continue
                 takers[kind] = plan
+        why = _no_calls(tuple(takers), controls)
+        if why is not None:
+            controls = ()
+            for plan in asked:
+                self._problem(
+                    plan.handler,
+                    "",
+                    f"Calls cannot be told apart from the path's messages: {why}.",
+                    "use a msgspec.Struct with a tag for every message of the path: "
+                    'class Say(msgspec.Struct, tag="say").',
+                )
         found: dict[str, Decoding[ConsumerPlan]] = {}
         others = [codec for codec in CODECS.values() if codec is not default]
         for codec in (default, *others):
-            mixed = raw.get(str if codec.text else bytes) if takers else None
+            mixed = raw.get(str if codec.text else bytes) if takers or asked else None
             if mixed is None:
-                found[codec.name] = Decoding(codec, takers, raw.get(str), raw.get(bytes))
+                found[codec.name] = Decoding(codec, takers, raw.get(str), raw.get(bytes), controls)
             elif codec is default:
                 frames = "text" if codec.text else "binary"
                 self._problem(
@@ -285,6 +316,48 @@ class Functions:
                     )
             plans.append(ErrorPlan(call, types, depth))
         return tuple(plans)
+
+
+def _no_calls(kinds: tuple[Any, ...], controls: tuple[Any, ...]) -> str | None:
+    """Why the frames of calls cannot be told apart from messages of these types, if so."""
+    if not controls or not kinds:
+        return None
+    for kind in kinds:
+        if object in runtime_classes(kind):
+            return f"{type_name(kind)} is any message"
+    return union_problem((*kinds, *controls))
+
+
+def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> WhyAndCure | None:
+    """Why a consumer cannot answer calls of these types; None if it can."""
+    if stream:
+        return (
+            "Who iterates messages cannot answer each.",
+            "take one call at a time, and return its answer.",
+        )
+    streams = {issubclass(get_origin(kind) or kind, Stream) for kind in kinds if is_call(kind)}
+    if not all(map(is_call, kinds)) or len(streams) > 1:
+        return (
+            "It takes calls, and other messages as well.",
+            "write a consumer for each: what returns an answer, what yields a stream, and what "
+            "handles messages.",
+        )
+    if signature.generator is not streams.pop():
+        name = type_name(kinds[0])
+        if signature.generator:
+            return f"{name} is a Call, and this yields.", "return the answer, or use a Stream."
+        return f"{name} is a Stream, and this does not yield.", "yield its items, or use a Call."
+    expected = {type_name(each) for kind in kinds for each in members(answer_type(kind))}
+    given = members(signature.gives) if signature.gives not in (EMPTY, NoReturn, Any) else ()
+    for each in given:
+        if type_name(each) not in expected and "Any" not in expected:
+            gives = "yields" if signature.generator else "returns"
+            return (
+                f"{type_name(kinds[0])} expects {' | '.join(sorted(expected))}, and this {gives} "
+                f"{type_name(each)}.",
+                "make both the same.",
+            )
+    return None
 
 
 def _injected(parameter: Parameter) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wsflow.calls import is_call
 from wsflow.codec import CODECS, Codec, Decoding
 from wsflow.declare.markers import TopicOptions
 from wsflow.declare.router import Handler
@@ -13,6 +14,9 @@ from wsflow.topic_type import TopicType
 from wsflow.wiring.calls import Call
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest, FromTopic
+
+CALLS_AT_ONCE = 256
+"""How many calls a connection's consumers answer at a time, unless they say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,23 @@ class ConsumerPlan:
         return self.call.handler
 
     @property
+    def calls(self) -> bool:
+        """Whether it answers calls."""
+        return is_call(self.kinds[0])
+
+    @property
+    def shares_calls(self) -> bool:
+        """Whether it answers calls in the slots that all such consumers share."""
+        return self.calls and self.handler.concurrency is None and self.handler.key is None
+
+    @property
+    def concurrency(self) -> int:
+        """How many messages it handles at a time."""
+        return self.handler.concurrency or (CALLS_AT_ONCE if self.calls else 1)
+
+    @property
     def concurrent(self) -> bool:
-        return self.handler.concurrency > 1
+        return self.concurrency > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +105,9 @@ class RoutePlan:
     Attributes:
         template: the path, with its parameters in braces.
         codecs: those that its connections may use, the default first.
+        decodings: what is received, by codec.
+        calls: the same for what is asked in calls.
+        controls: the frames of calls, by their class in ``wsflow.calls``.
         sends: the types of what is sent to the peer, as far as annotations tell.
     """
 
@@ -100,6 +122,8 @@ class RoutePlan:
     on_disconnect: tuple[Call, ...]
     on_error: tuple[ErrorPlan, ...]
     decodings: Mapping[str, Decoding[ConsumerPlan]]
+    calls: Mapping[str, Decoding[ConsumerPlan]]
+    controls: Mapping[Any, Any]
     sends: tuple[Any, ...]
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
@@ -115,7 +139,7 @@ class RoutePlan:
         return chosen.get(subprotocol or "", self.codecs[0])
 
     @property
-    def calls(self) -> tuple[Call, ...]:
+    def functions(self) -> tuple[Call, ...]:
         """The calls of all functions of a connection on this path."""
         return (
             *(scope.call for scope in (*self.on_connect, *self.on_message)),
@@ -155,7 +179,7 @@ class RouteDetails:
 
     @classmethod
     def of(cls, plan: RoutePlan) -> RouteDetails:
-        sources = [source for call in plan.calls for source in call.sources]
+        sources = [source for call in plan.functions for source in call.sources]
         return cls(
             plan,
             (

@@ -1,0 +1,372 @@
+"""The calls of one connection: those that its functions ask, and those that they answer.
+
+What comes for a call bypasses the inbox: it is dealt with where it is read, so that a consumer that
+asks never waits for itself. Cancelling and granting go out at once, past whoever waits for room.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, cast, final
+
+import anyio
+
+from wsflow.calls import (
+    WINDOW,
+    Answer,
+    Ask,
+    Call,
+    Cancel,
+    ControlFrame,
+    Done,
+    Failed,
+    More,
+    Stream,
+    StreamItem,
+    answer_decoder,
+)
+from wsflow.codec import BadMessage, Codec, bad_message, decode_or_refuse
+from wsflow.connection import End
+from wsflow.detached import Signal, signal
+from wsflow.errors import CallError, Disconnected
+from wsflow.runtime.inbox import Inbox
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Wire(Protocol):
+    """The session, as its calls see it."""
+
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def end(self) -> End | None: ...
+    async def send(self, message: object) -> None: ...
+    def urge(self, message: object) -> None: ...
+    def refuse(self, bad: BadMessage) -> None: ...
+
+
+@final
+class Asked:
+    """A call of ours that is not answered yet.
+
+    Attributes:
+        items: what has come and was not read.
+        over: what ends it: ``Done``, an ``Answer``, or what its reader is to raise.
+        may_come: how many more items the other end may send.
+    """
+
+    __slots__ = ("_news", "items", "may_come", "over")
+
+    def __init__(self) -> None:
+        self.items: deque[StreamItem] = deque()
+        self.over: Answer | Done | Exception | None = None
+        self.may_come = WINDOW
+        self._news: Signal | None = None
+
+    def told(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    def finish(self, over: Answer | Done | Exception) -> None:
+        self.over = over
+        self.told()
+
+    async def news(self) -> None:
+        """Wait for something to come. For one task at a time."""
+        self._news = news = signal()
+        await news
+
+
+@final
+class Answering:
+    """A call of theirs: from its coming to its answer.
+
+    Attributes:
+        message: what is asked.
+        cancelled: whether nobody waits for the answer any more.
+    """
+
+    __slots__ = ("_calls", "_granted", "_id", "_more", "_scope", "cancelled", "message")
+
+    def __init__(self, calls: Calls, ask: Ask, message: Any) -> None:
+        self._calls = calls
+        self._id = ask.id
+        self._granted = ask.items
+        self._more: Signal | None = None
+        self._scope: anyio.CancelScope | None = None
+        self.message = message
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Nobody waits any more: stop the work on it."""
+        self.cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def working(self) -> anyio.CancelScope:
+        """What is cancelled when nobody waits any more."""
+        self._scope = anyio.CancelScope()
+        return self._scope
+
+    def grant(self, items: int) -> None:
+        """The reader takes so many more items."""
+        self._granted += items
+        if self._more is not None:
+            self._more.set()
+
+    async def answer(self, value: Any) -> None:
+        await self._calls.send(Answer, id=self._id, value=value)
+
+    async def stream(self, items: AsyncGenerator[Any, None]) -> None:
+        """Send items, each asked for when the last one went out and the reader wants more."""
+        async with aclosing(items):
+            while True:
+                while not self._granted:
+                    self._more = more = signal()
+                    await more
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    break
+                self._granted -= 1
+                await self._calls.send(StreamItem, id=self._id, value=item)
+
+    async def end(self) -> None:
+        await self._calls.send(Done, id=self._id)
+
+    async def fail(self, error: CallError) -> None:
+        await self._calls.send(Failed, id=self._id, code=error.code, message=error.message)
+
+    def forget(self) -> None:
+        """It is over, however it ended."""
+        self._calls.forget(self._id)
+
+
+@final
+class Calls:
+    """Both ends of a connection may ask; each numbers its own calls.
+
+    Args:
+        wire: what sends.
+        frames: the frames of calls, by their class in ``wsflow.calls``.
+        inbox: what keeps reading while an answer is awaited.
+        supported: whether answers could be told apart from the path's messages.
+    """
+
+    __slots__ = (
+        "_answering",
+        "_asked",
+        "_frames",
+        "_ids",
+        "_inbox",
+        "_supported",
+        "_tag_field",
+        "_wire",
+    )
+
+    def __init__(
+        self, wire: Wire, frames: Mapping[Any, Any], inbox: Inbox, supported: bool
+    ) -> None:
+        self._wire = wire
+        self._frames = frames
+        self._inbox = inbox
+        self._supported = supported
+        self._tag_field = frames[Ask].__struct_config__.tag_field
+        self._ids = itertools.count(1)
+        self._asked: dict[int, Asked] = {}
+        self._answering: dict[int, Answering] = {}
+
+    async def send(self, frame: Any, **fields: Any) -> None:
+        await self._wire.send(self._frames[frame](**fields))
+
+    def urge(self, frame: Any, **fields: Any) -> None:
+        self._wire.urge(self._frames[frame](**fields))
+
+    # -- asking
+
+    async def call(self, message: Call[R], timeout: float | None) -> R:
+        """See ``Connection.call``."""
+        if not isinstance(message, Call):
+            raise TypeError(f"{type(message).__name__} is no Call: nothing would answer it")
+        over = None
+        with anyio.move_on_after(timeout):
+            id, asked = await self.ask(message)
+            try:
+                while asked.over is None:
+                    await asked.news()
+            finally:
+                over = asked.over
+                self.leave(id, asked)
+        if over is None:
+            raise TimeoutError(f"no answer to {type(message).__name__} within {timeout:g} s")
+        if isinstance(over, Exception):
+            raise over
+        answer: R = self.decode(message, over)
+        return answer
+
+    def stream(self, message: Stream[T]) -> Items[T]:
+        """See ``Connection.stream``."""
+        if not isinstance(message, Stream):
+            raise TypeError(f"{type(message).__name__} is no Stream: nothing would answer it")
+        return Items(self, message)
+
+    async def ask(self, message: Call[Any] | Stream[Any]) -> tuple[int, Asked]:
+        """Send a call."""
+        if not self._supported:
+            raise TypeError(
+                "this path's messages cannot be told apart from answers: give each message type "
+                'that it takes a tag, as in class Say(msgspec.Struct, tag="say")'
+            )
+        if self._wire.end is not None:
+            raise Disconnected(self._wire.end)
+        id, asked = next(self._ids), Asked()
+        self._asked[id] = asked
+        self._inbox.expect()
+        try:
+            await self.send(Ask, id=id, message=message)
+        except BaseException:
+            self._drop(id)  # it has not been sent
+            raise
+        return id, asked
+
+    def leave(self, id: int, asked: Asked) -> None:
+        """Nobody waits any more: if it is not over, the other end may stop working on it."""
+        if asked.over is None:
+            self.urge(Cancel, id=id)
+        self._drop(id)
+
+    def _drop(self, id: int) -> None:
+        if self._asked.pop(id, None) is not None:
+            self._inbox.expected()
+
+    def grant(self, id: int, asked: Asked, items: int) -> None:
+        """The reader of a stream takes so many more items."""
+        asked.may_come += items
+        self.urge(More, id=id, items=items)
+
+    def decode(self, message: Any, frame: Any) -> Any:
+        """The value of an answer or an item.
+
+        Raises:
+            CallError: it is not of its type.
+        """
+        try:
+            decode = answer_decoder(cast(Hashable, type(message)), self._wire.codec)
+            return decode_or_refuse(decode, frame.value)
+        except BadMessage as bad:
+            raise CallError("invalid", f"the answer is not valid: {bad.reason}") from bad
+
+    # -- what comes; there may be no current task
+
+    def receive(self, frame: ControlFrame) -> None:
+        """Take a frame that belongs to a call that is known; others come too late."""
+        match frame:
+            case Cancel():
+                if (answering := self._answering.get(frame.id)) is not None:
+                    answering.cancel()
+            case More():
+                if (answering := self._answering.get(frame.id)) is not None:
+                    answering.grant(frame.items)
+            case StreamItem():
+                if (asked := self._asked.get(frame.id)) is not None:
+                    self._item(frame, asked)
+            case Answer() | Done() | Failed():
+                if (asked := self._asked.get(frame.id)) is not None and asked.over is None:
+                    asked.finish(
+                        CallError(frame.code, frame.message) if isinstance(frame, Failed) else frame
+                    )
+
+    def _item(self, item: StreamItem, asked: Asked) -> None:
+        asked.may_come -= 1
+        if asked.may_come < 0:
+            self._wire.refuse(BadMessage(1008, f"more items of call {item.id} than were granted"))
+        elif asked.over is None:
+            asked.items.append(item)
+            asked.told()
+
+    def begin(self, ask: Ask, decode: Callable[[Any], Any]) -> Answering | None:
+        """Take in a call; None if it is refused.
+
+        Args:
+            ask: the call.
+            decode: decodes its message.
+        """
+        if ask.id in self._answering:
+            self._wire.refuse(BadMessage(1008, f"call {ask.id} is being answered already"))
+            return None
+        try:
+            message = decode(ask.message)
+        except Exception as exc:
+            bad = bad_message(exc)
+            unknown = bad.code == 1003 or bad.reason.endswith(f"`$.{self._tag_field}`")
+            code = "unknown" if unknown else "invalid"
+            why = "no consumer takes such calls" if unknown else bad.reason
+            self.urge(Failed, id=ask.id, code=code, message=why)
+            return None
+        answering = self._answering[ask.id] = Answering(self, ask, message)
+        return answering
+
+    def forget(self, id: int) -> None:
+        """A call of theirs is over."""
+        self._answering.pop(id, None)
+
+    # -- the end
+
+    def lost(self, end: End) -> None:
+        """There will be no more answers, and nobody reads streams any more."""
+        for asked in self._asked.values():
+            if asked.over is None:
+                asked.finish(Disconnected(end))
+        self.end_streams()
+
+    def end_streams(self) -> None:
+        """Cancel what is being streamed."""
+        for answering in list(self._answering.values()):
+            if isinstance(answering.message, Stream):
+                answering.cancel()
+
+
+@final
+class Items(Generic[T]):
+    """The answers to a ``Stream``: enter it, and iterate. Made by ``Connection.stream``."""
+
+    def __init__(self, calls: Calls, message: Stream[T]) -> None:
+        self._calls = calls
+        self._message = message
+        self._read = 0
+
+    async def __aenter__(self) -> AsyncIterator[T]:
+        self._id, self._asked = await self._calls.ask(self._message)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._calls.leave(self._id, self._asked)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        asked = self._asked
+        while not asked.items:
+            if isinstance(asked.over, Exception):
+                raise asked.over
+            if asked.over is not None:
+                raise StopAsyncIteration
+            await asked.news()
+        item: T = self._calls.decode(self._message, asked.items.popleft())
+        self._read += 1
+        if self._read == WINDOW // 2 and asked.over is None:
+            self._read = 0
+            self._calls.grant(self._id, asked, WINDOW // 2)
+        return item
