@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 Cause = Literal[
     "rejected",
+    "unreachable",
     "peer",
     "vanished",
     "finished",
@@ -45,7 +46,7 @@ class End:
     """How a connection ended.
 
     Attributes:
-        cause: ``rejected`` (no handshake), ``peer`` (it closed), ``vanished`` (it left without a
+        cause: ``rejected`` (no handshake), ``unreachable`` (a client found no server), ``peer`` (it closed), ``vanished`` (it left without a
             word), ``finished`` (a producer or a stream consumer returned), ``closed`` (by ``Close``
             or ``Connection.close``), ``unsupported``, ``invalid``, ``policy``, ``too_large`` and
             ``protocol`` (the peer broke a rule), ``error`` (a handler raised), ``slow`` (the peer

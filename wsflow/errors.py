@@ -126,6 +126,36 @@ class CallError(Exception):
         return f"{self.code}: {self.message}" if self.message else self.code
 
 
+class ConnectError(ConnectionError):
+    """A server cannot be connected to, or does not take the connection.
+
+    Attributes:
+        status: the HTTP status of its answer; None if there was none.
+        headers: the headers of the answer.
+        body: its text.
+        again: whether trying later may help: the network, or the server for now, is the reason.
+        retry_after: seconds that the server asks to wait before that (RFC 9110 §10.2.3); None if it
+            does not say.
+    """
+
+    def __init__(
+        self,
+        why: str,
+        *,
+        status: int | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        body: str = "",
+        again: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = tuple(headers)
+        self.body = body
+        self.again = again
+        self.retry_after = retry_after
+
+
 class BrokerError(Exception):
     """The broker that carries topics between processes cannot do what was asked.
 

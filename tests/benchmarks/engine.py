@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tests.benchmarks.model import answer
 from wsflow.request import Address, Request
 from wsflow.server.settings import Settings
-from wsflow.transports.asyncio import SocketTransport
+from wsflow.transports.asyncio import ServerTransport
 from wsflow.transports.base import Nobody, Transport
 from wsflow.transports.frames import Found
 from wsflow.transports.host import Kept, Shared
@@ -54,7 +54,7 @@ async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
     engine = Engine()
     server = await loop.create_server(
-        lambda: SocketTransport(engine), "127.0.0.1", port, backlog=1024
+        lambda: ServerTransport(engine), "127.0.0.1", port, backlog=1024
     )
     await server.serve_forever()
 

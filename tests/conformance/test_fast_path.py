@@ -18,9 +18,10 @@ from websockets.server import ServerProtocol
 from tests.transports.test_asyncio import request
 from wsflow.server.settings import Settings
 from wsflow.transports import library
-from wsflow.transports.asyncio import SMALL, SocketTransport
+from wsflow.transports.asyncio import ServerTransport
 from wsflow.transports.frames import Found
 from wsflow.transports.host import READ_BYTES, Shared
+from wsflow.transports.sockets import SMALL
 
 LARGEST = 70_000
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
@@ -193,7 +194,7 @@ class Client:
     def __init__(self, limits: Settings, patience: int, socket: Any, headers: bytes = b"") -> None:
         self.server = Server(limits, patience)
         self.socket = socket
-        self.transport = SocketTransport(self.server)
+        self.transport = ServerTransport(self.server)
         self.transport.connection_made(socket)
         self.send(request(headers=headers))
         socket.written = b""

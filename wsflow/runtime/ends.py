@@ -8,7 +8,7 @@ from http import HTTPStatus
 import anyio
 
 from wsflow.connection import End
-from wsflow.errors import Close, Reject, cut_reason
+from wsflow.errors import Close, Reject, check_close_code, cut_reason
 from wsflow.runtime.children import leaves, unwrap
 from wsflow.transports.base import Transport
 
@@ -82,6 +82,14 @@ def tell(
         transport.accept(subprotocol)
     transport.close(end.code, end.reason)
     return True
+
+
+def sendable(end: End) -> tuple[int, str]:
+    """The close code and reason that a client's end is told by."""
+    try:
+        return check_close_code(end.code), end.reason
+    except ValueError:
+        return 1000, ""  # it was refused: there is nobody to tell
 
 
 def phrase(status: int) -> str:

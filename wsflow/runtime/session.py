@@ -35,7 +35,7 @@ from wsflow.codec import BadMessage
 from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
 from wsflow.detached import Detached, detach
-from wsflow.errors import Close, Disconnected, Reject, cut_reason
+from wsflow.errors import Close, ConnectError, Disconnected, Reject, cut_reason
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.calls import Calls
@@ -69,7 +69,7 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_children", "_details", "_due", "_environment", "_goodbye", "_home", "_host", "_in",
+        "_children", "_details", "_dialling", "_due", "_environment", "_goodbye", "_home", "_host", "_in",
         "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
         "_serving", "_started", "_stopping", "_transport", "_watch", "_work",
         "accepted", "codec", "connection", "duration", "end", "id", "listeners", "memberships",
@@ -115,6 +115,8 @@ class Session:
         self._work = Work(self.plan, self.codec, self._inbox, self.outbox, self._children, self)
         self._host: Detached | None = None
         self._resting = False  # there is no host yet, and no need of one
+        # A client's handshake, until it is answered.
+        self._dialling: Over | None = Over() if transport.dials else None
         self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
         self._in: Handler | None = None  # the scope function that the host is in
         self._serving = False
@@ -132,6 +134,23 @@ class Session:
         return host + self._children.names
 
     # -- what the transport reports; there may be no current task
+
+    def opened(self, subprotocol: str | None) -> None:
+        if self._dialling is None or self.end is not None:
+            return
+        self.subprotocol = subprotocol
+        self.codec = self.plan.codec(subprotocol)
+        self._work.speak(self.codec)
+        dialling, self._dialling = self._dialling, None
+        self._home.directory.add(self.connection, self)
+        self.outbox.open()
+        dialling.set()
+
+    def refused(self, error: ConnectError) -> None:
+        if error.status is not None:
+            self.finish(End("rejected", error.status, cut_reason(error.body), error))
+        else:
+            self.finish(End("unreachable", 1006, cut_reason(str(error)), error))
 
     def pause_writing(self) -> None:
         self.outbox.pause()
@@ -168,6 +187,8 @@ class Session:
         self.end = end
         self.outbox.drop()
         self._work.lost(end)
+        if self._dialling is not None:
+            self._dialling.set()
         if self._serving:
             self._drain(self._home.limits.close_timeout)
         else:
@@ -196,6 +217,9 @@ class Session:
     async def send(self, message: object) -> None:
         packed = self.codec.pack(message)
         self._accept()
+        if self._dialling is not None:
+            await self._dialling.wait()
+            packed = self.codec.pack(message)  # in the codec that was agreed on
         await self.outbox.send(*packed)
 
     def post(self, message: object) -> bool:
@@ -228,6 +252,8 @@ class Session:
             self.end = end
             self.outbox.refuse(end)
             self._work.lost(end)
+            if self._dialling is not None:
+                self._dialling.set()
         self._stop()
 
     def drain(self, goodbye: End, seconds: float) -> None:
@@ -339,7 +365,7 @@ class Session:
 
     def _end_at_rest(self) -> None:
         """It ends and has no host, which only farewells need."""
-        if self.plan.on_disconnect:
+        if self.plan.on_disconnect and self._dialling is None:
             self._start_host()
         else:
             self._resting = False
@@ -414,9 +440,10 @@ class Session:
         if self.accepted or self.end is not None:
             return
         self.accepted = True
-        self._home.directory.add(self.connection, self)
         self._transport.accept(self.subprotocol)
-        self.outbox.open()
+        if self._dialling is None:
+            self._home.directory.add(self.connection, self)
+            self.outbox.open()
 
     async def _serve(self) -> None:
         """The connection is open: run everything together, until the first has finished.
@@ -431,6 +458,8 @@ class Session:
             self._in = None
             try:
                 self._accept()
+                if self._dialling is not None:
+                    await self._dialling.wait()
                 if self._goodbye is not None and not self._serving:
                     self.finish(self._goodbye)
                 self._serving = True
@@ -451,7 +480,7 @@ class Session:
         self._stop()
         await self._children.reap()
         self._home.directory.channels.leave_all(self)
-        if self._ready:
+        if self._ready and self._dialling is None:
             for call in self.plan.on_disconnect:
                 limit = anyio.current_time() + self._home.limits.close_timeout
                 scope = anyio.CancelScope(deadline=limit, shield=True)
@@ -476,9 +505,12 @@ class Session:
         if end.cause not in ("peer", "vanished"):
             self.outbox.refuse(end)
         self._watch.stop()
-        self.accepted = ends.tell(
-            self._transport, end, self.accepted, self.subprotocol, self._rejection
-        )
+        if not self._transport.dials:
+            self.accepted = ends.tell(
+                self._transport, end, self.accepted, self.subprotocol, self._rejection
+            )
+        elif end.cause not in ("peer", "vanished"):
+            self._transport.close(*ends.sendable(end))
         self._home.ended(self.id)
         self.over.set()
 

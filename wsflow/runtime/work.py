@@ -101,6 +101,11 @@ class Work:
         self.ready = False
         self.doing: Handler | None = None
 
+    def speak(self, codec: Codec) -> None:
+        """The codec is agreed on only now."""
+        self._codec = codec
+        self._decoding = self._plan.decodings[codec.name]
+
     # -- what has been received; there is no current task, or it is the host that is ``ready``
 
     def receive(self, messages: Sequence[Found]) -> int:

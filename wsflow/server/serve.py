@@ -23,7 +23,7 @@ from wsflow.runtime.app import App
 from wsflow.runtime.waiting import Over
 from wsflow.server.proxies import resolver
 from wsflow.server.settings import Settings
-from wsflow.transports.asyncio import SocketTransport
+from wsflow.transports.asyncio import ServerTransport
 from wsflow.transports.host import Kept, Shared
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
@@ -221,8 +221,8 @@ class Server:
         settings = self.settings
         loop = asyncio.get_running_loop()
 
-        def factory() -> SocketTransport:
-            return SocketTransport(self)
+        def factory() -> ServerTransport:
+            return ServerTransport(self)
 
         listen: dict[str, Any] = {"backlog": 1024, "start_serving": False}
         if (context := tls_context(settings)) is not None:

@@ -1,234 +1,54 @@
-"""Sockets on asyncio: an ``asyncio.BufferedProtocol`` around the Sans-I/O protocol of
-``websockets``.
-
-Frames that carry one small message take the fast path of ``frames``. The library speaks the rest
-of RFC 6455: handshake, control frames, fragments, extensions, the close.
-
-This file moves bytes between them and the socket, keeps the connection alive, and holds back what
-nobody has room for. What is sent is written once per turn of the event loop. A connection goes
-through the phases in order.
-"""
+"""A server's end of a connection on a socket: the opening request, and the answer to it."""
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import http
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast, final
 
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
-from websockets.protocol import OPEN
-from websockets.protocol import Protocol as WebSocketProtocol
 from websockets.server import ServerProtocol
 
 from wsflow.request import Address, Request
-from wsflow.transports.base import NOBODY, Receiver
-from wsflow.transports.frames import Found, Frame, split, waits, whole
 from wsflow.transports.handshake import Head, refusal
-from wsflow.transports.host import READ_BYTES, Host
-from wsflow.transports.library import Library
-
-SMALL = 16 * 1024
-"""The largest payload that takes the fast path, which keeps a frame until it is whole."""
-
-WRITE_BYTES = 16 * 1024
-"""How much is collected before it is written within the turn."""
-
-_PONG = 0x8A  # FIN and opcode 10
-
-
-class _Phase(enum.IntEnum):
-    REQUESTING = 1  # the opening request is being read
-    DECIDING = 2  # it is up to the app; what the peer sends already is held back
-    OPEN = 3
-    CLOSING = 4  # messages count no more; the peer has ``close_timeout`` to close the socket
-    CLOSED = 5
-
-
-# For the fast path, where each look-up counts.
-_REQUESTING, _DECIDING, _OPEN, _CLOSED = (
-    _Phase.REQUESTING,
-    _Phase.DECIDING,
-    _Phase.OPEN,
-    _Phase.CLOSED,
-)
+from wsflow.transports.host import Host
+from wsflow.transports.library import Library, server_protocol
+from wsflow.transports.sockets import Phase, SocketTransport
 
 
 @final
-class SocketTransport(asyncio.BufferedProtocol):
-    """One WebSocket connection on a socket: a Transport, driven by asyncio."""
+class ServerTransport(SocketTransport):
+    """A Transport of a server on asyncio."""
 
-    # fmt: off
-    __slots__ = (
-        "_buffer", "_deadline", "_eof", "_heard", "_held", "_host", "_library", "_limits",
-        "_loop", "_lost", "_opening", "_out", "_out_bytes", "_phase", "_ping_timer", "_pong",
-        "_reading_paused", "_receiver", "_shared", "_small", "_socket", "_socket_paused",
-        "_to_flush", "_unsent", "_writing_paused",
-    )
-    # fmt: on
+    __slots__ = ("_host", "_opening")
 
-    from_loop = True
+    dials = False
 
     def __init__(self, host: Host) -> None:
+        super().__init__(
+            Library(server_protocol(host.limits), host.limits), host.limits, host.shared
+        )
         self._host = host
-        self._limits = host.limits
-        self._shared = host.shared
-        self._buffer = host.shared.buffer  # one for all: each read is copied out of it at once
-        self._loop = host.shared.loop
-        self._small = min(SMALL, self._limits.max_message_size)
-        self._phase = _Phase.REQUESTING
         self._opening: _Opening | None = _Opening()
-        self._library = Library(self._limits)
-        self._receiver: Receiver = NOBODY
-        self._held = b""  # read from the socket, not parsed yet
-        self._out: list[bytes] = []  # to be written when this turn of the loop ends
-        self._out_bytes = 0
-        self._to_flush = False  # somebody will
-        self._reading_paused = False  # by the receiver
-        self._socket_paused = False  # until what was read is taken
-        self._eof = False  # nothing more will be read
-        self._lost = False  # the socket is closed
-        self._writing_paused = False
-        self._pong = b""  # the answer to the latest ping, while there is no room for it
-        self._unsent = 0  # what was buffered when the last ping went out
-        self._heard = False
-        self._ping_timer: asyncio.TimerHandle | None = None
-        self._deadline: asyncio.TimerHandle | None = None  # of the handshake, then of the close
-
-    # -- the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket = cast(asyncio.Transport, transport)
-        self._socket.set_write_buffer_limits(high=self._limits.write_buffer)
+        super().connection_made(transport)
         if self._host.opened(self):
             self._deadline = self._loop.call_later(self._limits.open_timeout, self._socket.abort)
         else:
             self._socket.abort()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._heard = True
-        data = self._buffer[:nbytes].tobytes()
-        if self._phase is _REQUESTING:
-            self._read_request(data)
-        else:
-            self._parse(self._held + data if self._held else data)
-        if nbytes == READ_BYTES and self._shared.greedy:
-            self._socket.pause_reading()
-            self._loop.call_soon(self._read_again)
-
-    def _read_again(self) -> None:
-        if not self._socket_paused:
-            self._read_on()
-
-    def eof_received(self) -> bool:
-        self._eof = True
-        self._parse_held()
-        return (
-            bool(self._held) and self._socket.can_write_eof()
-        )  # keep it open, if that is possible
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._eof = self._lost = True
-        self._out.clear()
-        self._cancel_timers()
-        self._parse_held()
-        if self._held and self._phase is _Phase.OPEN:
-            # What came before is still to be handled, for as long as a close may take.
-            self._deadline = self._loop.call_later(self._limits.close_timeout, self._gone)
-        else:
-            self._gone()
+        super().connection_lost(exc)
         self._host.closed(self)
-
-    def pause_writing(self) -> None:
-        self._writing_paused = True
-        self._receiver.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._heard = True  # the peer reads: it lives
-        self._writing_paused = False
-        pong, self._pong = self._pong, b""
-        if pong:
-            self._write(pong)
-        self._receiver.resume_writing()
-
-    def _write(self, data: bytes) -> None:
-        """Send bytes, at the latest when this turn of the loop ends."""
-        self._out.append(data)
-        self._out_bytes += len(data)
-        if self._out_bytes >= WRITE_BYTES:
-            self.flush()
-        elif not self._to_flush:
-            self._to_flush = True
-            self._shared.flush_later(self)
-
-    def flush(self) -> None:
-        """Write what there is to write."""
-        self._to_flush = False
-        out = self._out
-        if not out:
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._out_bytes = 0
-        if not self._lost:
-            self._socket.write(data)
-
-    def _flush_protocol(self) -> None:
-        """Write what the library has to say; close the socket when it is done."""
-        library = self._library
-        for data in library.data_to_send():
-            if not data:
-                protocol = library.protocol
-                self._end(clean=protocol.close_rcvd is not None and protocol.parser_exc is None)
-            elif self._writing_paused and data[0] == _PONG:
-                self._pong = data  # only the latest ping need be answered (RFC 6455 §5.5.3)
-            else:
-                self._write(data)
-        if self._phase is _OPEN:
-            library.let_go()
-
-    def _end(self, *, clean: bool) -> None:
-        """Close the socket, or only our end of it if the peer may still be sending: a reset would
-        take our close frame from it (RFC 6455 §7.1.1)."""
-        self.flush()
-        if clean and not self._socket.get_write_buffer_size():
-            self._phase = _Phase.CLOSING
-            self._cancel_timers()
-            self._socket.close()
-            return
-        self._linger()
-        if not self._lost:
-            if clean or not self._socket.can_write_eof():
-                self._socket.close()
-            else:
-                self._socket.write_eof()
-
-    def _linger(self) -> None:
-        """All is said: give the peer time to close the socket, and take no message meanwhile."""
-        self._phase = max(self._phase, _Phase.CLOSING)
-        if self._lost:
-            return
-        self._cancel_timers()
-        self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
-        self._reading_paused = False
-        self._read_on()
-        self._loop.call_soon(self._parse_held)
-
-    def _cancel_timers(self) -> None:
-        for timer in (self._deadline, self._ping_timer):
-            if timer is not None:
-                timer.cancel()
 
     # -- the opening request
 
-    def _read_request(self, data: bytes) -> None:
-        opening, protocol = cast(_Opening, self._opening), self._library.handshake
+    def _read_head(self, data: bytes) -> None:
+        opening, protocol = cast(_Opening, self._opening), self._handshake
         size = opening.head.take(data)
         if opening.head.size > self._limits.max_header_size:
             self.reject(431, (), b"the opening request is too large\n")
@@ -243,7 +63,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self.flush()
 
     def _requested(self, handshake: Handshake, protocol: ServerProtocol) -> None:
-        self._phase = _Phase.DECIDING
+        self._phase = Phase.DECIDING
         self._cancel_timers()
         self._host.requested(self)
         response = protocol.accept(handshake)
@@ -262,6 +82,11 @@ class SocketTransport(asyncio.BufferedProtocol):
         if receiver is not None:
             self._receiver = receiver
 
+    @property
+    def _handshake(self) -> ServerProtocol:
+        """The protocol of the handshake, until that is accepted."""
+        return cast(ServerProtocol, self._library.protocol)
+
     def _refused(self, target: str, status: int) -> None:
         self._host.refused(self.address, target, status)
 
@@ -271,185 +96,24 @@ class SocketTransport(asyncio.BufferedProtocol):
         name = self._socket.get_extra_info("peername")
         return Address(name[0], name[1]) if isinstance(name, tuple) else None
 
-    # -- what the runtime asks for
-
-    def now(self) -> float:
-        return self._loop.time()
-
-    def after(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, call)
-
     def accept(self, subprotocol: str | None) -> None:
         opening = self._opening
-        if self._phase is not _Phase.DECIDING or opening is None or opening.response is None:
+        if self._phase is not Phase.DECIDING or opening is None or opening.response is None:
             return
-        self._phase = _Phase.OPEN
         if subprotocol is not None:
             opening.response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        self._library.handshake.send_response(opening.response)
-        self._library.accepted()
+        self._handshake.send_response(opening.response)
         self._opening = None
+        self._opened()
         self._flush_protocol()
         self.flush()
-        self._schedule_ping()
-        if self._socket_paused:
-            self._read_on()
-        if self._held or self._eof:
-            self._loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
-        if self._phase >= _Phase.OPEN:
+        if self._phase >= Phase.OPEN:
             return
-        self._library.handshake.send_response(refusal(status, headers, body))
+        self._handshake.send_response(refusal(status, headers, body))
         self._flush_protocol()
         self.flush()
-
-    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
-        if self._phase is not _OPEN:
-            return False
-        library = self._library
-        data = library.extended(payload, text) if library.extensions else whole(payload, text)
-        # As _write does, which is not called here to save that.
-        self._out.append(data)
-        self._out_bytes = size = self._out_bytes + len(data)
-        if size >= WRITE_BYTES:
-            self.flush()
-            return True
-        if not self._to_flush:
-            self._to_flush = True
-            self._shared.flush_later(self)
-        return False
-
-    def share(self, frame: Frame) -> None:
-        if self._phase is not _OPEN:
-            return
-        library = self._library
-        self._write(library.shared(frame) if library.extensions else frame.wire)
-
-    def close(self, code: int, reason: str) -> None:
-        if self._phase is not _Phase.OPEN:
-            return
-        self._phase = _Phase.CLOSING
-        self._library.protocol.send_close(code, reason)
-        self._flush_protocol()
-        self.flush()
-        self._linger()
-
-    def pause_reading(self) -> None:
-        if self._phase is _Phase.OPEN:
-            self._reading_paused = self._socket_paused = True
-            if not self._lost:
-                self._socket.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
-            self._loop.call_soon(self._parse_held)  # what was read comes first
-
-    def _read_on(self) -> None:
-        self._socket_paused = False
-        if not self._lost:
-            self._socket.resume_reading()
-
-    # -- what comes in
-
-    def _parse_held(self) -> None:
-        self._parse(self._held)
-
-    def _parse(self, data: bytes) -> None:
-        """Take apart what was read and not parsed yet, while there is room for messages."""
-        if self._phase is _DECIDING:
-            self._hold(data)
-            return
-        self._to_flush = True  # below: what is sent meanwhile leaves at once, and together
-        library, at, end = self._library, 0, len(data)
-        while at < end and not self._reading_paused and self._phase is not _CLOSED:
-            if library.between and self._phase is _OPEN:
-                found: list[Found] = []
-                after = split(data, at, self._small, found)
-                if found:
-                    taken = self._receiver.messages_received(found)
-                    at = after if taken == len(found) else found[taken - 1][2] if taken else at
-                    continue
-                if waits(data, at, self._small) and not self._eof:
-                    break
-            at = library.give(data, at)
-            self._after_parsing()
-        self._held = data[at:]
-        if self._socket_paused and not self._reading_paused:
-            self._read_on()
-        if self._eof and not self._held and self._phase is not _CLOSED:
-            library.protocol.receive_eof()
-            self._after_parsing()
-        if self._out:
-            self.flush()
-        else:
-            self._to_flush = False
-
-    def _hold(self, data: bytes) -> None:
-        """Keep what comes before the handshake is answered."""
-        self._held = data
-        if self._eof:
-            self._vanished()
-        elif len(data) > self._limits.write_buffer:
-            self._socket_paused = True
-            self._socket.pause_reading()
-
-    def _after_parsing(self) -> None:
-        library = self._library
-        for message in library.messages():
-            if self._phase is _OPEN:
-                self._receiver.messages_received((message,))
-        protocol = library.protocol
-        if self._phase is _OPEN and protocol.state is not OPEN:
-            self._report_close(protocol)
-        self._flush_protocol()
-
-    def _report_close(self, protocol: WebSocketProtocol) -> None:
-        """The protocol is closing, and not because we said so."""
-        sent, got = protocol.close_sent, protocol.close_rcvd
-        self._phase = _Phase.CLOSING
-        if sent is None:
-            self._receiver.peer_vanished()
-        elif got is not None and protocol.parser_exc is None:
-            self._receiver.peer_closed(int(got.code), got.reason)
-        else:
-            self._receiver.peer_failed(int(sent.code), sent.reason)
-
-    def _vanished(self) -> None:
-        """The peer is gone, or as good as gone. Reported unless the end is known already."""
-        if self._phase in (_Phase.DECIDING, _Phase.OPEN):
-            self._phase = _Phase.CLOSING
-            self._receiver.peer_vanished()
-
-    def _gone(self) -> None:
-        """Nothing more comes. What it refers to refers to it: that would keep both."""
-        self._vanished()
-        self._phase = _Phase.CLOSED
-        self._receiver = NOBODY
-        self._library.forget()
-        self._held = b""
-
-    # -- keepalive (RFC 6455 §5.5.2)
-
-    def _schedule_ping(self) -> None:
-        if self._limits.ping_interval and self._phase is _Phase.OPEN:
-            self._ping_timer = self._loop.call_later(self._limits.ping_interval, self._ping)
-
-    def _ping(self) -> None:
-        self._heard = False
-        self._unsent = self._socket.get_write_buffer_size()
-        self._library.protocol.send_ping(b"")
-        self._flush_protocol()
-        self._ping_timer = self._loop.call_later(self._limits.ping_timeout, self._expect_pong)
-
-    def _expect_pong(self) -> None:
-        reads = self._socket.get_write_buffer_size() < self._unsent
-        if self._heard or reads or self._reading_paused:
-            self._schedule_ping()
-        else:
-            self._vanished()
-            self._socket.abort()
 
 
 @dataclass(slots=True)

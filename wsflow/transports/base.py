@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from wsflow.errors import ConnectError
 from wsflow.request import Request
 from wsflow.transports.frames import Found, Frame
 
@@ -27,9 +28,12 @@ class Transport(Protocol):
 
     Attributes:
         from_loop: whether it reports from the event loop itself, where no task is current.
+        dials: whether it is a client's: ``accept`` begins to connect, and ``opened`` or ``refused``
+            is reported once that is done.
     """
 
     from_loop: bool
+    dials: bool
 
     def now(self) -> float:
         """Seconds on the clock that ``after`` uses."""
@@ -38,7 +42,10 @@ class Transport(Protocol):
         """Call ``call`` in ``seconds``."""
 
     def accept(self, subprotocol: str | None) -> None:
-        """Answer the handshake with 101. At most once, and not after ``reject``."""
+        """Answer the handshake with 101. At most once, and not after ``reject``.
+
+        A client's begins the handshake; the answer decides on the subprotocol.
+        """
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer the handshake with an HTTP error. At most once, and not after ``accept``."""
@@ -80,6 +87,12 @@ class Transport(Protocol):
 class Receiver(Protocol):
     """What a transport reports."""
 
+    def opened(self, subprotocol: str | None) -> None:
+        """The handshake that this client has begun is answered with 101."""
+
+    def refused(self, error: ConnectError) -> None:
+        """It is not, or there is no connection at all."""
+
     def messages_received(self, messages: Sequence[Found]) -> int:
         """Whole messages have come, in this order: the payload, and whether it is text.
 
@@ -106,6 +119,8 @@ class Receiver(Protocol):
 class Nobody:
     """Stands where no connection has begun: takes nothing in, and says nothing."""
 
+    def opened(self, subprotocol: str | None) -> None: ...
+    def refused(self, error: ConnectError) -> None: ...
     def messages_received(self, messages: Sequence[Found]) -> int:
         return len(messages)
 

@@ -8,7 +8,7 @@ needs it. An idle connection has none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast, final
 
 from websockets.extensions.base import Extension
@@ -18,7 +18,7 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from wsflow.transports.frames import Boundary, Found, Frame
@@ -38,34 +38,46 @@ _quiet = logging.getLogger("wsflow.websockets")
 _quiet.setLevel(logging.ERROR)
 
 
+def server_protocol(limits: SocketLimits) -> ServerProtocol:
+    """The protocol of a server's end."""
+    return ServerProtocol(
+        extensions=[_DEFLATE] if limits.compression == "deflate" else None,
+        max_size=limits.max_message_size,
+        logger=_quiet,
+    )
+
+
 @final
 class Library:
     """The library's part in one connection, from its handshake on.
 
+    Args:
+        protocol: the protocol, for the handshake.
+        limits: the bounds of what comes.
+
     Attributes:
         between: whether it is between two messages, so that the next may take the fast path.
         extensions: those that were agreed on.
+        ponged: told of each pong, if somebody wants to know.
     """
 
-    __slots__ = ("_boundary", "_limits", "_parts", "_protocol", "_text", "between", "extensions")
+    # fmt: off
+    __slots__ = (
+        "_boundary", "_limits", "_masks", "_parts", "_protocol", "_text", "between", "extensions",
+        "ponged",
+    )
+    # fmt: on
 
-    def __init__(self, limits: SocketLimits) -> None:
+    def __init__(self, protocol: Protocol, limits: SocketLimits) -> None:
         self._limits = limits
-        self._protocol: Protocol | None = ServerProtocol(
-            extensions=[_DEFLATE] if limits.compression == "deflate" else None,
-            max_size=limits.max_message_size,
-            logger=_quiet,
-        )
+        self._protocol: Protocol | None = protocol
+        self._masks = protocol.side is CLIENT  # and then it takes all that comes
         self._boundary: Boundary | None = None  # of the frame that it is being given
         self._parts: list[bytes] | None = None  # fragments of a message
         self._text = False  # whether they are of a text message
-        self.between = True
+        self.between = not self._masks
         self.extensions: Sequence[Extension] = ()
-
-    @property
-    def handshake(self) -> ServerProtocol:
-        """The protocol of the handshake, until that is accepted."""
-        return cast(ServerProtocol, self._protocol)
+        self.ponged: Callable[[bytes], None] | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -104,7 +116,7 @@ class Library:
         return stop
 
     def _update(self) -> None:
-        self.between = self._boundary is None and self._parts is None
+        self.between = self._boundary is None and self._parts is None and not self._masks
 
     def messages(self) -> list[Found]:
         """The messages that are whole now. Too many fragments of one fail the connection."""
@@ -127,13 +139,15 @@ class Library:
                 if frame.fin:
                     self._parts = None
                     found.append((b"".join(parts), self._text, 0))
+            elif frame.opcode is Opcode.PONG and self.ponged is not None:
+                self.ponged(data)
         self._update()
         return found
 
     def extended(self, payload: bytes, text: bool) -> bytes:
-        """The frame of a message, as the extensions make it."""
+        """The frame of a message, as the extensions make it; masked if this is a client's end."""
         frame = WireFrame(Opcode.TEXT if text else Opcode.BINARY, payload)
-        return frame.serialize(mask=False, extensions=self.extensions)
+        return frame.serialize(mask=self._masks, extensions=self.extensions)
 
     def shared(self, frame: Frame) -> bytes:
         """The same for a message to many: made once for all whose extensions make the same."""

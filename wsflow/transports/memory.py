@@ -62,6 +62,7 @@ class MemoryTransport:
     """
 
     from_loop = False
+    dials = False
 
     def __init__(
         self,
