@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "wsflow"
 LAYERS = [
     ["errors", "detached", "backoff"],
     ["request", "transports.limits", "transports.frames", "codec", "calls", "declare"],
-    ["connection", "transports.base", "brokers.base"],
+    ["connection", "opening", "transports.base", "brokers.base"],
     ["transports", "brokers", "presence", "channels"],
     ["topic_type", "loops"],
     ["topics"],
     ["registry", "publisher"],
     ["wiring"],
     ["runtime"],
-    ["server", "testing"],
+    ["server", "client"],
+    ["testing"],
     ["cli"],
     ["__main__", ""],
 ]

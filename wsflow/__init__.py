@@ -1,11 +1,21 @@
 """A declarative WebSocket framework: plain functions, typed messages, structured concurrency."""
 
 from wsflow.calls import Call, Stream
+from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
 from wsflow.connection import Connection, End
 from wsflow.declare.markers import Cookie, EventId, Header, Message, Query, TopicName
 from wsflow.declare.router import Router
-from wsflow.errors import BrokerError, CallError, Close, DeclarationError, Disconnected, Reject
+from wsflow.errors import (
+    BrokerError,
+    CallError,
+    Close,
+    ConnectError,
+    DeclarationError,
+    Disconnected,
+    Reject,
+)
 from wsflow.loops import MemberJoined, MemberLeft, TopicMember
+from wsflow.opening import Opening
 from wsflow.publisher import Publisher, publisher
 from wsflow.registry import Registry
 from wsflow.request import Request
@@ -15,7 +25,9 @@ __all__ = [
     "BrokerError",
     "Call",
     "CallError",
+    "ClientLimits",
     "Close",
+    "ConnectError",
     "Connection",
     "Cookie",
     "DeclarationError",
@@ -27,8 +39,11 @@ __all__ = [
     "MemberJoined",
     "MemberLeft",
     "Message",
+    "Opening",
+    "Peer",
     "Publisher",
     "Query",
+    "Reconnect",
     "Registry",
     "Reject",
     "Request",
@@ -38,5 +53,7 @@ __all__ = [
     "TopicCounters",
     "TopicMember",
     "TopicName",
+    "connect",
     "publisher",
+    "run_client",
 ]

@@ -123,7 +123,7 @@ class Decoding(Generic[T]):
             decode = codec.decoder(Union[(*kinds, *controls)])
         elif self.calls:
             refuse = _nobody_takes_text if codec.text else _nobody_takes_binary
-            decode = _or_else(codec.decoder(Union[tuple(controls)]), refuse)
+            decode = _or_else(codec.decoder(Union[tuple(controls)]), refuse)  # noqa: UP007
         self.text: Way[T] = (_nobody_takes_text, None)
         self.binary: Way[T] = (_nobody_takes_binary, None)
         if text is not None:

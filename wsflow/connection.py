@@ -46,14 +46,15 @@ class End:
     """How a connection ended.
 
     Attributes:
-        cause: ``rejected`` (no handshake), ``unreachable`` (a client found no server), ``peer`` (it closed), ``vanished`` (it left without a
-            word), ``finished`` (a producer or a stream consumer returned), ``closed`` (by ``Close``
+        cause: ``rejected`` (no handshake), ``unreachable`` (a client found no server), ``peer``
+            (it closed), ``vanished`` (it left without a word), ``finished`` (a producer or a stream
+            consumer returned), ``closed`` (by ``Close``
             or ``Connection.close``), ``unsupported``, ``invalid``, ``policy``, ``too_large`` and
             ``protocol`` (the peer broke a rule), ``error`` (a handler raised), ``slow`` (the peer
             does not read), ``shutdown`` and ``restart`` (of the server).
         code: the close code (RFC 6455 §7.4), or the HTTP status if ``rejected``.
         reason: the reason that was sent or received.
-        error: what a handler raised, None if nothing did.
+        error: what a handler raised, or a client's ConnectError; None if nothing did.
     """
 
     cause: Cause

@@ -6,10 +6,11 @@ import contextvars
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, final
+from typing import Any, NamedTuple, final
 from urllib.parse import urlsplit
 
 import anyio
+from websockets.datastructures import Headers
 
 from wsflow.brokers.base import Broker, Receiver
 from wsflow.brokers.memory import MemoryBroker
@@ -26,12 +27,20 @@ from wsflow.runtime.children import Children, Run, unwrap
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.scopes import Step, Within
-from wsflow.runtime.session import Session
+from wsflow.runtime.session import Dialling, Session
 from wsflow.transports.base import Transport
-from wsflow.wiring.plan import AppPlan
+from wsflow.wiring.plan import AppPlan, RouteDetails
 from wsflow.wiring.sources import APP_TASK_GROUP, Source
 
 log = logging.getLogger("wsflow")
+
+
+class Prepared(NamedTuple):
+    """What a client does with a URI: its path, the request, and what was read from that."""
+
+    details: RouteDetails
+    request: Request
+    read: Mapping[Source, Any]
 
 
 @final
@@ -174,10 +183,43 @@ class App:
             log_refusal(request.path, request.client, refusal.status)
             transport.reject(refusal.status, refusal.headers, body.encode())
             return None
+        self._start(session, request)
+        return session
+
+    def prepare(self, uri: str, headers: Headers) -> Prepared:
+        """What a client does at a URI: its path for that, or the only one it has.
+
+        Raises:
+            ValueError: none of its paths is for that URI, or the URI lacks what they need.
+        """
+        parts = urlsplit(uri)
+        request = Request.parse(f"{parts.path or '/'}?{parts.query}", headers)
+        found = self.plan.routes.match(request.path)
+        if found is None:
+            known = [each.plan.template for each in self.plan.routes]
+            if len(known) > 1 or "{" in known[0]:
+                raise ValueError(
+                    f"the client has no path for {request.path}: it has {', '.join(known)}"
+                )
+            found = next(iter(self.plan.routes)), {}
+        details, params = found
+        request = request.at(params)
+        try:
+            return Prepared(details, request, _read(details, request))
+        except Reject as exc:
+            raise ValueError(f"{uri}: {exc.body.strip()}") from None
+
+    def dial(self, prepared: Prepared, transport: Transport, dialling: Dialling) -> Session:
+        """Begin a connection of a client."""
+        details, request, read = prepared
+        session = Session(self, details, request, transport, read, dialling)
+        self._start(session, request)
+        return session
+
+    def _start(self, session: Session, request: Request) -> None:
         self.sessions[session.id] = session
         self._clients[_host(request)] += 1
         session.start()
-        return session
 
     def _admit(self, request: Request, transport: Transport) -> Session:
         if self._closed:
@@ -194,10 +236,7 @@ class App:
         if per_client and self._clients[_host(request)] >= per_client:
             raise Reject(503)
         request = request.at(params)
-        read: dict[Source, Any] = {
-            source: source.convert(request) for source in details.request_sources
-        }
-        return Session(self, details, request, transport, read)
+        return Session(self, details, request, transport, _read(details, request))
 
     def _check_origin(self, request: Request) -> None:
         """Refuse pages of other sites (cross-site WebSocket hijacking, RFC 6455 §10.2)."""
@@ -227,7 +266,8 @@ class App:
             del self._clients[client]
         self.left_behind += session.report.left_behind
         self.overran = self.overran or (self._closed and session.report.overran)
-        log_connection(session)
+        if not session.transport.dials:
+            log_connection(session)
         if self._idle is not None and not self.sessions:
             self._idle.set()
 
@@ -252,6 +292,15 @@ class App:
         if self._closed:
             for session in list(self.sessions.values()):
                 session.cut_short()
+
+
+def _read(details: RouteDetails, request: Request) -> Mapping[Source, Any]:
+    """What functions ask of the opening request, converted.
+
+    Raises:
+        Reject: something is missing, or of another type.
+    """
+    return {source: source.convert(request) for source in details.request_sources}
 
 
 def _ignore(*_: object) -> None:

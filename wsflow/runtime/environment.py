@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from wsflow.channels import Channels, Subscriber
 from wsflow.connection import Connection, End
 from wsflow.declare.router import Handler
+from wsflow.opening import Opening
 from wsflow.registry import Directory, Registry
 from wsflow.request import Request
 from wsflow.wiring.sources import Source
@@ -27,6 +28,7 @@ class Surroundings:
         subscriber: the connection, as topics see it; None in a ``lifespan``.
         connection: the connection; not set in a ``lifespan``.
         task_group: the injected task group; set if some function asks for it.
+        opening: a client's opening request; not set in a server.
     """
 
     directory: Directory
@@ -35,6 +37,7 @@ class Surroundings:
     subscriber: Subscriber | None = None
     connection: Connection = field(init=False)
     task_group: TaskGroup = field(init=False)
+    opening: Opening = field(init=False)
 
     @property
     def request(self) -> Request:

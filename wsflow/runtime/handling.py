@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import aclosing
 from functools import partial
 from types import CoroutineType
-from typing import Any, final
+from typing import Any, cast, final
 
 from wsflow.declare.router import Handler
 from wsflow.detached import Begun, begin, checkpoint
@@ -15,6 +15,7 @@ from wsflow.runtime.calls import Answering
 from wsflow.runtime.children import leaves, unwrap
 from wsflow.runtime.outbox import BURST_MESSAGES
 from wsflow.runtime.scopes import enter, leave, throw
+from wsflow.topic_type import event_id_field
 from wsflow.wiring.calls import Bound, Call, MessageValues
 from wsflow.wiring.plan import ConsumerPlan, RoutePlan, ScopePlan
 from wsflow.wiring.sources import Environment
@@ -32,6 +33,7 @@ class Handling:
         send: sends to the peer.
         post: sends to the peer if that needs no waiting, and says whether it did.
         call_failed: told what was raised in answering a call, and nobody handled.
+        seen: told of each message that carries an event id, as it is handled.
     """
 
     __slots__ = (
@@ -43,6 +45,7 @@ class Handling:
         "_plan",
         "_post",
         "_scopes",
+        "_seen",
         "_send",
     )
 
@@ -53,7 +56,9 @@ class Handling:
         send: Callable[[object], Awaitable[None]],
         post: Callable[[object], bool],
         call_failed: Callable[[str, BaseException], None],
+        seen: Callable[[Any, str], None] | None = None,
     ) -> None:
+        self._seen = seen
         self._call_failed = call_failed
         self._plan = plan
         self._environment = environment
@@ -79,8 +84,22 @@ class Handling:
             self._scopes = [(scope, self._bind(scope.call)) for scope in self._plan.on_message]
         else:
             call = consumer.call.bind(self._environment, leads=True)
+        if self._seen is not None and not consumer.calls:
+            call = partial(self._noting, call)
         self._calls[consumer] = call
         return call
+
+    def _noting(self, call: Callable[[Any], Any], message: Any) -> Any:
+        self.seen(message)
+        return call(message)
+
+    def seen(self, message: Any) -> None:
+        """A message is being handled: if it has an event id, that is noted."""
+        if (
+            self._seen is not None
+            and (field := event_id_field(cast(Hashable, type(message)))) is not None
+        ):
+            self._seen(message, getattr(message, field))
 
     def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
         """Have a consumer handle a message, as far as that goes without waiting.

@@ -157,11 +157,13 @@ class Lane:
         self._more = more = signal()
         return more
 
-    async def messages(self) -> AsyncGenerator[Any, None]:
-        """The messages, until the inbox is closed and empty."""
+    async def messages(self, taken: Callable[[Any], None]) -> AsyncGenerator[Any, None]:
+        """The messages, until the inbox is closed and empty; ``taken`` is told of each."""
         while True:
             while self.queue:
-                yield self.take().message
+                message = self.take().message
+                taken(message)
+                yield message
             if self.inbox.closed:
                 return
             await self.more()

@@ -25,7 +25,8 @@ cancellation are given up by a timer (``_give_up``): their task may outlive the 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import anyio
@@ -36,6 +37,7 @@ from wsflow.connection import CAUSE_OF_CODE, Connection, End
 from wsflow.declare.router import Handler
 from wsflow.detached import Detached, detach
 from wsflow.errors import Close, ConnectError, Disconnected, Reject, cut_reason
+from wsflow.opening import Opening
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.calls import Calls
@@ -54,6 +56,14 @@ from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
 
 
+@dataclass(frozen=True, slots=True)
+class Dialling:
+    """What a client's session has beside: its opening request, and what is told of event ids."""
+
+    opening: Opening
+    seen: Callable[[Any, str], None]
+
+
 @final
 class Session:
     """One connection: what its transport reports to, and what its handlers' asking reaches.
@@ -69,8 +79,8 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_children", "_details", "_dialling", "_due", "_environment", "_goodbye", "_home", "_host", "_in",
-        "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
+        "_children", "_details", "_dialling", "_due", "_environment", "_goodbye", "_home", "_host",
+        "_in", "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
         "_serving", "_started", "_stopping", "_transport", "_watch", "_work",
         "accepted", "codec", "connection", "duration", "end", "id", "listeners", "memberships",
         "outbox", "over", "plan", "received", "report", "subprotocol",
@@ -84,6 +94,7 @@ class Session:
         request: Request,
         transport: Transport,
         read: Mapping[Source, Any],
+        dialling: Dialling | None = None,
     ) -> None:
         limits = home.limits
         self.plan = details.plan
@@ -110,9 +121,19 @@ class Session:
         values = dict(home.values) if self.plan.on_connect else home.values
         self._environment = Surroundings(home.directory, values, read, self)
         self._environment.connection = self.connection
+        if dialling is not None:
+            self._environment.opening = dialling.opening
         self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport, self._overflown)
-        self._work = Work(self.plan, self.codec, self._inbox, self.outbox, self._children, self)
+        self._work = Work(
+            self.plan,
+            self.codec,
+            self._inbox,
+            self.outbox,
+            self._children,
+            self,
+            dialling.seen if dialling is not None else None,
+        )
         self._host: Detached | None = None
         self._resting = False  # there is no host yet, and no need of one
         # A client's handshake, until it is answered.
@@ -126,6 +147,16 @@ class Session:
         self._ready = False  # every on_connect function has set up
         self._released = False
         self._provisional = False  # the end is a cancellation whose cause may come to be known
+
+    @property
+    def transport(self) -> Transport:
+        """Its end of the wire."""
+        return self._transport
+
+    @property
+    def was_open(self) -> bool:
+        """Whether the handshake is done, or was."""
+        return self.accepted and self._dialling is None
 
     @property
     def running(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol, cast, final
@@ -69,6 +69,7 @@ class Work:
         "_outbox",
         "_owner",
         "_plan",
+        "_seen",
         "doing",
         "ready",
     )
@@ -81,6 +82,7 @@ class Work:
         outbox: Outbox,
         children: Children,
         owner: Owner,
+        seen: Callable[[Any, str], None] | None = None,
     ) -> None:
         self._plan = plan
         self._codec = codec
@@ -89,6 +91,7 @@ class Work:
         self._outbox = outbox
         self._children = children
         self._owner = owner
+        self._seen = seen  # told of the event ids of what is handled
         self._lane = Lane(inbox)
         self._lanes: dict[ConsumerPlan, Lane] = {}
         for each in plan.consumers:
@@ -183,7 +186,7 @@ class Work:
         """Bind all functions to the connection, and start the children."""
         owner = self._owner
         self._handling = handling = Handling(
-            self._plan, environment, owner.send, owner.post, owner.call_failed
+            self._plan, environment, owner.send, owner.post, owner.call_failed, self._seen
         )
         for lane, consumer in {lane: each for each, lane in self._lanes.items()}.items():
             run: Run
@@ -281,7 +284,7 @@ class Work:
 
     async def _run_stream(self, handling: Handling, consumer: ConsumerPlan, lane: Lane) -> None:
         try:
-            async with aclosing(lane.messages()) as messages:
+            async with aclosing(lane.messages(handling.seen)) as messages:
                 await handling.stream(consumer, messages)
         except Exception as exc:
             await self._raised(handling, exc)

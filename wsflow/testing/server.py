@@ -16,8 +16,8 @@ from wsflow.declare.router import Router
 from wsflow.registry import Registry
 from wsflow.request import Request
 from wsflow.runtime.app import App
+from wsflow.runtime.background import Background
 from wsflow.runtime.limits import Limits
-from wsflow.testing.background import Background
 from wsflow.testing.peer import Peer
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app
@@ -61,7 +61,7 @@ class MemoryServer:
             finally:
                 self._started.set()
 
-        self._background.start(run)
+        self._background.start(run, "wsflow test server")
         try:
             await self._started.wait()
         except BaseException:

@@ -84,6 +84,16 @@ class Transport(Protocol):
         """Report messages again."""
 
 
+class DiallingTransport(Transport, Protocol):
+    """The Transport of a client."""
+
+    def attach(self, receiver: Receiver) -> None:
+        """Report to ``receiver`` from now on."""
+
+    async def closed(self) -> None:
+        """Wait until nothing of it is left: each step bounds itself."""
+
+
 class Receiver(Protocol):
     """What a transport reports."""
 

@@ -69,7 +69,7 @@ class ClientTransport(SocketTransport):
         self._library.ponged = self._ponged
         self._head = Head()
         self._answered = asyncio.Event()
-        self._pings: dict[bytes, asyncio.Future[None]] = {}
+        self._pings: dict[bytes, asyncio.Future[bool]] = {}
         self.closed = asyncio.Event()
         self.protocol = protocol
 
@@ -139,7 +139,8 @@ class ClientTransport(SocketTransport):
         super().connection_lost(exc)
         self.closed.set()
         for pinged in self._pings.values():
-            pinged.cancel()
+            if not pinged.done():
+                pinged.set_result(False)
 
     def begin(self, receiver: Receiver) -> None:
         """Report to ``receiver`` from now on."""
@@ -160,27 +161,26 @@ class ClientTransport(SocketTransport):
         super()._report_close(protocol)
         self._linger()  # it is the server that closes the socket
 
-    async def ping(self) -> float:
-        """Send a ping; how many seconds passed until its pong.
-
-        Raises:
-            CancelledError: the socket was closed before.
-        """
+    async def ping(self) -> float | None:
+        """Send a ping; how many seconds passed until its pong. None if the socket is closed
+        before."""
+        if self._phase is not Phase.OPEN:
+            return None
         data = time.monotonic_ns().to_bytes(8, "big")
         pinged = self._pings[data] = self._loop.create_future()
         began = self._loop.time()
         self._library.protocol.send_ping(data)
         self._flush_protocol()
         try:
-            await pinged
+            answered = await pinged
         finally:
             del self._pings[data]
-        return self._loop.time() - began
+        return self._loop.time() - began if answered else None
 
     def _ponged(self, data: bytes) -> None:
         pinged = self._pings.get(data)
         if pinged is not None and not pinged.done():
-            pinged.set_result(None)
+            pinged.set_result(True)
 
 
 @final

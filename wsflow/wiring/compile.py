@@ -40,22 +40,25 @@ class Level:
 Levels = tuple[Level, ...]
 
 
-def compile_app(router: Router, override: Mapping[Any, Any] | None = None) -> AppPlan:
+def compile_app(
+    router: Router, override: Mapping[Any, Any] | None = None, *, client: bool = False
+) -> AppPlan:
     """Wire an app.
 
     Args:
         router: the app.
         override: values by annotation that stand in for what would be injected.
+        client: whether it connects, and does not serve.
 
     Raises:
         DeclarationError: all that is wrong, at once.
     """
-    return _Compiler(override or {}).compile(router)
+    return _Compiler(override or {}, client).compile(router)
 
 
 class _Compiler:
-    def __init__(self, override: Mapping[Any, Any]) -> None:
-        self.resolver = Resolver(override)
+    def __init__(self, override: Mapping[Any, Any], client: bool) -> None:
+        self.resolver = Resolver(override, client)
         self.functions = Functions(self.resolver)
         self.signatures: dict[Handler, Signature | None] = {}
         self.lifespans: dict[Handler, ScopePlan] = {}

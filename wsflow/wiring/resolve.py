@@ -13,6 +13,7 @@ from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, TopicName
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, Parameter, members, type_name
 from wsflow.errors import Problem
+from wsflow.opening import Opening
 from wsflow.topic_type import TopicType
 from wsflow.topics import Topic
 from wsflow.wiring.calls import Call
@@ -23,6 +24,7 @@ from wsflow.wiring.sources import (
     APP_TASK_GROUP,
     END,
     GIVEN,
+    OPENING,
     TASK_GROUP,
     Fixed,
     FromPath,
@@ -43,6 +45,7 @@ class Resolver:
 
     Attributes:
         override: values by annotation that stand in for everything else.
+        client: whether it is a client's Router.
         problems: what was found wrong.
         topics: every injected topic.
         asked: the types that some function asks for.
@@ -50,6 +53,7 @@ class Resolver:
     """
 
     override: Mapping[Any, Any]
+    client: bool = False
     problems: list[Problem] = field(default_factory=list)
     topics: list[tuple[Handler, FromTopic]] = field(default_factory=list)
     asked: dict[str, None] = field(default_factory=dict)
@@ -272,6 +276,17 @@ class Resolver:
             return None, True
         if parameter.annotation is TaskGroup:
             return (APP_TASK_GROUP if handler.kind == "lifespan" else TASK_GROUP), True
+        if parameter.annotation is Opening:
+            if self.client and handler.kind == "on_connect":
+                return OPENING, True
+            self.problem(
+                handler,
+                parameter,
+                "An Opening is what a client sends, and is there before that.",
+                "ask for it in an on_connect function of a client's Router; a server's functions "
+                "ask for the Request.",
+            )
+            return None, True
         if parameter.annotation is End:
             if handler.kind == "on_disconnect":
                 return END, True

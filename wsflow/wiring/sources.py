@@ -21,6 +21,7 @@ from wsflow.declare.markers import Cookie, Header, Query
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.errors import Reject
+from wsflow.opening import Opening
 from wsflow.registry import Registry
 from wsflow.request import Request
 from wsflow.topic_type import TopicType
@@ -44,6 +45,8 @@ class Environment(Protocol):
     def task_group(self) -> TaskGroup: ...
     @property
     def end(self) -> End | None: ...
+    @property
+    def opening(self) -> Opening: ...
     @property
     def channels(self) -> Channels: ...
     @property
@@ -210,3 +213,4 @@ GIVEN: Mapping[Any, Given] = {
 TASK_GROUP = Given("task_group", "the connection's task group")
 APP_TASK_GROUP = Given("task_group", "the app's task group")
 END = Given("end", "how the connection ended")
+OPENING = Given("opening", "the opening request, before it goes out")

@@ -1,7 +1,7 @@
-"""A function that runs beside the test.
+"""A function that runs beside its caller, in a task that belongs to no scope.
 
-A fixture's set-up and teardown may run in different tasks, so that no task group can stay open
-between them.
+A block may be entered in one task and left in another, as fixtures are, so that no task group can
+stay open between the two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ class Background:
         self.error: BaseException | None = None
         self.over = Over()
 
-    def start(self, run: Callable[[], Awaitable[None]]) -> None:
+    def start(
+        self,
+        run: Callable[[], Awaitable[None]],
+        name: str,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run it; ``ended`` is called once it is over."""
+
         async def live() -> None:
             try:
                 await run()
@@ -32,5 +39,6 @@ class Background:
                 self.error = exc
             finally:
                 self.over.set()
+                ended()
 
-        detach(live, name="wsflow test server")
+        detach(live, name=name)

@@ -1,0 +1,304 @@
+"""A connection to hold in one's hand: ``async with wsflow.connect(uri) as peer``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Literal, TypeVar, Union, cast, final
+
+import anyio
+
+from wsflow.calls import Call, Stream
+from wsflow.client.reconnecting import Reconnect
+from wsflow.client.running import (
+    Client,
+    HeaderItems,
+    check_uri,
+    dial_sockets,
+    reconnecting,
+)
+from wsflow.client.settings import ClientLimits
+from wsflow.connection import Connection, End
+from wsflow.declare.router import Router
+from wsflow.errors import DeclarationError, Disconnected
+from wsflow.transports.dial import Dialler
+from wsflow.wiring.compile import compile_app
+from wsflow.wiring.plan import AppPlan
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+DONE = frozenset({1000, 1001, 1005})
+"""Close codes that end an iteration quietly."""
+
+
+@final
+class Peer:
+    """The server, as the block of ``connect`` sees it. Safe from many tasks."""
+
+    def __init__(self, end: Callable[[], End | None]) -> None:
+        self._end = end
+        self._connection: Connection | None = None
+        self._messages: deque[Any] = deque()
+        self._news: anyio.Event | None = None
+        self._client: Client | None = None
+
+    # -- what the client tells
+
+    def of(self, client: Client) -> None:
+        """Know who keeps the connection."""
+        self._client = client
+
+    def changed(self) -> None:
+        """Wake all who wait."""
+        if self._news is not None:
+            self._news.set()
+
+    async def until(self, ready: Callable[[], object]) -> None:
+        """Wait for something to be so."""
+        while not ready():
+            if self._news is None or self._news.is_set():
+                self._news = anyio.Event()
+            await self._news.wait()
+
+    async def take(self, messages: AsyncIterator[Any], connection: Connection) -> None:
+        """The consumer: hand over one message after the other. What has come when the connection
+        ends is there to be read."""
+        self._connection = connection
+        self.changed()
+        try:
+            async for message in messages:
+                self._messages.append(message)
+                self.changed()
+                await self.until(lambda: not self._messages)
+        finally:
+            self._connection = None
+            with anyio.CancelScope(shield=True):
+                async for message in messages:  # the inbox is closed: nothing more comes
+                    self._messages.append(message)
+            self.changed()
+
+    # -- for the user
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection of now; None while there is none."""
+        return self._connection
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on, None without one."""
+        return self._connection.subprotocol if self._connection is not None else None
+
+    @property
+    def end(self) -> End | None:
+        """How the connection ended for good, None before that."""
+        return self._end()
+
+    async def _gone(self, connection: Connection) -> None:
+        await self.until(lambda: self._connection is not connection)
+
+    async def _connected(self) -> Connection:
+        await self.until(lambda: self._connection or self.end)
+        if self._connection is None:
+            raise Disconnected(self.end)
+        return self._connection
+
+    async def send(self, message: object) -> None:
+        """Send a message, as ``Connection.send``. With ``reconnect`` it waits for a connection;
+        what was sent on one that then breaks may be lost.
+
+        Raises:
+            Disconnected: the connection has ended for good.
+            TypeError: msgspec cannot encode the message.
+        """
+        while True:
+            connection = await self._connected()
+            try:
+                await connection.send(message)
+            except Disconnected:
+                await self._gone(connection)
+            else:
+                return
+
+    async def call(self, message: Call[R], *, timeout: float | None = None) -> R:
+        """Ask the server, and wait for its answer: see ``Connection.call``."""
+        return await (await self._connected()).call(message, timeout=timeout)
+
+    def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        """Ask the server for a stream: see ``Connection.stream``.
+
+        Raises:
+            Disconnected: there is no connection now.
+        """
+        if self._connection is None:
+            raise Disconnected(self.end)
+        return self._connection.stream(message)
+
+    async def receive(self, *, timeout: float | None = None) -> Any:
+        """The next message. Cancelling it loses none.
+
+        Raises:
+            TimeoutError: none came within so many seconds.
+            Disconnected: the connection has ended for good, and all was read.
+            ConnectError: it was lost, and the server refuses to have it back.
+        """
+        with anyio.move_on_after(timeout):
+            await self.until(lambda: self._messages or self.end)
+        if self._messages:
+            message = self._messages.popleft()
+            self.changed()
+            return message
+        end = self.end
+        if end is None:
+            raise TimeoutError(f"no message came within {timeout:g} s")
+        raise end.error or Disconnected(end)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next message; none after the connection was closed with 1000, 1001 or no code.
+
+        Raises:
+            Disconnected: it ended otherwise.
+        """
+        try:
+            return await self.receive()
+        except Disconnected as exc:
+            if exc.end is None or exc.end.code in DONE:
+                raise StopAsyncIteration from None
+            raise
+
+    async def ping(self) -> float:
+        """Send a ping (RFC 6455 §5.5.2), and wait for its pong: how many seconds that took.
+
+        Raises:
+            Disconnected: the connection has ended, or ends meanwhile.
+        """
+        await self._connected()
+        session = self._client.session if self._client is not None else None
+        wire = cast(Dialler, session.transport).wire if session is not None else None
+        seconds = await wire.ping() if wire is not None else None
+        if seconds is None:
+            raise Disconnected(self.end)
+        return seconds
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, as ``Connection.close``. It does not come back."""
+        if self._client is not None:
+            self._client.come_back_no_more()
+        if self._connection is not None:
+            await self._connection.close(code, reason)
+
+
+@final
+class connect:  # noqa: N801
+    """Connect to a server: ``async with wsflow.connect("wss://…", receives=(Said,)) as peer``.
+
+    For asyncio. Leaving the block closes the connection, with 1000, or with 1011 if the block
+    raised.
+
+    Args:
+        uri: a ``ws://`` or ``wss://`` URI.
+        receives: the types of the messages that come: one, or a tuple of them. Without it they are
+            ``str`` and ``bytes``, as they come.
+        reconnect: whether and how to come back; see ``wsflow.client.reconnecting`` for when.
+        resume: the name of the query parameter in which the server takes the last event id.
+        codec: how messages are written: ``"json"`` or ``"msgpack"``.
+        headers: headers of the opening request.
+        subprotocols: subprotocols to offer.
+        limits: limits of the runtime and of the connection.
+        options: more arguments of ``websockets.connect``: ``ssl``, ``proxy``, ``origin``,
+            ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
+
+    Raises:
+        ValueError: the URI is none.
+        TypeError: ``receives`` has something that msgspec cannot decode, or cannot tell apart.
+        ConnectError: on entering: the server cannot be reached, or refuses.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        receives: Any = (str, bytes),
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        **options: Any,
+    ) -> None:
+        self._peer = Peer(self._ended)
+        self._plan = _plan(self._peer, receives, codec)
+        self._uri = check_uri(uri)
+        self._limits = limits or ClientLimits()
+        self._settings: dict[str, Any] = {
+            "reconnect": reconnecting(reconnect),
+            "resume": resume,
+            "headers": headers,
+            "subprotocols": subprotocols,
+            "options": options,
+        }
+
+    def _ended(self) -> End | None:
+        return self._client.end if self._client.over else None
+
+    async def __aenter__(self) -> Peer:
+        self._client = client = Client(
+            self._plan,
+            self._uri,
+            dial_sockets(self._limits),
+            limits=self._limits,
+            ended=self._peer.changed,
+            **self._settings,
+        )
+        self._peer.of(client)
+        client.start()
+        try:
+            await self._peer.until(lambda: self._peer.connection or client.over)
+        except BaseException:
+            client.stop()
+            await client.wait_through()
+            raise
+        if self._peer.connection is None and not self._was_open():
+            end = await client.wait()
+            raise Disconnected(end)
+        return self._peer
+
+    def _was_open(self) -> bool:
+        session = self._client.session
+        return session is not None and session.was_open
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._peer.close(1011 if isinstance(exc, Exception) else 1000)
+        self._client.stop()
+        await self._client.wait_through()
+
+
+def _plan(peer: Peer, receives: Any, codec: Literal["json", "msgpack"]) -> AppPlan:
+    """A Router that hands everything to a peer."""
+    kinds = receives if isinstance(receives, tuple) else (receives,)
+    if not kinds:
+        raise TypeError("receives is empty: name the types of the messages that come")
+    router = Router(codec=codec)
+
+    async def take(messages: Any, connection: Connection) -> None:
+        await peer.take(messages, connection)
+
+    take.__annotations__["messages"] = AsyncIterator[Union[kinds]]  # type: ignore[valid-type]  # noqa: UP007
+    take.__annotations__["connection"] = Connection
+    router.consumer(take)
+    try:
+        return compile_app(router, client=True)
+    except DeclarationError as exc:
+        raise TypeError(f"receives: {exc.problems[0].why}") from None

@@ -1,0 +1,299 @@
+"""A client: one connection at a time, again and again, on the runtime of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, final
+from urllib.parse import urlsplit
+
+import anyio
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidURI
+from websockets.uri import parse_uri
+
+from wsflow.brokers import select
+from wsflow.client.reconnecting import Pauses, Reconnect
+from wsflow.client.settings import ClientLimits
+from wsflow.codec import JSON
+from wsflow.connection import End
+from wsflow.declare.router import Router
+from wsflow.errors import ConnectError
+from wsflow.opening import LastEvents, Opening
+from wsflow.runtime.app import App
+from wsflow.runtime.background import Background
+from wsflow.runtime.limits import Limits
+from wsflow.runtime.session import Dialling, Session
+from wsflow.transports.base import DiallingTransport
+from wsflow.transports.dial import Dialler, Target
+from wsflow.transports.host import Shared
+from wsflow.wiring.compile import compile_app
+from wsflow.wiring.plan import AppPlan
+
+log = logging.getLogger("wsflow.client")
+
+HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
+Dial = Callable[[Callable[[], Target]], DiallingTransport]
+
+
+@final
+class Client:
+    """Keeps a connection to a server, as long as it is to come back.
+
+    Args:
+        plan: the wired Router.
+        uri: where to connect to.
+        dial: makes the transport of each attempt.
+        reconnect: how it comes back; None to connect once.
+        headers: headers of each opening request.
+        subprotocols: what is offered, beside the Router's own.
+        resume: the name of the query parameter that takes the last event id, if it is to go there.
+        limits: what it may use.
+        broker: what carries topics of its own, as ``wsflow run --broker`` takes it.
+        options: more arguments of ``websockets.connect``.
+        ended: called when it has ended for good.
+
+    Attributes:
+        end: how the last connection ended.
+        session: the connection, or the attempt, of now.
+    """
+
+    def __init__(
+        self,
+        plan: AppPlan,
+        uri: str,
+        dial: Dial,
+        *,
+        reconnect: Reconnect | None = None,
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        resume: str = "",
+        limits: Limits,
+        broker: str = select.MEMORY,
+        options: Mapping[str, Any] | None = None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ended = ended
+        self._uri = uri
+        self._dial = dial
+        self._reconnect = reconnect
+        self._headers = headers
+        self._subprotocols = tuple(subprotocols)
+        self._resume = resume
+        self._options = options or {}
+        self._last = LastEvents()
+        self._stop = anyio.Event()
+        self._background = Background()
+        self.app = App(
+            plan, limits, select.broker(broker, limits.publish_timeout, plan.kept_topics)
+        )
+        self._prepared = self.app.prepare(uri, Headers(headers))
+        self.end: End | None = None
+        self.session: Session | None = None
+
+    # -- its life
+
+    def start(self) -> None:
+        """Begin, in a task of its own."""
+        self._background.start(self._run, "wsflow client", self._ended)
+
+    async def wait(self) -> End:
+        """Wait until it has ended for good. Cancelling it stops the client and waits.
+
+        Raises:
+            ConnectError: the server could not be reached, or refused.
+            Exception: what a handler raised and ended it with, or a lifespan.
+        """
+        try:
+            await self._background.over.wait()
+        except BaseException:
+            self.stop()
+            await self._background.over.wait_through()
+            raise
+        if self._background.error is not None:
+            raise self._background.error
+        assert self.end is not None  # there was an attempt, unless something failed
+        if self.end.error is not None:
+            raise self.end.error
+        return self.end
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good."""
+        return self._background.over.is_set
+
+    async def wait_through(self) -> None:
+        """Wait for its end, whatever cancels the caller, and whatever it is."""
+        await self._background.over.wait_through()
+
+    def come_back_no_more(self) -> None:
+        """The connection of now is the last."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """End the connection, and come back no more. Nothing is waited for."""
+        self._stop.set()
+        self.app.abort_start()
+        if self.session is not None:
+            self.session.finish(End("shutdown", 1001))
+
+    async def drain(self, grace: float) -> None:
+        """The same, after consumers have finished what was received, within so many seconds."""
+        self._stop.set()
+        self.app.abort_start()
+        await self.app.drain(grace)
+
+    async def _run(self) -> None:
+        await self.app.run(self._live)
+
+    async def _live(self) -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def app_fails() -> None:
+                await self.app.stopping.wait()
+                self.stop()
+
+            tasks.start_soon(app_fails)
+            try:
+                await self._connect_again_and_again()
+            except Exception as exc:
+                self.app.fail(exc)
+            tasks.cancel_scope.cancel()
+
+    async def _connect_again_and_again(self) -> None:
+        pauses = Pauses(self._reconnect or Reconnect())
+        while not self._stop.is_set():
+            end, seconds = await self._connect_once(pauses.attempt)
+            self.end = end
+            if self._reconnect is None or self._stop.is_set() or not self._reconnect.when(end):
+                break
+            pause = pauses.after(end, seconds)
+            why = end.error if isinstance(end.error, ConnectError) else f"ended: {end}"
+            log.warning("%s; again in %.1f s", why, pause)
+            with anyio.move_on_after(pause):
+                await self._stop.wait()
+
+    async def _connect_once(self, attempt: int) -> tuple[End, float]:
+        """Returns how it ended, and for how long it was open."""
+        opening = Opening(self._uri, Headers(self._headers), self._last.ids, attempt, self.end)
+        if self._resume and opening.last_event_id:
+            opening.query[self._resume] = opening.last_event_id
+        transport = self._dial(partial(self._target, opening))
+        dialling = Dialling(opening, self._last.note)
+        self.session = session = self.app.dial(self._prepared, transport, dialling)
+        transport.attach(session)
+        await session.over.wait()
+        await transport.closed()
+        assert session.end is not None  # it is over
+        return session.end, session.duration if session.was_open else 0.0
+
+    def _target(self, opening: Opening) -> Target:
+        assert self.session is not None  # it asks for it
+        plan = self.session.plan
+        codec = plan.codecs[0]
+        own = () if codec is JSON else (codec.subprotocol,)
+        offered = dict.fromkeys((*plan.subprotocols, *self._subprotocols, *own))
+        return Target(opening.uri, opening.headers, tuple(offered), self._options)
+
+
+def dial_sockets(limits: ClientLimits) -> Dial:
+    """Makes transports on sockets. For asyncio.
+
+    Raises:
+        RuntimeError: the event loop is another.
+    """
+    try:
+        shared = Shared(asyncio.get_running_loop())
+    except RuntimeError:
+        raise RuntimeError("clients connect on asyncio: run them in asyncio.run(…)") from None
+    return lambda target: Dialler(target, limits, shared)
+
+
+def check_uri(uri: str) -> str:
+    """Return ``uri`` if it can be connected to.
+
+    Raises:
+        ValueError: it cannot; it says why.
+    """
+    try:
+        parse_uri(uri)
+    except (InvalidURI, ValueError) as exc:
+        scheme = urlsplit(uri).scheme
+        cure = ": a WebSocket's begins with ws:// or wss://" if scheme not in ("ws", "wss") else ""
+        why = "" if cure else f": {exc}"
+        raise ValueError(f"{uri!r} is no URI to connect to{cure}{why}") from None
+    return uri
+
+
+def reconnecting(reconnect: Reconnect | bool) -> Reconnect | None:
+    """How to come back, of what a user may say."""
+    if isinstance(reconnect, bool):
+        return Reconnect() if reconnect else None
+    return reconnect
+
+
+async def run_client(
+    router: Router,
+    uri: str,
+    *,
+    reconnect: Reconnect | bool = True,
+    resume: str = "",
+    headers: HeaderItems = (),
+    subprotocols: Iterable[str] = (),
+    override: Mapping[Any, Any] | None = None,
+    limits: ClientLimits | None = None,
+    broker: str = select.MEMORY,
+    **options: Any,
+) -> End:
+    """Connect to a server, and serve the connection by a Router: its functions mean what they mean
+    in a server. For asyncio.
+
+    ``lifespan`` functions run once. ``on_connect`` functions run for each attempt, before the
+    opening request goes out: they may ask for the ``Opening`` and change it. ``on_disconnect``
+    functions run after a connection that was open. Consumers and producers begin anew with each
+    connection. The Router's path is that of the URI, with its parameters, or ``/`` for any.
+    Cancelling it ends the connection with 1001 and waits for that.
+
+    Args:
+        router: what the client does.
+        uri: a ``ws://`` or ``wss://`` URI. ``Query()`` parameters are those of its query.
+        reconnect: whether and how it comes back; see ``wsflow.client.reconnecting`` for when.
+        resume: the name of the query parameter in which the server takes the last event id: with
+            it, each new connection goes on behind the last message that was handled. To do
+            something else with it, ask for the ``Opening``.
+        headers: headers of the opening request.
+        subprotocols: subprotocols to offer, after the Router's own.
+        override: values by type that are injected in place of others.
+        limits: limits of the runtime and of the connection.
+        broker: what carries topics of the client's own.
+        options: more arguments of ``websockets.connect``: ``ssl``, ``proxy``, ``origin``,
+            ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
+
+    Returns:
+        How the last connection ended, when it is not to come back.
+
+    Raises:
+        ConnectError: the server could not be reached, or refused, and trying again would not help
+            or is not wanted.
+        DeclarationError: the Router does not wire.
+        ValueError: the URI is none, or the Router has no path for it.
+        Exception: what a handler raised, if the client does not come back after that; what a
+            lifespan raised.
+    """
+    limits = limits or ClientLimits()
+    client = Client(
+        compile_app(router, override, client=True),
+        check_uri(uri),
+        dial_sockets(limits),
+        reconnect=reconnecting(reconnect),
+        headers=headers,
+        subprotocols=subprotocols,
+        resume=resume,
+        limits=limits,
+        broker=broker,
+        options=options,
+    )
+    client.start()
+    return await client.wait()

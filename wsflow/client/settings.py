@@ -1,0 +1,20 @@
+"""What a client may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wsflow.runtime.limits import Limits
+from wsflow.transports.limits import SocketLimits, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientLimits(Limits, SocketLimits):
+    """Limits of a client: those of a server's connection, where they mean something here."""
+
+    compression: Literal["none", "deflate"] = option(
+        "deflate",
+        "Offer to compress messages with permessage-deflate (RFC 7692).",
+        group="Messages",
+    )

@@ -1,0 +1,79 @@
+"""The opening request of a client, before it goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from websockets.datastructures import Headers
+
+from wsflow.connection import End
+
+
+@final
+class Opening:
+    """What a client's ``on_connect`` functions may still change: ask for it by its type.
+
+    They run before the opening request goes out, for every attempt anew: here is the place for a
+    token that expires, and for going on where the last connection ended.
+
+    Attributes:
+        query: the query of the URI, by name; a list gives a name many times.
+        headers: more headers to send. Setting one adds to those of its name.
+        attempt: 1 for the first attempt since a connection was stable, then 2, and so on.
+        previous: how the last connection, or the last attempt, ended; None before there was one.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        headers: Headers,
+        last_event_ids: Mapping[type, str],
+        attempt: int = 1,
+        previous: End | None = None,
+    ) -> None:
+        self._parts = urlsplit(uri)
+        self.query: dict[str, str | list[str]] = {}
+        for name, value in parse_qsl(self._parts.query, keep_blank_values=True):
+            known = self.query.get(name, [])
+            self.query[name] = [*([known] if isinstance(known, str) else known), value]
+        self.headers = headers
+        self.attempt = attempt
+        self.previous = previous
+        self._last_event_ids = last_event_ids
+
+    @property
+    def uri(self) -> str:
+        """The URI, with the query as it is now."""
+        query = urlencode(self.query, doseq=True)
+        return urlunsplit(self._parts._replace(query=query, fragment=""))
+
+    @property
+    def last_event_id(self) -> str:
+        """The event id that was handled last, ``""`` before there was one. Of messages with an
+        ``EventId()`` field: ``topic.join(after=…)`` at the server goes on behind it."""
+        return next(reversed(list(self._last_event_ids.values())), "")
+
+    @property
+    def last_event_ids(self) -> Mapping[type, str]:
+        """The same for each message type, for a connection that hears more than one topic."""
+        return MappingProxyType(dict(self._last_event_ids))
+
+    def __repr__(self) -> str:
+        return f"<Opening {self.uri} attempt {self.attempt}>"
+
+
+@final
+class LastEvents:
+    """Remembers the event ids of the messages that a client has handled."""
+
+    def __init__(self) -> None:
+        self.ids: dict[type, str] = {}
+
+    def note(self, message: Any, id: str) -> None:
+        """A message is being handled; the latest comes last."""
+        if id:
+            self.ids.pop(type(message), None)
+            self.ids[type(message)] = id
