@@ -254,7 +254,7 @@ class connect:  # noqa: N801
             self._uri,
             dial_sockets(self._limits),
             limits=self._limits,
-            ended=self._peer.changed,
+            changed=self._peer.changed,
             **self._settings,
         )
         self._peer.of(client)

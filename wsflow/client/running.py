@@ -53,7 +53,7 @@ class Client:
         limits: what it may use.
         broker: what carries topics of its own, as ``wsflow run --broker`` takes it.
         options: more arguments of ``websockets.connect``.
-        ended: called when it has ended for good.
+        changed: called when it is connected, and when it has ended for good.
 
     Attributes:
         end: how the last connection ended.
@@ -73,9 +73,9 @@ class Client:
         limits: Limits,
         broker: str = select.MEMORY,
         options: Mapping[str, Any] | None = None,
-        ended: Callable[[], None] = lambda: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._ended = ended
+        self._changed = changed
         self._uri = uri
         self._dial = dial
         self._reconnect = reconnect
@@ -97,7 +97,7 @@ class Client:
 
     def start(self) -> None:
         """Begin, in a task of its own."""
-        self._background.start(self._run, "wsflow client", self._ended)
+        self._background.start(self._run, "wsflow client", self._changed)
 
     async def wait(self) -> End:
         """Wait until it has ended for good. Cancelling it stops the client and waits.
@@ -181,9 +181,10 @@ class Client:
         if self._resume and opening.last_event_id:
             opening.query[self._resume] = opening.last_event_id
         transport = self._dial(partial(self._target, opening))
-        dialling = Dialling(opening, self._last.note)
+        dialling = Dialling(opening, self._last.note, self._changed)
         self.session = session = self.app.dial(self._prepared, transport, dialling)
         transport.attach(session)
+        self._changed()
         await session.over.wait()
         await transport.closed()
         assert session.end is not None  # it is over

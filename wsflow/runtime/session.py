@@ -58,10 +58,17 @@ from wsflow.wiring.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """What a client's session has beside: its opening request, and what is told of event ids."""
+    """What a client's session has beside.
+
+    Attributes:
+        opening: its opening request.
+        seen: told of the event ids of what is handled.
+        opened: told that it is open.
+    """
 
     opening: Opening
     seen: Callable[[Any, str], None]
+    opened: Callable[[], None]
 
 
 @final
@@ -81,7 +88,7 @@ class Session:
     __slots__ = (
         "_children", "_details", "_dialling", "_due", "_environment", "_goodbye", "_home", "_host",
         "_in", "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
-        "_serving", "_started", "_stopping", "_transport", "_watch", "_work",
+        "_serving", "_started", "_stopping", "_told_opened", "_transport", "_watch", "_work",
         "accepted", "codec", "connection", "duration", "end", "id", "listeners", "memberships",
         "outbox", "over", "plan", "received", "report", "subprotocol",
     )
@@ -138,6 +145,7 @@ class Session:
         self._resting = False  # there is no host yet, and no need of one
         # A client's handshake, until it is answered.
         self._dialling: Over | None = Over() if transport.dials else None
+        self._told_opened = dialling.opened if dialling is not None else None
         self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
         self._in: Handler | None = None  # the scope function that the host is in
         self._serving = False
@@ -176,6 +184,8 @@ class Session:
         self._home.directory.add(self.connection, self)
         self.outbox.open()
         dialling.set()
+        if self._told_opened is not None:
+            self._told_opened()
 
     def refused(self, error: ConnectError) -> None:
         if error.status is not None:

@@ -11,12 +11,14 @@
 """
 
 from wsflow.testing.fakes import FakeConnection, FakeTopic
+from wsflow.testing.linked import Linked
 from wsflow.testing.peer import Peer, PeerEnd
 from wsflow.testing.server import MemoryServer, connect, serve_in_memory
 
 __all__ = [
     "FakeConnection",
     "FakeTopic",
+    "Linked",
     "MemoryServer",
     "Peer",
     "PeerEnd",

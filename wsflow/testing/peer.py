@@ -288,20 +288,27 @@ class Peer:
         Raises:
             AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
         """
-        session = self._session
-        if session is None:
-            return
-        if session.report.left_behind:
-            raise AssertionError(
-                f"still running after the connection's end: {', '.join(session.report.left_behind)}"
-            )
-        if known(session.id):
-            raise AssertionError(f"the registry still knows connection {session.id}")
-        if session.memberships:
-            raise AssertionError(f"still a member of {', '.join(session.memberships)}")
-        if unseen := session.report.errors[self._errors_seen :]:
-            error = unseen[0]
-            raise AssertionError(
-                f"a handler raised {type(error).__name__}: {error}; if that is expected, "
-                "look at the peer's end.error"
-            ) from error
+        if self._session is not None:
+            check(self._session, known, self._errors_seen)
+
+
+def check(session: Session, known: Callable[[str], bool], errors_seen: int) -> None:
+    """Fail on what a connection has left behind.
+
+    Raises:
+        AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
+    """
+    if session.report.left_behind:
+        raise AssertionError(
+            f"still running after the connection's end: {', '.join(session.report.left_behind)}"
+        )
+    if known(session.id):
+        raise AssertionError(f"the registry still knows connection {session.id}")
+    if session.memberships:
+        raise AssertionError(f"still a member of {', '.join(session.memberships)}")
+    if unseen := session.report.errors[errors_seen:]:
+        error = unseen[0]
+        raise AssertionError(
+            f"a handler raised {type(error).__name__}: {error}; if that is expected, "
+            "look at the peer's end.error"
+        ) from error

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Generic, TypeVar, cast, final, overload
 
 import anyio
 from anyio.lowlevel import current_token
 from websockets.datastructures import Headers
 
 from wsflow.brokers import select
+from wsflow.client.reconnecting import Reconnect
 from wsflow.declare.router import Router
 from wsflow.registry import Registry
 from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.background import Background
 from wsflow.runtime.limits import Limits
+from wsflow.runtime.session import Session
+from wsflow.testing.linked import Linked
 from wsflow.testing.peer import Peer
+from wsflow.transports.dial import Target
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app
 
@@ -97,8 +101,79 @@ class MemoryServer:
         """Connect to a path: ``async with server.connect("/chat/lobby?name=ada") as peer``."""
         return Connecting(self, target, headers, subprotocols)
 
+    def link(
+        self,
+        client: Router,
+        target: str,
+        *,
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        override: Mapping[Any, Any] | None = None,
+    ) -> Linking:
+        """Connect a client Router to a path: ``async with server.link(bot, "/chat") as both``.
+
+        Args:
+            client: the client.
+            target: the path, with its query.
+            headers: headers of the opening request.
+            subprotocols: what the client offers, beside its Router's own.
+            reconnect: whether and how the client comes back.
+            resume: the name of the query parameter that takes the last event id.
+            override: values by type that are injected in the client in place of others.
+        """
+        sessions: list[Session] = []
+
+        def open(where: Target, changed: Callable[[], None]) -> MemoryTransport:
+            transport = MemoryTransport(self._app.limits, changed)
+            path = where.uri.removeprefix("ws://testserver")
+            session = self.begin(transport, path, where.headers.raw_items(), where.subprotocols)
+            if session is not None:
+                sessions.append(session)
+            return transport
+
+        if not target.startswith("/"):
+            raise ValueError(f"{target!r} is no path: a target begins with /, as in '/chat/lobby'")
+        linked = Linked(
+            client,
+            target,
+            open,
+            sessions,
+            self.registry,
+            reconnect=reconnect,
+            resume=resume,
+            headers=headers,
+            subprotocols=subprotocols,
+            override=override,
+            limits=self._app.limits,
+        )
+        return Linking(linked, self.knows)
+
     def open(self, target: str, headers: HeaderItems, subprotocols: Iterable[str]) -> Peer:
         """Begin a connection.
+
+        Raises:
+            ValueError: the target is no path.
+        """
+        transports: list[MemoryTransport] = []
+
+        def transport(changed: Callable[[], None]) -> MemoryTransport:
+            transports.append(MemoryTransport(self._app.limits, changed))
+            return transports[0]
+
+        peer = Peer(transport)
+        peer.attach(self.begin(transports[0], target, headers, subprotocols))
+        return peer
+
+    def begin(
+        self,
+        transport: MemoryTransport,
+        target: str,
+        headers: HeaderItems,
+        subprotocols: Iterable[str],
+    ) -> Session | None:
+        """Begin a connection on a transport; None if it is refused.
 
         Raises:
             ValueError: the target is no path.
@@ -110,18 +185,10 @@ class MemoryServer:
             sent[name] = value
         if offered := ", ".join(subprotocols):
             sent["Sec-WebSocket-Protocol"] = offered
-        transports: list[MemoryTransport] = []
-
-        def transport(changed: Any) -> MemoryTransport:
-            transports.append(MemoryTransport(self._app.limits, changed))
-            return transports[0]
-
-        peer = Peer(transport)
-        session = self._app.open(Request.parse(target, sent), transports[0])
+        session = self._app.open(Request.parse(target, sent), transport)
         if session is not None:
-            transports[0].attach(session)
-        peer.attach(session)
-        return peer
+            transport.attach(session)
+        return session
 
     def knows(self, id: str) -> bool:
         """Whether the registry has a connection of that id."""
@@ -160,6 +227,33 @@ class Connecting:
         await self._peer.leave()
         if exc is None:
             self._peer.check(self._server.knows)
+
+
+@final
+class Linking:
+    """A client and a server to be connected: enter it for both ends."""
+
+    def __init__(self, linked: Linked, known: Callable[[str], bool]) -> None:
+        self._linked = linked
+        self._known = known
+
+    async def __aenter__(self) -> Linked:
+        try:
+            await self._linked.start()
+        except BaseException:
+            await self._linked.leave()
+            raise
+        return self._linked
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._linked.leave()
+        if exc is None:
+            self._linked.check(self._known)
 
 
 @final
@@ -245,8 +339,11 @@ class _Shared:
 _shared: dict[tuple[object, int], _Shared] = {}
 
 
+P = TypeVar("P", Peer, Linked)
+
+
 @final
-class connect:  # noqa: N801
+class connect(Generic[P]):  # noqa: N801
     """Connect to an app with no socket: ``async with connect(app, "/chat/lobby") as peer``.
 
     Blocks that are open at the same time share one running app. The first one starts it, the last
@@ -260,6 +357,11 @@ class connect:  # noqa: N801
         override: values by type that are injected in place of others; a scope function whose value
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
+        client: a client Router to connect with, in place of a peer that the test drives: the block
+            is given both ends of the connection.
+        reconnect: whether and how the client comes back.
+        resume: the name of the query parameter that takes the client's last event id.
+        client_override: values by type that are injected in the client in place of others.
 
     Raises:
         DeclarationError: the app does not wire.
@@ -269,8 +371,9 @@ class connect:  # noqa: N801
             target is no path.
     """
 
+    @overload
     def __init__(
-        self,
+        self: connect[Peer],
         router: Router,
         target: str = "/",
         *,
@@ -278,7 +381,42 @@ class connect:  # noqa: N801
         subprotocols: Iterable[str] = (),
         override: Mapping[Any, Any] | None = None,
         limits: Limits | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: connect[Linked],
+        router: Router,
+        target: str = "/",
+        *,
+        client: Router,
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        client_override: Mapping[Any, Any] | None = None,
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        override: Mapping[Any, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        router: Router,
+        target: str = "/",
+        *,
+        client: Router | None = None,
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        client_override: Mapping[Any, Any] | None = None,
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        override: Mapping[Any, Any] | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self._client = client
+        self._client_settings: dict[str, Any] = {
+            "reconnect": reconnect,
+            "resume": resume,
+            "override": client_override,
+        }
         self._router = router
         self._target = target
         self._headers = headers
@@ -286,17 +424,20 @@ class connect:  # noqa: N801
         self._override = override
         self._limits = limits
 
-    async def __aenter__(self) -> Peer:
+    async def __aenter__(self) -> P:
         self._key = (current_token(), id(self._router))
         self._use = _shared.get(self._key) or self._share()
         self._use.users += 1
         try:
             server = await self._use.running()
             self._check_same(server)
-            self._connecting = server.connect(
-                self._target, headers=self._headers, subprotocols=self._subprotocols
+            offered: dict[str, Any] = {"headers": self._headers, "subprotocols": self._subprotocols}
+            self._connecting: Connecting | Linking = (
+                server.connect(self._target, **offered)
+                if self._client is None
+                else server.link(self._client, self._target, **offered, **self._client_settings)
             )
-            return await self._connecting.__aenter__()
+            return cast(P, await self._connecting.__aenter__())
         except BaseException:
             await self._release()
             raise

@@ -25,7 +25,6 @@ from websockets.exceptions import (
     InvalidStatus,
     SecurityError,
 )
-from websockets.http11 import Response
 from websockets.protocol import OPEN
 
 from wsflow.errors import ConnectError
@@ -299,7 +298,9 @@ class Dialler:
 def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
     """Why connecting failed, for people, and whether to try again."""
     if isinstance(exc, InvalidStatus):
-        return refused(exc.response, uri)
+        answer = exc.response
+        body = bytes(answer.body or b"").decode("utf-8", "replace")
+        return refused(uri, answer.status_code, answer.headers, body)
     if isinstance(exc, TimeoutError):
         return ConnectError(f"{uri} did not answer within {open_timeout:g} s")
     if isinstance(exc, ssl.SSLError):
@@ -319,18 +320,17 @@ def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
     return ConnectError(f"{uri}: {exc}", again=False)
 
 
-def refused(answer: Response, uri: str) -> ConnectError:
+def refused(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
     """A server's refusal."""
-    status = answer.status_code
-    body = bytes(answer.body or b"").decode("utf-8", "replace").strip()
+    body = body.strip()
     text = f": {body}" if body and "\n" not in body and len(body) <= 200 else ""
     return ConnectError(
         f"{uri} answered {said(status)}{text}",
         status=status,
-        headers=tuple(answer.headers.raw_items()),
+        headers=tuple(headers.raw_items()),
         body=body,
         again=status in PASSING,
-        retry_after=retry_after(answer.headers.get("Retry-After")),
+        retry_after=retry_after(headers.get("Retry-After")),
     )
 
 

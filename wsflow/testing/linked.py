@@ -1,0 +1,152 @@
+"""A client Router and a server Router, with a link in memory between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, final
+
+import anyio
+
+from wsflow.client.reconnecting import Reconnect
+from wsflow.client.running import Client, HeaderItems, reconnecting
+from wsflow.connection import Connection, End
+from wsflow.declare.router import Router
+from wsflow.registry import Registry
+from wsflow.runtime.limits import Limits
+from wsflow.runtime.session import Session
+from wsflow.testing.peer import PeerEnd, check
+from wsflow.transports.link import Link, MemoryDialler, Open
+from wsflow.wiring.compile import compile_app
+
+
+@final
+class Linked:
+    """Both ends of a connection under test, and the link between them.
+
+    Attributes:
+        link: the link: ``cut()``, ``stall()``, ``resume()``, ``delay`` in seconds, and ``down``
+            while nobody can connect.
+        registry: the server's connections and topics.
+        client_registry: the client's.
+    """
+
+    def __init__(
+        self,
+        client: Router,
+        target: str,
+        open: Open,
+        sessions: list[Session],
+        registry: Registry,
+        *,
+        reconnect: Reconnect | bool,
+        resume: str,
+        headers: HeaderItems,
+        subprotocols: Iterable[str],
+        override: Mapping[Any, Any] | None,
+        limits: Limits,
+    ) -> None:
+        self.link = Link()
+        self._servers = sessions
+        self._clients: list[Session] = []
+        self._seen: dict[Session, int] = {}
+        self._client = Client(
+            compile_app(client, override, client=True),
+            f"ws://testserver{target}",
+            lambda where: MemoryDialler(where, open, self.link, limits),
+            reconnect=reconnecting(reconnect),
+            resume=resume,
+            headers=headers,
+            subprotocols=subprotocols,
+            limits=limits,
+            changed=self._changed,
+        )
+        self.registry = registry
+        self.client_registry = Registry(self._client.app.directory)
+        self._news = anyio.Event()
+
+    def _changed(self) -> None:
+        session = self._client.session
+        if session is not None and session not in self._clients:
+            self._clients.append(session)
+        self._news.set()
+
+    async def _until(self, ready: Callable[[], object]) -> None:
+        while not ready():
+            self._news = anyio.Event()
+            await self._news.wait()
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            Exception: what a lifespan of the client raised.
+        """
+        self._client.start()
+        await self.connected()
+
+    async def connected(self, times: int = 1) -> None:
+        """Wait until the client has been connected so many times, or has ended for good."""
+        await self._until(
+            lambda: self._client.over or sum(each.was_open for each in self._clients) >= times
+        )
+
+    async def ended(self) -> None:
+        """Wait until the client has ended for good."""
+        await self._until(lambda: self._client.over)
+
+    @property
+    def client(self) -> Connection:
+        """The connection as the client sees it: that of now, or the last one."""
+        return self._clients[-1].connection
+
+    @property
+    def server(self) -> Connection:
+        """The connection as the server sees it: that of now, or the last one."""
+        return self._servers[-1].connection
+
+    @property
+    def end(self) -> PeerEnd | None:
+        """How the connection ended for the client, None while it is open."""
+        return self._end_of(self._clients)
+
+    @property
+    def server_end(self) -> PeerEnd | None:
+        """How it ended for the server, None while it is open."""
+        return self._end_of(self._servers)
+
+    def _end_of(self, sessions: list[Session]) -> PeerEnd | None:
+        end = sessions[-1].end
+        if end is None:
+            return None
+
+        def seen() -> None:
+            for each in sessions:
+                self._seen[each] = len(each.report.errors)
+
+        return PeerEnd(end, seen)
+
+    # -- leaving
+
+    async def leave(self) -> None:
+        """Close, and wait for the end of both."""
+        self._client.come_back_no_more()
+        if self._client.session is not None:
+            self._client.session.finish(End("closed", 1000))
+        await self._client.wait_through()
+        self.link.cut()
+        for each in self._servers:
+            await each.join()
+
+    def check(self, known: Callable[[str], bool]) -> None:
+        """Fail on what either end has left behind.
+
+        Raises:
+            AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
+        """
+        for session in self._servers:
+            check(session, known, self._seen.get(session, 0))
+        for session in self._clients:
+            check(session, self._knows, self._seen.get(session, 0))
+
+    def _knows(self, id: str) -> bool:
+        return self.client_registry.get(id) is not None

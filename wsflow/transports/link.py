@@ -1,0 +1,280 @@
+"""A client's end of a wire in memory, and the link between the two ends, which can be made bad."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import final
+
+import anyio
+from websockets.datastructures import Headers
+
+from wsflow.detached import detach
+from wsflow.errors import ConnectError
+from wsflow.transports.base import NOBODY, Receiver
+from wsflow.transports.dial import Target, refused
+from wsflow.transports.frames import Frame
+from wsflow.transports.limits import WireLimits
+from wsflow.transports.memory import MemoryTimer, MemoryTransport
+
+Open = Callable[[Target, Callable[[], None]], MemoryTransport]
+"""Begins a connection at the server; the callable is told when something comes of it."""
+
+
+@final
+class Link:
+    """What is between a client and a server in memory.
+
+    Attributes:
+        delay: how many seconds each message takes, either way.
+        down: whether new connections are refused, as if nobody listened.
+    """
+
+    def __init__(self) -> None:
+        self.delay = 0.0
+        self.down = False
+        self.stalled = False
+        self.ends: set[MemoryDialler] = set()
+
+    def cut(self) -> None:
+        """Break the connection: neither end hears of the other any more (1006)."""
+        for each in list(self.ends):
+            each.cut()
+
+    def stall(self) -> None:
+        """Pass nothing on, until ``resume``: buffers fill."""
+        self.stalled = True
+
+    def resume(self) -> None:
+        """Pass on what waits, and all that comes."""
+        self.stalled = False
+        for each in list(self.ends):
+            each.changed()
+
+
+@final
+class MemoryDialler:
+    """The Transport of a client in memory.
+
+    Args:
+        target: called when it is to connect; where to.
+        open: begins the connection at the server.
+        link: what is between them.
+        limits: the bounds, as of every transport.
+    """
+
+    from_loop = False
+    dials = True
+
+    def __init__(
+        self, target: Callable[[], Target], open: Open, link: Link, limits: WireLimits
+    ) -> None:
+        self._target = target
+        self._open = open
+        self._link = link
+        self._limits = limits
+        self._receiver: Receiver = NOBODY
+        self._server: MemoryTransport | None = None
+        self._uri = ""
+        self._is_open = False
+        self._news: anyio.Event | None = None
+        self._out: deque[tuple[float, Frame | tuple[int, str]]] = deque()
+        self._out_bytes = 0
+        self._writing_paused = False
+        self._reading_paused = False
+        self._closing = False
+        self._pumps = 0
+        self.over = False
+
+    def attach(self, receiver: Receiver) -> None:
+        """Report to ``receiver`` from now on."""
+        self._receiver = receiver
+
+    def changed(self) -> None:
+        """Something has come of it: the pumps are to look."""
+        if self._news is not None:
+            self._news.set()
+
+    async def _until(self, ready: Callable[[], object]) -> None:
+        while not (ready() or self.over):
+            if self._news is None or self._news.is_set():
+                self._news = anyio.Event()
+            await self._news.wait()
+
+    # -- what the runtime asks for
+
+    def now(self) -> float:
+        return anyio.current_time()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> MemoryTimer:
+        timer = MemoryTimer(seconds, call)
+        detach(timer.run, name="wsflow timer")
+        return timer
+
+    def accept(self, subprotocol: str | None) -> None:
+        self._pumps = 2
+        detach(self._inward, name="wsflow link")
+        detach(self._outward, name="wsflow link")
+
+    def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        """A client rejects nobody: it does not connect."""
+        self._finish()
+
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        self.share(Frame(payload, text, raw))
+        return False
+
+    def share(self, frame: Frame) -> None:
+        if not self._is_open or self._closing:
+            return
+        self._out.append((self.now() + self._link.delay, frame))
+        self._out_bytes += len(frame.payload)
+        if self._out_bytes > self._limits.write_buffer and not self._writing_paused:
+            self._writing_paused = True
+            self._receiver.pause_writing()
+        self.changed()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if self._is_open:
+            self._out.append((self.now() + self._link.delay, (code, reason)))
+            self.changed()
+        else:
+            self.cut()
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+
+    def resume_reading(self) -> None:
+        self._reading_paused = False
+        self.changed()
+
+    async def closed(self) -> None:
+        """Wait until nothing of it is left: the closing handshake has its limit."""
+        with anyio.move_on_after(self._limits.close_timeout):
+            await self._until(lambda: False)
+        self._finish()
+        while self._pumps:
+            self._news = anyio.Event()
+            await self._news.wait()
+
+    # -- the link
+
+    def cut(self) -> None:
+        """Both ends vanish for each other."""
+        if self.over:
+            return
+        if self._server is not None:
+            self._server.peer_vanish()
+        self._finish()
+        if self._is_open:
+            self._receiver.peer_vanished()
+        elif self._uri:
+            self._receiver.refused(ConnectError(f"{self._uri} hung up without an answer"))
+
+    def _finish(self) -> None:
+        self.over = True
+        self._link.ends.discard(self)
+        self.changed()
+
+    def _passes(self) -> bool:
+        return not self._link.stalled
+
+    async def _wait_until(self, due: float) -> None:
+        if due > self.now():
+            await anyio.sleep(due - self.now())
+
+    async def _outward(self) -> None:
+        """From the client to the server."""
+        await self._until(lambda: self._is_open)
+        while not self.over:
+            await self._until(lambda: self._out and self._passes() and self._taken_on())
+            if self._out and not self.over:
+                due, what = self._out.popleft()
+                await self._wait_until(due)
+                self._pass_on(what)
+        self._pump_ended()
+
+    def _taken_on(self) -> bool:
+        return self._server is not None and self._server.peer_can_send
+
+    def _pass_on(self, what: Frame | tuple[int, str]) -> None:
+        if self._server is None:
+            return
+        if not isinstance(what, Frame):
+            self._server.peer_close(*what)
+            return
+        self._out_bytes -= len(what.payload)
+        self._server.peer_send(what.payload, what.text)
+        if self._writing_paused and self._out_bytes <= self._limits.write_buffer // 2:
+            self._writing_paused = False
+            self._receiver.resume_writing()
+
+    async def _inward(self) -> None:
+        """From the server to the client."""
+        await self._until(self._passes)
+        if not self.over:
+            await self._begin()
+        while not self.over:
+            await self._until(lambda: self._passes() and self._has_come())
+            if not self.over:
+                await self._hand_over()
+        self._pump_ended()
+
+    def _pump_ended(self) -> None:
+        self._pumps -= 1
+        self.changed()
+
+    async def _begin(self) -> None:
+        target = self._target()
+        self._uri = target.uri
+        self._link.ends.add(self)
+        await self._wait_until(self.now() + self._link.delay)
+        if self._link.down:
+            self._finish()
+            self._receiver.refused(ConnectError(f"{self._uri} cannot be reached: the link is down"))
+            return
+        server = self._server = self._open(target, self.changed)
+        await self._until(lambda: self._passes() and (server.accepted or server.closing))
+        await self._wait_until(self.now() + self._link.delay)
+        if self.over:
+            return
+        if server.rejection is not None:
+            self._finish()
+            answer = server.rejection
+            headers = Headers(answer.headers)
+            self._receiver.refused(refused(target.uri, answer.status, headers, answer.body))
+        else:
+            self._is_open = True
+            self._receiver.opened(server.subprotocol)
+            self.changed()
+
+    def _has_come(self) -> bool:
+        server = self._server
+        if server is None:
+            return False
+        if server.peer_unread():
+            return not self._reading_paused
+        return server.closing is not None
+
+    async def _hand_over(self) -> None:
+        assert self._server is not None  # something has come from it
+        frame = self._server.peer_take()
+        await self._wait_until(self.now() + self._link.delay)
+        if self.over:
+            return
+        if frame is not None:
+            if not self._closing:
+                found = (frame.payload, frame.text, len(frame.payload))
+                self._receiver.messages_received([found])
+            return
+        self._finish()
+        code, reason = self._server.closing or (1006, "")
+        if self._closing:
+            return  # it is the answer to our close
+        if code == 1006:
+            self._receiver.peer_vanished()
+        else:
+            self._receiver.peer_closed(code, reason)
