@@ -1,4 +1,4 @@
-"""The command line: ``wsflow run``, ``publish``, ``check`` and ``routes``."""
+"""The command line: ``wsflow run``, ``client``, ``connect``, ``publish``, ``check``, ``routes``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
+from wsflow.cli.client import client
+from wsflow.cli.connect import connect
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
 from wsflow.cli.load import wired
@@ -97,6 +99,8 @@ def build() -> App:
         ),
     ]
     app.command(with_settings(run), config=configured)
+    app.command(client)
+    app.command(connect)
     app.command(publish)
     app.command(check)
     app.command(show_routes, name="routes")

@@ -21,7 +21,7 @@ from typing import Any
 from wsflow.brokers import select
 from wsflow.cli.explain import try_lines
 from wsflow.cli.load import LoadError
-from wsflow.errors import BrokerError, DeclarationError
+from wsflow.errors import BrokerError, ConnectError, DeclarationError
 from wsflow.server import Server, Settings
 from wsflow.wiring.plan import AppPlan
 
@@ -37,14 +37,16 @@ class Exit(IntEnum):
     APP = 3  # the app cannot be loaded, or does not wire
     ADDRESS = 4  # the address is in use
     BROKER = 5  # the broker cannot be reached
+    UNREACHABLE = 6  # the server cannot be reached, or refuses
+    CLOSED = 7  # the connection ended, and not well
 
 
 class UsageError(Exception):
     """A setting cannot be used: one line that says why, and what to do."""
 
 
-REFUSALS = (LoadError, DeclarationError, BrokerError, UsageError, ValueError)
-"""What ends a command before it has begun: a user's mistake, or a broker that is not there."""
+REFUSALS = (LoadError, DeclarationError, BrokerError, ConnectError, UsageError, ValueError)
+"""What ends a command before it has begun: a user's mistake, or somebody who is not there."""
 
 
 def refuse(exc: Exception) -> Exit:
@@ -52,6 +54,8 @@ def refuse(exc: Exception) -> Exit:
     print(f"wsflow: {exc}", file=sys.stderr)
     if isinstance(exc, LoadError | DeclarationError):
         return Exit.APP
+    if isinstance(exc, ConnectError):
+        return Exit.UNREACHABLE
     return Exit.BROKER if isinstance(exc, BrokerError) else Exit.USAGE
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, cast, final
 import anyio
 
 from wsflow.calls import Call, Stream
-from wsflow.client.reconnecting import Reconnect
+from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import (
     Client,
     HeaderItems,
@@ -29,9 +29,6 @@ from wsflow.wiring.plan import AppPlan
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-DONE = frozenset({1000, 1001, 1005})
-"""Close codes that end an iteration quietly."""
 
 
 @final

@@ -29,6 +29,9 @@ from wsflow.backoff import back_off
 from wsflow.connection import End
 from wsflow.errors import ConnectError
 
+DONE = frozenset({1000, 1001, 1005})
+"""Close codes that say that all is well: the other end is done, or goes away in order."""
+
 STAY_AWAY = frozenset({1000, 1002, 1003, 1005, 1007, 1008, 1009, 1010})
 """Close codes below 3000 after which a client does not come back."""
 

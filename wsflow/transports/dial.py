@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -307,7 +309,9 @@ def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
         why = getattr(exc, "verify_message", "") or exc.reason or str(exc)
         return ConnectError(f"{uri}: TLS failed: {why}", again=isinstance(exc, ssl.SSLEOFError))
     if isinstance(exc, OSError):
-        return ConnectError(f"{uri} cannot be reached: {exc.strerror or exc}")
+        known = exc.errno is not None and not isinstance(exc, socket.gaierror)
+        why = os.strerror(exc.errno) if known else exc.strerror or exc
+        return ConnectError(f"{uri} cannot be reached: {why}")
     if isinstance(exc, InvalidProxyStatus):
         status = exc.response.status_code
         return ConnectError(

@@ -1,0 +1,140 @@
+"""``wsflow client``: run a client Router until it has ended for good."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from wsflow.brokers.select import MEMORY
+from wsflow.cli.load import load
+from wsflow.cli.run import Exit, UsageError
+from wsflow.client.reconnecting import DONE, Reconnect
+from wsflow.client.running import Client, check_uri, dial_sockets
+from wsflow.client.settings import ClientLimits
+from wsflow.connection import End
+from wsflow.errors import BrokerError, ConnectError
+from wsflow.wiring.compile import compile_app
+
+log = logging.getLogger("wsflow.client")
+
+
+def client(
+    target: Annotated[
+        str, Parameter(help="The client: module:attribute, or module:factory() to call for it.")
+    ],
+    uri: Annotated[str, Parameter(help="A ws:// or wss:// URI.")],
+    /,
+    *,
+    reconnect: Annotated[
+        bool, Parameter(help="Come back when the connection is lost, or cannot be made yet.")
+    ] = True,
+    resume: Annotated[
+        str, Parameter(help="The query parameter in which the server takes the last event id.")
+    ] = "",
+    header: Annotated[
+        tuple[str, ...],
+        Parameter(help='A header of the opening request: "Name: value". Repeatable.'),
+    ] = (),
+    subprotocol: Annotated[
+        tuple[str, ...], Parameter(help="A subprotocol to offer. Repeatable.")
+    ] = (),
+    broker: Annotated[
+        str, Parameter(help="What carries the client's own topics.", env_var="WSFLOW_BROKER")
+    ] = MEMORY,
+    grace: Annotated[
+        float,
+        Parameter(help="Seconds for consumers to finish what was received when it is stopped."),
+    ] = 10.0,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Parameter(help="Least severe messages that are logged."),
+    ] = "info",
+) -> int:
+    """Connect to a server, and serve the connection by a Router.
+
+    Exit codes: 0 stopped by a signal, or the connection ended well, 1 crashed, 2 usage, 3 the
+    client cannot be loaded or does not wire, 5 the broker cannot be reached, 6 the server cannot be
+    reached or refuses, 7 it closed with a code after which one does not come back.
+    """
+    plan = compile_app(load(target), client=True)
+    logging.basicConfig(
+        level=log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    limits = ClientLimits()
+
+    with_what: dict[str, Any] = {
+        "reconnect": Reconnect() if reconnect else None,
+        "resume": resume,
+        "headers": headers_of(header),
+        "subprotocols": subprotocol,
+        "limits": limits,
+        "broker": broker,
+    }
+
+    async def run() -> Exit:
+        running = Client(plan, check_uri(uri), dial_sockets(limits), **with_what)
+        loop = asyncio.get_running_loop()
+        stopping = _Stopping(running, grace)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.now)
+        running.start()
+        try:
+            end = await running.wait()
+        except (ConnectError, BrokerError):
+            raise
+        except Exception:
+            log.exception("the client failed")
+            return Exit.FAILED
+        return Exit.STOPPED if stopping.asked else outcome(end)
+
+    return asyncio.run(run())
+
+
+class _Stopping:
+    """What a signal does: the first lets consumers finish, the second does not."""
+
+    def __init__(self, running: Client, grace: float) -> None:
+        self._running = running
+        self._grace = grace
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self._draining is not None
+
+    def now(self) -> None:
+        if self._draining is None:
+            drain = self._running.drain(self._grace)
+            self._draining = asyncio.create_task(drain, name="wsflow stopping")
+        else:
+            self._running.stop()
+
+
+def headers_of(lines: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The headers of ``--header``.
+
+    Raises:
+        UsageError: one is none.
+    """
+    found = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError(f"--header {line!r} is no header: write 'Name: value'")
+        found.append((name.strip(), value.strip()))
+    return found
+
+
+def outcome(end: End | None) -> Exit:
+    """Say how a connection ended, if that was not well. Returns the exit code."""
+    if end is None or end.cause == "closed" or end.code in DONE:
+        return Exit.STOPPED
+    print(f"wsflow: the connection ended: {end}", file=sys.stderr)
+    return Exit.CLOSED

@@ -1,0 +1,168 @@
+"""``wsflow connect``: talk to a server from the terminal, or from a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from wsflow.cli.client import headers_of, outcome
+from wsflow.cli.load import wired
+from wsflow.cli.run import Exit, UsageError
+from wsflow.cli.typed import MistypedError, Typed, route, shown
+from wsflow.client import ClientLimits, Peer, Reconnect
+from wsflow.client import connect as open_peer
+from wsflow.codec import CODECS, Codec
+from wsflow.errors import Disconnected
+
+
+def connect(
+    uri: Annotated[str, Parameter(help="A ws:// or wss:// URI.")],
+    /,
+    *,
+    app: Annotated[
+        str | None,
+        Parameter(
+            help="The server's app: module:attribute. With it, messages are completed, and checked "
+            "before they go: say text=hello"
+        ),
+    ] = None,
+    codec: Annotated[
+        Literal["json", "msgpack"],
+        Parameter(help="How messages are written. msgpack is shown as JSON, and typed as JSON."),
+    ] = "json",
+    header: Annotated[
+        tuple[str, ...],
+        Parameter(help='A header of the opening request: "Name: value". Repeatable.'),
+    ] = (),
+    subprotocol: Annotated[
+        tuple[str, ...], Parameter(help="A subprotocol to offer. Repeatable.")
+    ] = (),
+    origin: Annotated[str | None, Parameter(help="The Origin to send.")] = None,
+    reconnect: Annotated[bool, Parameter(help="Come back when the connection is lost.")] = False,
+    wait: Annotated[
+        float,
+        Parameter(
+            help="At the end of a pipe: close once so many seconds have passed with no message; "
+            "inf to wait until the server closes."
+        ),
+    ] = 1.0,
+    timeout: Annotated[float, Parameter(help="Seconds to wait for the connection.")] = 10.0,
+) -> int:
+    """Talk to a WebSocket server.
+
+    In a terminal: type a message, see what comes, with time and direction; /help says what else.
+    From a pipe: each line is sent, and each message that comes is written as a line. Exit codes: 0
+    the connection ended well, 2 usage, or a line that is no message, 3 the app cannot be loaded, 6
+    the server cannot be reached or refuses, 7 it closed with a code that is not 1000 or 1001, or
+    vanished.
+    """
+    codecs = CODECS[codec]
+    try:
+        plan = route(wired(app), uri) if app is not None else None
+    except LookupError as exc:
+        raise UsageError(exc.args[0]) from None
+    typed = Typed(codecs, plan)
+    offered = subprotocol if codec == "json" else (*subprotocol, codecs.subprotocol)
+    peer = open_peer(
+        uri,
+        headers=headers_of(header),
+        subprotocols=offered,
+        reconnect=Reconnect() if reconnect else False,
+        limits=ClientLimits(open_timeout=timeout),
+        origin=origin,
+    )
+    try:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            if importlib.util.find_spec("prompt_toolkit") is not None:
+                shell: Any = importlib.import_module("wsflow.cli.shell")
+                return outcome(asyncio.run(shell.talk(peer, uri, typed, codecs)))
+            print("for history and completion: pip install 'wsflow[connect]'", file=sys.stderr)
+        return asyncio.run(_pipe(peer, typed, codecs, wait))
+    except KeyboardInterrupt:
+        return Exit.STOPPED
+
+
+# -- from a pipe
+
+
+async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) -> int:
+    heard = asyncio.Event()
+
+    async def write(peer: Peer) -> None:
+        while True:
+            message = await peer.receive()
+            print(shown(message, codec), flush=True)
+            heard.set()
+
+    async with connecting as peer:
+        writing = asyncio.create_task(write(peer))
+        sending = asyncio.create_task(_send_lines(peer, typed, Lines(sys.stdin.fileno())))
+        try:
+            await asyncio.wait([writing, sending], return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+            while not writing.done():
+                heard.clear()
+                quiet = asyncio.create_task(heard.wait())
+                done, _ = await asyncio.wait(
+                    [quiet, writing],
+                    timeout=wait if wait != float("inf") else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                quiet.cancel()
+                if not done:
+                    break
+            end = peer.end
+        except MistypedError as exc:
+            print(f"wsflow: {exc}", file=sys.stderr)
+            return Exit.USAGE
+        except Disconnected as exc:
+            end = exc.end
+        finally:
+            sending.cancel()
+            writing.cancel()
+            await asyncio.wait([sending, writing])
+    return outcome(end)
+
+
+async def _send_lines(peer: Peer, typed: Typed, lines: Lines) -> None:
+    while (line := await lines.next()) is not None:
+        if line.strip():
+            await peer.send(typed.read(line))
+
+
+class Lines:
+    """The lines of a file that may block: a thread reads them, and nobody waits for that."""
+
+    def __init__(self, fd: int) -> None:
+        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        # Not through sys.stdin, whose lock the thread would hold when the process ends.
+        threading.Thread(target=self._read, args=(fd,), daemon=True).start()
+
+    def _read(self, fd: int) -> None:
+        rest = b""
+        while data := os.read(fd, 64 * 1024):
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                self._put(line)
+        if rest:
+            self._put(rest)
+        self._put(None)
+
+    def _put(self, line: bytes | None) -> None:
+        text = line.decode("utf-8", "replace").rstrip("\r") if line is not None else None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, text)
+
+    async def next(self) -> str | None:
+        """The next line, None at the end."""
+        return await self._queue.get()

@@ -1,0 +1,180 @@
+"""What can be typed at ``wsflow connect``: from a line to a message, checked before it goes."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Union, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+
+from wsflow.calls import Ask, is_call
+from wsflow.codec import Codec
+from wsflow.declare.signatures import type_name
+from wsflow.wiring.messages import RAW
+from wsflow.wiring.plan import AppPlan, RoutePlan
+
+
+class MistypedError(Exception):
+    """A line is no message: what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of message that the app takes, as one types it.
+
+    Attributes:
+        name: its tag.
+        fields: its fields, each with its type and whether it must be given.
+        calls: whether it expects an answer.
+    """
+
+    name: str
+    fields: dict[str, tuple[str, bool]]
+    calls: bool
+
+
+class Typed:
+    """Reads lines: ``say text="hello there"``, or JSON; anything at all if no app is known.
+
+    Args:
+        codec: how messages are written.
+        plan: what the app does at the path; None if it is not known.
+    """
+
+    def __init__(self, codec: Codec, plan: RoutePlan | None = None) -> None:
+        self._codec = codec
+        self._ids = itertools.count(1)
+        self._plan = plan
+        kinds = [kind for each in plan.consumers for kind in each.kinds] if plan else []
+        self._raw = plan is None or (str if codec.text else bytes) in kinds
+        structs = [kind for kind in kinds if kind not in RAW]
+        self._type: Any = Union[tuple(structs)] if structs else None  # noqa: UP007
+        self.kinds = {each.name: each for each in map(_kind, structs) if each is not None}
+        self._tag_field = plan.controls[Ask].__struct_config__.tag_field if plan else "type"
+
+    def read(self, line: str) -> str | bytes:
+        """What is sent for a line.
+
+        Raises:
+            MistypedError: the app takes no such message.
+        """
+        message = self.check(line)
+        if message is None:
+            return self._untyped(line)
+        if is_call(type(message)) and self._plan is not None:
+            message = self._plan.controls[Ask](next(self._ids), message)
+        data = self._codec.encode(message)
+        return data.decode() if self._codec.text else data
+
+    def check(self, line: str) -> Any:
+        """The message that a line is; None if any text will do.
+
+        Raises:
+            MistypedError: the app takes no such message.
+        """
+        if self._raw:
+            self._untyped(line)
+            return None
+        if self._type is None:
+            raise MistypedError("the app takes no messages here")
+        try:
+            return msgspec.convert(self._fields(line), self._type, strict=False)
+        except msgspec.MsgspecError as exc:
+            raise MistypedError(str(exc)) from None
+
+    def _untyped(self, line: str) -> str | bytes:
+        if self._codec.text:
+            return line
+        try:
+            return self._codec.encode(msgspec.json.decode(line))
+        except msgspec.MsgspecError as exc:
+            raise MistypedError(f"{exc}: {self._codec.name} needs JSON to write it from") from None
+
+    def _fields(self, line: str) -> Any:
+        """The fields of a message, of JSON or of ``name field=value …``."""
+        if line.lstrip()[:1] in ("{", "[", '"'):
+            return msgspec.json.decode(line)
+        name, _, rest = line.strip().partition(" ")
+        if name not in self.kinds:
+            known = ", ".join(self.kinds) or "none with a name: write it in JSON"
+            raise MistypedError(f"the app takes no {name!r}; it takes {known}")
+        fields: dict[str, Any] = {self._tag_field: name}
+        try:
+            words = shlex.split(rest)
+        except ValueError as exc:
+            raise MistypedError(f"{exc}: write a value with spaces as field='…'") from None
+        for word in words:
+            field, equals, value = word.partition("=")
+            if not equals or field not in self.kinds[name].fields:
+                has = ", ".join(self.kinds[name].fields) or "no fields"
+                raise MistypedError(f"{word!r} is no field of {name}: it has {has}; write field=…")
+            fields[field] = _value(value, self.kinds[name].fields[field][0])
+        return fields
+
+    def complete(self, text: str) -> Iterator[tuple[str, int, str]]:
+        """What may come next: the words, how much of the text each replaces, and what they mean."""
+        name, space, rest = text.partition(" ")
+        if not space:
+            for each in self.kinds.values():
+                if each.name.startswith(name):
+                    fields = " ".join(f"{field}={kind}" for field, (kind, _) in each.fields.items())
+                    yield each.name, -len(name), fields
+        elif name in self.kinds:
+            word = rest.rpartition(" ")[2]
+            given = {each.partition("=")[0] for each in rest.split(" ")[:-1]}
+            for field, (kind, needed) in self.kinds[name].fields.items():
+                if field.startswith(word) and field not in given:
+                    yield f"{field}=", -len(word), kind if needed else f"{kind}, may be left out"
+
+
+def shown(message: str | bytes, codec: Codec) -> str:
+    """A message as a line: MessagePack as JSON, other bytes in hexadecimal."""
+    if isinstance(message, str):
+        return message
+    if not codec.text:
+        try:
+            return msgspec.json.encode(msgspec.msgpack.decode(message)).decode()
+        except (msgspec.MsgspecError, TypeError):
+            pass
+    return f"<{len(message)} bytes> {message.hex(' ')}"
+
+
+def route(plan: AppPlan, uri: str) -> RoutePlan:
+    """What an app does at the path of a URI.
+
+    Raises:
+        LookupError: it serves no such path.
+    """
+    path = urlsplit(uri).path or "/"
+    found = plan.routes.match(path)
+    if found is None:
+        known = ", ".join(each.plan.template for each in plan.routes)
+        raise LookupError(f"the app has no path {path}: it has {known}")
+    return found[0].plan
+
+
+def _kind(kind: Any) -> Kind | None:
+    cls = get_origin(kind) or kind
+    config = getattr(cls, "__struct_config__", None)
+    if config is None or config.tag is None:
+        return None
+    hints = {each.encode_name: each for each in msgspec.structs.fields(cls)}
+    return Kind(
+        str(config.tag),
+        {name: (type_name(each.type), each.required) for name, each in hints.items()},
+        is_call(kind),
+    )
+
+
+def _value(text: str, kind: str) -> Any:
+    """A value as it is typed: JSON, or a text as it stands."""
+    if kind == "str":
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return text
