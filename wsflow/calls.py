@@ -46,7 +46,7 @@ def is_call(kind: Any) -> bool:
 @functools.cache
 def answer_type(kind: Any) -> Any:
     """What answers messages of a type: ``R`` of its ``Call[R]``, ``T`` of its ``Stream[T]``."""
-    for cls in (kind, *kind.__mro__):
+    for cls in (get_origin(kind) or kind).__mro__:
         for base in getattr(cls, "__orig_bases__", ()):
             if get_origin(base) in (Call, Stream):
                 return get_args(base)[0]

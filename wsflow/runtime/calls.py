@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
 import anyio
 
@@ -257,8 +257,8 @@ class Calls:
             CallError: it is not of its type.
         """
         try:
-            decode = answer_decoder(cast(Hashable, type(message)), self._wire.codec)
-            return decode_or_refuse(decode, frame.value)
+            kind: Any = type(message)
+            return decode_or_refuse(answer_decoder(kind, self._wire.codec), frame.value)
         except BadMessage as bad:
             raise CallError("invalid", f"the answer is not valid: {bad.reason}") from bad
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
 
 from websockets.datastructures import Headers
 
+from wsflow.calls import Call, Stream
 from wsflow.connection import Asks, Connection, End
-from wsflow.errors import Close, Disconnected
+from wsflow.errors import CallError, Close, Disconnected
 from wsflow.loops import MemberJoined, MemberLeft, TopicMember
 from wsflow.request import Request
 from wsflow.topics import Joined, Topic, TopicCounters
 
 M = TypeVar("M")
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class FakeConnection(Connection):
@@ -25,9 +29,11 @@ class FakeConnection(Connection):
         headers: the headers of its request.
         id: its id.
         subprotocol: what was agreed on.
+        answers: by type of a call, a function from the call to what the other end answers: a value,
+            for a ``Stream`` the items. A ``CallError`` that it raises is one of the other end.
 
     Attributes:
-        sent: what was sent, in order.
+        sent: what was sent, in order; calls too.
     """
 
     def __init__(
@@ -38,9 +44,10 @@ class FakeConnection(Connection):
         headers: Mapping[str, str] | None = None,
         id: str = "fake",
         subprotocol: str | None = None,
+        answers: Mapping[type, Callable[[Any], Any]] | None = None,
     ) -> None:
         request = Request.parse(target, Headers(headers or {}))
-        self._fake = _FakeLink(subprotocol)
+        self._fake = _FakeLink(subprotocol, answers or {})
         super().__init__(id, request.at(path_params or {}), self._fake)
 
     @property
@@ -49,14 +56,37 @@ class FakeConnection(Connection):
 
 
 class _FakeLink:
-    def __init__(self, subprotocol: str | None) -> None:
+    def __init__(
+        self, subprotocol: str | None, answers: Mapping[type, Callable[[Any], Any]]
+    ) -> None:
+        self._answers = answers
         self.subprotocol = subprotocol
         self.end: End | None = None
         self.sent: list[object] = []
 
     @property
     def calls(self) -> Asks:
-        raise NotImplementedError
+        return self
+
+    async def call(self, message: Call[R], timeout: float | None) -> R:
+        answer: R = await self._answer(message)
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, message: Stream[T]) -> AsyncIterator[AsyncIterator[T]]:
+        answered = await self._answer(message)
+
+        async def items() -> AsyncIterator[T]:
+            for item in answered:
+                yield item
+
+        yield items()
+
+    async def _answer(self, message: Any) -> Any:
+        await self.send(message)
+        if type(message) not in self._answers:
+            raise CallError("unknown", f"FakeConnection(answers=…) has none for {message!r}")
+        return self._answers[type(message)](message)
 
     async def send(self, message: object) -> None:
         if self.end is not None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, Union, get_origin, overload
 
 import anyio
 import msgspec
 
+from wsflow.calls import (
+    Answer,
+    Ask,
+    Call,
+    Cancel,
+    Done,
+    Failed,
+    More,
+    Stream,
+    StreamItem,
+    answer_decoder,
+    control_frames,
+)
 from wsflow.codec import JSON, Codec, runtime_classes
 from wsflow.connection import Cause, End
-from wsflow.errors import Disconnected, Reject
+from wsflow.errors import CallError, Disconnected, Reject
 from wsflow.runtime.session import Session
 from wsflow.transports.frames import Frame
 from wsflow.transports.memory import MemoryTransport, Rejection
@@ -61,6 +75,7 @@ class Peer:
         self._transport = transport_for(self._changed)
         self._session: Session | None = None
         self._errors_seen = 0
+        self._asked = 0
 
     def _changed(self) -> None:
         if self._news is not None:
@@ -261,6 +276,106 @@ class Peer:
         frames = [*self._unread, *self._transport.peer_unread()]
         said = ", ".join(repr(self._decode(frame)[0]) for frame in frames)
         return f"unread: {said}" if said else "nothing is unread"
+
+    # -- calls
+
+    async def call(self, message: Call[A], *, timeout: float = 1) -> A:
+        """Ask the app, and wait for its answer; what else comes stays unread.
+
+        Raises:
+            CallError: the app says that it failed.
+            AssertionError: no answer came in time; the work on it is cancelled.
+            Disconnected: the connection has ended.
+        """
+        id = await self._ask(message)
+        try:
+            frame = await self._answer(id, message, timeout)
+        except AssertionError:
+            await self._send_frame(Cancel, id=id)
+            raise
+        answer: A = self._value(message, frame)
+        return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, message: Stream[A], *, timeout: float = 1
+    ) -> AsyncIterator[AsyncIterator[A]]:
+        """Ask the app for a stream: ``async with peer.stream(Count(3)) as ticks``.
+
+        Args:
+            message: what is asked.
+            timeout: seconds for each item.
+
+        Raises:
+            CallError: while iterating: the app says that it failed.
+            AssertionError: while iterating: no item came in time.
+        """
+        id = await self._ask(message)
+        over = False
+
+        async def items() -> AsyncIterator[A]:
+            nonlocal over
+            while True:
+                frame = await self._answer(id, message, timeout)
+                over = not isinstance(frame, StreamItem)
+                if isinstance(frame, Done):
+                    return
+                yield self._value(message, frame)
+                await self._send_frame(More, id=id, items=1)
+
+        try:
+            yield items()
+        finally:
+            if not (over or self._ended):
+                await self._send_frame(Cancel, id=id)
+
+    @property
+    def _frames(self) -> Mapping[Any, Any]:
+        return self._session.plan.controls if self._session else control_frames("type")
+
+    async def _send_frame(self, kind: Any, **fields: Any) -> None:
+        await self.send(self._frames[kind](**fields))
+
+    async def _ask(self, message: Call[Any] | Stream[Any]) -> int:
+        self._asked += 1
+        await self._send_frame(Ask, id=self._asked, message=message)
+        return self._asked
+
+    async def _answer(self, id: int, message: Any, timeout: float) -> Any:
+        """The next frame that answers a call."""
+        frames = self._frames
+        kinds = tuple(frames[each] for each in (Answer, StreamItem, Done, Failed))
+        decode = self._codec.decoder(Union[kinds])  # noqa: UP007
+        found: list[Any] = []
+
+        def look() -> bool:
+            while (taken := self._transport.peer_take()) is not None:
+                self._unread.append(taken)
+            for index, frame in enumerate(self._unread):
+                try:
+                    answer = decode(frame.payload)
+                except msgspec.MsgspecError:
+                    continue
+                if answer.id == id:
+                    del self._unread[index]
+                    found.append(answer)
+                    return True
+            return False
+
+        with anyio.move_on_after(timeout):
+            await self._until(lambda: look() or self._ended)
+        if found:
+            return found[0]
+        if self._ended:
+            raise Disconnected(self._session.end if self._session else None)
+        name = type(message).__name__
+        raise AssertionError(f"no answer to {name} came within {timeout:g} s")
+
+    def _value(self, message: Any, frame: Any) -> Any:
+        if isinstance(frame, Failed):
+            raise CallError(frame.code, frame.message)
+        kind: Any = type(message)
+        return answer_decoder(kind, self._codec)(frame.value)
 
     async def receive_nothing(self, within: float = 0.1) -> None:
         """Check that nothing is unread, and nothing comes within so many seconds.

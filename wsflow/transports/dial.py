@@ -309,8 +309,8 @@ def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
         why = getattr(exc, "verify_message", "") or exc.reason or str(exc)
         return ConnectError(f"{uri}: TLS failed: {why}", again=isinstance(exc, ssl.SSLEOFError))
     if isinstance(exc, OSError):
-        known = exc.errno is not None and not isinstance(exc, socket.gaierror)
-        why = os.strerror(exc.errno) if known else exc.strerror or exc
+        number = None if isinstance(exc, socket.gaierror) else exc.errno
+        why = os.strerror(number) if number is not None else exc.strerror or exc
         return ConnectError(f"{uri} cannot be reached: {why}")
     if isinstance(exc, InvalidProxyStatus):
         status = exc.response.status_code
