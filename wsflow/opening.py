@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from websockets.datastructures import Headers
 
@@ -35,10 +35,10 @@ class Opening:
         previous: End | None = None,
     ) -> None:
         self._parts = urlsplit(uri)
-        self.query: dict[str, str | list[str]] = {}
-        for name, value in parse_qsl(self._parts.query, keep_blank_values=True):
-            known = self.query.get(name, [])
-            self.query[name] = [*([known] if isinstance(known, str) else known), value]
+        given = parse_qs(self._parts.query, keep_blank_values=True)
+        self.query: dict[str, str | list[str]] = {
+            name: values[0] if len(values) == 1 else values for name, values in given.items()
+        }
         self.headers = headers
         self.attempt = attempt
         self.previous = previous

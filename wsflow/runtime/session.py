@@ -503,17 +503,21 @@ class Session:
                     await self._dialling.wait()
                 if self._goodbye is not None and not self._serving:
                     self.finish(self._goodbye)
-                self._serving = True
-                self._work.start(self._environment)
-                await self._work.consume(eager=self._transport.from_loop)
-                if self._goodbye is not None:
-                    await self.outbox.drained()
-                    self.finish(self._goodbye)
+                if self.end is None or self._serving:
+                    await self._do_work()
             except BaseException as exc:
                 self.left(str(self._work.doing or "the session"), exc)
             self._serving = False
             self._scope = None
         await self._wind_down()
+
+    async def _do_work(self) -> None:
+        self._serving = True
+        self._work.start(self._environment)
+        await self._work.consume(eager=self._transport.from_loop)
+        if self._goodbye is not None:
+            await self.outbox.drained()
+            self.finish(self._goodbye)
 
     async def _wind_down(self) -> None:
         """Stop all tasks, leave all topics, say farewell. Raises nothing."""

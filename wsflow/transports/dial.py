@@ -327,7 +327,11 @@ def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
 def refused(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
     """A server's refusal."""
     body = body.strip()
-    text = f": {body}" if body and "\n" not in body and len(body) <= 200 else ""
+    text = (
+        f": {body}"
+        if body not in ("", said(status)[4:]) and "\n" not in body and len(body) <= 200
+        else ""
+    )
     return ConnectError(
         f"{uri} answered {said(status)}{text}",
         status=status,

@@ -1,0 +1,100 @@
+"""When a client comes back, and when it does that; on a clock that jumps."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import anyio
+import pytest
+
+from wsflow import ConnectError, End, Reconnect, Router
+from wsflow.client.reconnecting import Pauses, comes_back
+from wsflow.testing import serve_in_memory
+
+
+@pytest.fixture
+def anyio_backend(mock_clock: object) -> object:
+    return mock_clock
+
+
+@pytest.mark.parametrize(
+    ("codes", "again"),
+    [
+        ([1000, 1002, 1003, 1005, 1007, 1008, 1009, 1010], False),
+        ([1001, 1006, 1011, 1012, 1013, 1014], True),
+        ([3000, 3003, 3999], False),
+        ([3008], True),
+        ([4400, 4401, 4403, 4404, 4499], False),
+        ([4000, 4399, 4500, 4999], True),
+    ],
+)
+def test_the_table(codes: list[int], again: bool) -> None:
+    assert {comes_back(End("peer", code)) for code in codes} == {again}
+
+
+def test_refusals() -> None:
+    assert comes_back(End("unreachable", 1006, "", ConnectError("x")))
+    assert not comes_back(End("unreachable", 1006, "", ConnectError("x", again=False)))
+    assert comes_back(End("rejected", 503, "", ConnectError("x", status=503)))
+    assert not comes_back(End("rejected", 401))  # its own on_connect has refused
+
+
+def test_pauses_grow_up_to_the_cap_and_begin_anew() -> None:
+    pauses = Pauses(Reconnect(first=1, most=8, stable=30))
+    lost = End("vanished", 1006)
+    for most in (1, 2, 4, 8, 8, 8):
+        assert 0 <= pauses.after(lost, 0) <= most
+    assert pauses.attempt == 7
+    assert pauses.after(lost, 30) <= 1
+    assert pauses.attempt == 2
+
+
+def test_full_jitter() -> None:
+    waits = [Pauses(Reconnect(first=1)).after(End("vanished", 1006), 0) for _ in range(1000)]
+    assert min(waits) < 0.05
+    assert max(waits) > 0.95
+    assert 0.4 < sum(waits) / 1000 < 0.6
+
+
+def test_the_server_may_ask_for_more() -> None:
+    asked = End("rejected", 503, "", ConnectError("x", status=503, retry_after=100))
+    waits = [Pauses(Reconnect(first=1)).after(asked, 0) for _ in range(100)]
+    assert all(100 <= wait <= 101 for wait in waits)
+    assert max(waits) - min(waits) > 0.5  # and then they do not come at one moment
+
+
+@pytest.mark.parametrize("wrong", [{"first": 0}, {"first": 2, "most": 1}, {"stable": -1}])
+def test_bad_settings(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Reconnect: 0 < first <= most"):
+        Reconnect(**wrong)  # type: ignore[arg-type]
+
+
+async def test_two_hundred_do_not_come_back_at_one_moment() -> None:
+    server, client = Router(), Router()
+    came: list[float] = []
+
+    @server.on_connect
+    async def enter() -> None:
+        came.append(anyio.current_time())
+
+    for router in (server, client):
+
+        @router.producer(on_end="keep")
+        async def nothing() -> None: ...
+
+    async with serve_in_memory(server) as serving, AsyncExitStack() as stack:
+        all_linked = [
+            await stack.enter_async_context(serving.link(client, "/", reconnect=True))
+            for _ in range(200)
+        ]
+        came.clear()
+        lost = anyio.current_time()
+        for linked in all_linked:
+            linked.link.cut()
+        for linked in all_linked:
+            await linked.connected(2)
+        after = sorted(each - lost for each in came)
+    assert after[0] < 0.1
+    assert 0.9 < after[-1] <= 1
+    tenths = [sum(t <= each < t + 0.1 for each in after) for t in (n / 100 for n in range(100))]
+    assert max(tenths) <= 45  # about 20 each
