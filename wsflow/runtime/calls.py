@@ -2,6 +2,8 @@
 
 What comes for a call bypasses the inbox: it is dealt with where it is read, so that a consumer that
 asks never waits for itself. Cancelling and granting go out at once, past whoever waits for room.
+While a call is under way, in either direction, reading goes on: an answer, a cancel or a grant may
+stand behind what fills the inbox, and what fills it may be waiting for just that.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ from wsflow.runtime.inbox import Inbox
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+MOST_ASKED = 12_288
+"""How many calls of one end may be under way; more wait here. So many fit in the other's inbox."""
 
 
 class Wire(Protocol):
@@ -165,6 +170,7 @@ class Calls:
         "_frames",
         "_ids",
         "_inbox",
+        "_room",
         "_supported",
         "_tag_field",
         "_wire",
@@ -180,6 +186,7 @@ class Calls:
         self._tag_field = frames[Ask].__struct_config__.tag_field
         self._ids = itertools.count(1)
         self._asked: dict[int, Asked] = {}
+        self._room: anyio.Event | None = None  # set when there is room for another
         self._answering: dict[int, Answering] = {}
 
     async def send(self, frame: Any, **fields: Any) -> None:
@@ -223,6 +230,9 @@ class Calls:
                 "this path's messages cannot be told apart from answers: give each message type "
                 'that it takes a tag, as in class Say(msgspec.Struct, tag="say")'
             )
+        while len(self._asked) >= MOST_ASKED and self._wire.end is None:
+            self._room = self._room or anyio.Event()
+            await self._room.wait()
         if self._wire.end is not None:
             raise Disconnected(self._wire.end)
         id, asked = next(self._ids), Asked()
@@ -242,8 +252,11 @@ class Calls:
         self._drop(id)
 
     def _drop(self, id: int) -> None:
-        if self._asked.pop(id, None) is not None:
-            self._inbox.expected()
+        del self._asked[id]
+        self._inbox.expected()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def grant(self, id: int, asked: Asked, items: int) -> None:
         """The reader of a stream takes so many more items."""
@@ -310,11 +323,13 @@ class Calls:
             self.urge(Failed, id=ask.id, code=code, message=why)
             return None
         answering = self._answering[ask.id] = Answering(self, ask, message)
+        self._inbox.expect()  # its cancel, or that its reader wants more
         return answering
 
     def forget(self, id: int) -> None:
         """A call of theirs is over."""
-        self._answering.pop(id, None)
+        del self._answering[id]
+        self._inbox.expected()
 
     # -- the end
 
@@ -323,6 +338,8 @@ class Calls:
         for asked in self._asked.values():
             if asked.over is None:
                 asked.finish(Disconnected(end))
+        if self._room is not None:
+            self._room.set()
         self.end_streams()
 
     def end_streams(self) -> None:

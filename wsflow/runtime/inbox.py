@@ -31,8 +31,8 @@ class Item(NamedTuple):
 class Inbox:
     """Counts what waits in all lanes; pauses reading while that is too much.
 
-    While an answer is awaited reading goes on, for the answer stands behind what came before. Then
-    a hard limit holds.
+    While a call is under way, reading goes on, for what it waits for stands behind what came
+    before. Then a hard limit holds.
 
     Args:
         limits: how many messages may wait, and how many bytes of them.
@@ -42,7 +42,7 @@ class Inbox:
     Attributes:
         full: whether reading is paused because of what waits.
         closed: whether nothing more will come.
-        expecting: how many answers are awaited.
+        expecting: how many calls are under way, of either end.
     """
 
     __slots__ = (
@@ -106,14 +106,14 @@ class Inbox:
             self._transport.resume_reading()
 
     def expect(self) -> None:
-        """An answer is awaited: reading must go on."""
+        """A call is under way: reading must go on."""
         self.expecting += 1
         if self.full and not self.closed:
             self.full = False
             self._transport.resume_reading()
 
     def expected(self) -> None:
-        """It is not awaited any more."""
+        """It is over."""
         self.expecting -= 1
         if not self.expecting and not self.closed:
             self._check()
