@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from examples import chat, counter, echo, prices, tutorial, workers
+from examples import bot, calls, chat, counter, echo, prices, tutorial, workers
 from wsflow.cli import wired
 from wsflow.testing import FakeTopic, connect
 
@@ -20,9 +21,10 @@ EXAMPLES = sorted(Path("examples").glob("*.py"))
 def test_each_says_how_to_run_it(path: Path) -> None:
     if path.stem == "__init__":
         return
-    line = re.search(r"``wsflow run (\S+)``", path.read_text())
+    kind, name = ("client", "bot") if path.stem == "bot" else ("run", "app")
+    line = re.search(rf"``wsflow {kind} (\S+?)(``| )", path.read_text())
     assert line
-    assert line[1] == f"examples.{path.stem}:app"
+    assert line[1] == f"examples.{path.stem}:{name}"
     wired(line[1])
 
 
@@ -32,6 +34,34 @@ async def test_echo() -> None:
         assert await peer.receive() == "hello"
         await peer.send(b"\x00\xff")
         assert await peer.receive() == b"\x00\xff"
+
+
+async def test_bot() -> None:
+    async with connect(chat.app, "/chat/lobby?name=bot", client=bot.bot) as linked:
+        async with connect(chat.app, "/chat/lobby?name=ada") as ada:
+            said = await ada.receive(chat.Said)
+            assert said == chat.Said("bot", "hello, ada")
+            await ada.send(chat.Say("!time"))
+            texts = [(await ada.receive(chat.Said)).text for _ in range(2)]
+            assert texts[0] == "!time"
+            assert re.fullmatch(r"it is \d\d:\d\d", texts[1])
+        linked.link.cut()
+
+
+async def test_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    async with connect(calls.app, client=calls.client) as linked:
+        await linked.ended()
+        assert linked.end is not None
+        assert linked.end.cause == "finished"
+    out = capsys.readouterr().out
+    assert out.startswith("1 / 3 = 0.333\n1 / 0: nothing can be divided by 0\n2 is a prime\n")
+    assert out.endswith("19 is a prime\n")
+    async with connect(calls.app) as peer:  # a peer that answers no calls
+        with pytest.raises(AssertionError, match="no answer"):
+            await peer.call(calls.Divide(1, 3), timeout=0.01)
+        asked = await peer.receive()
+        error = {"type": "$error", "id": asked["id"], "code": "unknown"}
+        await peer.send(msgspec.Raw(msgspec.json.encode(error)))
 
 
 async def test_chat() -> None:

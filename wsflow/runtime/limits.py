@@ -19,8 +19,8 @@ class Limits(WireLimits):
     )
     inbox_hard_messages: int = option(
         16_384,
-        "The same while a call is under way on the connection, when reading cannot pause; beyond it "
-        "the close code is 1008.",
+        "The same while a call is under way on the connection, when reading cannot pause; beyond "
+        "it the close code is 1008.",
         group="Limits",
     )
     inbox_hard_bytes: int = option(

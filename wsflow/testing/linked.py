@@ -83,6 +83,8 @@ class Linked:
         """
         self._client.start()
         await self.connected()
+        if self._client.session is None:  # it has not come that far
+            await self._client.wait()
 
     async def connected(self, times: int = 1) -> None:
         """Wait until the client has been connected so many times, or has ended for good."""

@@ -113,6 +113,7 @@ class MemoryDialler:
 
     def accept(self, subprotocol: str | None) -> None:
         self._pumps = 2
+        self._link.ends.add(self)
         detach(self._inward, name="wsflow link")
         detach(self._outward, name="wsflow link")
 
@@ -171,8 +172,8 @@ class MemoryDialler:
         self._finish()
         if self._is_open:
             self._receiver.peer_vanished()
-        elif self._uri:
-            self._receiver.refused(ConnectError(f"{self._uri} hung up without an answer"))
+        else:
+            self._receiver.refused(ConnectError(f"{self._uri} hung up without an answer".strip()))
 
     def _finish(self) -> None:
         self.over = True
@@ -230,7 +231,6 @@ class MemoryDialler:
     async def _begin(self) -> None:
         target = self._target()
         self._uri = target.uri
-        self._link.ends.add(self)
         await self._wait_until(self.now() + self._link.delay)
         if self._link.down:
             self._finish()
