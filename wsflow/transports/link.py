@@ -156,7 +156,7 @@ class MemoryDialler:
         """Wait until nothing of it is left: the closing handshake has its limit."""
         with anyio.move_on_after(self._limits.close_timeout):
             await self._until(lambda: False)
-        self._finish()
+        self.cut()
         while self._pumps:
             self._news = anyio.Event()
             await self._news.wait()
