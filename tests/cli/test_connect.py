@@ -1,0 +1,495 @@
+"""``wsflow connect``: from a pipe, and in a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from prompt_toolkit.validation import ValidationError
+
+from wsflow import Call, Close, Connection, Disconnected, Router, connect
+from wsflow.cli import main, shell
+from wsflow.cli.typed import MistypedError, Typed, route, shown
+from wsflow.codec import JSON, MSGPACK
+from wsflow.server import Server, Settings
+from wsflow.server.serve import serve
+from wsflow.wiring.compile import compile_app
+
+
+class Say(msgspec.Struct, tag="say"):
+    text: str
+    times: int = 1
+
+
+class Bye(msgspec.Struct, tag="bye"):
+    code: int
+
+
+class Double(Call[int], tag="double"):
+    number: int
+
+
+app = Router("/chat/{room}")
+
+
+@app.consumer
+async def say(message: Say) -> AsyncIterator[Say]:
+    for _ in range(message.times):
+        yield message
+
+
+@app.consumer
+async def bye(message: Bye) -> None:
+    raise Close(message.code, "as you wish")
+
+
+@app.consumer
+async def double(call: Double) -> int:
+    return 2 * call.number
+
+
+texts = Router("/texts")
+
+
+@texts.consumer
+async def text(message: str, connection: Connection) -> str:
+    if message == "bytes":
+        await connection.send(b"\x00\xff")
+    return message
+
+
+app.include(texts)
+PATH = "/chat/lobby"
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "asyncio"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serve(app, Settings(port=0)) as server:
+        yield server
+
+
+async def pipe(
+    server: Server, lines: str, *options: str, path: str = PATH, wait: str = "0.2"
+) -> tuple[int, list[str], str]:
+    """Returns exit code, lines of the output, and what is on standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsflow", "connect", f"ws://127.0.0.1:{server.port}{path}"),
+        *("--wait", wait, *options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(lines.encode()), 60)
+    return process.returncode or 0, out.decode().splitlines(), err.decode()
+
+
+KNOWN = ("--app", "tests.cli.test_connect:app")
+
+
+async def test_lines_go_and_come(server: Server) -> None:
+    lines = '{"type":"say","text":"a"}\n\n{"type":"say","text":"b","times":2}'
+    code, out, err = await pipe(server, lines)
+    assert (code, err) == (0, "")
+    assert out == ['{"type":"say","text":"a","times":1}'] + 2 * [
+        '{"type":"say","text":"b","times":2}'
+    ]
+
+
+async def test_it_knows_the_app(server: Server) -> None:
+    lines = "say text='hello there' times=1\ndouble number=21\n"
+    code, out, err = await pipe(server, lines, *KNOWN)
+    assert (code, err) == (0, "")
+    assert out == [
+        '{"type":"say","text":"hello there","times":1}',
+        '{"type":"$answer","id":1,"value":42}',
+    ]
+
+
+async def test_messagepack_is_shown_as_json(server: Server) -> None:
+    code, out, err = await pipe(server, "say text=hi", *KNOWN, "--codec", "msgpack")
+    assert (code, out, err) == (0, ['{"type":"say","text":"hi","times":1}'], "")
+
+
+async def test_a_line_that_is_no_message(server: Server) -> None:
+    code, out, err = await pipe(server, "say txt=hi\n", *KNOWN)
+    assert (code, out) == (2, [])
+    assert err == "wsflow: 'txt=hi' is no field of say: it has text, times; write field=…\n"
+
+
+async def test_a_bad_end(server: Server) -> None:
+    code, _, err = await pipe(server, "bye code=4000\n", *KNOWN, wait="inf")
+    assert (code, err) == (7, "wsflow: the connection ended: peer (4000 as you wish)\n")
+    code, _, err = await pipe(server, "bye code=1000\n", *KNOWN, wait="inf")
+    assert (code, err) == (0, "")
+
+
+async def test_bytes(server: Server) -> None:
+    code, out, _ = await pipe(server, "bytes", path="/chat/x/texts")
+    assert (code, out) == (0, ["<2 bytes> 00 ff", "bytes"])
+
+
+async def test_refusals(server: Server) -> None:
+    code, _, err = await pipe(server, "", path="/nowhere")
+    assert code == 6
+    assert "answered 404 Not Found" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (["ws://127.0.0.1:1/"], 6, "ws://127.0.0.1:1/ cannot be reached: Connection refused"),
+        (["127.0.0.1"], 2, "'127.0.0.1' is no URI to connect to"),
+        (["ws://x/", "--header", "nonsense"], 2, "--header 'nonsense' is no header: write 'Name:"),
+        (["ws://x/", *KNOWN], 2, "the app has no path /: it has /chat/{room}"),
+        (["ws://x/", "--app", "nowhere:app"], 3, "there is no module 'nowhere'"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], code: int, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["connect", *arguments])
+    assert left.value.code == code
+    assert why in capfd.readouterr().err
+
+
+# -- what is typed
+
+
+def typed(path: str = PATH, codec: Any = JSON) -> Typed:
+    return Typed(codec, route(compile_app(app), f"ws://x{path}"))
+
+
+@pytest.mark.parametrize(
+    ("line", "sent"),
+    [
+        ("say text=hi", '{"type":"say","text":"hi","times":1}'),
+        ("say text='a b' times=3", '{"type":"say","text":"a b","times":3}'),
+        ('{"type": "say", "text": "1"}', '{"type":"say","text":"1","times":1}'),
+        ("say text=1", '{"type":"say","text":"1","times":1}'),
+        ("double number=1", '{"type":"$call","id":1,"message":{"type":"double","number":1}}'),
+    ],
+)
+def test_what_a_line_is(line: str, sent: str) -> None:
+    assert typed().read(line) == sent
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("shout text=hi", "the app takes no 'shout'; it takes say, bye, double"),
+        ("say text", "'text' is no field of say: it has text, times; write field=…"),
+        ("say text='a", "No closing quotation: write a value with spaces as field='…'"),
+        ("say times=x text=y", "Expected `int`, got `str` - at `$.times`"),
+        ("say", "Object missing required field `text`"),
+        ('{"type": "say"', "Input data was truncated"),
+        ("[1]", "Expected `object`, got `array`"),
+    ],
+)
+def test_what_is_wrong_with_a_line(line: str, why: str) -> None:
+    with pytest.raises(MistypedError, match=re.escape(why)):
+        typed().read(line)
+
+
+def test_texts_go_as_they_are() -> None:
+    assert typed("/chat/x/texts").read("say what") == "say what"
+    assert Typed(JSON).read("{") == "{"
+    assert msgspec.msgpack.decode(Typed(MSGPACK).read('{"a": 1}')) == {"a": 1}
+    with pytest.raises(MistypedError, match="msgpack needs JSON to write it from"):
+        Typed(MSGPACK).read("{")
+    only = Router()
+
+    @only.producer
+    async def nothing() -> None: ...
+
+    with pytest.raises(MistypedError, match="the app takes no messages here"):
+        Typed(JSON, route(compile_app(only), "ws://x")).read("x")
+
+    class Bare(msgspec.Struct):
+        number: int
+
+    bare = Router()
+
+    @bare.consumer
+    async def take(message: Bare) -> None: ...
+
+    lines = Typed(JSON, route(compile_app(bare), "ws://x"))
+    assert lines.read('{"number": 1}') == '{"number":1}'
+    with pytest.raises(MistypedError, match="it takes none with a name: write it in JSON"):
+        lines.read("bare number=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["say", "bye", "double"]),
+        ("s", ["say"]),
+        ("say ", ["text=", "times="]),
+        ("say t", ["text=", "times="]),
+        ("say te", ["text="]),
+        ("say text=x ", ["times="]),
+        ("shout ", []),
+    ],
+)
+def test_completion(text: str, words: list[str]) -> None:
+    found = list(typed().complete(text))
+    assert [word for word, _, _ in found] == words
+    meanings = {word: meaning for word, _, meaning in typed().complete("say ")}
+    assert meanings == {"text=": "str", "times=": "int, may be left out"}
+    assert next(typed().complete("say"))[2] == "text=str times=int"
+
+
+def test_what_is_shown() -> None:
+    assert shown("x", JSON) == "x"
+    assert shown(b"\x01\x02", JSON) == "<2 bytes> 01 02"
+    assert shown(msgspec.msgpack.encode({"a": 1}), MSGPACK) == '{"a":1}'
+    assert shown(b"\xc1", MSGPACK) == "<1 bytes> c1"
+    assert shown(msgspec.msgpack.encode({1.5: 2}), MSGPACK).startswith(("<", "{"))
+
+
+# -- in a terminal
+
+
+@asynccontextmanager
+async def talking(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str = PATH
+) -> AsyncIterator[tuple[PipeInput, list[str], asyncio.Task[Any]]]:
+    """A shell whose keys the test presses, and what it printed."""
+    printed: list[str] = []
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+    def note(text: Any) -> None:
+        printed.append("".join(part for _, part in text))
+
+    monkeypatch.setattr(shell, "print_formatted_text", note)
+    monkeypatch.setattr("builtins.print", lambda text: printed.append(text))
+    uri = f"ws://127.0.0.1:{server.port}{path}"
+    plan = route(compile_app(app), uri)
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        talk = shell.talk(connect(uri), uri, Typed(JSON, plan), JSON)
+        task = asyncio.create_task(talk)
+        yield keys, printed, task
+        keys.send_text("\x15\x04")
+        await asyncio.wait_for(task, 30)
+
+
+async def until(printed: list[str], text: str) -> str:
+    async with asyncio.timeout(30):
+        while not any(text in line for line in printed):
+            await asyncio.sleep(0.005)
+    return next(line for line in printed if text in line)
+
+
+async def test_a_conversation(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with talking(server, monkeypatch, tmp_path) as (keys, printed, _):
+        await until(printed, "connected to ws://127.0.0.1")
+        keys.send_text("say text=hi\r")
+        sent = await until(printed, "→")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} → \{.*\"text\":\"hi\".*", sent)
+        assert '"text":"hi"' in await until(printed, "←")
+        keys.send_text(f"say text={'x' * 100}\r")
+        assert "\n  " in await until(printed, "xxx")
+        keys.send_text("/help\r")
+        await until(printed, "Tab completes")
+        keys.send_text("/ping\r")
+        await until(printed, "round trip")
+        keys.send_text("double number=4\r")
+        await until(printed, '"value":8')
+    assert "say text=hi" in (tmp_path / "wsflow" / "history").read_text()
+
+
+async def test_a_mistake_is_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with talking(server, monkeypatch, tmp_path) as (keys, printed, _):
+        await until(printed, "connected")
+        keys.send_text("say nothing\r")  # it is not taken; the line stands there still
+        keys.send_text("\x15say text=right\r")
+        await until(printed, "←")
+        assert sum("→" in line for line in printed) == 1
+        keys.send_text("\x03")  # a line that is given up
+        keys.send_text("\r")  # an empty one
+
+
+async def test_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with talking(server, monkeypatch, tmp_path) as (keys, printed, task):
+        await until(printed, "connected")
+        keys.send_text("/close 4000 enough\r")
+        await until(printed, "the connection ended: closed (4000 enough)")
+        await asyncio.wait([task])
+        assert task.result().code == 4000
+    async with talking(server, monkeypatch, tmp_path) as (keys, printed, task):
+        await until(printed, "connected")
+        keys.send_text("bye code=4001\r")
+        await until(printed, "the connection ended: peer (4001 as you wish)")
+    async with talking(server, monkeypatch, tmp_path) as (keys, printed, task):
+        await until(printed, "connected")
+        keys.send_text("/quit\r")
+        await asyncio.wait([task])
+        assert task.result() is None
+    async with talking(server, monkeypatch, tmp_path) as (keys, printed, task):
+        await until(printed, "connected")
+        keys.send_text("/close\r")
+        await until(printed, "the connection ended: closed (1000)")
+
+
+async def test_a_text_that_begins_with_a_slash(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with talking(server, monkeypatch, tmp_path, "/chat/x/texts") as (keys, printed, _):
+        await until(printed, "connected")
+        keys.send_text("//slash\r")
+        assert (await until(printed, "←")).endswith("← /slash")
+
+
+async def test_sending_on_a_connection_that_has_ended(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"ws://127.0.0.1:{server.port}{PATH}"
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        async with connect(uri) as peer:
+            talk = shell.Shell(peer, uri, Typed(JSON), JSON)
+            await peer.close()
+            while peer.end is None:
+                await asyncio.sleep(0.001)
+            await talk._send("x")
+            measuring = asyncio.create_task(talk._measure())
+            await asyncio.sleep(0)
+            with pytest.raises(Disconnected):
+                await talk._command("/ping")
+            measuring.cancel()
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("/nothing", "there is no /nothing: /ping, /close, /help, /quit; //… sends a text"),
+        ("/close x", "'x' is no close code"),
+        ("/close 1", None),
+        ("/close", None),
+        ("//x", "the app takes no '/x'"),
+        ("say text=x", None),
+        ("say", "missing required field"),
+        ("", None),
+    ],
+)
+def test_lines_are_checked(line: str, wrong: str | None) -> None:
+    check = shell._Check(typed())
+    if wrong is None:
+        check.validate(Document(line))
+    else:
+        with pytest.raises(ValidationError, match=re.escape(wrong)):
+            check.validate(Document(line))
+
+
+def test_words_in_the_terminal() -> None:
+    words = shell._Words(typed())
+
+    def after(text: str) -> list[str]:
+        return [each.text for each in words.get_completions(Document(text), CompleteEvent())]
+
+    assert after("/p") == ["/ping"]
+    assert after("/close ") == []
+    assert after("sa") == ["say"]
+
+
+def test_colours() -> None:
+    parts = shell.coloured('{"a": [1, true, "x\\"y"], "b": {}}')
+    assert "".join(text for _, text in parts) == '{"a": [1, true, "x\\"y"], "b": {}}'
+    styles = {text: style for style, text in parts}
+    assert styles['"a"'] == "ansiblue"
+    assert styles['"x\\"y"'] == "ansigreen"
+    assert (styles["1"], styles["true"]) == ("ansiyellow", "ansimagenta")
+    assert shell.coloured("hello") == [("", "hello")]
+    assert shell.pretty("x" * 100) == "x" * 100
+
+
+def test_a_history_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert type(shell.history()).__name__ == "InMemoryHistory"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shell.history()
+    assert (tmp_path / ".local/state/wsflow/history").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_prompt_toolkit(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as left:
+        main(["connect", "ws://127.0.0.1:1/"])
+    assert left.value.code == 6
+    assert "for history and completion: pip install 'wsflow[connect]'" in capfd.readouterr().err
+
+
+async def test_in_a_real_terminal(server: Server, tmp_path: Path) -> None:
+    """With a process and a pseudo-terminal: what a user sees and types."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsflow", "connect", f"ws://127.0.0.1:{server.port}{PATH}"),
+        *KNOWN,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path)},
+    )
+    os.close(theirs)
+    seen = bytearray()
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+
+    def read() -> None:
+        try:
+            seen.extend(os.read(ours, 65536))
+        except OSError:
+            loop.remove_reader(ours)
+        came.set()
+
+    loop.add_reader(ours, read)
+
+    async def sees(text: bytes) -> None:
+        async with asyncio.timeout(30):
+            while text not in re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", bytes(seen)):
+                came.clear()
+                await came.wait()
+
+    await sees(b"connected to ws://")
+    os.write(ours, b"say text=hi\r")
+    await sees('← {"type":"say","text":"hi"'.encode())
+    os.write(ours, b"\x04")
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    loop.remove_reader(ours)
+    os.close(ours)
