@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import anyio
 import anyio.lowlevel
@@ -14,17 +14,26 @@ import msgspec
 import pytest
 
 from wsflow import (
+    Call,
+    CallError,
     Close,
     Connection,
     EventId,
+    Header,
     MemberJoined,
     MemberLeft,
+    Opening,
     Query,
+    Reconnect,
     Registry,
     Router,
+    Stream,
     Topic,
     TopicName,
 )
+from wsflow.calls import WINDOW, ControlFrame
+from wsflow.runtime.calls import MOST_ASKED
+from wsflow.runtime.limits import Limits
 from wsflow.testing import connect
 
 ROOT = Path(__file__).parents[1]
@@ -44,15 +53,19 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
     space: dict[str, Any] = {
         "AsyncIterator": AsyncIterator,
         "Annotated": Annotated,
+        "Call": Call,
+        "CallError": CallError,
         "Clock": Clock,
         "Close": Close,
         "Connection": Connection,
         "EventId": EventId,
         "MemberJoined": MemberJoined,
         "MemberLeft": MemberLeft,
+        "Opening": Opening,
         "Query": Query,
         "Registry": Registry,
         "Router": Router,
+        "Stream": Stream,
         "Topic": Topic,
         "TopicName": TopicName,
         "anyio": anyio,
@@ -60,6 +73,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "msgspec": msgspec,
         "heard": [],
         "log": [],
+        "token": lambda: "secret",
     }
     apps: dict[str, dict[str, Any]] = {}
     for match in BLOCK.finditer((ROOT / name).read_text()):
@@ -101,7 +115,9 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
             assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("name", ["docs/patterns.md", "docs/guide.md", "docs/scaling.md"])
+@pytest.mark.parametrize(
+    "name", ["docs/patterns.md", "docs/guide.md", "docs/scaling.md", "docs/client.md"]
+)
 def test_all_blocks_run(name: str) -> None:
     assert blocks(name)
 
@@ -154,6 +170,68 @@ async def test_scaling() -> None:
         async with connect(hall["app"], "/hall/bob"):
             assert await ada.receive() == "bob is here"
         assert await ada.receive() == "bob has left"
+
+
+async def test_clients() -> None:
+    apps = blocks("docs/client.md")
+    space = apps["/calls"]
+    await space["test_calls"]()
+    client, say, heard = space["client"], space["Say"], space["heard"]
+    seen: list[str] = []
+    chat = Router("/chat/{room}")
+
+    @chat.on_connect
+    async def enter(authorization: Annotated[str, Header()]) -> None:
+        seen.append(authorization)
+
+    async def echo(message: Any) -> Any:
+        return message
+
+    echo.__annotations__["message"] = say
+    chat.consumer(echo)
+    async with connect(chat, "/chat/lobby", client=client):
+        while not heard:
+            await anyio.lowlevel.checkpoint()
+    assert (seen, heard) == (["Bearer secret"], ["lobby: here I am"])
+    notes, reader, read = apps["/notes"], Router("/notes"), []
+
+    async def note(message: Any) -> None:
+        read.append(message.text)
+
+    note.__annotations__["message"] = notes["Note"]
+    reader.consumer(note)
+    soon = Reconnect(first=0.01)
+    async with connect(
+        notes["app"], "/notes", client=reader, reconnect=soon, resume="after"
+    ) as linked:
+        for text in ("a", "b"):
+            await linked.client.send(say(text))
+            while text not in read:
+                await anyio.lowlevel.checkpoint()
+        linked.link.down = True
+        linked.link.cut()
+        await linked.registry.topic("notes", notes["Note"]).publish(notes["Note"]("c"))
+        linked.link.down = False
+        while "c" not in read:
+            await anyio.lowlevel.checkpoint()
+    assert read == ["a", "b", "c"]
+
+
+def test_the_protocols_frames() -> None:
+    """Each frame on the page is one that wsflow reads and writes so."""
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    decode = msgspec.json.Decoder(ControlFrame).decode
+    lines = re.findall(r'^\{"type": "\$.*\}$', page, re.MULTILINE)
+    assert len(lines) == 9
+    for line in lines:
+        frame = decode(line)
+        written = msgspec.json.decode(msgspec.json.encode(frame))
+        assert written == msgspec.json.decode(line)
+    told = set(re.findall(r"^\| `(\$[a-z]+)` \|", page, re.MULTILINE))
+    assert told == {each.__struct_config__.tag for each in get_args(ControlFrame)}
+    assert f"wsflow grants {WINDOW}" in page
+    assert f"more than {Limits().inbox_hard_messages:,}" in page
+    assert f"no more than {MOST_ASKED:,} calls" in page
 
 
 async def test_the_guide() -> None:
