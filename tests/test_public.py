@@ -12,6 +12,10 @@ import wsflow.testing
 
 PROMISED = {
     "BrokerError",
+    "Call",
+    "CallError",
+    "ClientLimits",
+    "ConnectError",
     "Close",
     "Connection",
     "Cookie",
@@ -34,6 +38,12 @@ PROMISED = {
     "TopicCounters",
     "TopicMember",
     "TopicName",
+    "Opening",
+    "Peer",
+    "Reconnect",
+    "Stream",
+    "connect",
+    "run_client",
     "publisher",
 }
 

@@ -107,7 +107,7 @@ async def test_a_signal_answers_what_was_received(
     async with running("mine:make_app()", "--port", str(port), "--loop", loop) as run:
         await run.until("try it")
         assert f"ws://127.0.0.1:{port}/work/{{n}}" in run.log
-        assert f'python -m websockets "ws://127.0.0.1:{port}/work/1"' in run.log
+        assert f'wsflow connect "ws://127.0.0.1:{port}/work/1"' in run.log
         async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
             await client.send("0.2")
             await client.send("0")
@@ -321,9 +321,9 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = wired("several:app")
     assert list(try_lines(plan, "ws://h:1")) == [
         "  ws://h:1/",
-        '      try it: python -m websockets "ws://h:1/"',
+        '      try it: wsflow connect "ws://h:1/"',
         "  ws://h:1/other/{x}",
-        '      try it: python -m websockets "ws://h:1/other/1.5?y=true"',
+        '      try it: wsflow connect "ws://h:1/other/1.5?y=true"',
     ]
 
 

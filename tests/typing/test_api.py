@@ -5,22 +5,27 @@ from typing import Annotated, assert_type
 
 import msgspec
 
+import wsflow
 from wsflow import (
+    Call,
     Close,
     Connection,
     Cookie,
     End,
     Header,
     Message,
+    Opening,
     Query,
+    Reconnect,
     Registry,
     Reject,
     Request,
     Router,
+    Stream,
     Topic,
     TopicName,
 )
-from wsflow.testing import FakeConnection, FakeTopic, Peer, connect
+from wsflow.testing import FakeConnection, FakeTopic, Linked, Peer, connect
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -28,6 +33,14 @@ class Say(msgspec.Struct, tag="say"):
 
 
 class Said(msgspec.Struct, tag="said"):
+    text: str
+
+
+class Length(Call[int], tag="length"):
+    text: str
+
+
+class Letters(Stream[str], tag="letters"):
     text: str
 
 
@@ -74,6 +87,53 @@ async def raw(message: bytes, connection: Connection) -> None:
     await connection.send(message)
 
 
+@app.consumer
+async def length(call: Length) -> int:
+    return len(call.text)
+
+
+@app.consumer(concurrency=2)
+async def letters(call: Letters) -> AsyncIterator[str]:
+    for letter in call.text:
+        yield letter
+
+
+async def asks(connection: Connection, peer: Peer, held: wsflow.Peer) -> None:
+    assert_type(await connection.call(Length("a")), int)
+    assert_type(await peer.call(Length("a"), timeout=2), int)
+    assert_type(await held.call(Length("a")), int)
+    async with connection.stream(Letters("abc")) as found:
+        assert_type(found, AsyncIterator[str])
+        async for letter in found:
+            assert_type(letter, str)
+    async with peer.stream(Letters("abc")) as found:
+        assert_type(await anext(found), str)
+    async with held.stream(Letters("abc")) as found:
+        assert_type(await anext(found), str)
+
+
+client = Router("/typed/{room}")
+
+
+@client.on_connect
+async def sign_in(opening: Opening) -> None:
+    assert_type(opening.last_event_id, str)
+    opening.headers["X-Token"] = "secret"
+
+
+@client.consumer
+async def heard(message: Said) -> None: ...
+
+
+async def connects() -> None:
+    async with wsflow.connect("ws://x/", receives=(Said, Say), reconnect=True) as peer:
+        assert_type(peer, wsflow.Peer)
+        await peer.send(Say("x"))
+        assert_type(peer.end, End | None)
+    end = await wsflow.run_client(client, "ws://x/", reconnect=Reconnect(first=0.1), resume="after")
+    assert_type(end, End)
+
+
 @app.producer(on_end="keep")
 async def greet(since: Annotated[int, Query()] = 0) -> AsyncIterator[Said]:
     yield Said(f"since {since}")
@@ -111,4 +171,9 @@ async def test_typed_app_runs() -> None:
         assert await peer.receive(Said) == Said("hi")
         await peer.send(b"raw")
         assert await peer.receive(bytes) == b"raw"
+        assert_type(peer, Peer)
+        assert await peer.call(Length("abc")) == 3
+    async with connect(app, "/typed/a", client=client) as linked:
+        assert_type(linked, Linked)
+        assert await linked.client.call(Length("ab")) == 2
     await handlers_stay_functions()

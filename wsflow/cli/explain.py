@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 from urllib.parse import urlencode
 
+from wsflow.calls import Stream, answer_type, is_call
 from wsflow.declare.signatures import EMPTY, type_name
 from wsflow.wiring.calls import Call
 from wsflow.wiring.plan import AppPlan, ConsumerPlan, RouteDetails
@@ -28,8 +29,16 @@ def _traffic(route: RouteDetails) -> tuple[str, str]:
 
 
 def _takes(consumer: ConsumerPlan) -> str:
-    kinds = " | ".join(type_name(kind) for kind in consumer.kinds)
+    kinds = " | ".join(map(_kind, consumer.kinds))
     return f"{kinds} (stream)" if consumer.stream else kinds
+
+
+def _kind(kind: Any) -> str:
+    """A type; of a call also what answers it."""
+    if not is_call(kind):
+        return type_name(kind)
+    many = "stream of " if issubclass(get_origin(kind) or kind, Stream) else ""
+    return f"{type_name(kind)} -> {many}{type_name(answer_type(kind))}"
 
 
 def explain(plan: AppPlan) -> Iterator[str]:
@@ -74,7 +83,7 @@ def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
     """
     for route in _sorted(plan):
         yield f"  {base}{route.plan.template}"
-        yield f'      try it: python -m websockets "{base}{_sample_target(route)}"'
+        yield f'      try it: wsflow connect "{base}{_sample_target(route)}"'
 
 
 def _sample_target(route: RouteDetails) -> str:
