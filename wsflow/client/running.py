@@ -24,8 +24,9 @@ from wsflow.errors import ConnectError
 from wsflow.opening import LastEvents, Opening
 from wsflow.runtime.app import App
 from wsflow.runtime.background import Background
+from wsflow.runtime.dialling import Dialling
 from wsflow.runtime.limits import Limits
-from wsflow.runtime.session import Dialling, Session
+from wsflow.runtime.session import Session
 from wsflow.transports.base import DiallingTransport
 from wsflow.transports.dial import Dialler, Target
 from wsflow.transports.host import Shared

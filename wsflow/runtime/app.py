@@ -24,10 +24,11 @@ from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.access import log_connection, log_refusal
 from wsflow.runtime.children import Children, Run, unwrap
+from wsflow.runtime.dialling import Dialling
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.scopes import Step, Within
-from wsflow.runtime.session import Dialling, Session
+from wsflow.runtime.session import Session
 from wsflow.transports.base import Transport
 from wsflow.wiring.plan import AppPlan, RouteDetails
 from wsflow.wiring.sources import APP_TASK_GROUP, Source

@@ -25,23 +25,21 @@ cancellation are given up by a timer (``_give_up``): their task may outlive the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import anyio
 
 from wsflow.channels import Listener, Membership
-from wsflow.codec import BadMessage
-from wsflow.connection import CAUSE_OF_CODE, Connection, End
+from wsflow.connection import Connection, End
 from wsflow.declare.router import Handler
 from wsflow.detached import Detached, detach
-from wsflow.errors import Close, ConnectError, Disconnected, Reject, cut_reason
-from wsflow.opening import Opening
 from wsflow.request import Request
 from wsflow.runtime import ends
 from wsflow.runtime.calls import Calls
-from wsflow.runtime.children import Children, unwrap
+from wsflow.runtime.children import Children
+from wsflow.runtime.dialling import Dialling
+from wsflow.runtime.ending import Ending
 from wsflow.runtime.environment import Surroundings
 from wsflow.runtime.home import Home
 from wsflow.runtime.inbox import Inbox
@@ -56,23 +54,8 @@ from wsflow.wiring.plan import RouteDetails
 from wsflow.wiring.sources import Source
 
 
-@dataclass(frozen=True, slots=True)
-class Dialling:
-    """What a client's session has beside.
-
-    Attributes:
-        opening: its opening request.
-        seen: told of the event ids of what is handled.
-        opened: told that it is open.
-    """
-
-    opening: Opening
-    seen: Callable[[Any, str], None]
-    opened: Callable[[], None]
-
-
 @final
-class Session:
+class Session(Ending):
     """One connection: what its transport reports to, and what its handlers' asking reaches.
 
     Attributes:
@@ -86,11 +69,11 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_children", "_details", "_dialling", "_due", "_environment", "_goodbye", "_home", "_host",
-        "_in", "_inbox", "_provisional", "_ready", "_rejection", "_released", "_resting", "_scope",
-        "_serving", "_started", "_stopping", "_told_opened", "_transport", "_watch", "_work",
-        "accepted", "codec", "connection", "duration", "end", "id", "listeners", "memberships",
-        "outbox", "over", "plan", "received", "report", "subprotocol",
+        "_children", "_details", "_due", "_environment", "_goodbye", "_host",
+        "_in", "_inbox", "_ready", "_released", "_resting", "_scope",
+        "_serving", "_started", "_told_opened", "_transport", "_watch",
+        "codec", "connection", "duration", "id", "listeners", "memberships",
+        "over", "plan", "received", "subprotocol",
     )
     # fmt: on
 
@@ -105,11 +88,9 @@ class Session:
     ) -> None:
         limits = home.limits
         self.plan = details.plan
-        self.end: End | None = None
-        self.accepted = False
         self.received = 0
         self.id = os.urandom(8).hex()
-        self.report = Report(self.id, self.plan.template)
+        super().__init__(Report(self.id, self.plan.template))
         self.subprotocol = self.plan.select_subprotocol(request.subprotocols)
         self.codec = self.plan.codec(self.subprotocol)
         self.memberships: dict[str, Membership] = {}
@@ -123,7 +104,6 @@ class Session:
         self._details = details
         self._transport = transport
         self._watch = Watch(transport)
-        self._rejection: Reject | None = None
         # What scope functions provide; a connection that has none shares the app's.
         values = dict(home.values) if self.plan.on_connect else home.values
         self._environment = Surroundings(home.directory, values, read, self)
@@ -143,18 +123,15 @@ class Session:
         )
         self._host: Detached | None = None
         self._resting = False  # there is no host yet, and no need of one
-        # A client's handshake, until it is answered.
-        self._dialling: Over | None = Over() if transport.dials else None
+        self._dialling = Over() if transport.dials else None
         self._told_opened = dialling.opened if dialling is not None else None
         self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
         self._in: Handler | None = None  # the scope function that the host is in
         self._serving = False
-        self._stopping = False
         self._goodbye: End | None = None  # how a drain ends
         self._due: float | None = None  # when it must have ended
         self._ready = False  # every on_connect function has set up
         self._released = False
-        self._provisional = False  # the end is a cancellation whose cause may come to be known
 
     @property
     def transport(self) -> Transport:
@@ -187,12 +164,6 @@ class Session:
         if self._told_opened is not None:
             self._told_opened()
 
-    def refused(self, error: ConnectError) -> None:
-        if error.status is not None:
-            self.finish(End("rejected", error.status, cut_reason(error.body), error))
-        else:
-            self.finish(End("unreachable", 1006, cut_reason(str(error)), error))
-
     def pause_writing(self) -> None:
         self.outbox.pause()
 
@@ -210,12 +181,6 @@ class Session:
         self.received += count
         return count
 
-    def refuse(self, bad: BadMessage) -> None:
-        """The peer sent what cannot be decoded."""
-        if bad.__cause__ is not None:
-            self.report.noted("decoding a message", bad.__cause__)
-        self.finish(End(CAUSE_OF_CODE[bad.code], bad.code, cut_reason(bad.reason)))
-
     def peer_closed(self, code: int, reason: str) -> None:
         self._peer_left(End("peer", code, reason))
 
@@ -227,19 +192,11 @@ class Session:
             return
         self.end = end
         self.outbox.drop()
-        self._work.lost(end)
-        if self._dialling is not None:
-            self._dialling.set()
+        self._lose(end)
         if self._serving:
             self._drain(self._home.limits.close_timeout)
         else:
             self._stop()
-
-    def peer_failed(self, code: int, reason: str) -> None:
-        self.finish(End(CAUSE_OF_CODE.get(code, "protocol"), code, reason))
-
-    def _overflown(self) -> None:
-        self.finish(End("policy", 1008, "more messages came than can wait during a call"))
 
     # -- what handlers and topics ask for
 
@@ -250,10 +207,6 @@ class Session:
     def urge(self, message: object) -> None:
         """Send now what is small and cannot wait."""
         self.outbox.urge(*self.codec.pack(message))
-
-    def call_failed(self, what: str, exc: BaseException) -> None:
-        """A call could not be answered: that is between the two ends of the call."""
-        self.report.error(what, exc)
 
     async def send(self, message: object) -> None:
         packed = self.codec.pack(message)
@@ -272,30 +225,7 @@ class Session:
         self._transport.send(*self.codec.pack(message))
         return True
 
-    def close(self, code: int, reason: str) -> None:
-        try:
-            closing = Close(code, reason)
-        except ValueError as exc:
-            self._failed("Connection.close", exc)
-        else:
-            self.finish(ends.end_of(closing, accepted=self.accepted))
-
-    def lagging(self, topic: str) -> None:
-        if self.end is None:
-            self._home.directory.channels.counters["closed"] += 1
-        self.finish(End("slow", 1013, "the messages are not read fast enough"))
-
     # -- ending
-
-    def finish(self, end: End) -> None:
-        """End the connection now, unless it has ended."""
-        if self.end is None:
-            self.end = end
-            self.outbox.refuse(end)
-            self._work.lost(end)
-            if self._dialling is not None:
-                self._dialling.set()
-        self._stop()
 
     def drain(self, goodbye: End, seconds: float) -> None:
         """Read no more, let consumers finish what was received, then end with ``goodbye``."""
@@ -353,40 +283,6 @@ class Session:
         self._children.abandon()
         self._give_up_set_up()
         self._release()
-
-    def _give_up_set_up(self) -> None:
-        if self.end is None:
-            self._rejection = Reject(503)
-            self.finish(ends.end_of(self._rejection, accepted=self.accepted))
-
-    def _failed(self, what: str, exc: BaseException) -> None:
-        """Something raised: that decides the end, unless it came too late."""
-        signal, errors = ends.sort(exc)
-        end = ends.end_of(signal or exc, accepted=self.accepted)
-        if self.end is None and isinstance(signal, Reject):
-            self._rejection = signal
-        if self._provisional:
-            self.end, self._provisional = end, False
-        self.finish(end)
-        for error in errors:
-            self.report.error(what, error)
-            self.end = ends.with_error(self.end or end, error)
-
-    def _cancelled(self, what: str) -> None:
-        """A task was cancelled, and not by us. What leaves a scope function may yet tell why."""
-        if self.end is None and not self._stopping:
-            error = RuntimeError(f"{what} was cancelled from outside")
-            self.finish(End("error", 1011, "", error))
-            self._provisional = True
-
-    def left(self, what: str, exc: BaseException) -> None:
-        """Anything at all has left a function of the connection."""
-        if ends.is_cancellation(exc):
-            self._cancelled(what)
-        elif self.end is None or not isinstance(unwrap(exc), Disconnected):
-            if not isinstance(exc, Exception):
-                self._home.fail(exc)  # SystemExit and its like are not ours to keep
-            self._failed(what, exc)
 
     # -- the host
 
