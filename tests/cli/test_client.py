@@ -119,7 +119,7 @@ async def test_a_second_signal_waits_for_nobody() -> None:
         run = await start(serving.port)
         assert await line(run) == "heard slow"
         run.process.send_signal(signal.SIGINT)
-        run.process.send_signal(signal.SIGINT)
+        run.process.send_signal(signal.SIGTERM)
         assert await line(run) == "cut off"
         assert await run.ended() == 0
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,7 +26,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.validation import ValidationError
 
-from wsflow import Call, Close, Connection, Disconnected, Router, connect
+from wsflow import Call, Close, ConnectError, Connection, Disconnected, End, Router, connect
 from wsflow.cli import main, shell
 from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.codec import JSON, MSGPACK
@@ -76,6 +79,7 @@ async def text(message: str, connection: Connection) -> str:
 
 app.include(texts)
 PATH = "/chat/lobby"
+cli_connect: Any = importlib.import_module("wsflow.cli.connect")
 
 
 @pytest.fixture
@@ -142,6 +146,50 @@ async def test_a_bad_end(server: Server) -> None:
     assert (code, err) == (7, "wsflow: the connection ended: peer (4000 as you wish)\n")
     code, _, err = await pipe(server, "bye code=1000\n", *KNOWN, wait="inf")
     assert (code, err) == (0, "")
+
+
+async def test_the_server_closes_before_the_input_ends(server: Server) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsflow", "connect", f"ws://127.0.0.1:{server.port}{PATH}"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(b'{"type":"bye","code":4000}\n')
+    assert await asyncio.wait_for(process.wait(), 60) == 7
+    process.stdin.close()
+    assert process.stderr is not None
+    assert b"ended: peer (4000 as you wish)" in await process.stderr.read()
+
+
+async def test_an_interrupt(server: Server) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsflow", "connect", f"ws://127.0.0.1:{server.port}{PATH}"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b'{"type":"say","text":"hi"}\n')
+    assert b"hi" in await asyncio.wait_for(process.stdout.readline(), 60)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, out, err) == (0, b"", b"")
+
+
+async def test_a_send_that_meets_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def lines(*_: object) -> None:
+        raise Disconnected(End("peer", 4001))
+
+    monkeypatch.setattr(cli_connect, "_send_lines", lines)
+    monkeypatch.setattr(cli_connect, "Lines", lambda fd: None)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(fileno=lambda: 0))
+    uri = f"ws://127.0.0.1:{server.port}{PATH}"
+    assert await cli_connect._pipe(connect(uri), Typed(JSON), JSON, 1) == 7
+    assert "ended: peer (4001)" in capsys.readouterr().err
 
 
 async def test_bytes(server: Server) -> None:
@@ -382,6 +430,22 @@ async def test_sending_on_a_connection_that_has_ended(
             with pytest.raises(Disconnected):
                 await talk._command("/ping")
             measuring.cancel()
+
+
+async def test_a_server_that_refuses_to_have_it_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"ws://127.0.0.1:{server.port}{PATH}"
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        async with connect(uri) as peer:
+
+            async def refused() -> None:
+                raise ConnectError("not you again", again=False)
+
+            talk = shell.Shell(peer, uri, Typed(JSON), JSON)
+            monkeypatch.setattr(peer, "receive", refused)
+            with pytest.raises(ConnectError, match="not you again"):
+                await talk.run()
 
 
 @pytest.mark.parametrize(

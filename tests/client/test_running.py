@@ -429,3 +429,49 @@ async def test_a_client_that_closes_before_it_is_open() -> None:
     rejects.consumer(nothing)
     end = await run_client(rejects, "ws://127.0.0.1:1/")
     assert (end.cause, end.code) == ("rejected", 401)
+
+
+async def test_a_when_that_fails() -> None:
+    def fails(end: End) -> bool:
+        raise ZeroDivisionError("in when")
+
+    with pytest.raises(ZeroDivisionError, match="in when"):
+        await run_client(echo(), "ws://127.0.0.1:1/echo", reconnect=Reconnect(when=fails))
+
+
+async def test_stopping_before_the_first_attempt() -> None:
+    router, here = echo(), asyncio.Event()
+
+    @router.lifespan
+    async def slow() -> None:
+        here.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(run_client(router, "ws://127.0.0.1:1/echo"))
+    await here.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_messages_without_an_event_id() -> None:
+    server, client, seen = Router(), Router(), []
+
+    @server.consumer
+    async def say(message: Say) -> News:
+        return News(message.text, id=message.text)
+
+    @client.on_connect
+    async def look(opening: Opening) -> None:
+        seen.append(opening.last_event_id)
+
+    @client.consumer
+    async def hear(message: News) -> None:
+        if not message.id:
+            raise Close(1012)
+
+    async with connect(server, client=client, reconnect=SOON) as linked:
+        await linked.client.send(Say("7"))
+        await linked.client.send(Say(""))
+        await linked.connected(2)
+    assert seen == ["", "7"]

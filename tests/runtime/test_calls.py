@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import anyio
@@ -16,11 +17,14 @@ from wsflow import (
     Close,
     Connection,
     Disconnected,
+    End,
     Message,
     Router,
     Stream,
 )
+from wsflow.runtime import calls
 from wsflow.runtime.limits import Limits
+from wsflow.runtime.outbox import Outbox
 from wsflow.testing import connect, serve_in_memory
 
 
@@ -421,8 +425,43 @@ async def test_a_consumer_gets_its_answer_during_a_drain(life: Life) -> None:
             while len(serving.registry) and not serving._app._closed:
                 await anyio.lowlevel.checkpoint()
             await linked.client.send(Say("too late"))
+            await linked.client.send(Raw(b'{"type":"$call","id":9,"message":{"type":"x"}}'))
             life.go.set()
     assert got == [None]
+
+
+async def test_who_asks_more_than_fits_waits(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_ASKED", 2)
+    outcomes: list[str] = []
+    async with connect(both(life), client=both(life)) as linked:
+
+        async def ask(call: Call[Any]) -> None:
+            try:
+                outcomes.append(str(await linked.client.call(call)))
+            except Disconnected:
+                outcomes.append("lost")
+
+        async with anyio.create_task_group() as tasks:
+            for name in "ab":
+                tasks.start_soon(ask, Work(name))
+                await life.until(f"begun {name}")
+            for name in "cde":
+                tasks.start_soon(ask, Work(name))
+            tasks.start_soon(ask, Add(1, 2))
+            await anyio.wait_all_tasks_blocked()
+            assert not any(f"begun {name}" in life.events for name in "cde")
+            life.go.set()
+            await life.until("over e")
+        life.go = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            for name in "xy":
+                tasks.start_soon(ask, Work(name))
+                await life.until(f"begun {name}")
+            tasks.start_soon(ask, Work("z"))
+            await anyio.wait_all_tasks_blocked()
+            linked.link.cut()
+            life.go.set()
+    assert sorted(outcomes) == ["None"] * 5 + ["Sum(total=3)"] + ["lost"] * 3
 
 
 # -- around calls
@@ -525,6 +564,53 @@ async def test_frames_that_come_too_late_are_nothing(life: Life) -> None:
         for frame in ("$answer", "$item"):
             await peer.send(Raw(f'{{"type":"{frame}","id":9,"value":1}}'.encode()))
         assert await peer.call(Add(1, 2)) == Sum(3)
+
+
+async def test_items_after_the_end(life: Life) -> None:
+    server = Router()
+
+    @server.producer(on_end="keep")
+    async def read(connection: Connection) -> None:
+        async with connection.stream(Count(3)) as ticks:
+            await life.go.wait()
+            async for tick in ticks:
+                life.note(f"tick {tick.number}")
+        life.note("over")
+
+    async with connect(server) as peer:
+        await peer.receive()
+        item = b'{"type":"$item","id":1,"value":{"number":7}}'
+        for frame in (item, b'{"type":"$end","id":1}', item, b'{"type":"$end","id":1}'):
+            await peer.send(Raw(frame))
+        life.go.set()
+        await life.until("over")
+    assert life.events == ["tick 7", "over"]
+
+
+async def test_a_peer_that_asks_in_vain(life: Life) -> None:
+    server = both(life)
+
+    class Leave(Call[int], tag="leave"): ...
+
+    @server.consumer
+    async def leave(call: Leave) -> int:
+        raise Close(4000)
+
+    async with connect(server) as peer:
+        with pytest.raises(Disconnected):
+            await peer.call(Leave())
+
+
+def test_urging_after_the_end() -> None:
+    sent: list[bytes] = []
+    transport: Any = SimpleNamespace(send=lambda payload, text, raw: sent.append(payload))
+    outbox = Outbox(transport, 100, lambda topic: None)
+    outbox.urge(b"not open yet", True, False)
+    outbox.open()
+    outbox.urge(b"open", True, False)
+    outbox.refuse(End("closed", 1000))
+    outbox.urge(b"over", True, False)
+    assert sent == [b"open"]
 
 
 async def test_a_number_that_is_in_use(life: Life) -> None:

@@ -163,6 +163,58 @@ async def test_cut_before_it_is_open() -> None:
                 assert linked.end.reason.endswith("hung up without an answer")
 
 
+async def test_sending_in_on_connect_connects() -> None:
+    ends, order = Ends(), []
+
+    @ends.client.on_connect
+    async def first(connection: Connection) -> None:
+        order.append(f"before {connection.end}")
+        await connection.send(Say("early"))
+        order.append("open")
+
+    async with connect(ends.server, "/x", client=ends.client):
+        await ends.until("client x early")
+    assert order == ["before None", "open"]
+
+
+async def test_closing_while_it_is_not_open_yet() -> None:
+    """The server lets it in while the client tears down: too late."""
+    ends, let_in, accepted = Ends(), anyio.Event(), anyio.Event()
+
+    @ends.server.on_connect
+    async def wait() -> None:
+        ends.note("came")
+        await let_in.wait()
+
+    @ends.server.producer(on_end="keep")
+    async def open() -> None:
+        accepted.set()
+
+    @ends.client.on_connect
+    async def slow() -> AsyncIterator[None]:
+        yield
+        let_in.set()
+        await accepted.wait()
+
+    @ends.client.on_disconnect
+    async def never() -> None:
+        ends.note("it was never open")
+
+    async with serve_in_memory(ends.server) as server:
+        linking = server.link(ends.client, "/x")
+        async with anyio.create_task_group() as tasks:
+
+            async def close() -> None:
+                await ends.until("came")
+                await linking._linked.client.close(4000)
+
+            tasks.start_soon(close)
+            async with linking as linked:
+                assert linked.end is not None
+                assert linked.end.code == 4000
+    assert "it was never open" not in ends.heard
+
+
 async def test_delay() -> None:
     ends = Ends()
     async with connect(ends.server, "/x", client=ends.client) as linked:

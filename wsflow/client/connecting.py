@@ -23,7 +23,8 @@ from wsflow.client.settings import ClientLimits
 from wsflow.connection import Connection, End
 from wsflow.declare.router import Router
 from wsflow.errors import DeclarationError, Disconnected
-from wsflow.transports.dial import Dialler
+from wsflow.runtime.session import Session
+from wsflow.transports.dial import ClientTransport, Dialler
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
@@ -40,7 +41,7 @@ class Peer:
         self._connection: Connection | None = None
         self._messages: deque[Any] = deque()
         self._news: anyio.Event | None = None
-        self._client: Client | None = None
+        self._client: Client
 
     # -- what the client tells
 
@@ -176,17 +177,16 @@ class Peer:
             Disconnected: the connection has ended, or ends meanwhile.
         """
         await self._connected()
-        session = self._client.session if self._client is not None else None
-        wire = cast(Dialler, session.transport).wire if session is not None else None
-        seconds = await wire.ping() if wire is not None else None
+        session = cast(Session, self._client.session)
+        wire = cast(ClientTransport, cast(Dialler, session.transport).wire)
+        seconds = await wire.ping()
         if seconds is None:
-            raise Disconnected(self.end)
+            raise Disconnected(session.end)
         return seconds
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, as ``Connection.close``. It does not come back."""
-        if self._client is not None:
-            self._client.come_back_no_more()
+        self._client.come_back_no_more()
         if self._connection is not None:
             await self._connection.close(code, reason)
 
@@ -262,14 +262,9 @@ class connect:  # noqa: N801
             client.stop()
             await client.wait_through()
             raise
-        if self._peer.connection is None and not self._was_open():
-            end = await client.wait()
-            raise Disconnected(end)
+        if not client.was_open:
+            await client.wait()  # it raises why
         return self._peer
-
-    def _was_open(self) -> bool:
-        session = self._client.session
-        return session is not None and session.was_open
 
     async def __aexit__(
         self,

@@ -121,6 +121,11 @@ class Client:
         return self.end
 
     @property
+    def was_open(self) -> bool:
+        """Whether the connection of now, or the last one, was open."""
+        return self.session is not None and self.session.was_open
+
+    @property
     def over(self) -> bool:
         """Whether it has ended for good."""
         return self._background.over.is_set

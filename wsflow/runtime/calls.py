@@ -23,7 +23,6 @@ from wsflow.calls import (
     Ask,
     Call,
     Cancel,
-    ControlFrame,
     Done,
     Failed,
     More,
@@ -277,7 +276,7 @@ class Calls:
 
     # -- what comes; there may be no current task
 
-    def receive(self, frame: ControlFrame) -> None:
+    def receive(self, frame: Answer | StreamItem | Done | Failed | Cancel | More) -> None:
         """Take a frame that belongs to a call that is known; others come too late."""
         match frame:
             case Cancel():
@@ -289,7 +288,7 @@ class Calls:
             case StreamItem():
                 if (asked := self._asked.get(frame.id)) is not None:
                     self._item(frame, asked)
-            case Answer() | Done() | Failed():
+            case _:
                 if (asked := self._asked.get(frame.id)) is not None and asked.over is None:
                     asked.finish(
                         CallError(frame.code, frame.message) if isinstance(frame, Failed) else frame

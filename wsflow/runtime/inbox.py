@@ -82,15 +82,13 @@ class Inbox:
         limits = self._limits
         if self._waiting < limits.inbox_messages and self._waiting_bytes < limits.inbox_bytes:
             return
-        if not self.expecting:
-            if not self.full:
-                self.full = True
-                self._transport.pause_reading()
-        elif (
-            self._waiting > limits.inbox_hard_messages
-            or self._waiting_bytes > limits.inbox_hard_bytes
-        ):
-            self._overflown()
+        if self.expecting:
+            too_many = self._waiting > limits.inbox_hard_messages
+            if too_many or self._waiting_bytes > limits.inbox_hard_bytes:
+                self._overflown()
+        elif not self.full:
+            self.full = True
+            self._transport.pause_reading()
 
     def taken(self, size: int) -> None:
         self._waiting -= 1

@@ -152,8 +152,8 @@ class Session(Ending):
     # -- what the transport reports; there may be no current task
 
     def opened(self, subprotocol: str | None) -> None:
-        if self._dialling is None or self.end is not None:
-            return
+        if self._dialling is None or self._told_opened is None or self.end is not None:
+            return  # it has ended meanwhile
         self.subprotocol = subprotocol
         self.codec = self.plan.codec(subprotocol)
         self._work.speak(self.codec)
@@ -161,8 +161,7 @@ class Session(Ending):
         self._home.directory.add(self.connection, self)
         self.outbox.open()
         dialling.set()
-        if self._told_opened is not None:
-            self._told_opened()
+        self._told_opened()
 
     def pause_writing(self) -> None:
         self.outbox.pause()

@@ -99,7 +99,6 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def _read_head(self, data: bytes) -> None:
         """Read what the other end says before frames come."""
-        raise NotImplementedError
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
