@@ -192,7 +192,9 @@ class Session(Ending):
         self.end = end
         self.outbox.drop()
         self._lose(end)
-        if self._serving:
+        # A client may hear all of it, message and close, before its host has woken to serve.
+        waking = self._ready and self.was_open and not (self._resting or self._stopping)
+        if self._serving or waking:
             self._drain(self._home.limits.close_timeout)
         else:
             self._stop()
@@ -398,7 +400,7 @@ class Session(Ending):
                     await self._dialling.wait()
                 if self._goodbye is not None and not self._serving:
                     self.finish(self._goodbye)
-                if self.end is None or self._serving:
+                if not self._stopping:
                     await self._do_work()
             except BaseException as exc:
                 self.left(str(self._work.doing or "the session"), exc)
