@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import msgspec
@@ -213,6 +214,44 @@ async def test_closing_while_it_is_not_open_yet() -> None:
                 assert linked.end is not None
                 assert linked.end.code == 4000
     assert "it was never open" not in ends.heard
+
+
+async def test_cut_before_anything_has_passed() -> None:
+    ends = Ends()
+    async with serve_in_memory(ends.server) as server:
+        linking = server.link(ends.client, "/x")
+        linking._linked.link.stall()
+        async with anyio.create_task_group() as tasks:
+
+            async def cut() -> None:
+                await anyio.wait_all_tasks_blocked()
+                linking._linked.link.cut()
+
+            tasks.start_soon(cut)
+            async with linking as linked:
+                assert linked.end is not None
+                assert linked.end.reason == "hung up without an answer"
+
+
+async def test_what_is_on_its_way_when_it_ends() -> None:
+    for end in ("cut", "close"):
+        ends = Ends()
+        async with connect(ends.server, "/x", client=ends.client) as linked:
+            await linked.client.send(Say("hi"))
+            await ends.until("client x hi")
+            linked.link.delay = 0.05
+            await linked.server.send(Say("on its way"))
+            await anyio.wait_all_tasks_blocked()
+            if end == "cut":
+                linked.link.cut()
+            else:
+                await linked.client.close()
+            await linked.ended()
+            transport: Any = linked._clients[0].transport
+            transport.send(b"x", True, True)
+            transport.close(1000, "")
+            transport.cut()
+        assert ends.heard == ["server hi", "client x hi"]
 
 
 async def test_delay() -> None:

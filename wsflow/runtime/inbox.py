@@ -86,7 +86,7 @@ class Inbox:
             too_many = self._waiting > limits.inbox_hard_messages
             if too_many or self._waiting_bytes > limits.inbox_hard_bytes:
                 self._overflown()
-        elif not self.full:
+        else:
             self.full = True
             self._transport.pause_reading()
 

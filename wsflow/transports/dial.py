@@ -205,9 +205,7 @@ class Dialler:
         self._limits = limits
         self._shared = shared
         self._receiver: Receiver = NOBODY
-        self._given_up = False
         self._dialling: asyncio.Task[None] | None = None
-        self._reading_paused = False
         self.wire: ClientTransport | None = None
 
     def attach(self, receiver: Receiver) -> None:
@@ -227,17 +225,11 @@ class Dialler:
         try:
             wire = await self._connect()
         except ConnectError as exc:
-            if not self._given_up:
-                self._receiver.refused(exc)
-            return
-        if self._given_up:
-            wire.transport.abort()
+            self._receiver.refused(exc)
             return
         self.wire = wire
         self._receiver.opened(wire.protocol.subprotocol)
         wire.begin(self._receiver)
-        if self._reading_paused:
-            wire.pause_reading()
 
     async def _connect(self) -> ClientTransport:
         target = self._target()
@@ -263,7 +255,6 @@ class Dialler:
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """A client rejects nobody: it does not connect."""
-        self._given_up = True
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         return self.wire is not None and self.wire.send(payload, text, raw)
@@ -273,19 +264,16 @@ class Dialler:
             self.wire.share(frame)
 
     def close(self, code: int, reason: str) -> None:
-        self._given_up = True
         if self.wire is not None:
             self.wire.close(code, reason)
         elif self._dialling is not None:
             self._dialling.cancel()
 
     def pause_reading(self) -> None:
-        self._reading_paused = True
         if self.wire is not None:
             self.wire.pause_reading()
 
     def resume_reading(self) -> None:
-        self._reading_paused = False
         if self.wire is not None:
             self.wire.resume_reading()
 
@@ -306,7 +294,8 @@ def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
     if isinstance(exc, TimeoutError):
         return ConnectError(f"{uri} did not answer within {open_timeout:g} s")
     if isinstance(exc, ssl.SSLError):
-        why = getattr(exc, "verify_message", "") or exc.reason or str(exc)
+        said_by_tls = (getattr(exc, name, None) for name in ("verify_message", "reason"))
+        why = next(filter(None, said_by_tls), None) or str(exc)
         return ConnectError(f"{uri}: TLS failed: {why}", again=isinstance(exc, ssl.SSLEOFError))
     if isinstance(exc, OSError):
         number = None if isinstance(exc, socket.gaierror) else exc.errno

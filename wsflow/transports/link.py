@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import cast, final
 
 import anyio
 from websockets.datastructures import Headers
@@ -119,7 +119,6 @@ class MemoryDialler:
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """A client rejects nobody: it does not connect."""
-        self._finish()
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         self.share(Frame(payload, text, raw))
@@ -202,13 +201,12 @@ class MemoryDialler:
         return self._server is not None and self._server.peer_can_send
 
     def _pass_on(self, what: Frame | tuple[int, str]) -> None:
-        if self._server is None:
-            return
+        server = cast(MemoryTransport, self._server)
         if not isinstance(what, Frame):
-            self._server.peer_close(*what)
+            server.peer_close(*what)
             return
         self._out_bytes -= len(what.payload)
-        self._server.peer_send(what.payload, what.text)
+        server.peer_send(what.payload, what.text)
         if self._writing_paused and self._out_bytes <= self._limits.write_buffer // 2:
             self._writing_paused = False
             self._receiver.resume_writing()
@@ -252,16 +250,14 @@ class MemoryDialler:
             self.changed()
 
     def _has_come(self) -> bool:
-        server = self._server
-        if server is None:
-            return False
+        server = cast(MemoryTransport, self._server)
         if server.peer_unread():
             return not self._reading_paused
         return server.closing is not None
 
     async def _hand_over(self) -> None:
-        assert self._server is not None  # something has come from it
-        frame = self._server.peer_take()
+        server = cast(MemoryTransport, self._server)
+        frame = server.peer_take()
         await self._wait_until(self.now() + self._link.delay)
         if self.over:
             return
@@ -271,10 +267,5 @@ class MemoryDialler:
                 self._receiver.messages_received([found])
             return
         self._finish()
-        code, reason = self._server.closing or (1006, "")
-        if self._closing:
-            return  # it is the answer to our close
-        if code == 1006:
-            self._receiver.peer_vanished()
-        else:
-            self._receiver.peer_closed(code, reason)
+        if not self._closing:  # else it is the answer to our close
+            self._receiver.peer_closed(*cast("tuple[int, str]", server.closing))
