@@ -38,6 +38,19 @@ def check_close_code(code: int) -> int:
     )
 
 
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """See that headers may be sent (RFC 9110 §5).
+
+    Raises:
+        ValueError: a name is no token, or a value has a character that no header has.
+    """
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
+        if not _FIELD_VALUE.fullmatch(value):
+            raise ValueError(f"the value of header {name!r} has a character that is not sent")
+
+
 def cut_reason(reason: str) -> str:
     """Cut ``reason`` to 123 bytes of UTF-8, at a character."""
     data = reason.encode("utf-8", "replace")
@@ -88,11 +101,7 @@ class Reject(Exception):
         self.body = body
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         self.headers = tuple(pairs)
-        for name, value in self.headers:
-            if not _TOKEN.fullmatch(name):
-                raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
-            if not _FIELD_VALUE.fullmatch(value):
-                raise ValueError(f"the value of header {name!r} has a character that is not sent")
+        check_headers(self.headers)
 
 
 class Disconnected(Exception):

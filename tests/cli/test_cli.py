@@ -496,3 +496,9 @@ def test_check_from_elsewhere(
     assert "      odd: its default" in inside
     assert "(more.py:6)" in inside
     assert f"({folder}/more.py:6)" in outside
+
+
+def test_calls_are_listed_with_their_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["routes", "examples.calls:app"])
+    assert "takes Divide -> Result, Primes -> stream of int" in capsys.readouterr().out

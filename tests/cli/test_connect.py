@@ -223,6 +223,17 @@ def test_mistakes(
     assert why in capfd.readouterr().err
 
 
+def test_an_interrupt_while_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(work: Any) -> None:
+        work.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["connect", "ws://127.0.0.1:1/"])
+    assert left.value.code == 0
+
+
 # -- what is typed
 
 

@@ -219,8 +219,9 @@ async def test_refusals(uri: str) -> None:
     with pytest.raises(ConnectError, match=r":1/ cannot be reached: Connection refused"):
         async with wsflow.connect("ws://127.0.0.1:1/"):
             raise AssertionError
-    with pytest.raises(ConnectError, match="unexpected keyword argument 'nonsense'"):
-        async with wsflow.connect(uri, nonsense=1):
+    secret = "ws://me:secret@127.0.0.1:1/x?token=secret"
+    with pytest.raises(ConnectError, match=r"^ws://127\.0\.0\.1:1/x cannot be reached"):
+        async with wsflow.connect(secret):
             raise AssertionError
 
 
@@ -249,6 +250,30 @@ async def test_bad_uris(uri: str, why: str) -> None:
 async def test_bad_types(receives: Any, why: str) -> None:
     with pytest.raises(TypeError, match=why):
         wsflow.connect("ws://x/", receives=receives)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"orgin": "x"}, "there is no option 'orgin': did you mean origin?"),
+        ({"nonsense": 1}, "there is no option 'nonsense'$"),
+        ({"max_size": 1}, r"max_size=… is for websockets.connect: here, use limits=ClientLimits"),
+        ({"additional_headers": {}}, "here, use headers=…"),
+    ],
+)
+async def test_bad_options(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(TypeError, match=why):
+        wsflow.connect("ws://x/", **options)
+    with pytest.raises(TypeError, match=why):
+        await wsflow.run_client(echo(), "ws://x/echo", **options)
+
+
+async def test_bad_headers() -> None:
+    for headers in ({"A B": "c"}, {"A": "b\r\nC: d"}):
+        with pytest.raises(ValueError, match="header"):
+            wsflow.connect("ws://x/", headers=headers)
+        with pytest.raises(ValueError, match="header"):
+            await wsflow.run_client(echo(), "ws://x/echo", headers=headers)
 
 
 async def test_a_connection_in_vain_is_given_up() -> None:

@@ -45,8 +45,17 @@ class Outcome:
 # -- the library alone
 
 
+class Protocol(ServerProtocol):
+    """A close may come between fragments (RFC 6455 §5.4), which the library takes for an error."""
+
+    def recv_frame(self, frame: WireFrame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 def by_the_library(chunks: Sequence[bytes], *, deflate: bool, eof: bool) -> Outcome:
-    protocol = ServerProtocol(extensions=[library._DEFLATE] if deflate else None, max_size=LARGEST)
+    protocol = Protocol(extensions=[library._DEFLATE] if deflate else None, max_size=LARGEST)
     protocol.logger.setLevel("CRITICAL")
     protocol.receive_data(request(headers=OFFER if deflate else b""))
     (handshake,) = protocol.events_received()

@@ -286,7 +286,7 @@ async def test_leaving_in_every_phase(leave: str, phase: str) -> None:
         (frame(b"a", 1, rsv1=True), 1002),  # compressed, which was not agreed on
         (frame(b"a", 0), 1002),  # a continuation of nothing
         (frame(b"a", 1, fin=False) + frame(b"b", 1), 1002),
-        (frame(b"a", 1, fin=False) + frame(b"\x03\xe8", 8), 1002),
+        (frame(b"a", 1, fin=False) + frame(b"\x03\xe8", 8), 1000),  # which it may (§5.4)
         (frame(b"x" * 126, 9), 1002),
         (frame(b"\x00", 8), 1002),
         (frame(b"\x03\xed", 8), 1002),  # 1005 on the wire
@@ -313,7 +313,8 @@ async def test_broken_frames(sent: bytes, code: int) -> None:
         client.writer.close()
         await all_gone(server)
     assert [end.code for end in ends] == [code]
-    assert ends[0].cause == {1002: "protocol", 1007: "invalid", 1009: "too_large"}[code]
+    causes = {1000: "peer", 1002: "protocol", 1007: "invalid", 1009: "too_large"}
+    assert ends[0].cause == causes[code]
 
 
 async def test_a_close_that_is_not_answered_is_cut_off() -> None:

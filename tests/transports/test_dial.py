@@ -90,7 +90,10 @@ async def test_a_ping_that_nobody_answers() -> None:
             socket.abort()
             with pytest.raises(Disconnected):
                 await ping
-            peer.changed()
+
+
+def test_a_peer_that_nobody_waits_for() -> None:
+    Peer(lambda: None).changed()
 
 
 async def test_a_topic_of_the_clients_own() -> None:
@@ -144,6 +147,8 @@ def test_when_to_come_back() -> None:
     assert retry_after(None) is None
     assert retry_after("7") == 7
     assert retry_after("soon") is None
+    assert retry_after("9" * 400) == 3600
+    assert retry_after("Fri, 01 Jan 2999 00:00:00 GMT") == 3600
     soon = retry_after(email.utils.formatdate(time.time() + 100, usegmt=True))
     assert soon is not None
     assert 90 < soon <= 100

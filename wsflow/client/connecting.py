@@ -11,11 +11,13 @@ from typing import Any, Literal, TypeVar, Union, cast, final
 import anyio
 
 from wsflow.calls import Call, Stream
+from wsflow.client.options import check_options
 from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import (
     Client,
     HeaderItems,
     check_uri,
+    checked_headers,
     dial_sockets,
     reconnecting,
 )
@@ -212,8 +214,9 @@ class connect:  # noqa: N801
             ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
 
     Raises:
-        ValueError: the URI is none.
-        TypeError: ``receives`` has something that msgspec cannot decode, or cannot tell apart.
+        ValueError: the URI is none, or a header cannot be sent.
+        TypeError: ``receives`` has something that msgspec cannot decode, or cannot tell apart; or
+            there is no such option.
         ConnectError: on entering: the server cannot be reached, or refuses.
     """
 
@@ -237,9 +240,9 @@ class connect:  # noqa: N801
         self._settings: dict[str, Any] = {
             "reconnect": reconnecting(reconnect),
             "resume": resume,
-            "headers": headers,
+            "headers": checked_headers(headers),
             "subprotocols": subprotocols,
-            "options": options,
+            "options": check_options(options),
         }
 
     def _ended(self) -> End | None:

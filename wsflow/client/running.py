@@ -15,12 +15,13 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
 from wsflow.brokers import select
+from wsflow.client.options import check_options
 from wsflow.client.reconnecting import Pauses, Reconnect
 from wsflow.client.settings import ClientLimits
 from wsflow.codec import JSON
 from wsflow.connection import End
 from wsflow.declare.router import Router
-from wsflow.errors import ConnectError
+from wsflow.errors import ConnectError, check_headers
 from wsflow.opening import LastEvents, Opening
 from wsflow.runtime.app import App
 from wsflow.runtime.background import Background
@@ -80,17 +81,17 @@ class Client:
         self._uri = uri
         self._dial = dial
         self._reconnect = reconnect
-        self._headers = headers
+        self._headers = checked_headers(headers)
         self._subprotocols = tuple(subprotocols)
         self._resume = resume
-        self._options = options or {}
+        self._options = check_options(options or {})
         self._last = LastEvents()
         self._stop = anyio.Event()
         self._background = Background()
         self.app = App(
             plan, limits, select.broker(broker, limits.publish_timeout, plan.kept_topics)
         )
-        self._prepared = self.app.prepare(uri, Headers(headers))
+        self._prepared = self.app.prepare(uri, self._headers)
         self.end: End | None = None
         self.session: Session | None = None
 
@@ -234,6 +235,19 @@ def check_uri(uri: str) -> str:
     return uri
 
 
+def checked_headers(headers: HeaderItems) -> Headers:
+    """Headers that can be sent.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    if isinstance(headers, Headers):
+        return headers
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    check_headers(pairs)
+    return Headers(pairs)
+
+
 def reconnecting(reconnect: Reconnect | bool) -> Reconnect | None:
     """How to come back, of what a user may say."""
     if isinstance(reconnect, bool):
@@ -285,7 +299,8 @@ async def run_client(
         ConnectError: the server could not be reached, or refused, and trying again would not help
             or is not wanted.
         DeclarationError: the Router does not wire.
-        ValueError: the URI is none, or the Router has no path for it.
+        ValueError: the URI is none, or the Router has no path for it; a header cannot be sent.
+        TypeError: there is no such option.
         Exception: what a handler raised, if the client does not come back after that; what a
             lifespan raised.
     """

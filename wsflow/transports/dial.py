@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast, final
+from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
@@ -40,6 +41,10 @@ from wsflow.transports.sockets import Phase, SocketTransport
 
 PASSING = frozenset({408, 425, 429, *range(500, 600)})
 """HTTP statuses (RFC 9110 §15) after which trying again later may help."""
+
+
+LONGEST = 3600.0
+"""The most seconds that a Retry-After is heeded for."""
 
 
 @dataclass(slots=True)
@@ -70,7 +75,7 @@ class ClientTransport(SocketTransport):
         self._library.ponged = self._ponged
         self._head = Head()
         self._answered = asyncio.Event()
-        self._pings: dict[bytes, asyncio.Future[bool]] = {}
+        self._pings: dict[bytes, asyncio.Event] = {}
         self.closed = asyncio.Event()
         self.protocol = protocol
 
@@ -140,8 +145,7 @@ class ClientTransport(SocketTransport):
         super().connection_lost(exc)
         self.closed.set()
         for pinged in self._pings.values():
-            if not pinged.done():
-                pinged.set_result(False)
+            pinged.set()
 
     def begin(self, receiver: Receiver) -> None:
         """Report to ``receiver`` from now on."""
@@ -168,20 +172,20 @@ class ClientTransport(SocketTransport):
         if self._phase is not Phase.OPEN:
             return None
         data = time.monotonic_ns().to_bytes(8, "big")
-        pinged = self._pings[data] = self._loop.create_future()
+        pinged = self._pings[data] = asyncio.Event()
         began = self._loop.time()
         self._library.protocol.send_ping(data)
         self._flush_protocol()
         try:
-            answered = await pinged
+            await pinged.wait()
+            return self._loop.time() - began if data not in self._pings else None
         finally:
-            del self._pings[data]
-        return self._loop.time() - began if answered else None
+            self._pings.pop(data, None)
 
     def _ponged(self, data: bytes) -> None:
-        pinged = self._pings.get(data)
-        if pinged is not None and not pinged.done():
-            pinged.set_result(True)
+        pinged = self._pings.pop(data, None)
+        if pinged is not None:
+            pinged.set()
 
 
 @final
@@ -250,18 +254,11 @@ class Dialler:
                 **target.options,
             )
         except Exception as exc:
-            raise explained(exc, target.uri, limits.open_timeout) from exc
+            raise explained(exc, without_secrets(target.uri), limits.open_timeout) from exc
         return cast(ClientTransport, made)
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """A client rejects nobody: it does not connect."""
-
-    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
-        return self.wire is not None and self.wire.send(payload, text, raw)
-
-    def share(self, frame: Frame) -> None:
-        if self.wire is not None:
-            self.wire.share(frame)
 
     def close(self, code: int, reason: str) -> None:
         if self.wire is not None:
@@ -269,13 +266,19 @@ class Dialler:
         elif self._dialling is not None:
             self._dialling.cancel()
 
+    # What follows is asked for only once it is open.
+
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        return cast(ClientTransport, self.wire).send(payload, text, raw)
+
+    def share(self, frame: Frame) -> None:
+        cast(ClientTransport, self.wire).share(frame)
+
     def pause_reading(self) -> None:
-        if self.wire is not None:
-            self.wire.pause_reading()
+        cast(ClientTransport, self.wire).pause_reading()
 
     def resume_reading(self) -> None:
-        if self.wire is not None:
-            self.wire.resume_reading()
+        cast(ClientTransport, self.wire).resume_reading()
 
     async def closed(self) -> None:
         """Wait until nothing of it is left: each step bounds itself."""
@@ -283,6 +286,13 @@ class Dialler:
             await asyncio.wait([self._dialling])
         if self.wire is not None:
             await self.wire.closed.wait()
+
+
+def without_secrets(uri: str) -> str:
+    """A URI for people and logs: with neither user and password nor the query."""
+    parts = urlsplit(uri)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=place, query="", fragment=""))
 
 
 def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
@@ -342,8 +352,9 @@ def retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     if value.strip().isdecimal():
-        return float(value)
+        return min(LONGEST, float(value))
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        asked = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
         return None
+    return min(LONGEST, max(0.0, asked))

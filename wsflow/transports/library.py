@@ -108,6 +108,9 @@ class Library:
 
     def give(self, data: bytes, at: int) -> int:
         """Give it what has come of the frame that is at ``at``; where that ends."""
+        if self._boundary is None and data[at] & 0x0F == Opcode.CLOSE:
+            # It may come between fragments (RFC 6455 §5.4), which the library takes for an error.
+            self.protocol.current_size = None
         boundary = self._boundary or Boundary()
         stop = boundary.take(data, at)
         self._boundary = None if boundary.reached else boundary

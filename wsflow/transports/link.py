@@ -12,7 +12,7 @@ from websockets.datastructures import Headers
 from wsflow.detached import detach
 from wsflow.errors import ConnectError
 from wsflow.transports.base import NOBODY, Receiver
-from wsflow.transports.dial import Target, refused
+from wsflow.transports.dial import Target, refused, without_secrets
 from wsflow.transports.frames import Frame
 from wsflow.transports.limits import WireLimits
 from wsflow.transports.memory import MemoryTimer, MemoryTransport
@@ -228,7 +228,7 @@ class MemoryDialler:
 
     async def _begin(self) -> None:
         target = self._target()
-        self._uri = target.uri
+        self._uri = without_secrets(target.uri)
         await self._wait_until(self.now() + self._link.delay)
         if self._link.down:
             self._finish()
@@ -243,7 +243,7 @@ class MemoryDialler:
             self._finish()
             answer = server.rejection
             headers = Headers(answer.headers)
-            self._receiver.refused(refused(target.uri, answer.status, headers, answer.body))
+            self._receiver.refused(refused(self._uri, answer.status, headers, answer.body))
         else:
             self._is_open = True
             self._receiver.opened(server.subprotocol)
