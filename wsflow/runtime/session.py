@@ -59,10 +59,7 @@ class Session(Ending):
     """One connection: what its transport reports to, and what its handlers' asking reaches.
 
     Attributes:
-        end: how it ended; None while it is open.
-        accepted: whether the handshake has been answered with 101.
         received: how many messages have come.
-        report: what went wrong.
         over: set when nothing of it is left.
         duration: seconds from the request to the end.
     """
