@@ -122,7 +122,7 @@ class Connection:
 
         Raises:
             Disconnected: the connection was ended by this side.
-            TypeError: msgspec cannot encode the message.
+            TypeError: msgspec cannot encode the message, or it is a Call or a Stream.
         """
         await self._link.send(message)
 

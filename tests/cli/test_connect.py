@@ -26,7 +26,17 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.validation import ValidationError
 
-from wsflow import Call, Close, ConnectError, Connection, Disconnected, End, Router, connect
+from wsflow import (
+    Call,
+    CallError,
+    Close,
+    ConnectError,
+    Connection,
+    Disconnected,
+    End,
+    Router,
+    connect,
+)
 from wsflow.cli import main, shell
 from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.codec import JSON, MSGPACK
@@ -65,6 +75,18 @@ async def bye(message: Bye) -> None:
 @app.consumer
 async def double(call: Double) -> int:
     return 2 * call.number
+
+
+class Asks(Call[str], tag="asks"):
+    number: int
+
+
+@app.consumer
+async def asks(call: Asks, connection: Connection) -> str:
+    try:
+        return str(await connection.call(Double(call.number)))
+    except CallError as exc:
+        return str(exc)
 
 
 texts = Router("/texts")
@@ -138,7 +160,7 @@ async def test_messagepack_is_shown_as_json(server: Server) -> None:
 async def test_a_line_that_is_no_message(server: Server) -> None:
     code, out, err = await pipe(server, "say txt=hi\n", *KNOWN)
     assert (code, out) == (2, [])
-    assert err == "wsflow: 'txt=hi' is no field of say: it has text, times; write field=…\n"
+    assert err == "wsflow: line 1: 'txt=hi' is no field of say: it has text, times; write field=…\n"
 
 
 async def test_a_bad_end(server: Server) -> None:
@@ -234,6 +256,16 @@ def test_an_interrupt_while_it_connects(monkeypatch: pytest.MonkeyPatch) -> None
     assert left.value.code == 0
 
 
+async def test_it_answers_no_calls(server: Server) -> None:
+    """A server that asks is told so at once, and the answer that it owes is waited for."""
+    code, out, err = await pipe(server, "asks number=4", *KNOWN, wait="0")
+    assert (code, err) == (0, "")
+    assert out == [
+        '{"type":"$call","id":1,"message":{"type":"double","number":4}}',
+        '{"type":"$answer","id":1,"value":"unknown: wsflow connect answers no calls"}',
+    ]
+
+
 # -- what is typed
 
 
@@ -258,7 +290,7 @@ def test_what_a_line_is(line: str, sent: str) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("shout text=hi", "the app takes no 'shout'; it takes say, bye, double"),
+        ("shout text=hi", "the app takes no 'shout'; it takes say, bye, double, asks"),
         ("say text", "'text' is no field of say: it has text, times; write field=…"),
         ("say text='a", "No closing quotation: write a value with spaces as field='…'"),
         ("say times=x text=y", "Expected `int`, got `str` - at `$.times`"),
@@ -303,8 +335,8 @@ def test_texts_go_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["say", "bye", "double"]),
-        ("s", ["say"]),
+        ("", ["say ", "bye ", "double ", "asks "]),
+        ("s", ["say "]),
         ("say ", ["text=", "times="]),
         ("say t", ["text=", "times="]),
         ("say te", ["text="]),
@@ -318,6 +350,19 @@ def test_completion(text: str, words: list[str]) -> None:
     meanings = {word: meaning for word, _, meaning in typed().complete("say ")}
     assert meanings == {"text=": "str", "times=": "int, may be left out"}
     assert next(typed().complete("say"))[2] == "text=str times=int"
+
+
+def test_what_is_heard() -> None:
+    lines = typed()
+    lines.read("double number=1")
+    assert lines.asked == {1}
+    assert lines.heard('{"type":"$answer","id":1,"value":2}') is None
+    assert lines.asked == set()
+    assert lines.heard("no JSON") is None
+    assert lines.heard(b"\x00") is None
+    packed = Typed(MSGPACK).heard(msgspec.msgpack.encode({"type": "$call", "id": 3}))
+    assert isinstance(packed, bytes)
+    assert msgspec.msgpack.decode(packed)["code"] == "unknown"
 
 
 def test_what_is_shown() -> None:
@@ -378,6 +423,8 @@ async def test_a_conversation(
         await until(printed, "round trip")
         keys.send_text("double number=4\r")
         await until(printed, '"value":8')
+        keys.send_text("asks number=4\r")
+        await until(printed, "wsflow connect answers no calls")
     assert "say text=hi" in (tmp_path / "wsflow" / "history").read_text()
 
 
@@ -489,7 +536,7 @@ def test_words_in_the_terminal() -> None:
 
     assert after("/p") == ["/ping"]
     assert after("/close ") == []
-    assert after("sa") == ["say"]
+    assert after("sa") == ["say "]
 
 
 def test_colours() -> None:

@@ -125,8 +125,10 @@ async def test_texts_as_they_are(uri: str) -> None:
         await peer.receive()
     with pytest.raises(Disconnected):
         await peer.ping()
-    with pytest.raises(Disconnected):
+    with pytest.raises(TypeError, match="texts cannot be told apart from answers: name what comes"):
         peer.stream(Upto(1))
+    with pytest.raises(TypeError, match=r"or receives=\(\) for answers alone"):
+        await peer.call(Double(1))
     assert [message async for message in peer] == []
 
 
@@ -145,6 +147,15 @@ async def test_calls(uri: str) -> None:
         async with peer.stream(Upto(200)) as numbers:
             assert [number async for number in numbers] == list(range(200))
         assert 0 < await peer.ping() < 5
+
+
+async def test_a_peer_that_only_asks(uri: str) -> None:
+    async with wsflow.connect(uri, receives=()) as peer:
+        assert await peer.call(Double(21)) == 42
+    with pytest.raises(Disconnected):
+        peer.stream(Upto(1))
+    async with wsflow.connect(uri, receives=[Say, News]) as peer:
+        assert await peer.call(Double(21)) == 42
 
 
 async def test_what_came_before_the_end_can_be_read_after_it(uri: str) -> None:
@@ -241,7 +252,6 @@ async def test_bad_uris(uri: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("receives", "why"),
     [
-        ((), "receives is empty"),
         ((str, Say), "It takes raw text messages, and the path decodes text messages as json"),
         ((object(),), "msgspec does not know the type"),
         (Double, "Who iterates messages cannot answer each"),
@@ -266,6 +276,15 @@ async def test_bad_options(options: dict[str, Any], why: str) -> None:
         wsflow.connect("ws://x/", **options)
     with pytest.raises(TypeError, match=why):
         await wsflow.run_client(echo(), "ws://x/echo", **options)
+
+
+async def test_bad_arguments() -> None:
+    with pytest.raises(TypeError, match=r"reconnect is 5: use True, False or Reconnect\(…\)"):
+        wsflow.connect("ws://x/", reconnect=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="headers is 'a: b': use a mapping, or pairs"):
+        wsflow.connect("ws://x/", headers="a: b")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="subprotocols is 'chat': use a list of names"):
+        await wsflow.run_client(echo(), "ws://x/echo", subprotocols="chat")
 
 
 async def test_bad_headers() -> None:

@@ -208,6 +208,8 @@ async def test_refusals() -> None:
             other.path = path
             both.include(other)
         await run_client(both, "ws://127.0.0.1:1/x")
+    with pytest.raises(ValueError, match="the client has no path for /x: it has /echo"):
+        await run_client(router, "ws://127.0.0.1:1/x")
     with pytest.raises(ValueError, match="is no URI to connect to"):
         await run_client(router, "http://x")
     with pytest.raises(DeclarationError, match="An Opening is what a client sends"):
@@ -295,6 +297,17 @@ async def test_the_opening_may_be_changed() -> None:
         with pytest.raises(ConnectError, match="401"):
             await run_client(client, uri, reconnect=False)
     assert seen == [("Bearer 1", ["a", "b"], "attic & more")]
+
+
+async def test_a_header_that_cannot_be_sent() -> None:
+    router = echo()
+
+    @router.on_connect
+    async def sign_in(opening: Opening) -> None:
+        opening.headers["Bad Name"] = "x"
+
+    with pytest.raises(ConnectError, match="'Bad Name' is not a header name"):
+        await run_client(router, "ws://127.0.0.1:1/echo")
 
 
 async def test_resuming_by_hand() -> None:

@@ -169,8 +169,14 @@ async def test_failures_are_typed(life: Life) -> None:
         await life.until("over late")
         with pytest.raises(TypeError, match="Say is no Call: nothing would answer it"):
             await linked.client.call(Say("x"))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="Add is no Stream"):
+        with pytest.raises(TypeError, match=r"Add is a Call: use call\(…\)"):
             linked.client.stream(Add(1, 2))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"Count is a Stream: use stream\(…\)"):
+            await linked.client.call(Count(1))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"Add is a class: pass one of it, as in call\(Add\(…"):
+            await linked.client.call(Add)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"Add expects an answer: ask with call\(…\)"):
+            await linked.client.send(Add(1, 2))
         with pytest.raises(TypeError):
             await linked.client.call(Add(object(), 1))  # type: ignore[arg-type]
 
@@ -338,6 +344,38 @@ async def test_a_stream_waits_for_its_reader(life: Life) -> None:
             await life.until("item", 64)
             assert await linked.client.call(Add(1, 2)) == Sum(3)
             assert life.events.count("item") == 64
+
+
+async def test_a_stream_after_its_block(life: Life) -> None:
+    async with connect(both(life), client=both(life)) as linked:
+        async with linked.client.stream(Count(5)) as ticks:
+            await life.until("counted")
+            await linked.client.call(Add(1, 1))  # all items are there before its answer
+        assert [tick.number async for tick in ticks] == list(range(5))
+        async with linked.client.stream(Count(10**9)) as ticks:
+            pass
+        with anyio.fail_after(5):
+            async for _ in ticks:
+                pass
+        entered = linked.client.stream(Count(1))
+        with pytest.raises(RuntimeError, match="enter the stream: async with"):
+            async for _ in entered:  # type: ignore[attr-defined]
+                pass
+        await entered.__aexit__(None, None, None)
+
+
+async def test_two_read_one_stream(life: Life) -> None:
+    numbers: list[int] = []
+    async with connect(both(life), client=both(life)) as linked:
+        async with linked.client.stream(Count(200)) as ticks, anyio.create_task_group() as tasks:
+
+            async def read() -> None:
+                async for tick in ticks:
+                    numbers.append(tick.number)
+
+            tasks.start_soon(read)
+            tasks.start_soon(read)
+    assert sorted(numbers) == list(range(200))
 
 
 async def test_a_stream_fails(life: Life) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import os
 import sys
 import threading
@@ -50,8 +51,8 @@ def connect(
     wait: Annotated[
         float,
         Parameter(
-            help="At the end of a pipe: close once so many seconds have passed with no message; "
-            "inf to wait until the server closes."
+            help="At the end of a pipe: close once calls are answered, and so many seconds have "
+            "passed with no message; inf to wait until the server closes."
         ),
     ] = 1.0,
     timeout: Annotated[float, Parameter(help="Seconds to wait for the connection.")] = 10.0,
@@ -101,6 +102,8 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
             message = await peer.receive()
             print(shown(message, codec), flush=True)
             heard.set()
+            if (reply := typed.heard(message)) is not None:
+                await peer.send(reply)
 
     async with connecting as peer:
         writing = asyncio.create_task(write(peer))
@@ -114,7 +117,7 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
                 quiet = asyncio.create_task(heard.wait())
                 done, _ = await asyncio.wait(
                     [quiet, writing],
-                    timeout=wait if wait != float("inf") else None,
+                    timeout=None if typed.asked or wait == float("inf") else wait,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 quiet.cancel()
@@ -134,9 +137,15 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
 
 
 async def _send_lines(peer: Peer, typed: Typed, lines: Lines) -> None:
-    while (line := await lines.next()) is not None:
+    for number in itertools.count(1):
+        if (line := await lines.next()) is None:
+            return
         if line.strip():
-            await peer.send(typed.read(line))
+            try:
+                message = typed.read(line)
+            except MistypedError as exc:
+                raise MistypedError(f"line {number}: {exc}") from None
+            await peer.send(message)
 
 
 class Lines:

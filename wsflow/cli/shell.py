@@ -115,6 +115,9 @@ class Shell:
                 return
             self._received += 1
             self._show("←", "ansigreen", shown(message, self._codec))
+            if (reply := self._typed.heard(message)) is not None:
+                await self._peer.send(reply)
+                self._show("→", "ansicyan", shown(reply, self._codec))
 
     async def _measure(self) -> None:
         while True:

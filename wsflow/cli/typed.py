@@ -43,11 +43,15 @@ class Typed:
     Args:
         codec: how messages are written.
         plan: what the app does at the path; None if it is not known.
+
+    Attributes:
+        asked: the calls that are not answered yet.
     """
 
     def __init__(self, codec: Codec, plan: RoutePlan | None = None) -> None:
         self._codec = codec
         self._ids = itertools.count(1)
+        self.asked: set[int] = set()
         self._plan = plan
         kinds = [kind for each in plan.consumers for kind in each.kinds] if plan else []
         self._raw = plan is None or (str if codec.text else bytes) in kinds
@@ -66,8 +70,27 @@ class Typed:
         if message is None:
             return self._untyped(line)
         if is_call(type(message)) and self._plan is not None:
-            message = self._plan.controls[Ask](next(self._ids), message)
+            id = next(self._ids)
+            self.asked.add(id)
+            message = self._plan.controls[Ask](id, message)
         data = self._codec.encode(message)
+        return data.decode() if self._codec.text else data
+
+    def heard(self, message: str | bytes) -> str | bytes | None:
+        """A message has come. Returns what is sent in reply: nobody here answers calls."""
+        try:
+            frame = self._codec.decoder(dict[str, Any])(
+                message.encode() if isinstance(message, str) else message
+            )
+        except msgspec.MsgspecError:
+            return None
+        tag, id = frame.get(self._tag_field), frame.get("id")
+        if tag in ("$answer", "$end", "$error"):
+            self.asked.discard(id)
+        if tag != "$call":
+            return None
+        refusal = {self._tag_field: "$error", "id": id, "code": "unknown"}
+        data = self._codec.encode({**refusal, "message": "wsflow connect answers no calls"})
         return data.decode() if self._codec.text else data
 
     def check(self, line: str) -> Any:
@@ -122,7 +145,7 @@ class Typed:
             for each in self.kinds.values():
                 if each.name.startswith(name):
                     fields = " ".join(f"{field}={kind}" for field, (kind, _) in each.fields.items())
-                    yield each.name, -len(name), fields
+                    yield f"{each.name} " if fields else each.name, -len(name), fields
         elif name in self.kinds:
             word = rest.rpartition(" ")[2]
             given = {each.partition("=")[0] for each in rest.split(" ")[:-1]}

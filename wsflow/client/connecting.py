@@ -41,6 +41,7 @@ class Peer:
     def __init__(self, end: Callable[[], End | None]) -> None:
         self._end = end
         self._connection: Connection | None = None
+        self.asks = True
         self._messages: deque[Any] = deque()
         self._news: anyio.Event | None = None
         self._client: Client
@@ -79,6 +80,23 @@ class Peer:
                 async for message in messages:  # the inbox is closed: nothing more comes
                     self._messages.append(message)
             self.changed()
+
+    async def hold(self, connection: Connection) -> None:
+        """The producer, where nothing but answers comes: keep the connection."""
+        self._connection = connection
+        self.changed()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._connection = None
+            self.changed()
+
+    def _check_asks(self) -> None:
+        if not self.asks:
+            raise TypeError(
+                "texts cannot be told apart from answers: name what comes, as in "
+                "connect(uri, receives=(Said, Came)), or receives=() for answers alone"
+            )
 
     # -- for the user
 
@@ -125,6 +143,7 @@ class Peer:
 
     async def call(self, message: Call[R], *, timeout: float | None = None) -> R:
         """Ask the server, and wait for its answer: see ``Connection.call``."""
+        self._check_asks()
         return await (await self._connected()).call(message, timeout=timeout)
 
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
@@ -133,6 +152,7 @@ class Peer:
         Raises:
             Disconnected: there is no connection now.
         """
+        self._check_asks()
         if self._connection is None:
             raise Disconnected(self.end)
         return self._connection.stream(message)
@@ -202,8 +222,9 @@ class connect:  # noqa: N801
 
     Args:
         uri: a ``ws://`` or ``wss://`` URI.
-        receives: the types of the messages that come: one, or a tuple of them. Without it they are
-            ``str`` and ``bytes``, as they come.
+        receives: the types of the messages that come: one, or a tuple of them; ``()`` for a peer
+            that only asks. Without it they are ``str`` and ``bytes``, as they come, and nothing can
+            be asked.
         reconnect: whether and how to come back; see ``wsflow.client.reconnecting`` for when.
         resume: the name of the query parameter in which the server takes the last event id.
         codec: how messages are written: ``"json"`` or ``"msgpack"``.
@@ -282,17 +303,21 @@ class connect:  # noqa: N801
 
 def _plan(peer: Peer, receives: Any, codec: Literal["json", "msgpack"]) -> AppPlan:
     """A Router that hands everything to a peer."""
-    kinds = receives if isinstance(receives, tuple) else (receives,)
-    if not kinds:
-        raise TypeError("receives is empty: name the types of the messages that come")
+    kinds = tuple(receives) if isinstance(receives, tuple | list) else (receives,)
+    peer.asks = not {str, bytes} & set(kinds)
     router = Router(codec=codec)
+
+    async def hold(connection: Connection) -> None:
+        await peer.hold(connection)
 
     async def take(messages: Any, connection: Connection) -> None:
         await peer.take(messages, connection)
 
-    take.__annotations__["messages"] = AsyncIterator[Union[kinds]]  # type: ignore[valid-type]  # noqa: UP007
-    take.__annotations__["connection"] = Connection
-    router.consumer(take)
+    if kinds:
+        take.__annotations__["messages"] = AsyncIterator[Union[kinds]]  # type: ignore[valid-type]  # noqa: UP007
+        router.consumer(take)
+    else:
+        router.producer(hold)
     try:
         return compile_app(router, client=True)
     except DeclarationError as exc:

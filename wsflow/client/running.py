@@ -29,7 +29,7 @@ from wsflow.runtime.dialling import Dialling
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.session import Session
 from wsflow.transports.base import DiallingTransport
-from wsflow.transports.dial import Dialler, Target
+from wsflow.transports.dial import Dialler, Target, without_secrets
 from wsflow.transports.host import Shared
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
@@ -82,6 +82,8 @@ class Client:
         self._dial = dial
         self._reconnect = reconnect
         self._headers = checked_headers(headers)
+        if isinstance(subprotocols, str):
+            raise TypeError(f"subprotocols is {subprotocols!r}: use a list of names")
         self._subprotocols = tuple(subprotocols)
         self._resume = resume
         self._options = check_options(options or {})
@@ -177,7 +179,9 @@ class Client:
             if self._reconnect is None or self._stop.is_set() or not self._reconnect.when(end):
                 break
             pause = pauses.after(end, seconds)
-            why = end.error if isinstance(end.error, ConnectError) else f"ended: {end}"
+            why = str(end.error)
+            if not isinstance(end.error, ConnectError):
+                why = f"{without_secrets(self._uri)} ended: {end}"
             log.warning("%s; again in %.1f s", why, pause)
             with anyio.move_on_after(pause):
                 await self._stop.wait()
@@ -188,7 +192,7 @@ class Client:
         if self._resume and opening.last_event_id:
             opening.query[self._resume] = opening.last_event_id
         transport = self._dial(partial(self._target, opening))
-        dialling = Dialling(opening, self._last.note, self._changed)
+        dialling = Dialling(opening, self._last.note, self._opened)
         self.session = session = self.app.dial(self._prepared, transport, dialling)
         transport.attach(session)
         self._changed()
@@ -196,6 +200,10 @@ class Client:
         await transport.closed()
         assert session.end is not None  # it is over
         return session.end, session.duration if session.was_open else 0.0
+
+    def _opened(self) -> None:
+        log.info("connected to %s", without_secrets(self._uri))
+        self._changed()
 
     def _target(self, opening: Opening) -> Target:
         assert self.session is not None  # it asks for it
@@ -243,6 +251,8 @@ def checked_headers(headers: HeaderItems) -> Headers:
     """
     if isinstance(headers, Headers):
         return headers
+    if isinstance(headers, str):
+        raise TypeError(f"headers is {headers!r}: use a mapping, or pairs")
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     check_headers(pairs)
     return Headers(pairs)
@@ -252,6 +262,8 @@ def reconnecting(reconnect: Reconnect | bool) -> Reconnect | None:
     """How to come back, of what a user may say."""
     if isinstance(reconnect, bool):
         return Reconnect() if reconnect else None
+    if not isinstance(reconnect, Reconnect):
+        raise TypeError(f"reconnect is {reconnect!r}: use True, False or Reconnect(…)")
     return reconnect
 
 

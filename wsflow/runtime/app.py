@@ -188,7 +188,7 @@ class App:
         return session
 
     def prepare(self, uri: str, headers: Headers) -> Prepared:
-        """What a client does at a URI: its path for that, or the only one it has.
+        """What a client does at a URI: its path for that; one at ``/`` alone goes anywhere.
 
         Raises:
             ValueError: none of its paths is for that URI, or the URI lacks what they need.
@@ -198,7 +198,7 @@ class App:
         found = self.plan.routes.match(request.path)
         if found is None:
             known = [each.plan.template for each in self.plan.routes]
-            if len(known) > 1 or "{" in known[0]:
+            if known != ["/"]:
                 raise ValueError(
                     f"the client has no path for {request.path}: it has {', '.join(known)}"
                 )

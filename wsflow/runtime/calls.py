@@ -71,20 +71,21 @@ class Asked:
         self.items: deque[StreamItem] = deque()
         self.over: Answer | Done | Exception | None = None
         self.may_come = WINDOW
-        self._news: Signal | None = None
+        self._news: anyio.Event | None = None
 
     def told(self) -> None:
         if self._news is not None:
             self._news.set()
+            self._news = None
 
     def finish(self, over: Answer | Done | Exception) -> None:
         self.over = over
         self.told()
 
     async def news(self) -> None:
-        """Wait for something to come. For one task at a time."""
-        self._news = news = signal()
-        await news
+        """Wait for something to come."""
+        self._news = self._news or anyio.Event()
+        await self._news.wait()
 
 
 @final
@@ -199,7 +200,7 @@ class Calls:
     async def call(self, message: Call[R], timeout: float | None) -> R:
         """See ``Connection.call``."""
         if not isinstance(message, Call):
-            raise TypeError(f"{type(message).__name__} is no Call: nothing would answer it")
+            raise TypeError(_no_call(message, Stream, "stream", "call"))
         over = None
         with anyio.move_on_after(timeout):
             id, asked = await self.ask(message)
@@ -219,7 +220,7 @@ class Calls:
     def stream(self, message: Stream[T]) -> Items[T]:
         """See ``Connection.stream``."""
         if not isinstance(message, Stream):
-            raise TypeError(f"{type(message).__name__} is no Stream: nothing would answer it")
+            raise TypeError(_no_call(message, Call, "call", "stream"))
         return Items(self, message)
 
     async def ask(self, message: Call[Any] | Stream[Any]) -> tuple[int, Asked]:
@@ -248,6 +249,7 @@ class Calls:
         """Nobody waits any more: if it is not over, the other end may stop working on it."""
         if asked.over is None:
             self.urge(Cancel, id=id)
+            asked.finish(Done(id))  # for whoever still reads
         self._drop(id)
 
     def _drop(self, id: int) -> None:
@@ -356,6 +358,7 @@ class Items(Generic[T]):
         self._calls = calls
         self._message = message
         self._read = 0
+        self._asked: Asked | None = None
 
     async def __aenter__(self) -> AsyncIterator[T]:
         self._id, self._asked = await self._calls.ask(self._message)
@@ -367,13 +370,16 @@ class Items(Generic[T]):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._calls.leave(self._id, self._asked)
+        if self._asked is not None:
+            self._calls.leave(self._id, self._asked)
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         asked = self._asked
+        if asked is None:
+            raise RuntimeError("enter the stream: async with connection.stream(…) as items")
         while not asked.items:
             if isinstance(asked.over, Exception):
                 raise asked.over
@@ -386,3 +392,15 @@ class Items(Generic[T]):
             self._read = 0
             self._calls.grant(self._id, asked, WINDOW // 2)
         return item
+
+
+def _no_call(message: object, other: type, right: str, wrong: str) -> str:
+    """Why a message cannot be asked so, and what to do."""
+    if isinstance(message, type):
+        return (
+            f"{message.__name__} is a class: pass one of it, as in {wrong}({message.__name__}(…))"
+        )
+    name = type(message).__name__
+    if isinstance(message, other):
+        return f"{name} is a {other.__name__}: use {right}(…)"
+    return f"{name} is no {wrong.capitalize()}: nothing would answer it"

@@ -17,7 +17,7 @@ from wsflow.errors import Disconnected
 from wsflow.runtime.waiting import wait_through
 
 Run = Callable[[], Coroutine[Any, Any, None]]
-Role = Literal["producer", "consumer", "slot", "group", "farewell"]
+Role = Literal["producer", "consumer", "lane", "slot", "group", "farewell"]
 
 
 class Spawn(Protocol):
@@ -53,12 +53,12 @@ class Children:
 
     @property
     def names(self) -> list[str]:
-        """What runs now."""
-        return [child.name for child in self._alive]
+        """What runs now. A lane only waits; its slots run."""
+        return [child.name for child in self._alive if child.role != "lane"]
 
-    def alive(self, role: Role) -> bool:
-        """Whether a task of this role runs."""
-        return any(child.role == role for child in self._alive)
+    def alive(self, *roles: Role) -> bool:
+        """Whether a task of one of these roles runs."""
+        return any(child.role in roles for child in self._alive)
 
     def start(
         self,
@@ -107,9 +107,9 @@ class Children:
                 await self._ended.wait()
         return self.abandon()
 
-    async def finished(self, role: Role) -> None:
-        """Wait until no task of this role is left. Cancelling it is safe."""
-        while self.alive(role):
+    async def finished(self, *roles: Role) -> None:
+        """Wait until no task of these roles is left. Cancelling it is safe."""
+        while self.alive(*roles):
             self._ended = anyio.Event()
             await self._ended.wait()
 

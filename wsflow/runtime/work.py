@@ -189,12 +189,12 @@ class Work:
             self._plan, environment, owner.send, owner.post, owner.call_failed, self._seen
         )
         for lane, consumer in {lane: each for each, lane in self._lanes.items()}.items():
-            run: Run
+            name = str(consumer.handler)
             if isinstance(lane, KeyedLane):
-                run = partial(self._run_lane, handling, lane)
+                self._children.start(name, "lane", partial(self._run_lane, handling, lane))
             else:
-                run = partial(self._run_stream, handling, consumer, lane)
-            self._children.start(str(consumer.handler), "consumer", run)
+                run: Run = partial(self._run_stream, handling, consumer, lane)
+                self._children.start(name, "consumer", run)
         for producer in self._plan.producers:
             bound = producer.call.bind(environment)
             run = partial(self._run_producer, handling, producer, bound)
@@ -231,7 +231,7 @@ class Work:
                     raise cancelled
             finally:
                 cancelled = None  # its traceback holds this frame
-        await self._children.finished("consumer")
+        await self._children.finished("consumer", "lane")
 
     # -- producers
 

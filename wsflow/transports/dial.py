@@ -30,7 +30,7 @@ from websockets.exceptions import (
 )
 from websockets.protocol import OPEN
 
-from wsflow.errors import ConnectError
+from wsflow.errors import ConnectError, check_headers
 from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.frames import Frame
 from wsflow.transports.handshake import Head
@@ -243,6 +243,7 @@ class Dialler:
             return ClientTransport(protocol, limits, self._shared)
 
         try:
+            check_headers(target.headers.raw_items())
             made: Any = await connect(
                 target.uri,
                 additional_headers=target.headers,
@@ -309,8 +310,8 @@ def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
         return ConnectError(f"{uri}: TLS failed: {why}", again=isinstance(exc, ssl.SSLEOFError))
     if isinstance(exc, OSError):
         number = None if isinstance(exc, socket.gaierror) else exc.errno
-        why = os.strerror(number) if number is not None else exc.strerror or exc
-        return ConnectError(f"{uri} cannot be reached: {why}")
+        why = os.strerror(number) if number is not None else exc.strerror or str(exc)
+        return ConnectError(f"{uri} cannot be reached: {why or 'the connection was cut'}")
     if isinstance(exc, InvalidProxyStatus):
         status = exc.response.status_code
         return ConnectError(

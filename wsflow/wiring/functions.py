@@ -347,17 +347,30 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
         if signature.generator:
             return f"{name} is a Call, and this yields.", "return the answer, or use a Stream."
         return f"{name} is a Stream, and this does not yield.", "yield its items, or use a Call."
-    expected = {type_name(each) for kind in kinds for each in members(answer_type(kind))}
-    given = members(signature.gives) if signature.gives not in (EMPTY, NoReturn, Any) else ()
-    for each in given:
-        if type_name(each) not in expected and "Any" not in expected:
+    for kind in kinds:
+        tag = str((get_origin(kind) or kind).__struct_config__.tag)
+        if tag.startswith("$"):
+            return f"Its tag is {tag!r}, and tags that begin with $ are wsflow's.", "rename it."
+        expected = {type_name(each) for each in members(answer_type(kind))}
+        wrong = _other_answer(expected, signature.gives)
+        if wrong is not None:
             gives = "yields" if signature.generator else "returns"
             return (
-                f"{type_name(kinds[0])} expects {' | '.join(sorted(expected))}, and this {gives} "
-                f"{type_name(each)}.",
-                "make both the same.",
+                f"{type_name(kind)} expects {' | '.join(sorted(expected))}, and this {gives} "
+                f"{wrong}.",
+                "make both the same; calls with different answers need a consumer each.",
             )
     return None
+
+
+def _other_answer(expected: set[str], gives: Any) -> str | None:
+    """What is given in place of what a call expects; None if that is what it expects."""
+    if "Any" in expected or gives in (NoReturn, Any):
+        return None
+    if gives is EMPTY:
+        return None if "None" in expected else "what it does not say"
+    given = [type_name(each) for each in members(gives)]
+    return next((each for each in given if each not in expected), None)
 
 
 def _injected(parameter: Parameter) -> bool:

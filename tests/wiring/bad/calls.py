@@ -61,3 +61,24 @@ async def unknown_answer(message: Strange) -> Router: ...
 
 @app.consumer
 async def opening(message: Say, opening: Opening) -> None: ...
+
+
+class Other(Call[str], tag="other"): ...
+
+
+class Reserved(Call[int], tag="$call"): ...
+
+
+@app.consumer
+async def two_answers(message: Add | Other) -> int:
+    return 1
+
+
+@app.consumer
+async def unsaid(message: Add):
+    return 1
+
+
+@app.consumer
+async def reserved(message: Reserved) -> int:
+    return 1
