@@ -625,6 +625,28 @@ async def test_items_after_the_end(life: Life) -> None:
     assert life.events == ["tick 7", "over"]
 
 
+async def test_a_peer_that_asks_nonsense_and_does_not_read(life: Life) -> None:
+    """The errors that it is owed do not pile up."""
+    async with connect(both(life)) as peer:
+        nonsense = Raw(b'{"type":"$call","id":1,"message":"' + b"x" * 100 + b'"}')
+        with pytest.raises(Disconnected):
+            for _ in range(30_000):
+                await peer.send(nonsense)
+        await peer.wait_closed()
+        assert peer.close_code == 1013
+
+
+async def test_grants_that_are_none(life: Life) -> None:
+    async with connect(both(life)) as peer:
+        await peer.send(
+            Raw(b'{"type":"$call","id":9,"items":-5,"message":{"type":"count","upto":9}}')
+        )
+        await peer.send(Raw(b'{"type":"$more","id":9,"items":6}'))
+        assert (await peer.receive())["value"] == {"number": 0}
+        assert await peer.call(Add(1, 2)) == Sum(3)
+        await peer.receive_nothing()
+
+
 async def test_a_peer_that_asks_in_vain(life: Life) -> None:
     server = both(life)
 
@@ -642,10 +664,17 @@ async def test_a_peer_that_asks_in_vain(life: Life) -> None:
 def test_urging_after_the_end() -> None:
     sent: list[bytes] = []
     transport: Any = SimpleNamespace(send=lambda payload, text, raw: sent.append(payload))
-    outbox = Outbox(transport, 100, lambda topic: None)
+    lagging: list[str] = []
+    outbox = Outbox(transport, 100, lagging.append)
     outbox.urge(b"not open yet", True, False)
     outbox.open()
     outbox.urge(b"open", True, False)
+    outbox.pause()
+    outbox.urge(b"past a full buffer", True, False)
+    outbox.urge(bytes(2**20), True, False)
+    assert lagging == ["calls"]
+    assert sent.pop() == b"past a full buffer"
+    outbox.resume()
     outbox.refuse(End("closed", 1000))
     outbox.urge(b"over", True, False)
     assert sent == [b"open"]

@@ -132,7 +132,7 @@ class Answering:
         """Send items, each asked for when the last one went out and the reader wants more."""
         async with aclosing(items):
             while True:
-                while not self._granted:
+                while self._granted < 1:
                     self._more = more = signal()
                     await more
                 try:

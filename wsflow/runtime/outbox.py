@@ -24,6 +24,10 @@ BURST_MESSAGES = 64
 transport has collected enough to write: 16 KiB."""
 
 
+MOST_URGED = 1024 * 1024
+"""How many bytes are written past a full buffer before the peer is one that does not read."""
+
+
 @final
 class Outbox:
     """What one connection sends.
@@ -46,6 +50,7 @@ class Outbox:
         "_paused",
         "_refusing",
         "_transport",
+        "_urged",
         "_waiting_bytes",
         "clear",
         "dropped",
@@ -65,6 +70,7 @@ class Outbox:
         self._order: deque[Membership | anyio.Event] = EMPTY  # whose turn it is
         self._granted = False  # somebody has his turn, and has not used it yet
         self._waiting_bytes = 0
+        self._urged = 0  # written although the buffer was full, since it is
         self._burst_ends = BURST_MESSAGES  # of ``sent``; then others get their turn
         self.clear = False
         self.sent = 0
@@ -80,6 +86,7 @@ class Outbox:
     def pause(self) -> None:
         """The transport's buffer is full."""
         self._paused = True
+        self._urged = 0
         self.clear = False
 
     def resume(self) -> None:
@@ -154,8 +161,17 @@ class Outbox:
         return True
 
     def urge(self, payload: bytes, text: bool, raw: bool) -> None:
-        """Write a message now, whoever waits for room: it is small, and cannot wait."""
-        if self._open and not (self._dropping or self._refusing):
+        """Write a message now, whoever waits for room: it is small, and cannot wait.
+
+        A peer that makes many of them due, and reads none, is closed as any that does not read.
+        """
+        if not self._open or self._dropping or self._refusing:
+            return
+        if self._paused:
+            self._urged += len(payload)
+        if self._urged > MOST_URGED:
+            self._lagging("calls")
+        else:
             self.sent += 1
             self._transport.send(payload, text, raw)
 
