@@ -46,10 +46,15 @@ def is_call(kind: Any) -> bool:
 @functools.cache
 def answer_type(kind: Any) -> Any:
     """What answers messages of a type: ``R`` of its ``Call[R]``, ``T`` of its ``Stream[T]``."""
-    for cls in (get_origin(kind) or kind).__mro__:
-        for base in getattr(cls, "__orig_bases__", ()):
+    cls = get_origin(kind) or kind
+    for each in cls.__mro__:
+        for base in getattr(each, "__orig_bases__", ()):
             if get_origin(base) in (Call, Stream):
-                return get_args(base)[0]
+                (found,) = get_args(base)
+                if not isinstance(found, TypeVar):
+                    return found
+                named = dict(zip(cls.__parameters__, get_args(kind), strict=False))
+                return named.get(found, Any)  # of a generic class: what it was given
     return Any
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -26,6 +26,9 @@ from wsflow.runtime import calls
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.outbox import Outbox
 from wsflow.testing import connect, serve_in_memory
+
+
+T = TypeVar("T")
 
 
 class Sum(msgspec.Struct):
@@ -56,6 +59,10 @@ class Who(Call[str]):
 
 class Say(msgspec.Struct, tag="say"):
     text: str
+
+
+class Get(Call[T], Generic[T], tag="get"):
+    key: str
 
 
 class Life:
@@ -888,6 +895,8 @@ def test_what_answers(life: Life) -> None:
 
     assert answer_type(Add) is Sum
     assert answer_type(Call) is Any
+    assert answer_type(Get) is Any
+    assert answer_type(Get[int]) is int
     assert is_call(Add)
     assert is_call(Call[int])
     assert not is_call(Say)
