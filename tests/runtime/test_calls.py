@@ -27,7 +27,6 @@ from wsflow.runtime.limits import Limits
 from wsflow.runtime.outbox import Outbox
 from wsflow.testing import connect, serve_in_memory
 
-
 T = TypeVar("T")
 
 
