@@ -98,7 +98,7 @@ async def test_down() -> None:
     ends = Ends()
     async with serve_in_memory(ends.server) as server:
         linking = server.link(ends.client, "/x", reconnect=False)
-        linking._linked.link.down = True
+        linking._open().link.down = True
         async with linking as linked:
             assert linked.end is not None
             assert linked.end.cause == "unreachable"
@@ -126,13 +126,13 @@ async def test_stalled_before_it_is_open(mock_clock: object) -> None:
     ends = Ends()
     async with serve_in_memory(ends.server) as server:
         linking = server.link(ends.client, "/x")
-        linking._linked.link.stall()
+        linking._open().link.stall()
         async with anyio.create_task_group() as tasks:
 
             async def resume() -> None:
                 await anyio.sleep(0.01)
                 assert len(server.registry) == 0
-                linking._linked.link.resume()
+                linking._open().link.resume()
 
             tasks.start_soon(resume)
             async with linking as linked:
@@ -155,7 +155,7 @@ async def test_cut_before_it_is_open() -> None:
 
             async def cut() -> None:
                 await entered.wait()
-                linking._linked.link.cut()
+                linking._open().link.cut()
 
             tasks.start_soon(cut)
             async with linking as linked:
@@ -207,7 +207,7 @@ async def test_closing_while_it_is_not_open_yet() -> None:
 
             async def close() -> None:
                 await ends.until("came")
-                await linking._linked.client.close(4000)
+                await linking._open().client.close(4000)
 
             tasks.start_soon(close)
             async with linking as linked:
@@ -220,12 +220,12 @@ async def test_cut_before_anything_has_passed() -> None:
     ends = Ends()
     async with serve_in_memory(ends.server) as server:
         linking = server.link(ends.client, "/x")
-        linking._linked.link.stall()
+        linking._open().link.stall()
         async with anyio.create_task_group() as tasks:
 
             async def cut() -> None:
                 await anyio.wait_all_tasks_blocked()
-                linking._linked.link.cut()
+                linking._open().link.cut()
 
             tasks.start_soon(cut)
             async with linking as linked:

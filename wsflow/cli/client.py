@@ -22,12 +22,19 @@ from wsflow.wiring.compile import compile_app
 
 log = logging.getLogger("wsflow.client")
 
+Uri = Annotated[str, Parameter(help="A ws:// or wss:// URI.")]
+HeaderLines = Annotated[
+    tuple[str, ...],
+    Parameter(help='A header of the opening request: "Name: value". Repeatable.'),
+]
+Subprotocols = Annotated[tuple[str, ...], Parameter(help="A subprotocol to offer. Repeatable.")]
+
 
 def client(
     target: Annotated[
         str, Parameter(help="The client: module:attribute, or module:factory() to call for it.")
     ],
-    uri: Annotated[str, Parameter(help="A ws:// or wss:// URI.")],
+    uri: Uri,
     /,
     *,
     reconnect: Annotated[
@@ -36,13 +43,8 @@ def client(
     resume: Annotated[
         str, Parameter(help="The query parameter in which the server takes the last event id.")
     ] = "",
-    header: Annotated[
-        tuple[str, ...],
-        Parameter(help='A header of the opening request: "Name: value". Repeatable.'),
-    ] = (),
-    subprotocol: Annotated[
-        tuple[str, ...], Parameter(help="A subprotocol to offer. Repeatable.")
-    ] = (),
+    header: HeaderLines = (),
+    subprotocol: Subprotocols = (),
     broker: Annotated[
         str, Parameter(help="What carries the client's own topics.", env_var="WSFLOW_BROKER")
     ] = MEMORY,

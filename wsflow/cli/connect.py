@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from wsflow.cli.client import headers_of, outcome
+from wsflow.cli.client import HeaderLines, Subprotocols, Uri, headers_of, outcome
 from wsflow.cli.load import wired
 from wsflow.cli.run import Exit, UsageError
 from wsflow.cli.typed import MistypedError, Typed, route, shown
@@ -25,7 +25,7 @@ from wsflow.errors import Disconnected
 
 
 def connect(
-    uri: Annotated[str, Parameter(help="A ws:// or wss:// URI.")],
+    uri: Uri,
     /,
     *,
     app: Annotated[
@@ -39,13 +39,8 @@ def connect(
         Literal["json", "msgpack"],
         Parameter(help="How messages are written. msgpack is shown as JSON, and typed as JSON."),
     ] = "json",
-    header: Annotated[
-        tuple[str, ...],
-        Parameter(help='A header of the opening request: "Name: value". Repeatable.'),
-    ] = (),
-    subprotocol: Annotated[
-        tuple[str, ...], Parameter(help="A subprotocol to offer. Repeatable.")
-    ] = (),
+    header: HeaderLines = (),
+    subprotocol: Subprotocols = (),
     origin: Annotated[str | None, Parameter(help="The Origin to send.")] = None,
     reconnect: Annotated[bool, Parameter(help="Come back when the connection is lost.")] = False,
     wait: Annotated[

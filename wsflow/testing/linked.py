@@ -75,7 +75,7 @@ class Linked:
             self._news = anyio.Event()
             await self._news.wait()
 
-    async def start(self) -> None:
+    async def opened(self) -> None:
         """Connect.
 
         Raises:

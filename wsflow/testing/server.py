@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast, final, overload
+from typing import Any, Generic, Protocol, TypeVar, cast, final, overload
 
 import anyio
 from anyio.lowlevel import current_token
@@ -97,9 +97,9 @@ class MemoryServer:
 
     def connect(
         self, target: str, *, headers: HeaderItems = (), subprotocols: Iterable[str] = ()
-    ) -> Connecting:
+    ) -> Connecting[Peer]:
         """Connect to a path: ``async with server.connect("/chat/lobby?name=ada") as peer``."""
-        return Connecting(self, target, headers, subprotocols)
+        return Connecting(lambda: self.open(target, headers, subprotocols), self.knows)
 
     def link(
         self,
@@ -111,7 +111,7 @@ class MemoryServer:
         reconnect: Reconnect | bool = False,
         resume: str = "",
         override: Mapping[Any, Any] | None = None,
-    ) -> Linking:
+    ) -> Connecting[Linked]:
         """Connect a client Router to a path: ``async with server.link(bot, "/chat") as both``.
 
         Args:
@@ -148,7 +148,7 @@ class MemoryServer:
             override=override,
             limits=self._app.limits,
         )
-        return Linking(linked, self.knows)
+        return Connecting(lambda: linked, self.knows)
 
     def open(self, target: str, headers: HeaderItems, subprotocols: Iterable[str]) -> Peer:
         """Begin a connection.
@@ -195,55 +195,33 @@ class MemoryServer:
         return self.registry.get(id) is not None
 
 
-@final
-class Connecting:
-    """A connection to be: enter it for the peer's end."""
+class Held(Protocol):
+    """What a block of a test holds of a connection."""
 
-    def __init__(
-        self,
-        server: MemoryServer,
-        target: str,
-        headers: HeaderItems,
-        subprotocols: Iterable[str],
-    ) -> None:
-        self._server = server
-        self._arguments = (target, headers, subprotocols)
+    async def opened(self) -> None: ...
+    async def leave(self) -> None: ...
+    def check(self, known: Callable[[str], bool]) -> None: ...
 
-    async def __aenter__(self) -> Peer:
-        self._peer = self._server.open(*self._arguments)
-        try:
-            await self._peer.opened()
-        except BaseException:
-            await self._peer.leave()
-            raise
-        return self._peer
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._peer.leave()
-        if exc is None:
-            self._peer.check(self._server.knows)
+P = TypeVar("P", bound=Held)
 
 
 @final
-class Linking:
-    """A client and a server to be connected: enter it for both ends."""
+class Connecting(Generic[P]):
+    """A connection to be: enter it for the peer's end, or for both."""
 
-    def __init__(self, linked: Linked, known: Callable[[str], bool]) -> None:
-        self._linked = linked
+    def __init__(self, open: Callable[[], P], known: Callable[[str], bool]) -> None:
+        self._open = open
         self._known = known
 
-    async def __aenter__(self) -> Linked:
+    async def __aenter__(self) -> P:
+        self._end = self._open()
         try:
-            await self._linked.start()
+            await self._end.opened()
         except BaseException:
-            await self._linked.leave()
+            await self._end.leave()
             raise
-        return self._linked
+        return self._end
 
     async def __aexit__(
         self,
@@ -251,9 +229,9 @@ class Linking:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._linked.leave()
+        await self._end.leave()
         if exc is None:
-            self._linked.check(self._known)
+            self._end.check(self._known)
 
 
 @final
@@ -337,9 +315,6 @@ class _Shared:
 
 
 _shared: dict[tuple[object, int], _Shared] = {}
-
-
-P = TypeVar("P", Peer, Linked)
 
 
 @final
@@ -432,7 +407,7 @@ class connect(Generic[P]):  # noqa: N801
             server = await self._use.running()
             self._check_same(server)
             offered: dict[str, Any] = {"headers": self._headers, "subprotocols": self._subprotocols}
-            self._connecting: Connecting | Linking = (
+            self._connecting: Connecting[Peer] | Connecting[Linked] = (
                 server.connect(self._target, **offered)
                 if self._client is None
                 else server.link(self._client, self._target, **offered, **self._client_settings)

@@ -15,7 +15,7 @@ from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.dial import Target, refused, without_secrets
 from wsflow.transports.frames import Frame
 from wsflow.transports.limits import WireLimits
-from wsflow.transports.memory import MemoryTimer, MemoryTransport
+from wsflow.transports.memory import MemoryClock, MemoryTransport
 
 Open = Callable[[Target, Callable[[], None]], MemoryTransport]
 """Begins a connection at the server; the callable is told when something comes of it."""
@@ -53,7 +53,7 @@ class Link:
 
 
 @final
-class MemoryDialler:
+class MemoryDialler(MemoryClock):
     """The Transport of a client in memory.
 
     Args:
@@ -102,14 +102,6 @@ class MemoryDialler:
             await self._news.wait()
 
     # -- what the runtime asks for
-
-    def now(self) -> float:
-        return anyio.current_time()
-
-    def after(self, seconds: float, call: Callable[[], None]) -> MemoryTimer:
-        timer = MemoryTimer(seconds, call)
-        detach(timer.run, name="wsflow timer")
-        return timer
 
     def accept(self, subprotocol: str | None) -> None:
         self._pumps = 2

@@ -45,8 +45,20 @@ class MemoryTimer:
         self._scope.cancel()
 
 
+class MemoryClock:
+    """The clock of the event loop that the test runs on."""
+
+    def now(self) -> float:
+        return anyio.current_time()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> MemoryTimer:
+        timer = MemoryTimer(seconds, call)
+        detach(timer.run, name="wsflow timer")
+        return timer
+
+
 @final
-class MemoryTransport:
+class MemoryTransport(MemoryClock):
     """One in-memory connection.
 
     Args:
@@ -89,14 +101,6 @@ class MemoryTransport:
         self._receiver = receiver
 
     # -- the server's end
-
-    def now(self) -> float:
-        return anyio.current_time()
-
-    def after(self, seconds: float, call: Callable[[], None]) -> MemoryTimer:
-        timer = MemoryTimer(seconds, call)
-        detach(timer.run, name="wsflow timer")
-        return timer
 
     def accept(self, subprotocol: str | None) -> None:
         self.accepted = True
