@@ -139,6 +139,22 @@ async def test_either_end_asks(life: Life) -> None:
         assert await linked.client.call(Work(), timeout=5) is None
 
 
+async def test_an_answer_of_any_type() -> None:
+    class Anything(Call[Any], tag="anything"): ...
+
+    router, client = Router(), Router()
+
+    @router.consumer
+    async def anything(call: Anything) -> dict[str, int]:
+        return {"a": 1}
+
+    @client.consumer
+    async def hear(message: Say) -> None: ...
+
+    async with connect(router, client=client) as linked:
+        assert await linked.client.call(Anything()) == {"a": 1}
+
+
 async def test_messagepack(life: Life) -> None:
     server, client = Router(codec="msgpack"), Router(codec="msgpack")
     for router in (server, client):

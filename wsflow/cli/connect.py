@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
-import itertools
 import os
 import sys
 import threading
@@ -132,9 +131,9 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
 
 
 async def _send_lines(peer: Peer, typed: Typed, lines: Lines) -> None:
-    for number in itertools.count(1):
-        if (line := await lines.next()) is None:
-            return
+    number = 0
+    while (line := await lines.next()) is not None:
+        number += 1
         if line.strip():
             try:
                 message = typed.read(line)
