@@ -37,10 +37,13 @@ class Stream(msgspec.Struct, Generic[T], tag=True):
     """
 
 
+EXPECT_ANSWERS = (Call, Stream)
+
+
 def is_call(kind: Any) -> bool:
     """Whether messages of a type expect an answer, or many."""
     kind = get_origin(kind) or kind
-    return isinstance(kind, type) and issubclass(kind, Call | Stream)
+    return isinstance(kind, type) and issubclass(kind, EXPECT_ANSWERS)
 
 
 @functools.cache
@@ -49,7 +52,7 @@ def answer_type(kind: Any) -> Any:
     cls = get_origin(kind) or kind
     for each in cls.__mro__:
         for base in getattr(each, "__orig_bases__", ()):
-            if get_origin(base) in (Call, Stream):
+            if get_origin(base) in EXPECT_ANSWERS:
                 (found,) = get_args(base)
                 if not isinstance(found, TypeVar):
                     return found

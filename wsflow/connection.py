@@ -48,10 +48,10 @@ class End:
     Attributes:
         cause: ``rejected`` (no handshake), ``unreachable`` (a client found no server), ``peer``
             (it closed), ``vanished`` (it left without a word), ``finished`` (a producer or a stream
-            consumer returned), ``closed`` (by ``Close``
-            or ``Connection.close``), ``unsupported``, ``invalid``, ``policy``, ``too_large`` and
-            ``protocol`` (the peer broke a rule), ``error`` (a handler raised), ``slow`` (the peer
-            does not read), ``shutdown`` and ``restart`` (of the server).
+            consumer returned), ``closed`` (by ``Close`` or ``Connection.close``), ``unsupported``,
+            ``invalid``, ``policy``, ``too_large`` and ``protocol`` (the peer broke a rule),
+            ``error`` (a handler raised), ``slow`` (the peer does not read), ``shutdown`` and
+            ``restart`` (of the server).
         code: the close code (RFC 6455 §7.4), or the HTTP status if ``rejected``.
         reason: the reason that was sent or received.
         error: what a handler raised, or a client's ConnectError; None if nothing did.

@@ -1,4 +1,4 @@
-"""What a client passes on to ``websockets.connect``, and to whom else what it does not belongs."""
+"""What a client passes on to ``websockets.connect``, and how the rest of it is said here."""
 
 from __future__ import annotations
 

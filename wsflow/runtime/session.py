@@ -30,7 +30,7 @@ from typing import Any, final
 
 import anyio
 
-from wsflow.calls import Call, Stream
+from wsflow.calls import EXPECT_ANSWERS
 from wsflow.channels import Listener, Membership
 from wsflow.connection import Connection, End
 from wsflow.declare.router import Handler
@@ -208,7 +208,7 @@ class Session(Ending):
         self.outbox.urge(*self.codec.pack(message))
 
     async def send(self, message: object) -> None:
-        if isinstance(message, Call | Stream):
+        if isinstance(message, EXPECT_ANSWERS):
             name = type(message).__name__
             raise TypeError(f"{name} expects an answer: ask with call(…) or stream(…)")
         packed = self.codec.pack(message)

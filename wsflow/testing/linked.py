@@ -72,7 +72,8 @@ class Linked:
 
     async def _until(self, ready: Callable[[], object]) -> None:
         while not ready():
-            self._news = anyio.Event()
+            if self._news.is_set():
+                self._news = anyio.Event()  # shared by all who wait
             await self._news.wait()
 
     async def opened(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, NoReturn
 
-from wsflow.calls import control_frames, tag_field_of
+from wsflow.calls import control_frames, is_call, tag_field_of
 from wsflow.codec import CODECS, JSON
 from wsflow.declare.router import Declared, Handler, Kind, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
@@ -283,7 +283,7 @@ class _Compiler:
                 continue
             kinds, stream = message
             call = self._call(handler, signature, levels, place, 1, stream)
-            plans.append(ConsumerPlan(call, kinds, stream, signature.generator))
+            plans.append(ConsumerPlan(call, kinds, stream, signature.generator, is_call(kinds[0])))
         return plans
 
     def _calls(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsflow.calls import is_call
 from wsflow.codec import CODECS, Codec, Decoding
 from wsflow.declare.markers import TopicOptions
 from wsflow.declare.router import Handler
@@ -52,15 +51,11 @@ class ConsumerPlan:
     kinds: tuple[Any, ...]
     stream: bool
     generator: bool
+    calls: bool
 
     @property
     def handler(self) -> Handler:
         return self.call.handler
-
-    @property
-    def calls(self) -> bool:
-        """Whether it answers calls."""
-        return is_call(self.kinds[0])
 
     @property
     def shares_calls(self) -> bool:
