@@ -146,6 +146,38 @@ async def test_a_restart_lets_in_who_has_come() -> None:
         half[1].close()
 
 
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": use}) for use in (False, True)]
+)
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_restart_drops_nobody_who_connects_at_that_moment(turns: int) -> None:
+    """Whoever connects in the turn of the loop in which the address is left is answered, too."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        old, new = (Server(compile_app(echo_app()), quick(), [listening.dup()]) for _ in range(2))
+        old_runs = asyncio.create_task(old.run())
+        await old.started.wait()
+        old.stop(restart=True)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client = socket.create_connection(listening.getsockname())
+        client.sendall(REQUEST)
+        while old._listeners:
+            await asyncio.sleep(0)
+        new_runs = asyncio.create_task(new.run())
+        reader, writer = await asyncio.open_connection(sock=client)
+        answer = await reader.readline()
+        writer.close()
+        new.stop()
+        await asyncio.gather(old_runs, new_runs)
+    assert answer.startswith(b"HTTP/1.1 101 ")
+
+
 async def test_a_restart_that_is_cut_short() -> None:
     async with serve(echo_app(), quick(open_timeout=100.0)) as server:
         half = await asyncio.open_connection("127.0.0.1", server.port)

@@ -183,12 +183,20 @@ class Server:
         """On a restart, leave the address to another process, and let in who has come before."""
         if self._now or not self._restart:
             return
-        self._unbind()
-        for _ in range(3):  # turns of the loop, from an accepted socket to its transport
-            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            for each in listener.sockets:
+                loop.remove_reader(each)
+        await self._set_up_accepted()
+        self._unbind()  # not before: asyncio drops what it has accepted and not set up by then
+        await self._set_up_accepted()  # by uvloop, which accepts until that
         while self._requesting and not self._now:
             self._all_requested = anyio.Event()
             await self._all_requested.wait()
+
+    async def _set_up_accepted(self) -> None:
+        for _ in range(3):  # turns of the loop, from an accepted socket to its transport
+            await asyncio.sleep(0)
 
     def _unbind(self) -> None:
         """Listen no more; doing it again changes nothing."""
