@@ -57,9 +57,9 @@ class BrokerServer:
             program = Path(spec.origin).parent / "bin" / "valkey-server"
         else:
             program = Path(str(shutil.which("redis-server")))
-        keeps = "yes" if self._durable else "no"
         listens = ["--port", str(self.port), "--bind", "127.0.0.1"]
-        return [str(program), *listens, "--save", "", "--appendonly", keeps, "--dir", folder]
+        keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else []
+        return [str(program), *listens, "--save", "", *keeps, "--dir", folder]
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
@@ -93,6 +93,19 @@ class BrokerServer:
         self.signal(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
+
+    def keep(self) -> None:
+        """Have what it has stored until now kept for ``roll_back``."""
+        self.pause()
+        shutil.copytree(self._folder.name, f"{self._folder.name}.kept")
+        self.resume()
+
+    def roll_back(self) -> None:
+        """Restart it with no more than was kept: as after a crash that cost what was not synced."""
+        self.kill()
+        shutil.rmtree(self._folder.name)
+        shutil.move(f"{self._folder.name}.kept", self._folder.name)
+        self.start()
 
     def stop(self) -> None:
         """Stop it, whatever state it is in, and remove what it has written."""

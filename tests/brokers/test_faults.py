@@ -298,3 +298,47 @@ async def test_a_history_that_is_lost_is_said_to_be(
             async with process.connect(f"/?after={old}") as bob:
                 await bob.receive_nothing(0.02)
             assert process.registry.counters()["lost"] == 1
+
+
+async def test_a_history_that_has_lost_its_end(
+    kind: Kind, server_of: Callable[..., BrokerServer]
+) -> None:
+    """The broker comes back with less than it had acknowledged, and what comes next is heard."""
+    recovered: list[bool] = []
+    router = Router("/")
+
+    @router.on_connect
+    async def enter(kept: Kept, after: Annotated[str, Query()] = "") -> None:
+        recovered.append((await kept.join(after=after)).recovered)
+
+    @router.consumer
+    async def nothing(message: str) -> None: ...
+
+    server = server_of(kind, durable=True)
+    async with serve_in_memory(router, broker=server.url) as process:
+        async with process.connect("/") as ada:
+            topic = process.registry.topic("kept")
+            before = await topic.publish(News(1))
+            server.keep()
+            lost = [await topic.publish(News(number)) for number in (2, 3, 4)]
+            heard = [await ada.receive(News, timeout=5) for _ in range(4)]
+            server.roll_back()
+            with anyio.fail_after(5):
+                while not process.registry.counters()["lost"]:
+                    await asyncio.sleep(0.01)
+            after = [await topic.publish(News(number)) for number in (5, 6, 7, 8)]
+            heard += [await ada.receive(News, timeout=5) for _ in range(4)]
+            assert [each.number for each in heard] == list(range(1, 9))
+            assert [each.id for each in heard] == [before, *lost, *after]
+            assert process.registry.counters()["lost"] == 1
+            for seen in (before, *lost, after[-1]):  # NATS gives the ids of lost ones again
+                async with process.connect(f"/?after={seen}") as bob:
+                    await bob.receive_nothing(0.02)
+    assert recovered == [
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]  # ada first, who asked for nothing

@@ -32,13 +32,10 @@ async def play(kind: str, topic: str, size: Size, disturbed: bool) -> Outcome:
             "30",
         ) as run:
             await run.until("stop it with Ctrl-C")
-            log = asyncio.create_task(run.until("never said"))
             scenario = Scenario(run, port, server.url, topic, size)
             outcome = await scenario.play(disturbance(run, server) if disturbed else None)
             run.process.terminate()
-            await asyncio.wait([log])
-            log.exception()
-            assert await run.process.wait() == 0, run.log
+            assert await run.ended() == 0, run.log
             return outcome
     finally:
         server.stop()

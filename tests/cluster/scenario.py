@@ -150,7 +150,7 @@ class Scenario:
         self.outcome = Outcome()
         self._said: dict[int, list[tuple[int, int]]] = {room: [] for room in range(size.rooms)}
         self._maybe: set[tuple[int, int]] = set()
-        self._numbers = 0
+        self._calm = asyncio.Event()  # nothing is to be disturbed any more
         self._readers: list[Reader] = []
         self.progress = asyncio.Condition()
 
@@ -169,7 +169,8 @@ class Scenario:
                 for publisher in range(size.publishers):
                     group.create_task(self._publish(publisher))
                 if disturb is not None:
-                    group.create_task(disturb(self))
+                    await disturb(self)
+                self._calm.set()
             await self._all_heard(readers)
             self.outcome.seconds = time.monotonic() - began
         finally:
@@ -197,7 +198,9 @@ class Scenario:
         rooms = itertools.cycle(range(size.rooms))
 
         async def publish(say: Say) -> None:
-            for number in range(size.messages // size.publishers):
+            for number in itertools.count():
+                if number >= size.messages // size.publishers and self._calm.is_set():
+                    return
                 room = next(rooms)
                 item = Item(publisher, number)
                 try:
@@ -254,7 +257,10 @@ def children_of(run: Run, command: str = "") -> list[int]:
 
 
 def disturbance(run: Run, server: BrokerServer) -> Callable[[Scenario], Any]:
-    """A worker is killed, the broker is killed and restarted, and all workers are replaced."""
+    """A worker is killed, the broker is killed and restarted, and all workers are replaced.
+
+    Publishing goes on until they are.
+    """
 
     async def disturb(scenario: Scenario) -> None:
         await scenario.reached(0.2)
@@ -266,5 +272,6 @@ def disturbance(run: Run, server: BrokerServer) -> Callable[[Scenario], Any]:
         await asyncio.to_thread(server.start)
         await scenario.reached(0.6)
         run.process.send_signal(signal.SIGHUP)
+        await run.until("all workers are replaced")
 
     return disturb

@@ -242,17 +242,14 @@ async def test_nothing_is_lost_whatever_dies(kind: Any) -> None:
             *("--workers", "2", "--port", str(port), "--broker", server.url),
             *("--publish-timeout", "30"),
         ) as run:
-            log = asyncio.create_task(run.until("never said"))
             scenario = Scenario(run, port, server.url, "kept", size)
             outcome = await scenario.play(disturbance(run, server))
             run.process.terminate()
-            await asyncio.wait([log])
-            log.exception()
-            assert await run.process.wait() == 0, run.log
+            assert await run.ended() == 0, run.log
     finally:
         server.stop()
-    assert outcome.published == size.messages
-    assert outcome.delivered == size.messages * size.peers // size.rooms
+    assert outcome.published >= size.messages
+    assert outcome.delivered == outcome.published * size.peers // size.rooms
     assert (outcome.lost, outcome.twice, outcome.disorder) == (0, 0, 0)
     assert (outcome.unrecovered, outcome.refused, outcome.failed) == (0, 0, 0)
     assert set(outcome.reconnects) <= {"1006", "1012", "ConnectionResetError", "EOFError"}

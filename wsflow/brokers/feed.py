@@ -29,6 +29,7 @@ class Feed:
 
     Attributes:
         position: the last event that was taken; None until it is known where to begin.
+        gap: the place of the last event before which the history is known to lack some.
         live: set while events go straight on.
     """
 
@@ -38,6 +39,7 @@ class Feed:
         "_passes",
         "_recovering",
         "_recovers",
+        "gap",
         "live",
         "options",
         "position",
@@ -55,6 +57,7 @@ class Feed:
         self.topic = topic
         self.options = options
         self.position: Mark | None = None
+        self.gap = Mark()
         self.live = asyncio.Event()
         self._passes = passes
         self._recovers = recovers
@@ -75,6 +78,13 @@ class Feed:
         """Whether somebody has seen more of this history than has come here."""
         position = self.position
         return position is None or (mark.epoch == position.epoch and mark.order > position.order)
+
+    def goes_back_to(self, mark: Mark) -> bool:
+        """Whether nothing is known to be missing between a place and the last event taken."""
+        assert self.position is not None
+        if mark.epoch != self.position.epoch or self.behind(mark):
+            return False
+        return mark.epoch != self.gap.epoch or mark.order > self.gap.order
 
     def take(self, stamp: Stamp, data: bytes) -> None:
         """A live event has come."""
@@ -131,10 +141,14 @@ class Feed:
         if position.epoch and position.epoch != last.epoch:
             self._lost(f"the history of topic {self.topic!r} was lost at the broker")
             position = self.position = Mark(last.epoch)
+        if last.order < position.order and last.order:  # without any, they were too old
+            self.gap, self.position = position, last
+            self._lost(f"the end of the history of topic {self.topic!r} was lost at the broker")
         if last.order <= position.order:
             return
         complete, entries = await link.read(self.topic, self.options, position, last)
         if position.order and not complete:
+            self.gap = position
             self._lost(
                 f"topic {self.topic!r} may have lost events: its history does not go back enough"
             )

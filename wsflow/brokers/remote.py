@@ -376,7 +376,7 @@ class RemoteBroker:
         begin()
         upto = feed.position
         assert upto is not None
-        if mark.epoch != upto.epoch or feed.behind(mark):
+        if not feed.goes_back_to(mark):
             return Replay(False, [])
         if mark == upto:
             return Replay(True, [])
