@@ -8,7 +8,6 @@ import hypothesis  # noqa: F401  (it must be there before a test freezes the hea
 import pytest
 import trio.testing
 
-from tests import compiled
 from tests.brokers.servers import BrokerServer, Kind
 
 
@@ -39,7 +38,6 @@ def server_of() -> Iterator[Callable[..., BrokerServer]]:
         server.stop()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What takes long to build is begun at once."""
-    if any("compiled_form" in item.name for item in session.items):
-        compiled.begin()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take long come first, so that nobody waits for them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

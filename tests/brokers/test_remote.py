@@ -799,6 +799,7 @@ async def test_a_farewell_that_nobody_takes(caplog: pytest.LogCaptureFixture) ->
     broker = remote.RemoteBroker(receiver, lines, 5, {})
     with caplog.at_level("DEBUG"):
         await broker.start()
+        await until(lambda: "ping" in lines.made[0].calls)
         lines.made[0].failing["ping"] = LinkLostError("gone")
         await broker.stop()
     assert "did not take the farewell" in caplog.text

@@ -141,6 +141,7 @@ async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixt
     assert "the embedded NATS server ended with exit code -9; it is started again" in caplog.text
 
 
+@pytest.mark.long
 async def test_workers_on_a_unix_socket_and_on_a_descriptor(
     server_of: Callable[..., BrokerServer], tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ async def start(port: int, broker: str) -> Run:
     return run
 
 
+@pytest.mark.long
 async def test_everything_arrives_once(server_of: Callable[..., BrokerServer]) -> None:
     """The server is killed ten times, while somebody else publishes without a pause."""
     broker, port = server_of("nats").url, free_port()
@@ -142,6 +143,7 @@ def answers(life: Life) -> Router:
     return router
 
 
+@pytest.mark.long
 async def test_ten_thousand_calls_at_once() -> None:
     """On one connection, from both ends: each is answered or raises, and nothing is left."""
     server_life, client_life = Life(), Life()

@@ -29,6 +29,10 @@ decode = msgspec.json.Decoder(Item | Back).decode
 encode = msgspec.json.encode
 
 
+PACE = 0.01
+"""Seconds between two messages of a publisher that has published its share."""
+
+
 @dataclass
 class Size:
     """How much of everything."""
@@ -199,8 +203,10 @@ class Scenario:
 
         async def publish(say: Say) -> None:
             for number in itertools.count():
-                if number >= size.messages // size.publishers and self._calm.is_set():
-                    return
+                if number >= size.messages // size.publishers:
+                    if self._calm.is_set():
+                        return
+                    await asyncio.sleep(PACE)
                 room = next(rooms)
                 item = Item(publisher, number)
                 try:
@@ -259,7 +265,7 @@ def children_of(run: Run, command: str = "") -> list[int]:
 def disturbance(run: Run, server: BrokerServer) -> Callable[[Scenario], Any]:
     """A worker is killed, the broker is killed and restarted, and all workers are replaced.
 
-    Publishing goes on until they are.
+    Publishing goes on until they are, at a pace that leaves the machine room to start them.
     """
 
     async def disturb(scenario: Scenario) -> None:

@@ -90,6 +90,7 @@ class Peer:
         return self.socket.close_code or 0
 
 
+@pytest.mark.long
 async def test_a_chat_in_two_processes() -> None:
     """Everybody hears everybody, and sees who is there, through all that happens to workers."""
     port = free_port()
@@ -229,6 +230,7 @@ async def test_workers_that_do_not_start_at_all(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["valkey", "nats"])
 async def test_nothing_is_lost_whatever_dies(kind: Any) -> None:
     """The scenario of ``python -m tests.cluster`` with a tenth of everything."""

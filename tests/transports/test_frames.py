@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 
-from tests.benchmarks.servers import BUILD, ROOT
-from tests.compiled import built
+from tests.benchmarks.servers import BUILD, ROOT, prepare_compiled
 from wsflow.transports.base import NOBODY
 from wsflow.transports.frames import BATCH, Boundary, Found, split, waits, whole
 
@@ -101,12 +100,13 @@ def test_without_the_librarys_compiled_masking() -> None:
     assert said == "8 [(b'cb', True, 8)]\n"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("uv")), reason="needs a C compiler and uv"
 )
 def test_the_compiled_form_does_the_same() -> None:
     """It is built as for the wheel, and the tests of the fast path run on it."""
-    assert built() == ""
+    assert prepare_compiled() == ""
     compiled = BUILD / "compiled"
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--import-mode=append", "-p", "no:cacheprovider"),

@@ -21,6 +21,7 @@ from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay, Unreada
 from wsflow.brokers.engine import Attempt, Engine, Link, LinkLostError, Stamp
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
+from wsflow.brokers.pulse import Pulse
 from wsflow.brokers.wire import pack, unpack
 from wsflow.declare.markers import TopicOptions
 from wsflow.errors import BrokerError
@@ -28,7 +29,7 @@ from wsflow.errors import BrokerError
 log = logging.getLogger("wsflow.broker")
 
 PATIENCE = 3.0
-"""Seconds within which the server has to answer a connection or a ping."""
+"""Seconds within which a connection has to be answered, or a ping while nothing else comes."""
 PING_INTERVAL = 1.0
 BEAT = 1.0
 """Seconds between two signs of life of a process; after three without one it is taken for dead."""
@@ -76,6 +77,7 @@ class RemoteBroker:
         self._to_recover: dict[str, None] = {}
         self._recovery = asyncio.Event()
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._pulse = Pulse()
         self._link: Link | None = None
         self._linked = asyncio.Event()
         self._given_up = asyncio.Event()  # somebody has found the link to be lost
@@ -141,7 +143,7 @@ class RemoteBroker:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(link.lost())
                 tasks.create_task(self._until_given_up())
-                tasks.create_task(self._watch(link))
+                tasks.create_task(self._pulse.watch(link, PATIENCE, PING_INTERVAL))
                 await link.declare(self._declared)
                 for feed in self._feeds.values():
                     feed.live.clear()
@@ -178,15 +180,6 @@ class RemoteBroker:
     async def _until_given_up(self) -> None:
         await self._given_up.wait()
         raise LinkLostError("the connection failed")
-
-    async def _watch(self, link: Link) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await link.ping()
-            except TimeoutError:
-                raise LinkLostError(f"no answer within {PATIENCE:g} s") from None
-            await asyncio.sleep(PING_INTERVAL)
 
     # -- subscribing
 
@@ -291,6 +284,7 @@ class RemoteBroker:
     # -- what a link reports
 
     def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
+        self._pulse.heard += 1
         feed = self._feeds.get(topic)
         if feed is not None and stamp is not None:
             feed.take(stamp, data)
@@ -317,6 +311,7 @@ class RemoteBroker:
         return False
 
     def told(self, data: bytes) -> None:
+        self._pulse.heard += 1
         try:
             self._processes.told(data)
         except UnreadableError as exc:

@@ -1,0 +1,87 @@
+"""Whether a server that is slow, or a process that is busy, is taken for a lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from wsflow.brokers.engine import LinkLostError
+from wsflow.brokers.pulse import LOOKS, MOST, Pulse
+
+PATIENCE = 0.12
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Pinged:
+    """A link whose pings are answered when the test says."""
+
+    def __init__(self) -> None:
+        self.pings: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+
+    async def ping(self) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.pings.put_nowait(answer)
+        await answer
+
+
+def watched(pulse: Pulse) -> tuple[Pinged, asyncio.Task[None]]:
+    link: Any = Pinged()
+    return link, asyncio.create_task(pulse.watch(link, PATIENCE, 0))
+
+
+async def test_silence_is_a_lost_connection() -> None:
+    link, watching = watched(Pulse())
+    (await link.pings.get()).set_result(None)
+    await link.pings.get()
+    with pytest.raises(LinkLostError, match=r"no answer within 0.12 s"):
+        await watching
+
+
+async def test_an_answer_may_stand_behind_many_messages() -> None:
+    pulse = Pulse()
+    link, watching = watched(pulse)
+    answer = await link.pings.get()
+    for _ in range(2 * LOOKS):
+        pulse.heard += 1
+        await asyncio.sleep(PATIENCE / LOOKS)
+    answer.set_result(None)
+    await link.pings.get()
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_it_has_to_come_nonetheless() -> None:
+    pulse = Pulse()
+    _, watching = watched(pulse)
+    while not watching.done():
+        pulse.heard += 1
+        await asyncio.sleep(0.001)
+    with pytest.raises(LinkLostError, match=f"no answer within {MOST * PATIENCE:g} s"):
+        await watching
+
+
+async def test_a_stall_of_the_loop_is_no_silence() -> None:
+    link, watching = watched(Pulse())
+    answer = await link.pings.get()
+    await asyncio.sleep(0)
+    time.sleep(2 * PATIENCE)  # noqa: ASYNC251
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    await link.pings.get()
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_what_the_ping_says() -> None:
+    link, watching = watched(Pulse())
+    (await link.pings.get()).set_exception(LinkLostError("gone"))
+    with pytest.raises(LinkLostError, match="gone"):
+        await watching
