@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "wsflow"
 
 # From the ground up. A module may import from its own layer and from those before it.
 LAYERS = [
-    ["errors", "detached", "backoff"],
+    ["errors", "detached", "backoff", "news"],
     ["request", "transports.limits", "transports.frames", "codec", "calls", "declare"],
     ["connection", "opening", "transports.base", "brokers.base"],
     ["transports", "brokers", "presence", "channels"],

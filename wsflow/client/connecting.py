@@ -25,6 +25,7 @@ from wsflow.client.settings import ClientLimits
 from wsflow.connection import Connection, End
 from wsflow.declare.router import Router
 from wsflow.errors import DeclarationError, Disconnected
+from wsflow.news import News
 from wsflow.runtime.session import Session
 from wsflow.transports.dial import ClientTransport, Dialler
 from wsflow.wiring.compile import compile_app
@@ -43,7 +44,8 @@ class Peer:
         self._connection: Connection | None = None
         self.asks = True
         self._messages: deque[Any] = deque()
-        self._news: anyio.Event | None = None
+        self._news = News()
+        self.changed, self.until = self._news.changed, self._news.until
         self._client: Client
 
     # -- what the client tells
@@ -51,18 +53,6 @@ class Peer:
     def of(self, client: Client) -> None:
         """Know who keeps the connection."""
         self._client = client
-
-    def changed(self) -> None:
-        """Wake all who wait."""
-        if self._news is not None:
-            self._news.set()
-
-    async def until(self, ready: Callable[[], object]) -> None:
-        """Wait for something to be so."""
-        while not ready():
-            if self._news is None or self._news.is_set():
-                self._news = anyio.Event()
-            await self._news.wait()
 
     async def take(self, messages: AsyncIterator[Any], connection: Connection) -> None:
         """The consumer: hand over one message after the other. What has come when the connection

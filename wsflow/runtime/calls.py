@@ -34,6 +34,7 @@ from wsflow.codec import BadMessage, Codec, bad_message, decode_or_refuse
 from wsflow.connection import End
 from wsflow.detached import Signal, signal
 from wsflow.errors import CallError, Disconnected
+from wsflow.news import News
 from wsflow.runtime.inbox import Inbox
 
 R = TypeVar("R")
@@ -61,31 +62,22 @@ class Asked:
 
     Attributes:
         items: what has come and was not read.
+        news: tells of items and of the end.
         over: what ends it: ``Done``, an ``Answer``, or what its reader is to raise.
         may_come: how many more items the other end may send.
     """
 
-    __slots__ = ("_news", "items", "may_come", "over")
+    __slots__ = ("items", "may_come", "news", "over")
 
     def __init__(self) -> None:
         self.items: deque[StreamItem] = deque()
         self.over: Answer | Done | Exception | None = None
         self.may_come = WINDOW
-        self._news: anyio.Event | None = None
-
-    def told(self) -> None:
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+        self.news = News()
 
     def finish(self, over: Answer | Done | Exception) -> None:
         self.over = over
-        self.told()
-
-    async def news(self) -> None:
-        """Wait for something to come."""
-        self._news = self._news or anyio.Event()
-        await self._news.wait()
+        self.news.changed()
 
 
 @final
@@ -205,8 +197,7 @@ class Calls:
         with anyio.move_on_after(timeout):
             id, asked = await self.ask(message)
             try:
-                while asked.over is None:
-                    await asked.news()
+                await asked.news.until(lambda: asked.over is not None)
             finally:
                 over = asked.over
                 self.leave(id, asked)
@@ -302,7 +293,7 @@ class Calls:
             self._wire.refuse(BadMessage(1008, f"more items of call {item.id} than were granted"))
         elif asked.over is None:
             asked.items.append(item)
-            asked.told()
+            asked.news.changed()
 
     def begin(self, ask: Ask, decode: Callable[[Any], Any]) -> Answering | None:
         """Take in a call; None if it is refused.
@@ -380,12 +371,11 @@ class Items(Generic[T]):
         asked = self._asked
         if asked is None:
             raise RuntimeError("enter the stream: async with connection.stream(…) as items")
-        while not asked.items:
+        await asked.news.until(lambda: asked.items or asked.over is not None)
+        if not asked.items:
             if isinstance(asked.over, Exception):
                 raise asked.over
-            if asked.over is not None:
-                raise StopAsyncIteration
-            await asked.news()
+            raise StopAsyncIteration
         item: T = self._calls.decode(self._message, asked.items.popleft())
         self._read += 1
         if self._read == WINDOW // 2 and asked.over is None:

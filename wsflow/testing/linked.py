@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
-import anyio
-
 from wsflow.client.reconnecting import Reconnect
 from wsflow.client.running import Client, HeaderItems, reconnecting
 from wsflow.connection import Connection, End
 from wsflow.declare.router import Router
+from wsflow.news import News
 from wsflow.registry import Registry
 from wsflow.runtime.limits import Limits
 from wsflow.runtime.session import Session
@@ -62,19 +61,13 @@ class Linked:
         )
         self.registry = registry
         self.client_registry = Registry(self._client.app.directory)
-        self._news = anyio.Event()
+        self._news = News()
 
     def _changed(self) -> None:
         session = self._client.session
         if session is not None and session not in self._clients:
             self._clients.append(session)
-        self._news.set()
-
-    async def _until(self, ready: Callable[[], object]) -> None:
-        while not ready():
-            if self._news.is_set():
-                self._news = anyio.Event()  # shared by all who wait
-            await self._news.wait()
+        self._news.changed()
 
     async def opened(self) -> None:
         """Connect.
@@ -89,13 +82,13 @@ class Linked:
 
     async def connected(self, times: int = 1) -> None:
         """Wait until the client has been connected so many times, or has ended for good."""
-        await self._until(
+        await self._news.until(
             lambda: self._client.over or sum(each.was_open for each in self._clients) >= times
         )
 
     async def ended(self) -> None:
         """Wait until the client has ended for good."""
-        await self._until(lambda: self._client.over)
+        await self._news.until(lambda: self._client.over)
 
     @property
     def client(self) -> Connection:

@@ -25,6 +25,7 @@ from wsflow.calls import (
 from wsflow.codec import JSON, Codec, runtime_classes
 from wsflow.connection import Cause, End
 from wsflow.errors import CallError, Disconnected, Reject
+from wsflow.news import News
 from wsflow.runtime.session import Session
 from wsflow.transports.frames import Frame
 from wsflow.transports.memory import MemoryTransport, Rejection
@@ -70,31 +71,21 @@ class Peer:
     """Sends to an app and receives from it, as a client would."""
 
     def __init__(self, transport_for: Callable[[Callable[[], None]], MemoryTransport]) -> None:
-        self._news: anyio.Event | None = None
+        self._news = News()
         self._unread: list[Frame] = []
-        self._transport = transport_for(self._changed)
+        self._transport = transport_for(self._news.changed)
         self._session: Session | None = None
         self._errors_seen = 0
         self._asked = 0
-
-    def _changed(self) -> None:
-        if self._news is not None:
-            self._news.set()
 
     def attach(self, session: Session | None) -> None:
         """Know what serves this connection; None if it was refused at once."""
         self._session = session
 
-    async def _until(self, ready: Callable[[], bool]) -> None:
-        while not ready():
-            if self._news is None or self._news.is_set():
-                self._news = anyio.Event()  # shared by all who wait
-            await self._news.wait()
-
     async def opened(self) -> None:
         """Wait for the answer to the handshake."""
         wire = self._transport
-        await self._until(lambda: wire.accepted or wire.closing is not None)
+        await self._news.until(lambda: wire.accepted or wire.closing is not None)
 
     # -- what is known
 
@@ -154,7 +145,7 @@ class Peer:
             Reject: the handshake was refused.
         """
         self._check_open()
-        await self._until(lambda: self._transport.peer_can_send)
+        await self._news.until(lambda: self._transport.peer_can_send)
         self._check_open()
         frame = self._codec.frame(message)
         self._transport.peer_send(frame.payload, frame.text, fragments)
@@ -221,7 +212,7 @@ class Peer:
             self._check_open()
         found: list[Any] = []
         with anyio.move_on_after(timeout):
-            await self._until(lambda: self._find(kinds, found) or self._ended)
+            await self._news.until(lambda: self._find(kinds, found) or self._ended)
         if found or self._find(kinds, found):  # it may have come in the last moment
             return found[0]
         if self._ended:
@@ -363,7 +354,7 @@ class Peer:
             return False
 
         with anyio.move_on_after(timeout):
-            await self._until(lambda: look() or self._ended)
+            await self._news.until(lambda: look() or self._ended)
         if found:
             return found[0]
         if self._ended:
@@ -385,7 +376,7 @@ class Peer:
         """
         frames = self._transport
         with anyio.move_on_after(within):
-            await self._until(lambda: bool(self._unread or frames.peer_unread()))
+            await self._news.until(lambda: bool(self._unread or frames.peer_unread()))
         if self._unread or frames.peer_unread():
             raise AssertionError(f"something came; {self._said_unread()}")
 

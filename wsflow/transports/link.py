@@ -11,6 +11,7 @@ from websockets.datastructures import Headers
 
 from wsflow.detached import detach
 from wsflow.errors import ConnectError
+from wsflow.news import News
 from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.dial import Target, refused, without_secrets
 from wsflow.transports.frames import Frame
@@ -77,7 +78,8 @@ class MemoryDialler(MemoryClock):
         self._server: MemoryTransport | None = None
         self._uri = ""
         self._is_open = False
-        self._news: anyio.Event | None = None
+        self._news = News()
+        self.changed = self._news.changed  # something has come of it: the pumps are to look
         self._out: deque[tuple[float, Frame | tuple[int, str]]] = deque()
         self._out_bytes = 0
         self._writing_paused = False
@@ -90,16 +92,8 @@ class MemoryDialler(MemoryClock):
         """Report to ``receiver`` from now on."""
         self._receiver = receiver
 
-    def changed(self) -> None:
-        """Something has come of it: the pumps are to look."""
-        if self._news is not None:
-            self._news.set()
-
     async def _until(self, ready: Callable[[], object]) -> None:
-        while not (ready() or self.over):
-            if self._news is None or self._news.is_set():
-                self._news = anyio.Event()
-            await self._news.wait()
+        await self._news.until(lambda: self.over or ready())
 
     # -- what the runtime asks for
 
@@ -148,9 +142,7 @@ class MemoryDialler(MemoryClock):
         with anyio.move_on_after(self._limits.close_timeout):
             await self._until(lambda: False)
         self.cut()
-        while self._pumps:
-            self._news = anyio.Event()
-            await self._news.wait()
+        await self._news.until(lambda: not self._pumps)
 
     # -- the link
 
