@@ -11,6 +11,7 @@ import pytest
 
 from wsflow import Close, Connection, Disconnected, MemberJoined, Reject, Router, Topic, TopicMember
 from wsflow.testing import FakeConnection, FakeTopic, Peer, connect, serve_in_memory
+from wsflow.testing import peer as peer_module
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -147,6 +148,38 @@ async def test_registry_entries_and_memberships_that_are_left_fail_the_block() -
         session.memberships["room"] = None
         with pytest.raises(AssertionError, match="still a member of room"):
             peer.check(lambda _id: False)
+
+
+def deaf() -> Router:
+    """An app that reads one message, and no other."""
+    app = Router("/")
+
+    @app.consumer
+    async def ponder(message: str) -> None:
+        await anyio.sleep_forever()
+
+    return app
+
+
+LONG = "x" * 50_000
+
+
+async def test_an_app_that_does_not_read_what_is_sent() -> None:
+    with pytest.raises(AssertionError) as raised:
+        async with connect(deaf(), "/") as peer:
+            while True:
+                await peer.send(LONG, timeout=0.05)
+    assert str(raised.value).startswith("the app has not read what was sent within 0.05 s; running")
+    assert "ponder" in str(raised.value)
+
+
+async def test_an_app_that_does_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "READS", 0.05)
+    with pytest.raises(AssertionError, match="has not read what was sent") as raised:
+        async with connect(deaf(), "/") as peer:
+            for _ in range(300):
+                await peer.send("more")
+    assert "ponder" in str(raised.value)
 
 
 async def test_a_lifespan_that_fails() -> None:

@@ -34,6 +34,9 @@ from wsflow.wiring.messages import union_problem
 A = TypeVar("A")
 B = TypeVar("B")
 
+READS = 5.0
+"""Seconds within which the app has to read what it was sent, close frame included."""
+
 
 def _is_type(kind: object) -> bool:
     return isinstance(kind, type) or get_origin(kind) is not None or kind is None or kind is Any
@@ -77,6 +80,7 @@ class Peer:
         self._session: Session | None = None
         self._errors_seen = 0
         self._asked = 0
+        self._unfinished = ""
 
     def attach(self, session: Session | None) -> None:
         """Know what serves this connection; None if it was refused at once."""
@@ -133,19 +137,24 @@ class Peer:
 
     # -- sending
 
-    async def send(self, message: object, *, fragments: int = 1) -> None:
+    async def send(self, message: object, *, fragments: int = 1, timeout: float = READS) -> None:
         """Send a message: encoded, or raw for ``str`` and ``bytes``. Waits while nothing is read.
 
         Args:
             message: what to send.
             fragments: in how many pieces it travels.
+            timeout: seconds.
 
         Raises:
+            AssertionError: the app did not read within that time.
             Disconnected: the connection has ended.
             Reject: the handshake was refused.
         """
         self._check_open()
-        await self._news.until(lambda: self._transport.peer_can_send)
+        with anyio.move_on_after(timeout):
+            await self._news.until(lambda: self._transport.peer_can_send)
+        if not self._transport.peer_can_send:
+            raise AssertionError(self._reads_no_more(timeout))
         self._check_open()
         frame = self._codec.frame(message)
         self._transport.peer_send(frame.payload, frame.text, fragments)
@@ -383,17 +392,32 @@ class Peer:
     # -- leaving
 
     async def leave(self) -> None:
-        """Close, and wait for the end."""
+        """Close, and wait for the end. Who does not read the close frame is left without."""
         self._transport.peer_close(1000, "")
+        with anyio.move_on_after(READS):
+            await self._news.until(lambda: self._transport.closing is not None)
+        if self._transport.closing is None:
+            self._unfinished = self._reads_no_more(READS)
+            self._transport.peer_vanish()
         if self._session is not None:
             await self._session.join()
+
+    def _reads_no_more(self, seconds: float) -> str:
+        running = self._session.running if self._session is not None else ()
+        return (
+            f"the app has not read what was sent within {seconds:g} s; "
+            f"running: {', '.join(running) or 'nothing'}"
+        )
 
     def check(self, known: Callable[[str], bool]) -> None:
         """Fail on what the connection has left behind.
 
         Raises:
-            AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
+            AssertionError: a task, a registry entry, a membership, an error that nobody saw, or
+                messages that were never read.
         """
+        if self._unfinished:
+            raise AssertionError(self._unfinished)
         if self._session is not None:
             check(self._session, known, self._errors_seen)
 
