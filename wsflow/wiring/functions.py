@@ -20,9 +20,9 @@ from wsflow.declare.signatures import EMPTY, ITERATORS, Parameter, Signature, me
 from wsflow.errors import Close, Disconnected, Reject
 from wsflow.topics import Topic
 from wsflow.wiring.calls import Call
-from wsflow.wiring.messages import RAW, union_problem, unknown_type
+from wsflow.wiring.messages import RAW, message_problem, union_problem
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
-from wsflow.wiring.resolve import SIMPLE, Resolver, unknown_message
+from wsflow.wiring.resolve import SIMPLE, Resolver
 from wsflow.wiring.sources import GIVEN
 
 WhyAndCure = tuple[str, str]
@@ -136,8 +136,8 @@ class Functions:
         for kind in kinds:
             carried = (kind, answer_type(kind)) if is_call(kind) else (kind,)
             for each in carried:
-                if each not in RAW and (unknown := unknown_type(each)) is not None:
-                    self._problem(handler, first, *unknown_message(unknown))
+                if (wrong := message_problem(each)) is not None:
+                    self._problem(handler, first, *wrong)
                     return None
         if any(map(is_call, kinds)):
             wrong = call_problem(kinds, stream, signature)
@@ -187,10 +187,8 @@ class Functions:
         if signature.gives in (None, EMPTY, NoReturn):
             return
         for kind in members(signature.gives):
-            if kind in RAW or kind is NoneType:
-                continue
-            if (unknown := unknown_type(kind)) is not None:
-                self._problem(handler, "", *unknown_message(unknown))
+            if kind is not NoneType and (wrong := message_problem(kind)) is not None:
+                self._problem(handler, "", *wrong)
 
     def decodings(
         self,
@@ -348,9 +346,6 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
             return f"{name} is a Call, and this yields.", "return the answer, or use a Stream."
         return f"{name} is a Stream, and this does not yield.", "yield its items, or use a Call."
     for kind in kinds:
-        tag = str((get_origin(kind) or kind).__struct_config__.tag)
-        if tag.startswith("$"):
-            return f"Its tag is {tag!r}, and tags that begin with $ are wsflow's.", "rename it."
         expected = {type_name(each) for each in members(answer_type(kind))}
         wrong = _other_answer(expected, signature.gives)
         if wrong is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Union
+from typing import Any, Union, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -13,6 +13,22 @@ from wsflow.declare.signatures import type_name
 
 RAW = (str, bytes)
 """What travels as it is, without a codec."""
+
+
+def message_problem(kind: Any) -> tuple[str, str] | None:
+    """Why nothing of this type can be sent or received, and the cure; None if it can."""
+    if kind in RAW:
+        return None
+    if (unknown := unknown_type(kind)) is not None:
+        return (
+            f"msgspec does not know the type {unknown}, so no message can carry it.",
+            "use a msgspec.Struct, a dataclass, a TypedDict or a built-in type.",
+        )
+    struct = get_origin(kind) or kind
+    if is_message(struct) and str(struct.__struct_config__.tag).startswith("$"):
+        tag = struct.__struct_config__.tag
+        return f"Its tag is {tag!r}, and tags that begin with $ are wsflow's.", "rename it."
+    return None
 
 
 def unknown_type(kind: Any) -> str | None:

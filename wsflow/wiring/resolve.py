@@ -17,7 +17,7 @@ from wsflow.opening import Opening
 from wsflow.topic_type import TopicType
 from wsflow.topics import Topic
 from wsflow.wiring.calls import Call
-from wsflow.wiring.messages import is_message, unknown_type
+from wsflow.wiring.messages import is_message, message_problem, unknown_type
 from wsflow.wiring.place import Place, name_a_parameter, name_problem
 from wsflow.wiring.plan import Offer
 from wsflow.wiring.sources import (
@@ -246,8 +246,8 @@ class Resolver:
             self.problem(handler, parameter, *wrong)
             return None, True
         for kind in (*types, name.options.presence):
-            if (unknown := unknown_type(kind)) is not None:
-                self.problem(handler, parameter, *unknown_message(unknown))
+            if (wrong := message_problem(kind)) is not None:
+                self.problem(handler, parameter, *wrong)
         source = FromTopic(
             name.template,
             TopicType(types, name.options, ()),
@@ -343,14 +343,6 @@ class Resolver:
             f"return it from a function decorated with lifespan, on_connect or on_message and "
             f"annotated `-> {wanted}`.",
         )
-
-
-def unknown_message(unknown: str) -> tuple[str, str]:
-    """Why and cure for a message type that msgspec does not know."""
-    return (
-        f"msgspec does not know the type {unknown}, so no message can carry it.",
-        "use a msgspec.Struct, a dataclass, a TypedDict or a built-in type.",
-    )
 
 
 def _see(asks: Handler, provides: Handler) -> str:
