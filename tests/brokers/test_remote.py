@@ -946,6 +946,36 @@ async def test_nobody_hears_of_what_an_abandoned_task_raised() -> None:
         loop.set_exception_handler(before)
 
 
+async def test_nothing_is_left_of_a_connection_that_fails_while_it_writes(
+    server_of: Callable[..., BrokerServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """nats-py fails again while it closes then, and leaves tasks, an error and a socket."""
+    url = server_of("nats").url
+
+    async def fail() -> None:
+        connection = nats_connection.NatsConnection()
+        await connection.connect(url)
+        client: Any = connection._client
+
+        async def drain() -> None:
+            client._pending.append(b"")
+            client._pending_data_size = 1
+            raise ConnectionResetError("reset")
+
+        client._transport.drain = drain
+        await connection.send("a", b"b")
+        tasks = connection._left_behind()
+        with pytest.raises(LinkLostError):
+            await connection.ping()
+        await connection.close()
+        assert tasks
+        assert all(task.done() for task in tasks)
+
+    await fail()
+    gc.collect()
+    assert caplog.text == ""
+
+
 async def test_a_note_on_a_lost_connection() -> None:
     connection = nats_connection.NatsConnection()
     await connection.close()

@@ -59,6 +59,7 @@ class NatsConnection:
         self._numbers = itertools.count()
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
         self._unconfirmed: list[asyncio.Future[None]] = []
+        self._subscriptions: set[Subscription] = set()
         self._connecting: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._notes: list[tuple[str, bytes]] = []
@@ -117,7 +118,16 @@ class NatsConnection:
         await cancel_all(tasks)
         closing = asyncio.create_task(self._close(), name="wsflow nats")
         await asyncio.wait([closing], timeout=CLOSE)
-        await cancel_all({closing})
+        await cancel_all({closing, *self._left_behind()})
+        if (transport := getattr(self._client, "_transport", None)) is not None:
+            transport.close()
+
+    def _left_behind(self) -> set[asyncio.Task[None]]:
+        """Tasks of nats-py. When it fails while it closes, it forgets them, and its socket."""
+        names = ("_flusher_task", "_reading_task", "_ping_interval_task")
+        tasks = [getattr(self._client, name, None) for name in names]
+        tasks += [getattr(each, "_wait_for_msgs_task", None) for each in self._subscriptions]
+        return {task for task in tasks if task is not None}
 
     async def _close(self) -> None:
         with contextlib.suppress(Error, OSError):
@@ -130,10 +140,12 @@ class NatsConnection:
     ) -> Subscription:
         """Subscribe; the server has it when a later ``ping`` returns."""
         made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
+        self._subscriptions.add(made)
         return made
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Subscribe no more."""
+        self._subscriptions.discard(subscription)
         await self._through(subscription.unsubscribe())
 
     async def send(
