@@ -284,6 +284,26 @@ async def test_a_worker_that_keeps_dying(
         each.close()
 
 
+async def test_stopping_while_a_worker_is_replaced(
+    server_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(broker=server_of("valkey").url, workers=1, port=0)
+    sockets = listen(settings, 1)
+    supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
+    serving = asyncio.Event()
+    running = asyncio.create_task(supervisor.run(serving.set))
+    await serving.wait()
+    supervisor.renew()
+    while len(supervisor._workers) < 2:
+        await asyncio.sleep(0)
+    supervisor.stop()
+    await running
+    assert supervisor.codes == [0]
+    assert "the others stay as they are" not in caplog.text
+    for each in sockets[0]:
+        each.close()
+
+
 async def test_stopping_before_all_have_started() -> None:
     async with running("examples.echo:app", "--workers", "2", "--port", "0") as run:
         await run.until("an embedded NATS server carries topics")
