@@ -1,5 +1,5 @@
 """``python -m wsflow`` is the command line."""
 
-from wsflow.cli import main
+from wsflow.cli.main import main
 
 main()

@@ -20,9 +20,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.processes import free_port, running
-from wsflow.cli import main, wired
 from wsflow.cli.explain import try_lines
 from wsflow.cli.flags import GROUPS
+from wsflow.cli.load import wired
+from wsflow.cli.main import main
 from wsflow.cli.run import Stopping
 from wsflow.server import Server, Settings
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.processes import Run, free_port
 from wsflow import Close, Header, Router
-from wsflow.cli import main
+from wsflow.cli.main import main
 from wsflow.server import Settings
 from wsflow.server.serve import serve
 

@@ -37,7 +37,8 @@ from wsflow import (
     Router,
     connect,
 )
-from wsflow.cli import main, shell
+from wsflow.cli import shell
+from wsflow.cli.main import main
 from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.codec import JSON, MSGPACK
 from wsflow.server import Server, Settings

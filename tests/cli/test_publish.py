@@ -10,7 +10,7 @@ import redis
 
 from tests.brokers.servers import BrokerServer
 from wsflow.brokers import remote
-from wsflow.cli import main
+from wsflow.cli.main import main
 
 
 @pytest.fixture(scope="module")
