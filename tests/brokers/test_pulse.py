@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wsflow.brokers.engine import LinkLostError
-from wsflow.brokers.pulse import LOOKS, MOST, Pulse
+from wsflow.brokers.pulse import LOOKS, MOST, watch
 
 PATIENCE = 0.12
 
@@ -23,6 +23,7 @@ class Pinged:
     """A link whose pings are answered when the test says."""
 
     def __init__(self) -> None:
+        self.heard = 0
         self.pings: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 
     async def ping(self) -> None:
@@ -31,13 +32,13 @@ class Pinged:
         await answer
 
 
-def watched(pulse: Pulse) -> tuple[Pinged, asyncio.Task[None]]:
+def watched() -> tuple[Pinged, asyncio.Task[None]]:
     link: Any = Pinged()
-    return link, asyncio.create_task(pulse.watch(link, PATIENCE, 0))
+    return link, asyncio.create_task(watch(link, PATIENCE, 0))
 
 
 async def test_silence_is_a_lost_connection() -> None:
-    link, watching = watched(Pulse())
+    link, watching = watched()
     (await link.pings.get()).set_result(None)
     await link.pings.get()
     with pytest.raises(LinkLostError, match=r"no answer within 0.12 s"):
@@ -45,11 +46,10 @@ async def test_silence_is_a_lost_connection() -> None:
 
 
 async def test_an_answer_may_stand_behind_many_messages() -> None:
-    pulse = Pulse()
-    link, watching = watched(pulse)
+    link, watching = watched()
     answer = await link.pings.get()
     for _ in range(2 * LOOKS):
-        pulse.heard += 1
+        link.heard += 1
         await asyncio.sleep(PATIENCE / LOOKS)
     answer.set_result(None)
     await link.pings.get()
@@ -58,17 +58,16 @@ async def test_an_answer_may_stand_behind_many_messages() -> None:
 
 
 async def test_it_has_to_come_nonetheless() -> None:
-    pulse = Pulse()
-    _, watching = watched(pulse)
+    link, watching = watched()
     while not watching.done():
-        pulse.heard += 1
+        link.heard += 1
         await asyncio.sleep(0.001)
     with pytest.raises(LinkLostError, match=f"no answer within {MOST * PATIENCE:g} s"):
         await watching
 
 
 async def test_a_stall_of_the_loop_is_no_silence() -> None:
-    link, watching = watched(Pulse())
+    link, watching = watched()
     answer = await link.pings.get()
     await asyncio.sleep(0)
     time.sleep(2 * PATIENCE)  # noqa: ASYNC251
@@ -81,7 +80,7 @@ async def test_a_stall_of_the_loop_is_no_silence() -> None:
 
 
 async def test_what_the_ping_says() -> None:
-    link, watching = watched(Pulse())
+    link, watching = watched()
     (await link.pings.get()).set_exception(LinkLostError("gone"))
     with pytest.raises(LinkLostError, match="gone"):
         await watching

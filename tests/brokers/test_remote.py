@@ -724,6 +724,7 @@ class Line:
     """A link whose calls are counted, and fail when told to."""
 
     def __init__(self) -> None:
+        self.heard = 0
         self.failing: dict[str, Exception] = {}
         self.cut = asyncio.Event()
         self.calls: list[str] = []

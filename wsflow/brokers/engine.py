@@ -108,6 +108,10 @@ class Sink(Protocol):
 class Link(Protocol):
     """One connection to the broker's server. Every coroutine here may raise LinkLostError."""
 
+    @property
+    def heard(self) -> int:
+        """How many things have come from the server, of whatever kind."""
+
     async def lost(self) -> None:
         """Wait until the connection is lost.
 

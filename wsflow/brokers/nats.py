@@ -93,6 +93,10 @@ class NatsLink:
         self.close = connection.close
         self.ping = connection.ping
 
+    @property
+    def heard(self) -> int:
+        return self._connection.heard
+
     async def begin(self, process: str) -> None:
         """Have notes come in."""
         for subject in (f"{self._prefix}.c", f"{self._prefix}.c.{process}"):

@@ -91,6 +91,11 @@ class NatsConnection:
             raise LinkLostError(str(exc) or type(exc).__name__) from None
         await self.subscribe(f"{self._inbox}.*", self._answered)
 
+    @property
+    def heard(self) -> int:
+        """How many messages have come."""
+        return self._client.stats["in_msgs"]
+
     async def _error(self, exc: Exception) -> None:
         if isinstance(exc, SlowConsumerError):
             self._fail(LinkLostError("messages came faster than they could be handled"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import final
 
 from wsflow.brokers.engine import Link, LinkLostError
 
@@ -18,45 +17,35 @@ MOST = 5
 """How many times the patience may pass without an answer, whatever else comes."""
 
 
-@final
-class Pulse:
-    """Sees that something comes.
+async def watch(link: Link, patience: float, interval: float) -> None:
+    """Ping again and again.
 
-    Attributes:
-        heard: how many things have come, of any kind.
+    Args:
+        link: the connection.
+        patience: seconds of silence within which an answer has to come.
+        interval: seconds between an answer and the next ping.
+
+    Raises:
+        LinkLostError: the server does not answer.
     """
+    while True:
+        answer = asyncio.ensure_future(link.ping())
+        try:
+            await _answered(link, answer, patience)
+        finally:
+            answer.cancel()
+        await asyncio.sleep(interval)
 
-    def __init__(self) -> None:
-        self.heard = 0
 
-    async def watch(self, link: Link, patience: float, interval: float) -> None:
-        """Ping again and again.
-
-        Args:
-            link: the connection.
-            patience: seconds of silence within which an answer has to come.
-            interval: seconds between an answer and the next ping.
-
-        Raises:
-            LinkLostError: the server does not answer.
-        """
-        while True:
-            answer = asyncio.ensure_future(link.ping())
-            try:
-                await self._answered(answer, patience)
-            finally:
-                answer.cancel()
-            await asyncio.sleep(interval)
-
-    async def _answered(self, answer: asyncio.Future[None], patience: float) -> None:
-        began, silent = time.monotonic(), 0
-        while True:
-            heard = self.heard
-            await asyncio.wait([answer], timeout=patience / LOOKS)
-            if answer.done():
-                return answer.result()
-            silent = silent + 1 if heard == self.heard else 0
-            if silent == LOOKS:
-                raise LinkLostError(f"no answer within {patience:g} s")
-            if time.monotonic() - began > MOST * patience:
-                raise LinkLostError(f"no answer within {MOST * patience:g} s")
+async def _answered(link: Link, answer: asyncio.Future[None], patience: float) -> None:
+    began, silent = time.monotonic(), 0
+    while True:
+        heard = link.heard
+        await asyncio.wait([answer], timeout=patience / LOOKS)
+        if answer.done():
+            return answer.result()
+        silent = silent + 1 if heard == link.heard else 0
+        if silent == LOOKS:
+            raise LinkLostError(f"no answer within {patience:g} s")
+        if time.monotonic() - began > MOST * patience:
+            raise LinkLostError(f"no answer within {MOST * patience:g} s")

@@ -186,6 +186,7 @@ class RedisLink:
         self._topics = f"{prefix}:t:".encode()
         self._process = process
         self._failure = Failure()
+        self.heard = 0
         self.lost = self._failure.wait
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -226,10 +227,12 @@ class RedisLink:
     async def _answers(self) -> None:
         while True:
             self._commands.answer(await self._commands.read())
+            self.heard += 1
 
     async def _messages(self) -> None:
         while True:
             came = await self._events.read()
+            self.heard += 1
             if isinstance(came, ResponseError):  # of SUBSCRIBE: nothing else can fail here
                 raise BrokerError(f"it refuses: {came}")
             if came[0] == b"message":

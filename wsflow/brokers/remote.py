@@ -21,7 +21,7 @@ from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay, Unreada
 from wsflow.brokers.engine import Attempt, Engine, Link, LinkLostError, Stamp
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
-from wsflow.brokers.pulse import Pulse
+from wsflow.brokers.pulse import watch
 from wsflow.brokers.wire import pack, unpack
 from wsflow.declare.markers import TopicOptions
 from wsflow.errors import BrokerError
@@ -77,7 +77,6 @@ class RemoteBroker:
         self._to_recover: dict[str, None] = {}
         self._recovery = asyncio.Event()
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._pulse = Pulse()
         self._link: Link | None = None
         self._linked = asyncio.Event()
         self._given_up = asyncio.Event()  # somebody has found the link to be lost
@@ -143,7 +142,7 @@ class RemoteBroker:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(link.lost())
                 tasks.create_task(self._until_given_up())
-                tasks.create_task(self._pulse.watch(link, PATIENCE, PING_INTERVAL))
+                tasks.create_task(watch(link, PATIENCE, PING_INTERVAL))
                 await link.declare(self._declared)
                 for feed in self._feeds.values():
                     feed.live.clear()
@@ -284,7 +283,6 @@ class RemoteBroker:
     # -- what a link reports
 
     def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
-        self._pulse.heard += 1
         feed = self._feeds.get(topic)
         if feed is not None and stamp is not None:
             feed.take(stamp, data)
@@ -311,7 +309,6 @@ class RemoteBroker:
         return False
 
     def told(self, data: bytes) -> None:
-        self._pulse.heard += 1
         try:
             self._processes.told(data)
         except UnreadableError as exc:
