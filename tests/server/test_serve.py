@@ -127,7 +127,7 @@ async def test_a_restart_lets_in_who_has_come() -> None:
         while len(server._requesting) < 1:
             await asyncio.sleep(0)
         server.stop(restart=True)
-        while server._all_requested is None:
+        while server._news._event is None:
             await asyncio.sleep(0)
         half[1].write(
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n"
@@ -185,7 +185,7 @@ async def test_a_restart_that_is_cut_short() -> None:
         while len(server._requesting) < 1:
             await asyncio.sleep(0)
         server.stop(restart=True)
-        while server._all_requested is None:
+        while server._news._event is None:
             await asyncio.sleep(0)
         server.stop(now=True)
         assert (await half[0].read()).startswith(b"HTTP/1.1 503 ")
@@ -474,6 +474,46 @@ async def test_tls(certificate: tuple[Path, Path]) -> None:
             assert closed.value.rcvd.code == 1003
         while server._transports:
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": use}) for use in (False, True)]
+)
+async def test_a_restart_lets_in_who_is_in_the_tls_handshake(
+    certificate: tuple[Path, Path],
+) -> None:
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    async with serve(echo_app(), quick(ssl_certfile=cert, ssl_keyfile=key)) as server:
+        server.TLS_GRACE = 0.3
+        address = ("127.0.0.1", server.port)
+        early, failing = socket.create_connection(address), socket.create_connection(address)
+        while len(server._arriving) < 2:
+            await asyncio.sleep(0)
+        server.stop(restart=True)
+        while server._listeners:
+            await asyncio.sleep(0)
+        failing.sendall(b"no TLS at all\r\n\r\n")
+        reader, writer = await asyncio.open_connection(
+            sock=early, ssl=context, server_hostname="127.0.0.1"
+        )
+        writer.write(REQUEST)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+        writer.close()
+        failing.close()
+
+
+async def test_a_restart_does_not_wait_for_a_tls_handshake_for_ever(
+    certificate: tuple[Path, Path],
+) -> None:
+    cert, key = certificate
+    async with serve(echo_app(), quick(ssl_certfile=cert, ssl_keyfile=key)) as server:
+        server.TLS_GRACE = 0.1
+        slow = socket.create_connection(("127.0.0.1", server.port))
+        while not server._arriving:
+            await asyncio.sleep(0)
+        server.stop(restart=True)
+    slow.close()
 
 
 async def test_tls_files_that_cannot_be_used(certificate: tuple[Path, Path]) -> None:

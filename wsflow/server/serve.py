@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, final
+from weakref import WeakSet
 
 import anyio
 from websockets.datastructures import Headers
 
 from wsflow.brokers import select
 from wsflow.declare.router import Router
+from wsflow.news import News
 from wsflow.request import Address
 from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
@@ -38,6 +40,9 @@ class Server:
         plan: the wired app.
     """
 
+    TLS_GRACE = 2.0
+    """Seconds that TLS handshakes may take on a restart; of those that fail nobody tells."""
+
     def __init__(
         self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
     ) -> None:
@@ -49,10 +54,10 @@ class Server:
         self._stop = anyio.Event()
         self._now = False
         self._restart = False
+        self._arriving: WeakSet[Kept] = WeakSet()  # in the TLS handshake
         self._requesting: set[Kept] = set()
         self._transports: set[Kept] = set()
-        self._all_closed: anyio.Event | None = None
-        self._all_requested: anyio.Event | None = None
+        self._news = News()  # of what becomes of the transports
         self._resolve = resolver(settings.trusted_proxy)
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
@@ -80,6 +85,8 @@ class Server:
 
     def opened(self, transport: Kept) -> bool:
         """A socket was accepted; False if too many have not sent their request."""
+        self._arriving.discard(transport)
+        self._news.changed()
         if len(self._requesting) >= self.settings.max_handshakes:
             return False
         # Those that were refused, or are closing, count here too.
@@ -101,13 +108,10 @@ class Server:
         """Its socket is closed."""
         self._forget_request(transport)
         self._transports.discard(transport)
-        if self._all_closed is not None and not self._transports:
-            self._all_closed.set()
 
     def _forget_request(self, transport: Kept) -> None:
         self._requesting.discard(transport)
-        if self._all_requested is not None and not self._requesting:
-            self._all_requested.set()
+        self._news.changed()
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The peer's address, seen through the trusted proxies."""
@@ -161,8 +165,7 @@ class Server:
         self.app.abort_start()
         if now:
             self.app.cut_short()
-            if self._all_requested is not None:
-                self._all_requested.set()
+            self._news.changed()
         self._stop.set()
 
     async def _serve(self) -> None:
@@ -175,9 +178,7 @@ class Server:
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
         self._unbind()  # not before: whoever came meanwhile was answered
-        while self._transports:  # each bounds its closing handshake itself
-            self._all_closed = anyio.Event()
-            await self._all_closed.wait()
+        await self._news.until(lambda: not self._transports)  # each bounds its closing handshake
 
     async def _hand_over(self) -> None:
         """On a restart, leave the address to another process, and let in who has come before."""
@@ -190,9 +191,9 @@ class Server:
         await self._set_up_accepted()
         self._unbind()  # not before: asyncio drops what it has accepted and not set up by then
         await self._set_up_accepted()  # by uvloop, which accepts until that
-        while self._requesting and not self._now:
-            self._all_requested = anyio.Event()
-            await self._all_requested.wait()
+        with anyio.move_on_after(self.TLS_GRACE):
+            await self._news.until(lambda: self._now or not self._arriving)
+        await self._news.until(lambda: self._now or not self._requesting)
 
     async def _set_up_accepted(self) -> None:
         for _ in range(3):  # turns of the loop, from an accepted socket to its transport
@@ -229,11 +230,16 @@ class Server:
         settings = self.settings
         loop = asyncio.get_running_loop()
 
+        context = tls_context(settings)
+
         def factory() -> ServerTransport:
-            return ServerTransport(self)
+            transport = ServerTransport(self)
+            if context is not None:
+                self._arriving.add(transport)
+            return transport
 
         listen: dict[str, Any] = {"backlog": 1024, "start_serving": False}
-        if (context := tls_context(settings)) is not None:
+        if context is not None:
             listen["ssl"] = context
             listen["ssl_handshake_timeout"] = settings.open_timeout
             listen["ssl_shutdown_timeout"] = settings.close_timeout

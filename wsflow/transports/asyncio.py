@@ -23,7 +23,7 @@ from wsflow.transports.sockets import Phase, SocketTransport
 class ServerTransport(SocketTransport):
     """A Transport of a server on asyncio."""
 
-    __slots__ = ("_host", "_opening")
+    __slots__ = ("__weakref__", "_host", "_opening")
 
     dials = False
 
