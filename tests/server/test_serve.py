@@ -484,23 +484,27 @@ async def test_a_restart_lets_in_who_is_in_the_tls_handshake(
 ) -> None:
     cert, key = certificate
     context = ssl.create_default_context(cafile=str(cert))
-    async with serve(echo_app(), quick(ssl_certfile=cert, ssl_keyfile=key)) as server:
-        server.TLS_GRACE = 0.3
-        address = ("127.0.0.1", server.port)
-        early, failing = socket.create_connection(address), socket.create_connection(address)
-        while len(server._arriving) < 2:
-            await asyncio.sleep(0)
-        server.stop(restart=True)
-        while server._listeners:
-            await asyncio.sleep(0)
-        failing.sendall(b"no TLS at all\r\n\r\n")
-        reader, writer = await asyncio.open_connection(
-            sock=early, ssl=context, server_hostname="127.0.0.1"
-        )
-        writer.write(REQUEST)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
-        writer.close()
-        failing.close()
+    server = Server(compile_app(echo_app()), quick(ssl_certfile=cert, ssl_keyfile=key))
+    server.TLS_GRACE = 0.3
+    runs = asyncio.create_task(server.run())
+    await server.started.wait()
+    address = ("127.0.0.1", server.port)
+    early, failing = socket.create_connection(address), socket.create_connection(address)
+    while len(server._arriving) < 2:
+        await asyncio.sleep(0)
+    server.stop(restart=True)
+    while server._listeners:
+        await asyncio.sleep(0)
+    failing.sendall(b"no TLS at all\r\n\r\n")
+    reader, writer = await asyncio.open_connection(
+        sock=early, ssl=context, server_hostname="127.0.0.1"
+    )
+    assert not runs.done()
+    writer.write(REQUEST)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+    writer.close()
+    failing.close()
+    await runs
 
 
 async def test_a_restart_does_not_wait_for_a_tls_handshake_for_ever(
