@@ -496,10 +496,12 @@ async def test_a_restart_lets_in_who_is_in_the_tls_handshake(
     while server._listeners:
         await asyncio.sleep(0)
     failing.sendall(b"no TLS at all\r\n\r\n")
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not runs.done()
     reader, writer = await asyncio.open_connection(
         sock=early, ssl=context, server_hostname="127.0.0.1"
     )
-    assert not runs.done()
     writer.write(REQUEST)
     assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
     writer.close()
