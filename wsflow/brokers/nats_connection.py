@@ -60,6 +60,7 @@ class NatsConnection:
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
         self._unconfirmed: list[asyncio.Future[None]] = []
         self._subscriptions: set[Subscription] = set()
+        self._transport: Any = None
         self._connecting: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._notes: list[tuple[str, bytes]] = []
@@ -89,6 +90,7 @@ class NatsConnection:
             if "authorization violation" in str(exc).lower():
                 raise BrokerError(f"it refuses the user or the password: {exc}") from None
             raise LinkLostError(str(exc) or type(exc).__name__) from None
+        self._transport = getattr(self._client, "_transport", None)
         await self.subscribe(f"{self._inbox}.*", self._answered)
 
     @property
@@ -124,8 +126,8 @@ class NatsConnection:
         closing = asyncio.create_task(self._close(), name="wsflow nats")
         await asyncio.wait([closing], timeout=CLOSE)
         await cancel_all({closing, *self._left_behind()})
-        if (transport := getattr(self._client, "_transport", None)) is not None:
-            transport.close()
+        if self._transport is not None:
+            self._transport.close()
 
     def _left_behind(self) -> set[asyncio.Task[None]]:
         """Tasks of nats-py. When it fails while it closes, it forgets them, and its socket."""
