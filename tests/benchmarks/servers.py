@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -215,8 +216,15 @@ def prepare_load() -> Path:
 
 
 def prepare_compiled() -> str:
-    """Build the wheel whose frame path is compiled, and unpack it. Why not, if it cannot be."""
+    """Build the wheel whose frame path is compiled, and unpack it. Why not, if it cannot be.
+
+    What is there already, of the same source, stays.
+    """
     source, compiled = BUILD / "source", BUILD / "compiled"
+    stamp, digest = BUILD / "compiled.digest", _digest_of_source()
+    if stamp.exists() and stamp.read_text() == digest:
+        return ""
+    stamp.unlink(missing_ok=True)
     for each in (source, compiled, BUILD / "wheel"):
         shutil.rmtree(each, ignore_errors=True)
     # From a copy: the compiler leaves its output beside the source.
@@ -234,7 +242,16 @@ def prepare_compiled() -> str:
     (wheel,) = (BUILD / "wheel").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(compiled)
+    stamp.write_text(digest)
     return ""
+
+
+def _digest_of_source() -> str:
+    """Changes with whatever goes into the wheel."""
+    digest = hashlib.sha256(sys.version.encode())
+    for file in [ROOT / "pyproject.toml", *sorted((ROOT / "wsflow").rglob("*.py"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def prepare_node() -> None:
