@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import hypothesis  # noqa: F401  (it must be there before a test freezes the heap)
@@ -41,3 +42,8 @@ def server_of() -> Iterator[Callable[..., BrokerServer]]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that take long come first, so that nobody waits for them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for processes that they have started."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 4

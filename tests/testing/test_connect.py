@@ -164,7 +164,8 @@ def deaf() -> Router:
 LONG = "x" * 50_000
 
 
-async def test_an_app_that_does_not_read_what_is_sent() -> None:
+async def test_an_app_that_does_not_read_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "READS", 0.05)
     with pytest.raises(AssertionError) as raised:
         async with connect(deaf(), "/") as peer:
             while True:
