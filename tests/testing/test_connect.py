@@ -183,6 +183,22 @@ async def test_an_app_that_does_not_read_to_the_end(monkeypatch: pytest.MonkeyPa
     assert "ponder" in str(raised.value)
 
 
+async def test_leaving_an_app_that_does_not_read_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then, too, nothing of the connection is left."""
+    monkeypatch.setattr(peer_module, "READS", 0.05)
+    async with serve_in_memory(deaf()) as server:
+        with anyio.CancelScope() as scope:
+            async with server.connect("/") as peer:
+                for _ in range(300):
+                    await peer.send("more")
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        assert len(server.registry) == 0
+
+
 async def test_a_lifespan_that_fails() -> None:
     app = build()
 

@@ -394,13 +394,15 @@ class Peer:
     async def leave(self) -> None:
         """Close, and wait for the end. Who does not read the close frame is left without."""
         self._transport.peer_close(1000, "")
-        with anyio.move_on_after(READS):
-            await self._news.until(lambda: self._transport.closing is not None)
-        if self._transport.closing is None:
-            self._unfinished = self._reads_no_more(READS)
-            self._transport.peer_vanish()
-        if self._session is not None:
-            await self._session.join()
+        try:
+            with anyio.move_on_after(READS, shield=True):
+                await self._news.until(lambda: self._transport.closing is not None)
+        finally:
+            if self._transport.closing is None:
+                self._unfinished = self._reads_no_more(READS)
+                self._transport.peer_vanish()
+            if self._session is not None:
+                await self._session.join()
 
     def _reads_no_more(self, seconds: float) -> str:
         running = self._session.running if self._session is not None else ()
