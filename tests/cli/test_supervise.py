@@ -118,6 +118,7 @@ async def test_an_embedded_server_that_says_nothing(
 
 
 async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     program = embedded.find_server()
     assert program is not None
     server = embedded.EmbeddedNats(program)
@@ -130,14 +131,10 @@ async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixt
         while "did not start" not in caplog.text:
             await asyncio.sleep(0.01)
         server._program = program
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                break
+        while "the embedded NATS server is back" not in caplog.text:
+            await asyncio.sleep(0.01)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
     assert "the embedded NATS server ended with exit code -9; it is started again" in caplog.text
 
 

@@ -529,7 +529,8 @@ async def test_much_comes_while_it_is_decided() -> None:
 
 
 async def test_a_flood_of_pings_that_nobody_reads_the_answers_of() -> None:
-    async with serve(echo_app(), settings(write_buffer=10_000)) as server, raw(server) as client:
+    patient = settings(write_buffer=10_000, ping_interval=0)
+    async with serve(echo_app(), patient) as server, raw(server) as client:
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await client.opened()
         (transport,) = server._transports

@@ -141,6 +141,7 @@ class EmbeddedNats:
             except BrokerError as exc:
                 log.error("%s", exc)
             else:
+                log.info("the embedded NATS server is back")
                 delays = back_off()
 
 
