@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 from wsflow.brokers.engine import LinkLostError
@@ -31,6 +32,11 @@ class Pinged:
         self.pings.put_nowait(answer)
         await answer
 
+    async def pinged(self) -> asyncio.Future[None]:
+        """The next ping; a failure if none comes."""
+        with anyio.fail_after(5):
+            return await self.pings.get()
+
 
 def watched() -> tuple[Pinged, asyncio.Task[None]]:
     link: Any = Pinged()
@@ -39,20 +45,20 @@ def watched() -> tuple[Pinged, asyncio.Task[None]]:
 
 async def test_silence_is_a_lost_connection() -> None:
     link, watching = watched()
-    (await link.pings.get()).set_result(None)
-    await link.pings.get()
+    (await link.pinged()).set_result(None)
+    await link.pinged()
     with pytest.raises(LinkLostError, match=r"no answer within 0.12 s"):
         await watching
 
 
 async def test_an_answer_may_stand_behind_many_messages() -> None:
     link, watching = watched()
-    answer = await link.pings.get()
+    answer = await link.pinged()
     for _ in range(2 * LOOKS):
         link.heard += 1
         await asyncio.sleep(PATIENCE / LOOKS)
     answer.set_result(None)
-    await link.pings.get()
+    await link.pinged()
     assert not watching.done()
     watching.cancel()
 
@@ -68,19 +74,19 @@ async def test_it_has_to_come_nonetheless() -> None:
 
 async def test_a_stall_of_the_loop_is_no_silence() -> None:
     link, watching = watched()
-    answer = await link.pings.get()
+    answer = await link.pinged()
     await asyncio.sleep(0)
     time.sleep(2 * PATIENCE)  # noqa: ASYNC251
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     answer.set_result(None)
-    await link.pings.get()
+    await link.pinged()
     assert not watching.done()
     watching.cancel()
 
 
 async def test_what_the_ping_says() -> None:
     link, watching = watched()
-    (await link.pings.get()).set_exception(LinkLostError("gone"))
+    (await link.pinged()).set_exception(LinkLostError("gone"))
     with pytest.raises(LinkLostError, match="gone"):
         await watching

@@ -30,6 +30,16 @@ def anyio_backend() -> object:
     return "asyncio"
 
 
+def silent() -> Router:
+    """An app that answers nothing."""
+    router = Router()
+
+    @router.consumer
+    async def nothing(message: Say) -> None: ...
+
+    return router
+
+
 def wire(peer: Peer) -> Any:
     connection: Any = peer.connection
     return connection._link.transport.wire
@@ -55,12 +65,7 @@ async def test_no_user_agent() -> None:
 
 
 async def test_a_wire_that_is_closed() -> None:
-    router = Router()
-
-    @router.consumer
-    async def nothing(message: Say) -> None: ...
-
-    async with serve(router, Settings(port=0)) as server:
+    async with serve(silent(), Settings(port=0)) as server:
         async with wsflow.connect(f"ws://127.0.0.1:{server.port}/") as peer:
             closed = wire(peer)
             closed.close(1000, "")
@@ -72,12 +77,7 @@ async def test_a_wire_that_is_closed() -> None:
 
 async def test_a_ping_that_nobody_answers() -> None:
     """The socket is closed before the pong comes."""
-    router = Router()
-
-    @router.consumer
-    async def nothing(message: Say) -> None: ...
-
-    async with serve(router, Settings(port=0)) as server:
+    async with serve(silent(), Settings(port=0)) as server:
         async with wsflow.connect(f"ws://127.0.0.1:{server.port}/") as peer:
             socket = wire(peer).transport
             socket.pause_reading()
@@ -90,10 +90,6 @@ async def test_a_ping_that_nobody_answers() -> None:
             socket.abort()
             with pytest.raises(Disconnected):
                 await ping
-
-
-def test_a_peer_that_nobody_waits_for() -> None:
-    Peer(lambda: None).changed()
 
 
 async def test_a_topic_of_the_clients_own() -> None:

@@ -59,7 +59,6 @@ class NatsConnection:
         self._numbers = itertools.count()
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
         self._unconfirmed: list[asyncio.Future[None]] = []
-        self._subscriptions: set[Subscription] = set()
         self._transport: Any = None
         self._connecting: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -133,7 +132,8 @@ class NatsConnection:
         """Tasks of nats-py. When it fails while it closes, it forgets them, and its socket."""
         names = ("_flusher_task", "_reading_task", "_ping_interval_task")
         tasks = [getattr(self._client, name, None) for name in names]
-        tasks += [getattr(each, "_wait_for_msgs_task", None) for each in self._subscriptions]
+        subscriptions = getattr(self._client, "_subs", {}).values()
+        tasks += [getattr(each, "_wait_for_msgs_task", None) for each in subscriptions]
         return {task for task in tasks if task is not None}
 
     async def _close(self) -> None:
@@ -147,12 +147,10 @@ class NatsConnection:
     ) -> Subscription:
         """Subscribe; the server has it when a later ``ping`` returns."""
         made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
-        self._subscriptions.add(made)
         return made
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Subscribe no more."""
-        self._subscriptions.discard(subscription)
         await self._through(subscription.unsubscribe())
 
     async def send(

@@ -73,6 +73,9 @@ class Typed:
             id = next(self._ids)
             self.asked.add(id)
             message = self._plan.controls[Ask](id, message)
+        return self._written(message)
+
+    def _written(self, message: object) -> str | bytes:
         data = self._codec.encode(message)
         return data.decode() if self._codec.text else data
 
@@ -90,8 +93,7 @@ class Typed:
         if tag != "$call":
             return None
         refusal = {self._tag_field: "$error", "id": id, "code": "unknown"}
-        data = self._codec.encode({**refusal, "message": "wsflow connect answers no calls"})
-        return data.decode() if self._codec.text else data
+        return self._written({**refusal, "message": "wsflow connect answers no calls"})
 
     def check(self, line: str) -> Any:
         """The message that a line is; None if any text will do.

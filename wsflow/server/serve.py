@@ -106,8 +106,8 @@ class Server:
 
     def closed(self, transport: Kept) -> None:
         """Its socket is closed."""
-        self._forget_request(transport)
         self._transports.discard(transport)
+        self._forget_request(transport)
 
     def _forget_request(self, transport: Kept) -> None:
         self._requesting.discard(transport)
