@@ -31,9 +31,9 @@ from wsflow import (
     Topic,
     TopicName,
 )
-from wsflow.calls import WINDOW, ControlFrame
+from wsflow.limits import Limits
+from wsflow.messages.calls import WINDOW, CallFrame
 from wsflow.runtime.calls import MOST_ASKED
-from wsflow.runtime.limits import Limits
 from wsflow.testing import connect
 
 ROOT = Path(__file__).parents[1]
@@ -220,7 +220,7 @@ async def test_clients() -> None:
 def test_the_protocols_frames() -> None:
     """Each frame on the page is one that wsflow reads and writes so."""
     page = (ROOT / "docs" / "protocol.md").read_text()
-    decode = msgspec.json.Decoder(ControlFrame).decode
+    decode = msgspec.json.Decoder(CallFrame).decode
     lines = re.findall(r'^\{"type": "\$.*\}$', page, re.MULTILINE)
     assert len(lines) == 9
     for line in lines:
@@ -228,7 +228,7 @@ def test_the_protocols_frames() -> None:
         written = msgspec.json.decode(msgspec.json.encode(frame))
         assert written == msgspec.json.decode(line)
     told = set(re.findall(r"^\| `(\$[a-z]+)` \|", page, re.MULTILINE))
-    assert told == {each.__struct_config__.tag for each in get_args(ControlFrame)}
+    assert told == {each.__struct_config__.tag for each in get_args(CallFrame)}
     assert f"wsflow grants {WINDOW}" in page
     assert f"more than {Limits().inbox_hard_messages:,}" in page
     assert f"no more than {MOST_ASKED:,} calls" in page

@@ -1,10 +1,10 @@
 """A declarative WebSocket framework: plain functions, typed messages, structured concurrency."""
 
-from wsflow.calls import Call, Stream
 from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
-from wsflow.connection import Connection, End
-from wsflow.declare.markers import Cookie, EventId, Header, Message, Query, TopicName
+from wsflow.connection import Connection
+from wsflow.declare.markers import Cookie, Header, Message, Query, TopicName
 from wsflow.declare.router import Router
+from wsflow.end import End
 from wsflow.errors import (
     BrokerError,
     CallError,
@@ -14,12 +14,14 @@ from wsflow.errors import (
     Disconnected,
     Reject,
 )
-from wsflow.loops import MemberJoined, MemberLeft, TopicMember
+from wsflow.messages.calls import Call, Stream
+from wsflow.messages.events import EventId
 from wsflow.opening import Opening
-from wsflow.publisher import Publisher, publisher
-from wsflow.registry import Registry
 from wsflow.request import Request
-from wsflow.topics import Joined, Topic, TopicCounters
+from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
+from wsflow.topics.publisher import Publisher, publisher
+from wsflow.topics.registry import Registry
+from wsflow.topics.topic import Joined, Topic, TopicCounters
 
 __all__ = [
     "BrokerError",

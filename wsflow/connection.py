@@ -2,68 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from wsflow.calls import Call, Stream
+from wsflow.end import End
+from wsflow.messages.calls import Call, Stream
 from wsflow.request import Request
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-Cause = Literal[
-    "rejected",
-    "unreachable",
-    "peer",
-    "vanished",
-    "finished",
-    "closed",
-    "unsupported",
-    "invalid",
-    "policy",
-    "too_large",
-    "protocol",
-    "error",
-    "slow",
-    "shutdown",
-    "restart",
-]
-
-CAUSE_OF_CODE: Mapping[int, Cause] = {
-    1002: "protocol",
-    1003: "unsupported",
-    1007: "invalid",
-    1008: "policy",
-    1009: "too_large",
-}
-"""What a close code says when the peer broke a rule."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a connection ended.
-
-    Attributes:
-        cause: ``rejected`` (no handshake), ``unreachable`` (a client found no server), ``peer``
-            (it closed), ``vanished`` (it left without a word), ``finished`` (a producer or a stream
-            consumer returned), ``closed`` (by ``Close`` or ``Connection.close``), ``unsupported``,
-            ``invalid``, ``policy``, ``too_large`` and ``protocol`` (the peer broke a rule),
-            ``error`` (a handler raised), ``slow`` (the peer does not read), ``shutdown`` and
-            ``restart`` (of the server).
-        code: the close code (RFC 6455 §7.4), or the HTTP status if ``rejected``.
-        reason: the reason that was sent or received.
-        error: what a handler raised, or a client's ConnectError; None if nothing did.
-    """
-
-    cause: Cause
-    code: int
-    reason: str = ""
-    error: BaseException | None = None
-
-    def __str__(self) -> str:
-        return f"{self.cause} ({self.code}{' ' * bool(self.reason)}{self.reason})"
 
 
 class Asks(Protocol):
@@ -73,7 +21,7 @@ class Asks(Protocol):
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
 
 
-class Link(Protocol):
+class Driver(Protocol):
     """What carries out what a handler asks of its connection."""
 
     @property
@@ -95,22 +43,22 @@ class Connection:
         request: the opening request.
     """
 
-    __slots__ = ("__weakref__", "_link", "id", "request")
+    __slots__ = ("__weakref__", "_driver", "id", "request")
 
-    def __init__(self, id: str, request: Request, link: Link) -> None:
+    def __init__(self, id: str, request: Request, driver: Driver) -> None:
         self.id = id
         self.request = request
-        self._link = link
+        self._driver = driver
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was agreed on, None without one."""
-        return self._link.subprotocol
+        return self._driver.subprotocol
 
     @property
     def end(self) -> End | None:
         """How the connection ended, None while it is open."""
-        return self._link.end
+        return self._driver.end
 
     async def send(self, message: object) -> None:
         """Send a message: encoded by the connection's codec, ``str`` and ``bytes`` as they are.
@@ -124,7 +72,7 @@ class Connection:
             Disconnected: the connection was ended by this side.
             TypeError: msgspec cannot encode the message, or it is a Call or a Stream.
         """
-        await self._link.send(message)
+        await self._driver.send(message)
 
     async def call(self, message: Call[R], *, timeout: float | None = None) -> R:
         """Ask the other end, and wait for its answer.
@@ -146,7 +94,7 @@ class Connection:
             TypeError: the message is no Call, msgspec cannot encode it, or this path's messages
                 have no tags.
         """
-        return await self._link.calls.call(message, timeout)
+        return await self._driver.calls.call(message, timeout)
 
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         """Ask the other end for a stream: ``async with connection.stream(Count(10)) as ticks``.
@@ -160,7 +108,7 @@ class Connection:
             Disconnected: on entering or while iterating: the connection has ended.
             TypeError: on entering: as in ``call``.
         """
-        return self._link.calls.stream(message)
+        return self._driver.calls.stream(message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection. The first end counts; a later one changes nothing.
@@ -172,7 +120,7 @@ class Connection:
             code: 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 §7.4).
             reason: shown to the peer; cut to 123 bytes at a character.
         """
-        self._link.close(code, reason)
+        self._driver.close(code, reason)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.request.path}>"

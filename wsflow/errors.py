@@ -7,54 +7,11 @@ an app, before it serves anybody.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from wsflow.connection import End
-
-MAX_REASON = 123
-"""Bytes of UTF-8 that fit in a close frame beside its code (RFC 6455 §5.5)."""
-
-# RFC 6455 §7.4.1 and the IANA registry: 1004 is reserved; 1005, 1006 and 1015 never go on the wire.
-_SENDABLE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
-_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
-_FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
-
-
-def check_close_code(code: int) -> int:
-    """Return ``code`` if a close frame may carry it.
-
-    Raises:
-        ValueError: it is not one of 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 §7.4).
-    """
-    if isinstance(code, int) and (code in _SENDABLE_CODES or 3000 <= code <= 4999):
-        return int(code)
-    raise ValueError(
-        f"{code!r} is not a close code that may be sent: use 1000 for a normal end, "
-        "4000 to 4999 for your own, or one of 1001-1003, 1007-1014, 3000-3999"
-    )
-
-
-def check_headers(headers: Iterable[tuple[str, str]]) -> None:
-    """See that headers may be sent (RFC 9110 §5).
-
-    Raises:
-        ValueError: a name is no token, or a value has a character that no header has.
-    """
-    for name, value in headers:
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
-        if not _FIELD_VALUE.fullmatch(value):
-            raise ValueError(f"the value of header {name!r} has a character that is not sent")
-
-
-def cut_reason(reason: str) -> str:
-    """Cut ``reason`` to 123 bytes of UTF-8, at a character."""
-    data = reason.encode("utf-8", "replace")
-    return data[:MAX_REASON].decode("utf-8", "ignore")
+from wsflow.end import End, check_close_code, cut_reason
+from wsflow.http import check_headers
 
 
 class Close(Exception):
@@ -142,7 +99,7 @@ class ConnectError(ConnectionError):
         status: the HTTP status of its answer; None if there was none.
         headers: the headers of the answer.
         body: its text.
-        again: whether trying later may help: the network, or the server for now, is the reason.
+        retryable: whether trying later may help: the network, or the server for now, is the reason.
         retry_after: seconds that the server asks to wait before that (RFC 9110 §10.2.3); None if it
             does not say.
     """
@@ -154,14 +111,14 @@ class ConnectError(ConnectionError):
         status: int | None = None,
         headers: Iterable[tuple[str, str]] = (),
         body: str = "",
-        again: bool = True,
+        retryable: bool = True,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(why)
         self.status = status
         self.headers = tuple(headers)
         self.body = body
-        self.again = again
+        self.retryable = retryable
         self.retry_after = retry_after
 
 
@@ -183,7 +140,7 @@ class Problem:
     cure: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.subject}\n    {self.why}\n    To mend it: {self.cure}"
+        return f"{self.where}: {self.subject}\n    {self.why}\n    Fix: {self.cure}"
 
 
 class DeclarationError(Exception):
@@ -198,3 +155,20 @@ class DeclarationError(Exception):
         count = len(self.problems)
         title = f"{count} problem{'s' * (count != 1)} in the app's declarations"
         super().__init__("\n\n".join([title, *map(str, self.problems)]))
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The exceptions in a group, or the one exception; without ``Disconnected``, which is none."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for part in exc.exceptions for leaf in leaves(part)]
+    return [] if isinstance(exc, Disconnected) else [exc]
+
+
+def unwrap(exc: BaseException) -> BaseException:
+    """What matters in a group: the one exception, a ``Disconnected`` if there is nothing else."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return exc
+    found = leaves(exc)
+    if len(found) == 1:
+        return found[0]
+    return exc if found else Disconnected()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, final
+from typing import final
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from websockets.datastructures import Headers
 
-from wsflow.connection import End
+from wsflow.end import End
 
 
 @final
@@ -63,17 +63,3 @@ class Opening:
 
     def __repr__(self) -> str:
         return f"<Opening {self.uri} attempt {self.attempt}>"
-
-
-@final
-class LastEvents:
-    """Remembers the event ids of the messages that a client has handled."""
-
-    def __init__(self) -> None:
-        self.ids: dict[type, str] = {}
-
-    def note(self, message: Any, id: str) -> None:
-        """A message is being handled; the latest comes last."""
-        if id:
-            self.ids.pop(type(message), None)
-            self.ids[type(message)] = id

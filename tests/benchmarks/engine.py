@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from tests.benchmarks.model import answer
 from wsflow.request import Address, Request
 from wsflow.server.settings import Settings
-from wsflow.transports.asyncio import ServerTransport
 from wsflow.transports.base import Nobody, Transport
 from wsflow.transports.frames import Found
 from wsflow.transports.host import Kept, Shared
+from wsflow.transports.server import ServerTransport
 
 
 class Answers(Nobody):

@@ -15,7 +15,7 @@ from tests.brokers.proxy import proxy
 from tests.brokers.servers import KINDS, BrokerServer, Kind
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicName
 from wsflow.brokers import remote
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
 from wsflow.testing import MemoryServer, Peer, serve_in_memory
 
 
@@ -265,7 +265,7 @@ async def test_no_timeout_fails_at_once(kind: Kind, server_of: Callable[..., Bro
         server.kill()
         broker = processes[0]._app.directory.channels.broker
         with anyio.fail_after(5):
-            while broker._linked.is_set():
+            while broker._connected.is_set():
                 await asyncio.sleep(0.01)
         with pytest.raises(BrokerError, match="it is away"):
             await topic.publish(News(1))

@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from wsflow.brokers import memory
-from wsflow.brokers.base import Envelope, Event, Replay
+from wsflow.brokers.base import Replay
 from wsflow.brokers.memory import MemoryBroker
-from wsflow.declare.markers import TopicOptions
+from wsflow.messages.events import Envelope, Event, TopicOptions
 
 
 class Heard:

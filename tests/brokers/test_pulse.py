@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from wsflow.brokers.engine import LinkLostError
+from wsflow.brokers.engine import ConnectionLostError
 from wsflow.brokers.pulse import LOOKS, MOST, watch
 
 PATIENCE = 0.12
@@ -47,7 +47,7 @@ async def test_silence_is_a_lost_connection() -> None:
     link, watching = watched()
     (await link.pinged()).set_result(None)
     await link.pinged()
-    with pytest.raises(LinkLostError, match=r"no answer within 0.12 s"):
+    with pytest.raises(ConnectionLostError, match=r"no answer within 0.12 s"):
         await watching
 
 
@@ -68,7 +68,7 @@ async def test_it_has_to_come_nonetheless() -> None:
     while not watching.done():
         link.heard += 1
         await asyncio.sleep(0.001)
-    with pytest.raises(LinkLostError, match=f"no answer within {MOST * PATIENCE:g} s"):
+    with pytest.raises(ConnectionLostError, match=f"no answer within {MOST * PATIENCE:g} s"):
         await watching
 
 
@@ -87,6 +87,6 @@ async def test_a_stall_of_the_loop_is_no_silence() -> None:
 
 async def test_what_the_ping_says() -> None:
     link, watching = watched()
-    (await link.pinged()).set_exception(LinkLostError("gone"))
-    with pytest.raises(LinkLostError, match="gone"):
+    (await link.pinged()).set_exception(ConnectionLostError("gone"))
+    with pytest.raises(ConnectionLostError, match="gone"):
         await watching

@@ -23,13 +23,13 @@ from tests.brokers.proxy import proxy
 from tests.brokers.servers import BrokerServer, Kind
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicMember, TopicName
 from wsflow.brokers import nats as nats_engine
-from wsflow.brokers import nats_connection, processes, redis, remote, select, wire
-from wsflow.brokers.base import Envelope, Mark
-from wsflow.brokers.engine import Attempt, LinkLostError, Stamp, Stored
+from wsflow.brokers import nats_client, processes, redis, remote, select, wire
+from wsflow.brokers.base import Mark
+from wsflow.brokers.engine import Attempt, ConnectionLostError, Stamp, Stored
 from wsflow.brokers.feed import Feed
-from wsflow.codec import JSON
-from wsflow.declare.markers import TopicOptions
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
+from wsflow.messages.codec import JSON
+from wsflow.messages.events import Envelope, TopicOptions
 from wsflow.testing import MemoryServer, serve_in_memory
 
 
@@ -111,7 +111,7 @@ async def test_garbage_is_logged_and_counted(
     server: BrokerServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "MAX_SIZE", 1000)
-    envelope = Envelope({"json": JSON.frame(News("hi"))})
+    envelope = Envelope({"json": JSON.encoded(News("hi"))})
     good = wire.pack(envelope, "somebody", 1, False)
     garbage = [
         b"!nonsense",
@@ -136,7 +136,7 @@ async def test_garbage_is_logged_and_counted(
 async def test_a_payload_that_a_peer_cannot_take(server: BrokerServer) -> None:
     """A publisher that knows fewer codecs than the app: its messages reach some."""
     packed: Any = "wsflow.msgpack"
-    envelope = Envelope({"json": JSON.frame(News("hi"))})
+    envelope = Envelope({"json": JSON.encoded(News("hi"))})
     protocols = {"subprotocols": ("wsflow.json", "wsflow.msgpack")}
     async with running(server.url, **protocols) as process, raw(server) as (publish, _):
         async with process.connect("/") as one, process.connect("/", subprotocols=[packed]) as two:
@@ -155,9 +155,9 @@ async def test_a_loop_skips_what_it_cannot_decode(server: BrokerServer) -> None:
         async for message in plain:
             yield message.text
 
-    bad = Envelope({"json": JSON.frame({"no": "news"})})
-    good = Envelope({"json": JSON.frame(News("hi"))})
-    other = Envelope({"msgpack": JSON.frame(News("hi"))})
+    bad = Envelope({"json": JSON.encoded({"no": "news"})})
+    good = Envelope({"json": JSON.encoded(News("hi"))})
+    other = Envelope({"msgpack": JSON.encoded(News("hi"))})
     async with serve_in_memory(router, broker=server.url) as process, raw(server) as (publish, _):
         async with process.connect("/") as peer:
             assert await peer.receive() == "begun"
@@ -169,7 +169,7 @@ async def test_a_loop_skips_what_it_cannot_decode(server: BrokerServer) -> None:
 
 
 async def test_what_was_sent_again_is_heard_once(server: BrokerServer) -> None:
-    envelope = Envelope({"json": JSON.frame(News("hi"))})
+    envelope = Envelope({"json": JSON.encoded(News("hi"))})
     async with running(server.url) as process, raw(server) as (publish, _):
         async with process.connect("/") as peer:
             for number, again in [(1, False), (1, True), (2, True), (2, True)]:
@@ -284,7 +284,7 @@ async def test_a_history_with_garbage_in_it(server: BrokerServer) -> None:
         kept = process.registry.topic("kept")
         first = await kept.publish(News("a"))
         broker: Any = process._app.directory.channels.broker
-        await broker._link.publish("kept", b"garbage", kept._type.options, Attempt("x"))
+        await broker._connection.publish("kept", b"garbage", kept._type.options, Attempt("x"))
         await kept.publish(News("b"))
         assert [(await peer.receive(News)).text for _ in range(2)] == ["a", "b"]
         async with process.connect(f"/?after={first}") as back:
@@ -318,7 +318,7 @@ async def test_redis_refuses(
         with pytest.raises(BrokerError, match=says):
             await process.registry.topic("kept").publish(News("a"))
         with pytest.raises(BrokerError, match=says):
-            await process._app.directory.channels.broker._link.declare(  # type: ignore[attr-defined]
+            await process._app.directory.channels.broker._connection.declare(  # type: ignore[attr-defined]
                 {"kept": TopicOptions(history=1)}
             )
 
@@ -430,7 +430,7 @@ async def test_nats_limits_on_streams(tmp_path: Any) -> None:
         async def nothing(message: str) -> None: ...
 
         async with serve_in_memory(other, broker=server.url) as process:
-            link: Any = process._app.directory.channels.broker._link  # type: ignore[attr-defined]
+            link: Any = process._app.directory.channels.broker._connection  # type: ignore[attr-defined]
             link._replicas = 3
             async with process.connect("/") as peer:
                 assert peer.rejected.status == 500
@@ -639,11 +639,11 @@ async def test_a_feed_says_what_is_lost() -> None:
 async def test_a_feed_whose_link_is_lost_recovers_on_the_next() -> None:
     class Lost(FakeLink):
         async def last(self, topic: str, options: TopicOptions) -> Mark:
-            raise LinkLostError("gone")
+            raise ConnectionLostError("gone")
 
     taken = Taken()
     feed = taken.feed()
-    with pytest.raises(LinkLostError):
+    with pytest.raises(ConnectionLostError):
         await feed.recover(Lost())  # type: ignore[arg-type]
     await feed.recover(FakeLink(at(0)))  # type: ignore[arg-type]
     feed.take(stamp(1, 0), b"")
@@ -678,7 +678,7 @@ async def test_a_fate_that_cannot_be_known(server_of: Callable[..., BrokerServer
     """The history is too short to tell: that is an error, and no message comes twice."""
     server = server_of("valkey")
     async with running(server.url) as process:
-        link: Any = process._app.directory.channels.broker._link  # type: ignore[attr-defined]
+        link: Any = process._app.directory.channels.broker._connection  # type: ignore[attr-defined]
         options = TopicOptions(history=1)
         for number in range(4):
             await link.publish("kept", b"x", options, Attempt(str(number)))
@@ -734,7 +734,7 @@ class Line:
 
     async def lost(self) -> None:
         await self.cut.wait()
-        raise LinkLostError("cut")
+        raise ConnectionLostError("cut")
 
     def __getattr__(self, name: str) -> Any:
         async def call(*_: Any) -> Any:
@@ -801,7 +801,7 @@ async def test_a_farewell_that_nobody_takes(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level("DEBUG"):
         await broker.start()
         await until(lambda: "ping" in lines.made[0].calls)
-        lines.made[0].failing["ping"] = LinkLostError("gone")
+        lines.made[0].failing["ping"] = ConnectionLostError("gone")
         await broker.stop()
     assert "did not take the farewell" in caplog.text
 
@@ -822,7 +822,7 @@ async def test_what_comes_for_a_topic_that_was_left() -> None:
     lines: Any = Lines()
     broker = remote.RemoteBroker(None, lines, 5, {})
     heard: list[str] = []
-    receiver: Any = broker._receiver
+    receiver: Any = broker._listener
     receiver.unreadable = lambda where, why: heard.append(where)
     broker.arrived("left", None, b"it would be no packet")
     broker.subscribe("wanted", TopicOptions())
@@ -840,9 +840,9 @@ async def test_what_a_link_may_do(
     await broker.start()
     try:
         lines.made[0].failing["ping"] = ZeroDivisionError("a bug")
-        await until(lambda: len(lines.made) == 2 and broker._link)
+        await until(lambda: len(lines.made) == 2 and broker._connection)
         assert "the broker's connection failed" in caplog.text
-        lines.made[-1].failing["declared"] = LinkLostError("gone")
+        lines.made[-1].failing["declared"] = ConnectionLostError("gone")
         assert await broker.declared() == {}
         lines.made[-1].waits.set()
         broker._timeout = 0.1
@@ -864,13 +864,13 @@ async def test_what_a_link_may_do(
         broker._refuse("nobody", BrokerError("x"))
         await broker._subscribe(lines.made[-1], {"nobody": plain})
         line = lines.made[-1]
-        line.failing["read"] = LinkLostError("gone")
+        line.failing["read"] = ConnectionLostError("gone")
         broker._feeds["again"].position = Mark("a", (3,))
         begun: list[int] = []
         replay = await broker.replay("again", "a-1", lambda: begun.append(1))
         assert (replay.recovered, begun) == (False, [1, 1])  # the new link knows no history
         lines.prepare = lambda line: line.cut.set()
-        broker._give_up(broker._link)
+        broker._give_up(broker._connection)
         await until(lambda: len(lines.made) > 4)
     finally:
         await broker.stop()
@@ -918,7 +918,7 @@ async def test_tasks_that_swallow_their_cancellation() -> None:
     done = asyncio.Event()
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
-    await nats_connection.cancel_all({task})
+    await nats_client.cancel_all({task})
     assert not task.done()
     done.set()
     await task
@@ -939,7 +939,7 @@ async def test_nobody_hears_of_what_an_abandoned_task_raised() -> None:
         now.set()
         tasks = {asyncio.create_task(fails(now)), asyncio.create_task(fails(never))}
         await asyncio.sleep(0)
-        await nats_connection.cancel_all(tasks)
+        await nats_client.cancel_all(tasks)
         tasks.clear()
         gc.collect()
         assert heard == []
@@ -954,7 +954,7 @@ async def test_nothing_is_left_of_a_connection_that_fails_while_it_writes(
     url = server_of("nats").url
 
     async def fail() -> None:
-        connection = nats_connection.NatsConnection()
+        connection = nats_client.NatsClient()
         await connection.connect(url)
         client: Any = connection._client
 
@@ -966,7 +966,7 @@ async def test_nothing_is_left_of_a_connection_that_fails_while_it_writes(
         client._transport.drain = drain
         await connection.send("a", b"b")
         tasks = connection._left_behind()
-        with pytest.raises(LinkLostError):
+        with pytest.raises(ConnectionLostError):
             await connection.ping()
         await connection.close()
         assert tasks
@@ -978,10 +978,10 @@ async def test_nothing_is_left_of_a_connection_that_fails_while_it_writes(
 
 
 async def test_a_note_on_a_lost_connection() -> None:
-    connection = nats_connection.NatsConnection()
+    connection = nats_client.NatsClient()
     await connection.close()
     connection.note("subject", b"")
-    with pytest.raises(LinkLostError):
+    with pytest.raises(ConnectionLostError):
         await connection.lost()
     while connection._telling is not None:
         await asyncio.sleep(0)
@@ -990,20 +990,20 @@ async def test_a_note_on_a_lost_connection() -> None:
 async def test_messages_that_nats_had_to_drop(server_of: Callable[..., BrokerServer]) -> None:
     """A client that cannot keep up has lost something: the connection is made anew."""
     server = server_of("nats")
-    connection = nats_connection.NatsConnection()
+    connection = nats_client.NatsClient()
     await connection.connect(server.url)
     await connection._error(SlowConsumerError("subject", "", 1, None))
-    with pytest.raises(LinkLostError, match="faster than they could be handled"):
+    with pytest.raises(ConnectionLostError, match="faster than they could be handled"):
         await connection.lost()
-    with pytest.raises(LinkLostError):
+    with pytest.raises(ConnectionLostError):
         await connection.ping()
     await connection.close()
-    with pytest.raises(LinkLostError):
+    with pytest.raises(ConnectionLostError):
         await connection.send("x", b"")
 
 
 def test_a_fail_over_is_a_lost_link() -> None:
-    assert isinstance(redis._refusal(ReadOnlyError("x")), LinkLostError)
+    assert isinstance(redis._refusal(ReadOnlyError("x")), ConnectionLostError)
 
 
 def test_marks() -> None:

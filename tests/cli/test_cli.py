@@ -22,10 +22,10 @@ from websockets.exceptions import ConnectionClosed
 from tests.processes import free_port, running
 from wsflow.cli.explain import try_lines
 from wsflow.cli.flags import GROUPS
-from wsflow.cli.load import wired
 from wsflow.cli.main import main
-from wsflow.cli.run import Stopping
 from wsflow.server import Server, Settings
+from wsflow.server.loading import wired
+from wsflow.server.process import Stopping
 
 ROOT = Path(__file__).parents[2]
 APP = """

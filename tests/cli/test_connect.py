@@ -40,7 +40,7 @@ from wsflow import (
 from wsflow.cli import shell
 from wsflow.cli.main import main
 from wsflow.cli.typed import MistypedError, Typed, route, shown
-from wsflow.codec import JSON, MSGPACK
+from wsflow.messages.codec import JSON, MSGPACK
 from wsflow.server import Server, Settings
 from wsflow.server.serve import serve
 from wsflow.wiring.compile import compile_app
@@ -499,7 +499,7 @@ async def test_a_server_that_refuses_to_have_it_back(
         async with connect(uri) as peer:
 
             async def refused() -> None:
-                raise ConnectError("not you again", again=False)
+                raise ConnectError("not you again", retryable=False)
 
             talk = shell.Shell(peer, uri, Typed(JSON), JSON)
             monkeypatch.setattr(peer, "receive", refused)

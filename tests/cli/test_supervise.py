@@ -17,10 +17,10 @@ import pytest
 from tests.brokers.servers import BrokerServer
 from tests.processes import free_port, running
 from wsflow.brokers import remote, select
-from wsflow.cli import worker as worker_command
 from wsflow.cli.main import main
 from wsflow.server import Settings, embedded
-from wsflow.server.workers import Assignment
+from wsflow.server import worker as worker_command
+from wsflow.server.assignment import Assignment
 
 
 @pytest.fixture

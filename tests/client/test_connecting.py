@@ -217,7 +217,7 @@ async def test_refusals(uri: str) -> None:
         async with wsflow.connect(uri, headers={"User": "eve"}):
             raise AssertionError
     error = refused.value
-    assert (error.status, error.body, error.again, error.retry_after) == (
+    assert (error.status, error.body, error.retryable, error.retry_after) == (
         403,
         "not you",
         False,
@@ -352,7 +352,7 @@ async def test_answers_that_are_none(answer: bytes, why: str, again: bool) -> No
         with pytest.raises(ConnectError, match=why) as raised:
             async with wsflow.connect(f"ws://127.0.0.1:{port}/"):
                 raise AssertionError
-        assert raised.value.again is again
+        assert raised.value.retryable is again
         assert raised.value.retry_after == (7.0 if b"Retry-After" in answer else None)
 
 

@@ -198,7 +198,7 @@ async def test_ten_thousand_calls_at_once() -> None:
             for number in range(10_000):
                 tasks.create_task(one(connection, number))
         await theirs
-        session: Any = connection._link
+        session: Any = connection._driver
         # A last call stands behind all cancels: what they ended is over when it is answered.
         assert await connection.call(Square(1)) == 1
         assert not session.calls._asked

@@ -34,7 +34,7 @@ def test_the_table(codes: list[int], again: bool) -> None:
 
 def test_refusals() -> None:
     assert comes_back(End("unreachable", 1006, "", ConnectError("x")))
-    assert not comes_back(End("unreachable", 1006, "", ConnectError("x", again=False)))
+    assert not comes_back(End("unreachable", 1006, "", ConnectError("x", retryable=False)))
     assert comes_back(End("rejected", 503, "", ConnectError("x", status=503)))
     assert not comes_back(End("rejected", 401))  # its own on_connect has refused
 

@@ -271,7 +271,7 @@ def disturbance(run: Run, server: BrokerServer) -> Callable[[Scenario], Any]:
     async def disturb(scenario: Scenario) -> None:
         await scenario.reached(0.2)
         await scenario.all_have_an_id()
-        os.kill(children_of(run, "wsflow.cli.worker")[0], signal.SIGKILL)
+        os.kill(children_of(run, "wsflow.server.worker")[0], signal.SIGKILL)
         await scenario.reached(0.4)
         await asyncio.to_thread(server.kill)
         await asyncio.sleep(0.5)

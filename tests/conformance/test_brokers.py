@@ -24,7 +24,7 @@ from wsflow import (
     TopicName,
 )
 from wsflow.brokers import remote
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
 from wsflow.testing import MemoryServer, Peer, serve_in_memory
 
 

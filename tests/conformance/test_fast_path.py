@@ -15,12 +15,12 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from tests.transports.test_asyncio import request
+from tests.transports.test_server import request
 from wsflow.server.settings import Settings
 from wsflow.transports import library
-from wsflow.transports.asyncio import ServerTransport
 from wsflow.transports.frames import Found
 from wsflow.transports.host import READ_BYTES, Shared
+from wsflow.transports.server import ServerTransport
 from wsflow.transports.sockets import SMALL
 
 LARGEST = 70_000

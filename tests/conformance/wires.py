@@ -57,7 +57,7 @@ class MemoryClient:
 
     async def receive(self) -> Raw:
         transport = self.peer._transport
-        await self.peer._news.until(lambda: bool(transport.peer_unread()))
+        await self.peer._condition.wait_for(lambda: bool(transport.peer_unread()))
         frame = transport.peer_take()
         assert frame is not None
         return frame.payload.decode() if frame.text else frame.payload

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from examples import bot, calls, chat, counter, echo, prices, tutorial, workers
-from wsflow.cli.load import wired
+from wsflow.server.loading import wired
 from wsflow.testing import FakeTopic, connect
 
 EXAMPLES = sorted(Path("examples").glob("*.py"))

@@ -22,8 +22,9 @@ from wsflow import (
     Router,
     Stream,
 )
+from wsflow.limits import Limits
+from wsflow.messages.codec import JSON
 from wsflow.runtime import calls
-from wsflow.runtime.limits import Limits
 from wsflow.runtime.outbox import Outbox
 from wsflow.testing import connect, serve_in_memory
 
@@ -482,7 +483,7 @@ async def test_a_consumer_gets_its_answer_during_a_drain(life: Life) -> None:
             await linked.client.send(Say("w"))
             await life.until("begun w")
             tasks.start_soon(serving.drain, 5)
-            while len(serving.registry) and not serving._app._closed:
+            while len(serving.registry) and not serving._app._admission.closed:
                 await anyio.lowlevel.checkpoint()
             await linked.client.send(Say("too late"))
             await linked.client.send(Raw(b'{"type":"$call","id":9,"message":{"type":"x"}}'))
@@ -687,18 +688,18 @@ def test_urging_after_the_end() -> None:
     sent: list[bytes] = []
     transport: Any = SimpleNamespace(send=lambda payload, text, raw: sent.append(payload))
     lagging: list[str] = []
-    outbox = Outbox(transport, 100, lagging.append)
-    outbox.urge(b"not open yet", True, False)
+    outbox = Outbox(transport, JSON, 100, lagging.append)
+    outbox.urge(b"not open yet")
     outbox.open()
-    outbox.urge(b"open", True, False)
+    outbox.urge(b"open")
     outbox.pause()
-    outbox.urge(b"past a full buffer", True, False)
-    outbox.urge(bytes(2**20), True, False)
+    outbox.urge(b"past a full buffer")
+    outbox.urge(bytes(2**20))
     assert lagging == ["calls"]
     assert sent.pop() == b"past a full buffer"
     outbox.resume()
     outbox.refuse(End("closed", 1000))
-    outbox.urge(b"over", True, False)
+    outbox.urge(b"over")
     assert sent == [b"open"]
 
 
@@ -906,7 +907,7 @@ async def test_what_is_asked_of_a_peer_in_a_test(life: Life) -> None:
 
 
 def test_what_answers(life: Life) -> None:
-    from wsflow.calls import answer_type, control_frames, is_call, tag_field_of
+    from wsflow.messages.calls import answer_type, call_frames, is_call, tag_field_of
 
     assert answer_type(Add) is Sum
     assert answer_type(Call) is Any
@@ -917,4 +918,4 @@ def test_what_answers(life: Life) -> None:
     assert not is_call(Say)
     assert not is_call(str)
     assert tag_field_of((str, Add)) == "type"
-    assert control_frames("type") is control_frames("type")
+    assert call_frames("type") is call_frames("type")

@@ -19,10 +19,10 @@ from anyio.lowlevel import checkpoint
 
 from tests.runtime.faults import BACKENDS, Faults
 from wsflow import Connection, Disconnected, End, Reject, Router, Topic
-from wsflow.connection import End as EndOf
-from wsflow.detached import begin
-from wsflow.runtime import handling
-from wsflow.runtime.limits import Limits
+from wsflow.end import End as EndOf
+from wsflow.limits import Limits
+from wsflow.runtime import handlers
+from wsflow.tasks.detached import begin
 from wsflow.testing import serve_in_memory
 
 
@@ -242,13 +242,13 @@ class Run:
 
         def counted(coroutine: Any) -> Any:
             begun = begin(coroutine)
-            if begun is not None and session._work.ready:
+            if begun is not None and session._dispatcher.ready:
                 self.gaps += 1
                 # Before the host has its turn to go on with it.
                 faults.suspended("wsflow /path, in its place", session._host._task, loop.call_soon)
             return begun
 
-        self.patches.enter_context(mock.patch.object(handling, "begin", counted))
+        self.patches.enter_context(mock.patch.object(handlers, "begin", counted))
 
     def inject(self, task: Any) -> None:
         """The fault."""
@@ -275,7 +275,7 @@ class Run:
         assert len(self.server._app.directory.channels) == 0
         assert session.memberships == {}
         assert session.running == []
-        assert session.report.left_behind == []
+        assert session.ending.left_behind == []
         transport = self.peer._transport
         assert transport.closing is not None
         assert seen.entered == seen.left[::-1], "scopes are left by who entered them, inside out"
@@ -354,7 +354,7 @@ def inject_everywhere(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_harness_finds_a_planted_bug(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that does not wait for its children is found out."""
-    from wsflow.runtime.children import Children
+    from wsflow.tasks.children import Children
 
     async def hasty(self: Children) -> None:
         """Wait for nobody."""

@@ -22,7 +22,7 @@ from wsflow import (
     Topic,
     TopicName,
 )
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
 from wsflow.testing import connect, serve_in_memory
 
 

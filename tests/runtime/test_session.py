@@ -8,11 +8,12 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from anyio.abc import TaskGroup
 
 from wsflow import Close, Connection, Disconnected, Reject, Router
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
 from wsflow.testing import connect, serve_in_memory
 
 
@@ -707,3 +708,86 @@ async def test_close_reason_with_a_lone_surrogate() -> None:
         await peer.send("x")
         await peer.wait_closed()
         assert peer.close_reason == "a?b"
+
+
+async def test_a_consumer_that_refuses_cancellation_for_a_moment() -> None:
+    """The session waits for it, and all holds."""
+    cleaned: list[int] = []
+    at_work = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def careful(message: str) -> None:
+        at_work.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            cleaned.append(1)
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        await at_work.wait()
+        await peer.send(b"wrong kind")
+        end = await peer.wait_closed()
+        assert end.code == 1003
+    assert cleaned == [1]
+
+
+class Picky(msgspec.Struct, tag="picky"):
+    text: str
+
+    def __post_init__(self) -> None:
+        raise KeyError("a bug in the model")
+
+
+async def test_a_bug_in_a_message_type_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def handle(message: Picky) -> None: ...
+
+    async with connect(app) as peer:
+        await peer.send({"type": "picky", "text": "x"})
+        end = await peer.wait_closed()
+        assert (end.code, end.reason) == (1007, "not a valid message")
+    assert "KeyError: 'a bug in the model'" in caplog.text
+
+
+async def test_draining_what_is_ending_already() -> None:
+    entered = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def careful(message: str) -> None:
+        try:
+            entered.set()
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+
+    async with serve_in_memory(app) as server, server.connect("/") as peer:
+        await peer.send("x")
+        await entered.wait()
+        await peer.send(b"wrong kind")  # it ends, and the consumer takes its time
+        await server.drain(1)
+        assert peer.close_code == 1003
+
+
+async def test_sending_in_a_tear_down_after_our_own_end() -> None:
+    app = Router("/")
+
+    @app.on_connect
+    async def scope(connection: Connection) -> AsyncIterator[None]:
+        yield
+        await connection.send("goodbye")  # raises Disconnected, which is no error
+
+    @app.consumer
+    async def close(message: str) -> None:
+        raise Close(4000)
+
+    async with connect(app) as peer:
+        await peer.send("x")
+        assert (await peer.wait_closed()).code == 4000

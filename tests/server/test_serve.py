@@ -87,7 +87,7 @@ async def test_stopping_at_once_cuts_short() -> None:
         while len(server._requesting) < 1:
             await asyncio.sleep(0)
         server.stop()
-        while not server.app._closed:
+        while not server.app._admission.closed:
             await asyncio.sleep(0)
         server.stop(now=True)
         server.stop(now=True)
@@ -127,7 +127,7 @@ async def test_a_restart_lets_in_who_has_come() -> None:
         while len(server._requesting) < 1:
             await asyncio.sleep(0)
         server.stop(restart=True)
-        while server._news._event is None:
+        while server._condition._event is None:
             await asyncio.sleep(0)
         half[1].write(
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n"
@@ -187,7 +187,7 @@ async def test_a_restart_that_is_cut_short() -> None:
         while len(server._requesting) < 1:
             await asyncio.sleep(0)
         server.stop(restart=True)
-        while server._news._event is None:
+        while server._condition._event is None:
             await asyncio.sleep(0)
         server.stop(now=True)
         assert (await half[0].read()).startswith(b"HTTP/1.1 503 ")
@@ -432,7 +432,7 @@ async def test_new_connections_are_answered_while_it_stops() -> None:
         await client.send("x")
         await started.wait()
         server.stop()
-        while not server.app._closed:
+        while not server.app._admission.closed:
             await asyncio.sleep(0)
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"ws://127.0.0.1:{server.port}/")

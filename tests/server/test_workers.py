@@ -96,7 +96,7 @@ async def test_a_chat_in_two_processes() -> None:
     port = free_port()
     base = f"ws://127.0.0.1:{port}/chat/lobby?name="
     async with serving("examples.chat:app", "--workers", "2", "--port", str(port)) as run:
-        old, servers = children_of(run, "wsflow.cli.worker"), children_of(run, "nats-server")
+        old, servers = children_of(run, "wsflow.server.worker"), children_of(run, "nats-server")
         assert (len(old), len(servers)) == (2, 1)
         async with AsyncExitStack() as stack:
             names = [f"p{number}" for number in range(10)]
@@ -131,7 +131,7 @@ async def test_a_chat_in_two_processes() -> None:
                 newcomers += 1
             assert newcomers > 2
             assert {await peer.closed() for peer in (*stayed, again)} == {1012}
-            new = children_of(run, "wsflow.cli.worker")
+            new = children_of(run, "wsflow.server.worker")
             assert len(new) == 2
             assert not set(new) & set(old)
             last = Peer(await stack.enter_async_context(connect(base + "last")))
@@ -195,12 +195,12 @@ async def test_new_workers_that_do_not_start_replace_nobody(tmp_path: Path) -> N
     async with serving(
         "mine:app", "--workers", "2", "--port", str(port), cwd=tmp_path, env=path
     ) as run:
-        old = children_of(run, "wsflow.cli.worker")
+        old = children_of(run, "wsflow.server.worker")
         (tmp_path / "broken").touch()
         run.process.send_signal(signal.SIGHUP)
         line = await run.until("the others stay as they are")
         assert "a worker ended before it served, with exit code 1" in line
-        assert sorted(children_of(run, "wsflow.cli.worker")) == sorted(old)
+        assert sorted(children_of(run, "wsflow.server.worker")) == sorted(old)
         async with connect(f"ws://127.0.0.1:{port}/") as peer:
             await peer.send("who")
             assert int(await peer.recv()) in old
@@ -307,7 +307,7 @@ async def test_stopping_while_a_worker_is_replaced(
 async def test_stopping_before_all_have_started() -> None:
     async with running("examples.echo:app", "--workers", "2", "--port", "0") as run:
         await run.until("an embedded NATS server carries topics")
-        while len(children_of(run, "wsflow.cli.worker")) < 2:
+        while len(children_of(run, "wsflow.server.worker")) < 2:
             await asyncio.sleep(0.01)
         run.process.terminate()
         assert await run.ended() == 0

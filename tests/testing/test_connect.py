@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,16 @@ import anyio
 import msgspec
 import pytest
 
-from wsflow import Close, Connection, Disconnected, MemberJoined, Reject, Router, Topic, TopicMember
+from wsflow import (
+    Close,
+    Connection,
+    Disconnected,
+    MemberJoined,
+    Reject,
+    Router,
+    Topic,
+    TopicMember,
+)
 from wsflow.testing import FakeConnection, FakeTopic, Peer, connect, serve_in_memory
 from wsflow.testing import peer as peer_module
 
@@ -326,3 +336,42 @@ async def test_fake_topic() -> None:
     assert await topic.members() == [TopicMember("x", None)]
     assert [each async for each in topic.watch_members()] == [MemberJoined(TopicMember("x", None))]
     assert topic.counters().joined == 0
+
+
+async def echo(message: str) -> str:
+    return message
+
+
+async def test_the_end_of_a_refused_peer_has_no_error() -> None:
+    app = Router("/a")
+    app.consumer(echo)
+    async with connect(app, "/b") as peer:
+        assert peer.end is not None
+        assert peer.end.error is None
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_native_cancellation_while_entering() -> None:
+    entered = anyio.Event()
+    left: list[int] = []
+    app = Router("/")
+    app.consumer(echo)
+
+    @app.on_connect
+    async def slow() -> None:
+        entered.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            left.append(1)
+
+    async def enter() -> None:
+        async with connect(app):
+            raise AssertionError("is not reached")
+
+    task = asyncio.create_task(enter())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left == [1]

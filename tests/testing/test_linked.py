@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from wsflow import Call, CallError, Close, Connection, Reconnect, Reject, Router, Stream
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
 from wsflow.testing import FakeConnection, connect, serve_in_memory
 
 

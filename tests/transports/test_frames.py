@@ -122,3 +122,19 @@ def test_the_compiled_form_does_the_same() -> None:
     assert file.strip().endswith((".so", ".pyd"))
     done = subprocess.run(command, cwd=compiled, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_frames_of_small_messages(payload: bytes, text: bool) -> None:
+    wire = whole(payload, text)
+    assert wire[0] == (0x81 if text else 0x82)
+    assert wire.endswith(payload)
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_frames_are_as_websockets_builds_them(size: int) -> None:
+    from websockets.frames import Frame as WireFrame
+    from websockets.frames import Opcode
+
+    payload = bytes(size)
+    assert whole(payload, False) == WireFrame(Opcode.BINARY, payload).serialize(mask=False)

@@ -27,8 +27,8 @@ from wsflow import (
 )
 from wsflow.declare.router import Handler
 from wsflow.testing import connect, serve_in_memory
-from wsflow.wiring.calls import Call
 from wsflow.wiring.compile import compile_app
+from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.sources import Fixed, PerMessage
 
 
@@ -270,10 +270,10 @@ async def test_handlers_that_are_no_plain_functions() -> None:
     async with connect(app, "/other") as peer:
         await peer.send(Right())
         assert await peer.receive() == "Right 5"
-    (plan,) = [each.plan for each in compile_app(other).routes]
+    (plan,) = compile_app(other).routes
     assert plan.consumers[0].handler.name == "add"
     assert "test_injection.py:" in plan.consumers[0].handler.where
-    (plan,) = [each.plan for each in compile_app(app).routes if each.plan.template == "/"]
+    (plan,) = [each for each in compile_app(app).routes if each.template == "/"]
     assert [each.handler.name for each in plan.consumers] == ["Counter", "Counter.binary"]
     assert "test_injection.py:" in plan.consumers[0].handler.where
 
@@ -416,12 +416,12 @@ def test_values_per_message_fill_their_holes() -> None:
     environment: Any = None
     for count in range(4):
         sources = tuple(Fixed(number, "") for number in range(count))
-        call = Call(handler, sources, (), ("x",) * count)
+        call = Invocation(handler, sources, (), ("x",) * count)
         assert not call.per_message
         assert call.bind(environment)("m") == (("m", *range(count)), {})
-    keyword = Call(handler, (Fixed(1, ""),), (("k", Fixed(2, "")),), ("x",))
+    keyword = Invocation(handler, (Fixed(1, ""),), (("k", Fixed(2, "")),), ("x",))
     assert keyword.bind(environment)("m") == (("m", 1), {"k": 2})
-    holes = Call(
+    holes = Invocation(
         handler,
         (Fixed(1, ""), PerMessage(handler)),
         (("k", PerMessage(None)), ("l", Fixed(3, ""))),
@@ -438,5 +438,5 @@ def test_a_consumer_that_asks_for_nothing_is_called_directly() -> None:
     @app.consumer
     async def handle(message: str) -> None: ...
 
-    (details,) = compile_app(app).routes
-    assert details.plan.consumers[0].call.bind(None) is handle  # type: ignore[arg-type]
+    (plan,) = compile_app(app).routes
+    assert plan.consumers[0].invocation.bind(None) is handle  # type: ignore[arg-type]

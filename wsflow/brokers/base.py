@@ -8,63 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final
+from typing import NamedTuple, Protocol
 
-from wsflow.codec import CODECS
-from wsflow.declare.markers import TopicOptions
-from wsflow.transports.frames import Frame
-
-
-class UnreadableError(Exception):
-    """What came from the broker is nothing that wsflow has sent: why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A published message on its way: a payload per codec.
-
-    Attributes:
-        frames: per codec name, the payload as it goes to the peers.
-        exclude: ids of connections that do not get it.
-        id_token: what stands in the payloads where the event's id belongs, None if nowhere.
-    """
-
-    frames: Mapping[str, Frame]
-    exclude: frozenset[str] = frozenset()
-    id_token: str | None = None
-
-
-@final
-class Event:
-    """An envelope with the id that the broker gave it; ``""`` on a topic without history."""
-
-    __slots__ = ("_frames", "envelope", "id")
-
-    def __init__(self, id: str, envelope: Envelope) -> None:
-        self.id = id
-        self.envelope = envelope
-        token = envelope.id_token
-        self._frames: dict[str, Frame] | Mapping[str, Frame]
-        self._frames = envelope.frames if token is None else {}
-
-    def frame(self, codec: str) -> Frame:
-        """The frame for peers of this codec, built once, with the id in its place.
-
-        Raises:
-            UnreadableError: there is no payload for them.
-        """
-        frame = self._frames.get(codec)
-        if frame is None:
-            raw = self.envelope.frames.get(codec)
-            if raw is None:
-                raise UnreadableError(f"it has no payload in {codec}")
-            encode = CODECS[codec].encode
-            payload = raw.payload.replace(encode(self.envelope.id_token), encode(self.id), 1)
-            frame = Frame(payload, raw.text, raw.raw)
-            self._frames = {**self._frames, codec: frame}
-        return frame
-
+from wsflow.messages.events import Envelope, Event, TopicOptions
 
 _MARK = re.compile(r"([0-9a-f]{1,32})((?:-[0-9]{1,20}){1,2})")
 
@@ -104,7 +50,7 @@ class Replay(NamedTuple):
     events: Sequence[Event]
 
 
-class Receiver(Protocol):
+class BrokerListener(Protocol):
     """A process's side of its topics, to which a broker reports. Nothing here waits."""
 
     def deliver(self, topic: str, event: Event) -> None:

@@ -1,7 +1,7 @@
 """What a client of Redis or NATS has to do, so that a broker can stand on it.
 
-An engine makes links. A link is one established connection to the server; it does not reconnect,
-and once it is lost everything on it fails with ``LinkLostError``. What survives that is in
+An engine makes connections. A connection is one established connection to the server; it does not reconnect,
+and once it is lost everything on it fails with ``ConnectionLostError``. What survives that is in
 ``remote.py``.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final
 
 from wsflow.brokers.base import Mark
-from wsflow.declare.markers import TopicOptions
+from wsflow.messages.events import TopicOptions
 
 
-class LinkLostError(Exception):
+class ConnectionLostError(Exception):
     """The connection to the broker is lost, or cannot be made: why."""
 
 
@@ -33,24 +33,24 @@ def settle(waiting: asyncio.Future[Any], value: Any) -> None:
 
 @final
 class Failure:
-    """Why a link is lost, once it is."""
+    """Why a connection is lost, once it is."""
 
     def __init__(self) -> None:
         self._why: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def set(self, exc: Exception) -> LinkLostError:
-        """The link is lost; the first reason is kept. Returns what its users are told."""
+    def set(self, exc: Exception) -> ConnectionLostError:
+        """The connection is lost; the first reason is kept. Returns what its users are told."""
         settle(self._why, exc)
-        return LinkLostError(str(exc))
+        return ConnectionLostError(str(exc))
 
     async def wait(self) -> None:
-        """Wait until the link is lost, and raise why."""
+        """Wait until the connection is lost, and raise why."""
         await asyncio.shield(self._why)
 
     def check(self) -> None:
-        """Raise LinkLostError if the link is lost."""
+        """Raise ConnectionLostError if the connection is lost."""
         if self._why.done():
-            raise LinkLostError("the connection is closed")
+            raise ConnectionLostError("the connection is closed")
 
 
 class Stamp(NamedTuple):
@@ -92,8 +92,8 @@ class Attempt:
     age: float = 0.0
 
 
-class Sink(Protocol):
-    """Whom a link reports to; synchronous."""
+class EngineListener(Protocol):
+    """Whom a connection reports to; synchronous."""
 
     def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
         """A message on a topic; with a stamp if the topic has history."""
@@ -105,8 +105,8 @@ class Sink(Protocol):
         """Something came that no wsflow has sent."""
 
 
-class Link(Protocol):
-    """One connection to the broker's server. Every coroutine here may raise LinkLostError."""
+class EngineConnection(Protocol):
+    """One connection to the broker's server. Every coroutine here may raise ConnectionLostError."""
 
     @property
     def heard(self) -> int:
@@ -116,11 +116,11 @@ class Link(Protocol):
         """Wait until the connection is lost.
 
         Raises:
-            LinkLostError: always.
+            ConnectionLostError: always.
         """
 
     async def ping(self) -> None:
-        """Wait until the server has answered on all that the link consists of."""
+        """Wait until the server has answered on all that the connection consists of."""
 
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
         """Return when the server has it."""
@@ -157,16 +157,16 @@ class Link(Protocol):
 
 
 class Engine(Protocol):
-    """Makes links to one server."""
+    """Makes connections to one server."""
 
     @property
     def address(self) -> str:
         """The server's URL without its password, for people."""
 
-    async def connect(self, sink: Sink, process: str) -> Link:
+    async def connect(self, listener: EngineListener, process: str) -> EngineConnection:
         """Connect. ``process`` is the name that notes are sent to.
 
         Raises:
-            LinkLostError: that does not work now.
+            ConnectionLostError: that does not work now.
             BrokerError: it will not work without somebody's doing.
         """

@@ -1,6 +1,6 @@
 """One topic with history, as this process hears it: what has come, and whether anything is missing.
 
-Each event says which one was before it. While these links hold, events go straight on. When one
+Each event says which one was before it. While these connections hold, events go straight on. When one
 does not, or the connection was lost in between, what is missing is read from the history, and live
 events wait: no gap, nothing twice, in order.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import final
 
 from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import Link, Stamp
-from wsflow.declare.markers import TopicOptions
+from wsflow.brokers.engine import EngineConnection, Stamp
+from wsflow.messages.events import TopicOptions
 
 
 @final
@@ -114,11 +114,11 @@ class Feed:
         self.position = mark
         self._passes(self.topic, mark, data)
 
-    async def recover(self, link: Link) -> None:
+    async def recover(self, connection: EngineConnection) -> None:
         """Take what is missing, then go live. One at a time: a second call leaves it to the first.
 
         Raises:
-            LinkLostError: then it must run again, on another link.
+            ConnectionLostError: then it must run again, on another connection.
             BrokerError: the history cannot be used.
         """
         if self._recovering:
@@ -126,17 +126,17 @@ class Feed:
         self._recovering = True
         try:
             while not self.live.is_set():
-                last = await link.last(self.topic, self.options)
+                last = await connection.last(self.topic, self.options)
                 if self.position is None:
                     self.position = last  # it begins here: what was before is not for its members
                 else:
-                    await self._read(link, self.position, last)
+                    await self._read(connection, self.position, last)
                 if self._let_go():
                     self.live.set()
         finally:
             self._recovering = False
 
-    async def _read(self, link: Link, position: Mark, last: Mark) -> None:
+    async def _read(self, connection: EngineConnection, position: Mark, last: Mark) -> None:
         """Take all events up to ``last``."""
         if position.epoch and position.epoch != last.epoch:
             self._lost(f"the history of topic {self.topic!r} was lost at the broker")
@@ -146,7 +146,7 @@ class Feed:
             self._lost(f"the end of the history of topic {self.topic!r} was lost at the broker")
         if last.order <= position.order:
             return
-        complete, entries = await link.read(self.topic, self.options, position, last)
+        complete, entries = await connection.read(self.topic, self.options, position, last)
         if position.order and not complete:
             self.gap = position
             self._lost(

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay
-from wsflow.declare.markers import TopicOptions
+from wsflow.brokers.base import BrokerListener, Mark, Replay
+from wsflow.messages.events import Envelope, Event, TopicOptions
 
 MAX_STREAMS = 10_000
 """Topics whose history is kept; beyond it, the one whose last event is oldest is forgotten."""
@@ -48,13 +48,13 @@ class MemoryBroker:
     """Carries topics within one process.
 
     Args:
-        receiver: whom it delivers to.
+        listener: whom it delivers to.
     """
 
     processes = ()
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def __init__(self, listener: BrokerListener) -> None:
+        self._listener = listener
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._options: dict[str, TopicOptions] = {}
         self.counters = Counter(published=0, lost=0, reconnected=0)
@@ -84,7 +84,7 @@ class MemoryBroker:
             event = stream.add(envelope, options)
         else:
             event = Event("", envelope)
-        self._receiver.deliver(topic, event)
+        self._listener.deliver(topic, event)
         return event.id
 
     async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:

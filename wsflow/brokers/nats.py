@@ -19,21 +19,20 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import Attempt, Sink, Stamp, Stored
-from wsflow.brokers.nats_connection import (
-    NatsConnection,
+from wsflow.brokers.engine import Attempt, EngineListener, Stamp, Stored
+from wsflow.brokers.nats_client import (
+    NatsClient,
     RefusedError,
     read_answer,
     status,
     to_json,
 )
-from wsflow.declare.markers import TopicOptions
 from wsflow.errors import BrokerError
+from wsflow.http import percent_encode, without_secrets
+from wsflow.messages.events import TopicOptions
 
 PAGE = 500
 """Events that are read from a history at once."""
-
-_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 @final
@@ -59,56 +58,58 @@ class NatsEngine:
             if not parts.hostname or parts.port == 0:
                 raise ValueError("it names no host")
             self._servers.append(urlunsplit(parts._replace(query="")))
-            shown.append(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+            shown.append(without_secrets(urlunsplit(parts)))
         self.address = ",".join(shown)
         self.prefix = query.get("prefix", ["wsflow"])[0]
         self.replicas = int(query.get("replicas", ["1"])[0])
-        if not self.prefix or set(self.prefix) - _SAFE:
+        if not self.prefix or percent_encode(self.prefix) != self.prefix:
             raise ValueError(f"prefix is {self.prefix!r}: letters, digits, _ and - may be in it")
 
-    async def connect(self, sink: Sink, process: str) -> NatsLink:
-        connection = NatsConnection()
-        link = NatsLink(connection, sink, self.prefix, self.replicas)
+    async def connect(self, listener: EngineListener, process: str) -> NatsConnection:
+        client = NatsClient()
+        connection = NatsConnection(client, listener, self.prefix, self.replicas)
         try:
-            await connection.connect(random.choice(self._servers))
-            await link.begin(process)
+            await client.connect(random.choice(self._servers))
+            await connection.begin(process)
         except BaseException:
-            await connection.close()
+            await client.close()
             raise
-        return link
+        return connection
 
 
 @final
-class NatsLink:
+class NatsConnection:
     """Topics over a connection to NATS."""
 
-    def __init__(self, connection: NatsConnection, sink: Sink, prefix: str, replicas: int) -> None:
-        self._connection = connection
-        self._sink = sink
+    def __init__(
+        self, client: NatsClient, listener: EngineListener, prefix: str, replicas: int
+    ) -> None:
+        self._client = client
+        self._listener = listener
         self._prefix = prefix
         self._replicas = replicas
         self._subscriptions: dict[str, Subscription] = {}
         self._epochs: dict[str, str] = {}  # by stream
-        self.lost = connection.lost
-        self.close = connection.close
-        self.ping = connection.ping
+        self.lost = client.lost
+        self.close = client.close
+        self.ping = client.ping
 
     @property
     def heard(self) -> int:
-        return self._connection.heard
+        return self._client.heard
 
     async def begin(self, process: str) -> None:
         """Have notes come in."""
         for subject in (f"{self._prefix}.c", f"{self._prefix}.c.{process}"):
-            await self._connection.subscribe(subject, self._told)
+            await self._client.subscribe(subject, self._told)
         await self.ping()
 
     async def _told(self, message: Msg) -> None:
-        self._sink.told(message.data)
+        self._listener.told(message.data)
 
     def tell(self, process: str, data: bytes) -> None:
         subject = f"{self._prefix}.c.{process}" if process else f"{self._prefix}.c"
-        self._connection.note(subject, data)
+        self._client.note(subject, data)
 
     # -- topics
 
@@ -128,17 +129,17 @@ class NatsLink:
             if topic not in self._subscriptions:
                 handle = partial(self._live if options.history else self._plain, topic)
                 subject = self._subject("l", topic, options)
-                self._subscriptions[topic] = await self._connection.subscribe(subject, handle)
+                self._subscriptions[topic] = await self._client.subscribe(subject, handle)
         await self.ping()
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         for topic in topics:
             subscription = self._subscriptions.pop(topic, None)
             if subscription is not None:
-                await self._connection.unsubscribe(subscription)
+                await self._client.unsubscribe(subscription)
 
     async def _plain(self, topic: str, message: Msg) -> None:
-        self._sink.arrived(topic, None, message.data)
+        self._listener.arrived(topic, None, message.data)
 
     async def _live(self, topic: str, message: Msg) -> None:
         headers = message.headers or {}
@@ -147,26 +148,26 @@ class NatsLink:
             order = (int(headers["Nats-Sequence"]),)
             previous = int(headers["Nats-Last-Sequence"])
         except (KeyError, ValueError):
-            self._sink.unreadable(f"topic {topic!r}", "it did not come out of the history")
+            self._listener.unreadable(f"topic {topic!r}", "it did not come out of the history")
             return
         mark = Mark(self._epochs.get(stream, ""), order)
-        self._sink.arrived(topic, Stamp(mark, (previous,) if previous else ()), message.data)
+        self._listener.arrived(topic, Stamp(mark, (previous,) if previous else ()), message.data)
 
     async def publish(
         self, topic: str, data: bytes, options: TopicOptions, attempt: Attempt
     ) -> str:
         subject = self._subject("s", topic, options)
         if not options.history:
-            await self._connection.send(subject, data)
+            await self._client.send(subject, data)
             await self.ping()
             return ""
         await self._ensure_stream(options)
         headers = {"Nats-Msg-Id": attempt.key}
-        answer = await self._connection.ask(subject, data, headers)
+        answer = await self._client.ask(subject, data, headers)
         if status(answer) == "503":  # the stream has been lost since
             self._epochs.clear()
             await self._ensure_stream(options)
-            answer = await self._connection.ask(subject, data, headers)
+            answer = await self._client.ask(subject, data, headers)
         stored = read_answer(answer)
         return str(Mark(self._epochs.get(stored["stream"], ""), (stored["seq"],)))
 
@@ -207,12 +208,12 @@ class NatsLink:
             **config,
         }
         found = await self._find(f"STREAM.INFO.{name}", RefusedError.NO_STREAM)
-        return found or await self._connection.api(f"STREAM.CREATE.{name}", config)
+        return found or await self._client.api(f"STREAM.CREATE.{name}", config)
 
     async def _find(self, what: str, absent: int, request: dict[str, Any] | None = None) -> Any:
         """Ask JetStream; None if it answers with the code ``absent``."""
         try:
-            return await self._connection.api(what, request)
+            return await self._client.api(what, request)
         except RefusedError as exc:
             if exc.code != absent:
                 raise
@@ -257,7 +258,7 @@ class NatsLink:
             return False
 
         request = {"seq": start, "next_by_subj": subject, "batch": PAGE}
-        await self._connection.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
+        await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
         return page
 
     # -- declarations
@@ -269,14 +270,12 @@ class NatsLink:
         await self._find_or_make(name, subjects=[f"{self._prefix}.d.*"], max_msgs_per_subject=1)
         for template, options in topics.items():
             value = to_json([template, options.history, options.max_age])
-            read_answer(
-                await self._connection.ask(f"{self._prefix}.d.{_token(template, '')}", value)
-            )
+            read_answer(await self._client.ask(f"{self._prefix}.d.{_token(template, '')}", value))
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         name, subject = f"{self._prefix}_declared", f"{self._prefix}.d.*"
         try:
-            await self._connection.api(f"STREAM.INFO.{name}")
+            await self._client.api(f"STREAM.INFO.{name}")
         except BrokerError:
             return {}  # without JetStream, or without topics with history
         found = {}
@@ -294,11 +293,4 @@ def _class(options: TopicOptions) -> str:
 def _token(name: str, between: str = ".") -> str:
     """A topic's name as a subject: no wildcard, no empty part, and no two alike."""
     parts = name.split(".") if between else [name]
-    return ".".join(_quote(part) or "%" for part in parts)
-
-
-def _quote(part: str) -> str:
-    return "".join(
-        char if char in _SAFE else "".join(f"%{byte:02X}" for byte in char.encode())
-        for char in part
-    )
+    return ".".join(percent_encode(part) or "%" for part in parts)

@@ -15,7 +15,8 @@ from typing import Literal, final
 
 import msgspec
 
-from wsflow.brokers.base import Receiver, UnreadableError
+from wsflow.brokers.base import BrokerListener
+from wsflow.messages.events import UnreadableError
 
 Kind = Literal["hello", "beat", "bye", "note"]
 
@@ -25,7 +26,7 @@ class Told(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         version: of this format.
-        kind: ``hello`` (answer with a beat), ``beat``, ``bye``, or a ``note`` for the receiver.
+        kind: ``hello`` (answer with a beat), ``beat``, ``bye``, or a ``note`` for the listener.
         process: who tells it.
         generation: how often it has connected.
         note: of a note.
@@ -47,7 +48,7 @@ class Processes:
     """The other processes of the app.
 
     Args:
-        receiver: is told who comes and who goes, and gets the notes.
+        listener: is told who comes and who goes, and gets the notes.
         beat: seconds between two signs of life.
         send: sends bytes to a process, or with "" to all.
 
@@ -56,10 +57,12 @@ class Processes:
         settled: set when all processes that are there are known.
     """
 
-    def __init__(self, receiver: Receiver, beat: float, send: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, listener: BrokerListener, beat: float, send: Callable[[str, bytes], None]
+    ) -> None:
         self.own = os.urandom(8).hex()
         self.settled = asyncio.Event()
-        self._receiver = receiver
+        self._listener = listener
         self._beat = beat
         self._send = send
         self._generation = 0
@@ -94,11 +97,11 @@ class Processes:
         self._heard[process] = time.monotonic()
         if self._generations.get(process) != told.generation:
             self._generations[process] = told.generation
-            self._receiver.appeared(process)
+            self._listener.appeared(process)
         if told.kind == "hello":
             self.tell(process, "beat")
         elif told.kind == "note":
-            self._receiver.heard(process, told.note)
+            self._listener.heard(process, told.note)
 
     async def live(self) -> None:
         """Say that this process is there, for as long as it is connected."""
@@ -107,7 +110,7 @@ class Processes:
         self._heard = dict.fromkeys(self._heard, now)  # while it was away, it heard nobody
         self.tell("", "hello")
         for process in self.others:
-            self._receiver.appeared(process)
+            self._listener.appeared(process)
         try:
             tick = 0
             while True:
@@ -131,4 +134,4 @@ class Processes:
     def _gone(self, process: str) -> None:
         if self._heard.pop(process, None) is not None:
             del self._generations[process]
-            self._receiver.gone(process)
+            self._listener.gone(process)

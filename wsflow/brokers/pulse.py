@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from wsflow.brokers.engine import Link, LinkLostError
+from wsflow.brokers.engine import ConnectionLostError, EngineConnection
 
 LOOKS = 6
 """How often it is looked at what has come, while an answer is awaited patiently."""
@@ -17,35 +17,37 @@ MOST = 5
 """How many times the patience may pass without an answer, whatever else comes."""
 
 
-async def watch(link: Link, patience: float, interval: float) -> None:
+async def watch(connection: EngineConnection, patience: float, interval: float) -> None:
     """Ping again and again.
 
     Args:
-        link: the connection.
+        connection: the connection.
         patience: seconds of silence within which an answer has to come.
         interval: seconds between an answer and the next ping.
 
     Raises:
-        LinkLostError: the server does not answer.
+        ConnectionLostError: the server does not answer.
     """
     while True:
-        answer = asyncio.ensure_future(link.ping())
+        answer = asyncio.ensure_future(connection.ping())
         try:
-            await _answered(link, answer, patience)
+            await _answered(connection, answer, patience)
         finally:
             answer.cancel()
         await asyncio.sleep(interval)
 
 
-async def _answered(link: Link, answer: asyncio.Future[None], patience: float) -> None:
+async def _answered(
+    connection: EngineConnection, answer: asyncio.Future[None], patience: float
+) -> None:
     began, silent = time.monotonic(), 0
     while True:
-        heard = link.heard
+        heard = connection.heard
         await asyncio.wait([answer], timeout=patience / LOOKS)
         if answer.done():
             return answer.result()
-        silent = silent + 1 if heard == link.heard else 0
+        silent = silent + 1 if heard == connection.heard else 0
         if silent == LOOKS:
-            raise LinkLostError(f"no answer within {patience:g} s")
+            raise ConnectionLostError(f"no answer within {patience:g} s")
         if time.monotonic() - began > MOST * patience:
-            raise LinkLostError(f"no answer within {MOST * patience:g} s")
+            raise ConnectionLostError(f"no answer within {MOST * patience:g} s")

@@ -4,8 +4,8 @@ A topic with history is published by a script that adds to the stream and publis
 the order of both is one. Its stream has a hash beside it, with the epoch and the last id: what
 stands there and not in the stream has been lost.
 
-Two connections make a link, driven by a task each: one for commands, which are sent as they come
-and answered in order, and one for what is subscribed to.
+It takes two connections of redis-py, driven by a task each: one for commands, which are sent as
+they come and answered in order, and one for what is subscribed to.
 """
 
 from __future__ import annotations
@@ -32,9 +32,18 @@ from redis.exceptions import (
 )
 
 from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import Attempt, Failure, LinkLostError, Sink, Stamp, Stored, settle
-from wsflow.declare.markers import TopicOptions
+from wsflow.brokers.engine import (
+    Attempt,
+    ConnectionLostError,
+    EngineListener,
+    Failure,
+    Stamp,
+    Stored,
+    settle,
+)
 from wsflow.errors import BrokerError
+from wsflow.http import without_secrets
+from wsflow.messages.events import TopicOptions
 
 PAGE = 500
 """Events that are read from a history at once."""
@@ -96,8 +105,7 @@ class RedisEngine:
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         self.prefix = query.pop("prefix", ["wsflow"])[0]
-        shown = parts.netloc.rpartition("@")[2]
-        self.address = f"{parts.scheme}://{shown}{parts.path}"
+        self.address = without_secrets(url)
         self._pool = ConnectionPool.from_url(
             urlunsplit(parts._replace(query=urlencode(query, doseq=True))),
             protocol=2,
@@ -105,24 +113,24 @@ class RedisEngine:
             socket_timeout=None,
         )
 
-    async def connect(self, sink: Sink, process: str) -> RedisLink:
+    async def connect(self, listener: EngineListener, process: str) -> RedisConnection:
         pool: Any = self._pool  # parts of redis-py have no types
         commands, events = pool.make_connection(), pool.make_connection()
-        link = RedisLink(commands, events, sink, self.prefix, process)
+        connection = RedisConnection(commands, events, listener, self.prefix, process)
         try:
             await commands.connect()
             await events.connect()
-            await link.begin()
+            await connection.begin()
         except (AuthenticationError, AuthorizationError) as exc:
-            await link.close()
+            await connection.close()
             raise BrokerError(f"it refuses the user or the password: {exc}") from None
         except (RedisError, OSError) as exc:
-            await link.close()
-            raise LinkLostError(str(exc)) from None
+            await connection.close()
+            raise ConnectionLostError(str(exc)) from None
         except BaseException:
-            await link.close()
+            await connection.close()
             raise
-        return link
+        return connection
 
 
 class _Pipe:
@@ -173,15 +181,20 @@ class _Pipe:
 
 
 @final
-class RedisLink:
-    """Two connections to Redis."""
+class RedisConnection:
+    """Topics over two connections to Redis."""
 
     def __init__(
-        self, commands: Connection, events: Connection, sink: Sink, prefix: str, process: str
+        self,
+        commands: Connection,
+        events: Connection,
+        listener: EngineListener,
+        prefix: str,
+        process: str,
     ) -> None:
         self._commands = _Pipe(commands)
         self._events = _Pipe(events)
-        self._sink = sink
+        self._listener = listener
         self._prefix = prefix
         self._topics = f"{prefix}:t:".encode()
         self._process = process
@@ -203,7 +216,7 @@ class RedisLink:
         try:
             await job
         except (RedisError, OSError, EOFError) as exc:
-            self._fail(LinkLostError(str(exc)))
+            self._fail(ConnectionLostError(str(exc)))
         except Exception as exc:
             self._fail(exc)
 
@@ -213,7 +226,7 @@ class RedisLink:
         self._events.fail(lost)
 
     async def close(self) -> None:
-        self._fail(LinkLostError("closed"))
+        self._fail(ConnectionLostError("closed"))
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -242,16 +255,16 @@ class RedisLink:
 
     def _message(self, channel: bytes, data: bytes) -> None:
         if not channel.startswith(self._topics):
-            self._sink.told(data)
+            self._listener.told(data)
             return
         topic = channel[len(self._topics) :].decode()
         head, _, body = data.partition(b"\n")
         try:
             stamp = _stamp(head)
         except ValueError:
-            self._sink.unreadable(f"topic {topic!r}", "it has no head that wsflow knows")
+            self._listener.unreadable(f"topic {topic!r}", "it has no head that wsflow knows")
         else:
-            self._sink.arrived(topic, stamp, body)
+            self._listener.arrived(topic, stamp, body)
 
     # -- topics
 
@@ -352,7 +365,7 @@ def _refusal(exc: ResponseError) -> Exception:
             "tell whether the message arrived"
         )
     if isinstance(exc, ReadOnlyError | MasterDownError):
-        return LinkLostError(str(exc))  # a fail-over: another connection will do
+        return ConnectionLostError(str(exc))  # a fail-over: another connection will do
     return BrokerError(f"the broker refuses: {exc}")
 
 

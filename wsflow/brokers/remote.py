@@ -1,8 +1,8 @@
 """A broker on a server: what holds while connections to it come and go.
 
-One link at a time. When it is lost, another is made, after a jittered back-off; subscriptions are
-restored, and topics with history recover what was missed. Publishing waits for a link; a message
-whose fate is unknown is sent again, so marked that nobody gets it twice. The link belongs to tasks
+One connection at a time. When it is lost, another is made, after a jittered back-off; subscriptions are
+restored, and topics with history recover what was missed. Publishing waits for a connection; a message
+whose fate is unknown is sent again, so marked that nobody gets it twice. The connection belongs to tasks
 of the broker: cancelling who publishes does not touch it.
 """
 
@@ -16,15 +16,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import final
 
-from wsflow.backoff import back_off
-from wsflow.brokers.base import Envelope, Event, Mark, Receiver, Replay, UnreadableError
-from wsflow.brokers.engine import Attempt, Engine, Link, LinkLostError, Stamp
+from wsflow.brokers.base import BrokerListener, Mark, Replay
+from wsflow.brokers.engine import Attempt, ConnectionLostError, Engine, EngineConnection, Stamp
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
 from wsflow.brokers.pulse import watch
 from wsflow.brokers.wire import pack, unpack
-from wsflow.declare.markers import TopicOptions
 from wsflow.errors import BrokerError
+from wsflow.messages.events import Envelope, Event, TopicOptions, UnreadableError
+from wsflow.tasks.backoff import back_off
 
 log = logging.getLogger("wsflow.broker")
 
@@ -46,7 +46,7 @@ class RemoteBroker:
     """Carries topics over a server.
 
     Args:
-        receiver: whom it delivers to; None to publish only, and be no process of the app.
+        listener: whom it delivers to; None to publish only, and be no process of the app.
         engine: makes the connections.
         timeout: seconds that publishing and joining wait for the server; 0 to fail at once while
             there is no connection.
@@ -55,18 +55,18 @@ class RemoteBroker:
 
     def __init__(
         self,
-        receiver: Receiver | None,
+        listener: BrokerListener | None,
         engine: Engine,
         timeout: float,
         declared: Mapping[str, TopicOptions],
     ) -> None:
         self.counters: Counter[str] = Counter(published=0, lost=0, reconnected=0)
-        self._receiver = receiver if receiver is not None else _Nobody()
-        self._is_process = receiver is not None
+        self._listener = listener if listener is not None else _Nobody()
+        self._is_process = listener is not None
         self._engine = engine
         self._timeout = timeout
         self._declared = declared
-        self._processes = Processes(self._receiver, BEAT, self._send)
+        self._processes = Processes(self._listener, BEAT, self._send)
         self._numbers = itertools.count(1)
         self._wanted: dict[str, TopicOptions] = {}
         self._ready: dict[str, asyncio.Event] = {}
@@ -77,9 +77,9 @@ class RemoteBroker:
         self._to_recover: dict[str, None] = {}
         self._recovery = asyncio.Event()
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._link: Link | None = None
-        self._linked = asyncio.Event()
-        self._given_up = asyncio.Event()  # somebody has found the link to be lost
+        self._connection: EngineConnection | None = None
+        self._connected = asyncio.Event()
+        self._given_up = asyncio.Event()  # somebody has found the connection to be lost
         self._why = "not connected yet"
         self._asked = float("-inf")
         self._task: asyncio.Task[None] | None = None
@@ -94,7 +94,7 @@ class RemoteBroker:
         self._task = asyncio.create_task(self._live(), name="wsflow broker")
         try:
             async with asyncio.timeout(max(self._timeout, PATIENCE)):
-                await self._linked.wait()
+                await self._connected.wait()
         except TimeoutError:
             await self.stop()
             raise BrokerError(
@@ -108,11 +108,11 @@ class RemoteBroker:
         task, self._task = self._task, None
         if task is None:
             return
-        if self._link is not None and self._is_process:
+        if self._connection is not None and self._is_process:
             self._processes.tell("", "bye")
             try:
-                await asyncio.wait_for(self._link.ping(), 0.5)
-            except (LinkLostError, TimeoutError):
+                await asyncio.wait_for(self._connection.ping(), 0.5)
+            except (ConnectionLostError, TimeoutError):
                 log.debug("the broker did not take the farewell")
         while not task.done():  # a group that fails at that moment swallows a cancellation
             task.cancel()
@@ -124,40 +124,40 @@ class RemoteBroker:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(PATIENCE):
-                    link = await self._engine.connect(self, self._processes.own)
-            except (LinkLostError, BrokerError, TimeoutError) as exc:
+                    connection = await self._engine.connect(self, self._processes.own)
+            except (ConnectionLostError, BrokerError, TimeoutError) as exc:
                 self._why = str(exc) or f"no answer within {PATIENCE:g} s"
             else:
-                self._why = await self._live_on(link)
+                self._why = await self._live_on(connection)
                 log.warning("the broker %s is away: %s", self._engine.address, self._why)
                 self.counters["reconnected"] += 1
                 if time.monotonic() - began > STABLE:
                     delays = back_off()
             await asyncio.sleep(next(delays))
 
-    async def _live_on(self, link: Link) -> str:
+    async def _live_on(self, connection: EngineConnection) -> str:
         """Do all that a connection is for, until it is lost. Returns why it was."""
         self._given_up.clear()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(link.lost())
+                tasks.create_task(connection.lost())
                 tasks.create_task(self._until_given_up())
-                tasks.create_task(watch(link, PATIENCE, PING_INTERVAL))
-                await link.declare(self._declared)
+                tasks.create_task(watch(connection, PATIENCE, PING_INTERVAL))
+                await connection.declare(self._declared)
                 for feed in self._feeds.values():
                     feed.live.clear()
                     self._to_recover[feed.topic] = None
                 there = dict(self._wanted)
                 self._changed.clear()
-                await self._subscribe(link, there)
-                tasks.create_task(self._follow(link, there))
-                tasks.create_task(self._recover(link))
+                await self._subscribe(connection, there)
+                tasks.create_task(self._follow(connection, there))
+                tasks.create_task(self._recover(connection))
                 if self._is_process:
                     tasks.create_task(self._processes.live())
-                self._link = link
-                self._linked.set()
+                self._connection = connection
+                self._connected.set()
                 log.info("connected to the broker %s", self._engine.address)
-        except* LinkLostError as lost:
+        except* ConnectionLostError as lost:
             why = str(_first(lost))
         except* BrokerError as refused:
             why = str(_first(refused))
@@ -165,20 +165,20 @@ class RemoteBroker:
             why = "an error in wsflow, or in the client"
             log.error("the broker's connection failed", exc_info=errors)
         finally:
-            self._give_up(self._link)
-            await link.close()
+            self._give_up(self._connection)
+            await connection.close()
         return why
 
-    def _give_up(self, link: Link | None) -> None:
-        """The link is lost: nobody uses it from now on."""
-        if self._link is link:
-            self._link = None
-            self._linked.clear()
+    def _give_up(self, connection: EngineConnection | None) -> None:
+        """The connection is lost: nobody uses it from now on."""
+        if self._connection is connection:
+            self._connection = None
+            self._connected.clear()
             self._given_up.set()
 
     async def _until_given_up(self) -> None:
         await self._given_up.wait()
-        raise LinkLostError("the connection failed")
+        raise ConnectionLostError("the connection failed")
 
     # -- subscribing
 
@@ -205,14 +205,16 @@ class RemoteBroker:
         if (refused := self._refused.get(topic)) is not None:
             raise BrokerError(str(refused))
 
-    async def _subscribe(self, link: Link, topics: Mapping[str, TopicOptions]) -> None:
+    async def _subscribe(
+        self, connection: EngineConnection, topics: Mapping[str, TopicOptions]
+    ) -> None:
         names = list(topics)
         for start in range(0, len(names), AT_ONCE):
             part = {name: topics[name] for name in names[start : start + AT_ONCE]}
             try:
-                await link.subscribe(part)
+                await connection.subscribe(part)
             except BrokerError as exc:
-                await self._sort_out(link, part, exc)
+                await self._sort_out(connection, part, exc)
                 continue
             for name in part:
                 if name in self._feeds:
@@ -221,16 +223,16 @@ class RemoteBroker:
                     self._ready[name].set()
 
     async def _sort_out(
-        self, link: Link, part: Mapping[str, TopicOptions], exc: BrokerError
+        self, connection: EngineConnection, part: Mapping[str, TopicOptions], exc: BrokerError
     ) -> None:
         """One of these topics is refused: find out which, for the others are not."""
         if len(part) == 1:
             self._refuse(next(iter(part)), exc)
         else:
             for name, options in part.items():
-                await self._subscribe(link, {name: options})
+                await self._subscribe(connection, {name: options})
 
-    async def _follow(self, link: Link, there: dict[str, TopicOptions]) -> None:
+    async def _follow(self, connection: EngineConnection, there: dict[str, TopicOptions]) -> None:
         """Have the server know what this process wants to hear, as that changes."""
         while True:
             await self._change.wait()
@@ -238,19 +240,19 @@ class RemoteBroker:
             changed, self._changed = self._changed, {}
             gone = [name for name in changed if name not in self._wanted and name in there]
             if gone:
-                await link.unsubscribe(gone)
+                await connection.unsubscribe(gone)
             new = {}
             for name in changed:
                 there.pop(name, None)
                 if name in self._wanted:
                     new[name] = there[name] = self._wanted[name]
-            await self._subscribe(link, new)
+            await self._subscribe(connection, new)
 
     def _must_recover(self, topic: str) -> None:
         self._to_recover[topic] = None
         self._recovery.set()
 
-    async def _recover(self, link: Link) -> None:
+    async def _recover(self, connection: EngineConnection) -> None:
         """Have every topic with history recover what it has missed."""
         async with asyncio.TaskGroup() as tasks:
             room = asyncio.Semaphore(64)
@@ -261,12 +263,12 @@ class RemoteBroker:
                 for topic in topics:
                     if (feed := self._feeds.get(topic)) is not None:
                         await room.acquire()
-                        task = tasks.create_task(self._recover_one(feed, link))
+                        task = tasks.create_task(self._recover_one(feed, connection))
                         task.add_done_callback(lambda _: room.release())
 
-    async def _recover_one(self, feed: Feed, link: Link) -> None:
+    async def _recover_one(self, feed: Feed, connection: EngineConnection) -> None:
         try:
-            await feed.recover(link)
+            await feed.recover(connection)
         except BrokerError as exc:
             self._refuse(feed.topic, exc)
         else:
@@ -280,7 +282,7 @@ class RemoteBroker:
             self._refused[topic] = exc
             self._ready[topic].set()
 
-    # -- what a link reports
+    # -- what a connection reports
 
     def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
         feed = self._feeds.get(topic)
@@ -297,7 +299,7 @@ class RemoteBroker:
             return
         if mark is None and self._is_known(packet.sender, packet.number) and packet.again:
             return
-        self._receiver.deliver(topic, Event(str(mark) if mark else "", packet.envelope))
+        self._listener.deliver(topic, Event(str(mark) if mark else "", packet.envelope))
 
     def _is_known(self, sender: str, number: int) -> bool:
         """Whether a message has come before; it is remembered."""
@@ -315,7 +317,7 @@ class RemoteBroker:
             self.unreadable("the notes between processes", exc)
 
     def unreadable(self, where: str, why: object) -> None:
-        self._receiver.unreadable(where, why)
+        self._listener.unreadable(where, why)
 
     def _lose(self, what: str) -> None:
         self.counters["lost"] += 1
@@ -329,16 +331,16 @@ class RemoteBroker:
         began = time.monotonic()
         what = f"publishing on topic {topic!r}"
         while True:
-            link = await self._within_link(began, what)
+            connection = await self._within_connection(began, what)
             data = pack(envelope, self._processes.own, number, attempt.again)
             left = began + self._timeout - time.monotonic() if self._timeout else None
             try:
                 async with asyncio.timeout(left):
-                    id = await link.publish(topic, data, options, attempt)
+                    id = await connection.publish(topic, data, options, attempt)
             except TimeoutError:
                 raise self._too_late(what, "; it may arrive nonetheless") from None
-            except LinkLostError:
-                self._give_up(link)
+            except ConnectionLostError:
+                self._give_up(connection)
                 attempt.again = True
                 attempt.age = time.monotonic() - began
             else:
@@ -350,7 +352,7 @@ class RemoteBroker:
         mark = Mark.parse(after)
         what = f"replaying topic {topic!r}"
         while True:
-            link = await self._within_link(began, what)
+            connection = await self._within_connection(began, what)
             feed = self._feeds.get(topic)
             if feed is None or mark is None:
                 begin()
@@ -360,11 +362,13 @@ class RemoteBroker:
                     feed.catch_up()
                     await self._within(feed.live.wait(), what)
             try:
-                return await self._read(link, feed, mark, begin)
-            except LinkLostError:
-                self._give_up(link)
+                return await self._read(connection, feed, mark, begin)
+            except ConnectionLostError:
+                self._give_up(connection)
 
-    async def _read(self, link: Link, feed: Feed, mark: Mark, begin: Callable[[], None]) -> Replay:
+    async def _read(
+        self, connection: EngineConnection, feed: Feed, mark: Mark, begin: Callable[[], None]
+    ) -> Replay:
         begin()
         upto = feed.position
         assert upto is not None
@@ -372,7 +376,7 @@ class RemoteBroker:
             return Replay(False, [])
         if mark == upto:
             return Replay(True, [])
-        stored = await link.read(feed.topic, feed.options, mark, upto)
+        stored = await connection.read(feed.topic, feed.options, mark, upto)
         if not stored.complete:
             return Replay(False, [])
         events = []
@@ -391,24 +395,24 @@ class RemoteBroker:
         """
         began = time.monotonic()
         while began - self._asked >= 1:
-            link = await self._within_link(began, "asking for the topics with history")
+            connection = await self._within_connection(began, "asking for the topics with history")
             try:
-                self._declared = await link.declared()
+                self._declared = await connection.declared()
                 self._asked = began
-            except LinkLostError:
-                self._give_up(link)
+            except ConnectionLostError:
+                self._give_up(connection)
         return self._declared
 
-    async def _within_link(self, began: float, what: str) -> Link:
-        """The link, as soon as there is one."""
-        while self._link is None:
+    async def _within_connection(self, began: float, what: str) -> EngineConnection:
+        """The connection, as soon as there is one."""
+        while self._connection is None:
             left = began + self._timeout - time.monotonic()
             try:
                 async with asyncio.timeout(max(left, 0)):
-                    await self._linked.wait()
+                    await self._connected.wait()
             except TimeoutError:
                 raise self._too_late(what) from None
-        return self._link
+        return self._connection
 
     async def _within(self, waits: Awaitable[object], what: str) -> None:
         try:
@@ -418,7 +422,7 @@ class RemoteBroker:
             raise self._too_late(what) from None
 
     def _too_late(self, what: str, more: str = "") -> BrokerError:
-        why = "it did not answer" if self._link is not None else f"it is away ({self._why})"
+        why = "it did not answer" if self._connection is not None else f"it is away ({self._why})"
         return BrokerError(
             f"{what} at the broker {self._engine.address} failed: {why} within "
             f"{self._timeout:g} s (publish_timeout){more}"
@@ -430,8 +434,8 @@ class RemoteBroker:
         self._processes.tell(process, "note", note)
 
     def _send(self, process: str, data: bytes) -> None:
-        if self._link is not None:
-            self._link.tell(process, data)
+        if self._connection is not None:
+            self._connection.tell(process, data)
 
     async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
         async def everybody() -> None:

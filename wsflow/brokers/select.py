@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
-from wsflow.brokers.base import Broker, Receiver
+from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.brokers.engine import Engine
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.brokers.remote import PATIENCE, RemoteBroker
-from wsflow.declare.markers import TopicOptions
+from wsflow.http import without_password
+from wsflow.messages.events import TopicOptions
 
 MEMORY = "memory://"
 # Per scheme: the extra that it needs, the module that serves it, and its class.
@@ -50,7 +51,7 @@ def engine(url: str) -> Engine:
 
 def broker(
     url: str, timeout: float, declared: Mapping[str, TopicOptions]
-) -> Callable[[Receiver], Broker]:
+) -> Callable[[BrokerListener], Broker]:
     """What makes the broker at ``url``.
 
     Args:
@@ -75,11 +76,3 @@ async def reach(url: str) -> None:
     broker = RemoteBroker(None, engine(url), PATIENCE, {})
     await broker.start()
     await broker.stop()
-
-
-def without_password(url: str) -> str:
-    """A URL that may be shown."""
-    scheme, between, rest = url.partition("://")
-    head, at, host = rest.rpartition("@")
-    user, colon, _ = head.partition(":")
-    return f"{scheme}{between}{user}{':…' if colon else ''}{at}{host}" if at else url

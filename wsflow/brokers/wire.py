@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from wsflow.brokers.base import Envelope, UnreadableError
-from wsflow.transports.frames import Frame
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.messages.events import Envelope, UnreadableError
 
 VERSION: Literal[1] = 1
 MAX_SIZE = 64 * 1024 * 1024
@@ -44,11 +44,11 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def envelope(self) -> Envelope:
-        frames = {
-            codec: Frame(payload, bool(kind & _TEXT), bool(kind & _RAW))
+        payloads = {
+            codec: EncodedMessage(payload, bool(kind & _TEXT), bool(kind & _RAW))
             for codec, (kind, payload) in self.payloads.items()
         }
-        return Envelope(frames, frozenset(self.exclude), self.token or None)
+        return Envelope(payloads, frozenset(self.exclude), self.token or None)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -58,8 +58,8 @@ _decode = msgspec.msgpack.Decoder(Packet).decode
 def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
     """The bytes of a message for the broker."""
     payloads = {
-        codec: (_TEXT * frame.text | _RAW * frame.raw, frame.payload)
-        for codec, frame in envelope.frames.items()
+        codec: (_TEXT * message.text | _RAW * message.raw, message.payload)
+        for codec, message in envelope.payloads.items()
     }
     token = envelope.id_token or ""
     return _encode(Packet(VERSION, sender, number, again, list(envelope.exclude), token, payloads))

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
-from wsflow.cli.load import load
-from wsflow.cli.run import Exit, UsageError
+from wsflow.client.limits import ClientLimits
 from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import Client, check_uri, dial_sockets
-from wsflow.client.settings import ClientLimits
-from wsflow.connection import End
+from wsflow.end import End
 from wsflow.errors import BrokerError, ConnectError
+from wsflow.server.exits import Exit, UsageError
+from wsflow.server.loading import load
 from wsflow.wiring.compile import compile_app
 
 log = logging.getLogger("wsflow.client")

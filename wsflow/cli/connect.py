@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from wsflow.cli.client import HeaderLines, Subprotocols, Uri, headers_of, outcome
-from wsflow.cli.load import wired
-from wsflow.cli.run import Exit, UsageError
 from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.client import ClientLimits, Peer, Reconnect
 from wsflow.client import connect as open_peer
-from wsflow.codec import CODECS, Codec
 from wsflow.errors import Disconnected
+from wsflow.messages.codec import CODECS, Codec
+from wsflow.server.exits import Exit, UsageError
+from wsflow.server.loading import wired
 
 
 def connect(

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any, get_origin
 from urllib.parse import urlencode
 
-from wsflow.calls import Stream, answer_type, is_call
 from wsflow.declare.signatures import EMPTY, type_name
-from wsflow.wiring.calls import Call
-from wsflow.wiring.plan import AppPlan, ConsumerPlan, RouteDetails
+from wsflow.messages.calls import Stream, answer_type, is_call
+from wsflow.wiring.invocation import Invocation
+from wsflow.wiring.plan import AppPlan, ConsumerPlan, RoutePlan
 from wsflow.wiring.sources import FromPath, FromRequest
 
 
 def routes(plan: AppPlan) -> Iterator[str]:
     """A line per path: what it takes, and what it sends."""
-    rows = [(each.plan.template, *_traffic(each)) for each in _sorted(plan)]
+    rows = [(each.template, *_traffic(each)) for each in _sorted(plan)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for path, takes, sends in rows:
         yield f"{path:<{widths[0]}}  {takes:<{widths[1]}}  {sends}".rstrip()
 
 
-def _traffic(route: RouteDetails) -> tuple[str, str]:
-    taken = [_takes(consumer) for consumer in route.plan.consumers]
-    sent = [type_name(kind) for kind in route.plan.sends]
+def _traffic(route: RoutePlan) -> tuple[str, str]:
+    taken = [_takes(consumer) for consumer in route.consumers]
+    sent = [type_name(kind) for kind in route.sends]
     return f"takes {', '.join(taken) or 'nothing'}", f"sends {', '.join(sent) or 'nothing'}"
 
 
@@ -46,16 +46,16 @@ def explain(plan: AppPlan) -> Iterator[str]:
     if plan.lifespans:
         yield "lifespan of the app"
         for scope in plan.lifespans:
-            yield from _function(scope.call)
+            yield from _function(scope.invocation)
     for route in _sorted(plan):
-        codecs = ", ".join(codec.name for codec in route.plan.codecs)
-        yield f"{route.plan.template} ({codecs})"
-        takes = {consumer.call: f" takes {_takes(consumer)}" for consumer in route.plan.consumers}
-        for call in route.plan.functions:
+        codecs = ", ".join(codec.name for codec in route.codecs)
+        yield f"{route.template} ({codecs})"
+        takes = {consumer.invocation: f" takes {_takes(consumer)}" for consumer in route.consumers}
+        for call in route.functions:
             yield from _function(call, takes.get(call, ""))
 
 
-def _function(call: Call, more: str = "") -> Iterator[str]:
+def _function(call: Invocation, more: str = "") -> Iterator[str]:
     yield f"  {call.handler}{more} ({_short(call.handler.where)})"
     for name, source in call.named_sources:
         yield f"      {name}: {source}"
@@ -70,8 +70,8 @@ def _short(where: str) -> str:
     return f"{path}:{line}"
 
 
-def _sorted(plan: AppPlan) -> list[RouteDetails]:
-    return sorted(plan.routes, key=lambda route: route.plan.template)
+def _sorted(plan: AppPlan) -> list[RoutePlan]:
+    return sorted(plan.routes, key=lambda route: route.template)
 
 
 def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
@@ -82,13 +82,13 @@ def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
         base: scheme and authority, as in ``ws://127.0.0.1:8000``.
     """
     for route in _sorted(plan):
-        yield f"  {base}{route.plan.template}"
+        yield f"  {base}{route.template}"
         yield f'      try it: wsflow connect "{base}{_sample_target(route)}"'
 
 
-def _sample_target(route: RouteDetails) -> str:
+def _sample_target(route: RoutePlan) -> str:
     """A path and query that the route takes, as far as the types tell."""
-    path = route.plan.template
+    path = route.template
     query: dict[str, str] = {}
     for source in route.request_sources:
         sample = _sample(source.kind, source.name)

@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import fields
-from difflib import get_close_matches
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from cyclopts.config import Env, Toml
 
 from wsflow.cli.client import client
 from wsflow.cli.connect import connect
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
-from wsflow.cli.load import wired
 from wsflow.cli.publish import publish
-from wsflow.cli.run import (
-    REFUSALS,
-    Exit,
-    UsageError,
-    announce,
-    configure_logging,
-    refuse,
-    run_server,
-)
-from wsflow.cli.supervise import supervise
-from wsflow.server import Server, Settings
-
-Target = Annotated[
-    str, Parameter(help="The app: module:attribute, or module:factory() to call for it.")
-]
-
-
-def run(target: Target, settings: Settings) -> int:
-    """Serve an app.
-
-    Settings come from flags, then from WSFLOW_… in the environment, then from [tool.wsflow] in
-    pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed or cut connections off, 2 usage,
-    3 the app cannot be loaded or does not wire, 4 the address is in use, 5 the broker cannot be
-    reached.
-    """
-    check_environment()
-    plan = wired(target)
-    configure_logging(settings)
-    if settings.workers > 1:
-        return supervise(target, plan, settings)
-
-    def started(server: Server) -> None:
-        announce(target, plan, settings, server.port)
-
-    return run_server(plan, settings, started)
+from wsflow.cli.run import Target, run
+from wsflow.server.exits import REFUSALS, Exit, refuse
+from wsflow.server.loading import wired
 
 
 def check(target: Target, /) -> int:
@@ -68,22 +31,6 @@ def show_routes(target: Target, /) -> int:
     for line in routes(plan):
         print(line)
     return Exit.STOPPED
-
-
-def check_environment() -> None:
-    """Refuse a WSFLOW_… variable that is no setting: it would be ignored, and missed.
-
-    Raises:
-        UsageError: there is one.
-    """
-    known = {f"WSFLOW_{each.name.upper()}" for each in fields(Settings)} | {"WSFLOW_TARGET"}
-    for name in os.environ:
-        if name.startswith("WSFLOW_") and name not in known:
-            near = get_close_matches(name, known, 1)
-            raise UsageError(
-                f"the environment has {name}, which is no setting"
-                + (f": did you mean {near[0]}?" if near else "; see wsflow run --help")
-            )
 
 
 def build() -> App:

@@ -11,9 +11,9 @@ import msgspec
 from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
-from wsflow.cli.load import wired
-from wsflow.cli.run import Exit, UsageError
-from wsflow.publisher import publisher
+from wsflow.server.exits import Exit, UsageError
+from wsflow.server.loading import wired
+from wsflow.topics.publisher import publisher
 from wsflow.wiring.plan import AppPlan
 
 
@@ -52,9 +52,9 @@ def publish(
 
 def _kind(plan: AppPlan, topic: str) -> Any:
     """The type of a topic's messages."""
-    declared = plan.declared_topic(topic)
+    declared = plan.topics.find(topic)
     if declared is None:
-        known = ", ".join(sorted(each.template for each in plan.topics)) or "none"
+        known = ", ".join(sorted(plan.topics.types)) or "none"
         raise UsageError(f"the app declares no topic {topic!r}; it has: {known}")
     return Union[declared.types]  # noqa: UP007
 

@@ -1,201 +1,44 @@
-"""``wsflow run``: serve until a signal, and say how it ended by the exit code."""
+"""``wsflow run``: serve an app."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
-import gc
-import importlib
-import logging
 import os
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from enum import IntEnum
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated
 
-from wsflow.brokers import select
+from cyclopts import Parameter
+
 from wsflow.cli.explain import try_lines
-from wsflow.cli.load import LoadError
-from wsflow.errors import BrokerError, ConnectError, DeclarationError
-from wsflow.server import Server, Settings
+from wsflow.cli.supervise import supervise
+from wsflow.server.exits import UsageError, address
+from wsflow.server.loading import wired
+from wsflow.server.process import configure_logging, run_server
+from wsflow.server.settings import Settings
 from wsflow.wiring.plan import AppPlan
 
-log = logging.getLogger("wsflow")
+Target = Annotated[
+    str, Parameter(help="The app: module:attribute, or module:factory() to call for it.")
+]
 
 
-class Exit(IntEnum):
-    """Exit codes."""
+def run(target: Target, settings: Settings) -> int:
+    """Serve an app.
 
-    STOPPED = 0  # by a signal, in order
-    FAILED = 1  # a crash, or connections were cut off because the grace time was over
-    USAGE = 2
-    APP = 3  # the app cannot be loaded, or does not wire
-    ADDRESS = 4  # the address is in use
-    BROKER = 5  # the broker cannot be reached
-    UNREACHABLE = 6  # the server cannot be reached, or refuses
-    CLOSED = 7  # the connection ended, and not well
-
-
-class UsageError(Exception):
-    """A setting cannot be used: one line that says why, and what to do."""
-
-
-REFUSALS = (LoadError, DeclarationError, BrokerError, ConnectError, UsageError, ValueError)
-"""What ends a command before it has begun: a user's mistake, or somebody who is not there."""
-
-
-def refuse(exc: Exception) -> Exit:
-    """Say why a command ends, in one line. Returns its exit code."""
-    print(f"wsflow: {exc}", file=sys.stderr)
-    if isinstance(exc, LoadError | DeclarationError):
-        return Exit.APP
-    if isinstance(exc, ConnectError):
-        return Exit.UNREACHABLE
-    return Exit.BROKER if isinstance(exc, BrokerError) else Exit.USAGE
-
-
-def no_broker(exc: BrokerError) -> Exit:
-    """Say that a server has no broker, and what to do."""
-    return refuse(BrokerError(f"{exc}: start it, or name another with --broker"))
-
-
-def run_server(
-    plan: AppPlan,
-    settings: Settings,
-    started: Callable[[Server], None],
-    sockets: Sequence[socket.socket] = (),
-    parent: socket.socket | None = None,
-) -> Exit:
-    """Serve an app until SIGTERM or SIGINT.
-
-    Args:
-        plan: the app.
-        settings: how to serve it.
-        started: called once it serves.
-        sockets: those to listen on, in place of what the settings say.
-        parent: when its other end is closed, that is as SIGTERM.
-
-    Raises:
-        UsageError: a setting cannot be used.
+    Settings come from flags, then from WSFLOW_… in the environment, then from [tool.wsflow] in
+    pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed or cut connections off, 2 usage,
+    3 the app cannot be loaded or does not wire, 4 the address is in use, 5 the broker cannot be
+    reached.
     """
-    try:
-        with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
-            return runner.run(_serve(plan, settings, started, sockets, parent))
-    except KeyboardInterrupt:  # before the signal handlers stood
-        return Exit.STOPPED
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log to standard error; with several workers each line says of which process it is."""
-    process = "[%(process)d] " if settings.workers > 1 else ""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s",
-    )
-    logging.getLogger("wsflow.access").disabled = not settings.access_log
-
-
-def loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop that the settings ask for; None for the default.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    if settings.loop == "asyncio":
-        return None
-    try:
-        uvloop: Any = importlib.import_module("uvloop")
-    except ModuleNotFoundError:
-        raise UsageError(
-            "--loop uvloop needs uvloop, which is not installed: pip install 'wsflow[speed]'"
-        ) from None
-    return uvloop.new_event_loop  # type: ignore[no-any-return]
-
-
-async def _serve(
-    plan: AppPlan,
-    settings: Settings,
-    started: Callable[[Server], None],
-    sockets: Sequence[socket.socket],
-    parent: socket.socket | None,
-) -> Exit:
-    check_broker(settings)
-    try:
-        server = Server(plan, settings, sockets)
-    except ValueError as exc:
-        raise UsageError(f"--trusted-proxy: {exc}") from None
-    try:
-        await server.bind()
-    except ValueError as exc:
-        raise UsageError(str(exc)) from None
-    except OSError as exc:
-        return not_bound(exc, settings)
-    stopping = Stopping(server, settings)
-    with stopping.on_signals(asyncio.get_running_loop(), parent):
-        announced = asyncio.create_task(_announce(server, started))
-        # What has been imported and wired stays: the garbage collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        try:
-            await server.run()
-        except BrokerError as exc:
-            return no_broker(exc)
-        except Exception:
-            log.exception("the app failed")
-            return Exit.FAILED
-        finally:
-            announced.cancel()
-            stopping.done()
-    return Exit.FAILED if server.app.overran else Exit.STOPPED
-
-
-def check_broker(settings: Settings) -> None:
-    """See that the broker's URL is one, and that its client is installed.
-
-    Raises:
-        UsageError: it is not.
-    """
-    try:
-        if settings.broker != select.MEMORY:
-            select.engine(settings.broker)
-    except ValueError as exc:
-        raise UsageError(f"--broker: {exc}") from None
-
-
-def not_bound(exc: OSError, settings: Settings) -> Exit:
-    """Say why an address cannot be listened on.
-
-    Raises:
-        UsageError: for another reason than that it is in use.
-    """
-    if exc.errno == errno.EADDRINUSE:
-        print(
-            f"wsflow: {_address(settings)} is in use: stop what listens there, or choose "
-            f"another with {'--uds' if settings.uds else '--port'}",
-            file=sys.stderr,
-        )
-        return Exit.ADDRESS
-    why = exc.strerror or str(exc)
-    if exc.errno == errno.EACCES and 0 < settings.port < 1024:
-        why += "; ports below 1024 need privileges: choose another with --port"
-    raise UsageError(f"cannot listen on {_address(settings)}: {why}") from None
-
-
-def _address(settings: Settings) -> str:
-    if settings.fd is not None:
-        return f"file descriptor {settings.fd}"
-    return str(settings.uds or f"{settings.host}:{settings.port}")
-
-
-async def _announce(server: Server, started: Callable[[Server], None]) -> None:
-    await server.started.wait()
-    started(server)
+    check_environment()
+    plan = wired(target)
+    configure_logging(settings)
+    if settings.workers > 1:
+        return supervise(target, settings, partial(announce, target, plan, settings))
+    return run_server(plan, settings, partial(announce, target, plan, settings))
 
 
 def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
@@ -203,7 +46,7 @@ def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
     by = f" with {settings.workers} workers" if settings.workers > 1 else ""
     print(f"wsflow {version('wsflow')} serves {target}{by}; stop it with Ctrl-C", file=sys.stderr)
     if not port:
-        print(f"  on {_address(settings)}", file=sys.stderr)
+        print(f"  on {address(settings)}", file=sys.stderr)
         return
     scheme = "ws" if settings.ssl_certfile is None else "wss"
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
@@ -213,82 +56,17 @@ def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
     sys.stderr.flush()
 
 
-class Stopping:
-    """What SIGTERM and SIGINT do: the first drains, the second stops at once.
+def check_environment() -> None:
+    """Refuse a WSFLOW_… variable that is no setting: it would be ignored, and missed.
 
-    A worker drains for SIGHUP, too: another one has taken its place.
-
-    Args:
-        server: what to stop.
-        settings: how long to wait.
+    Raises:
+        UsageError: there is one.
     """
-
-    AT_ONCE = 1.0
-    """Seconds that scope functions have to tear down after the second signal."""
-
-    def __init__(self, server: Server, settings: Settings) -> None:
-        self._server = server
-        self._settings = settings
-        self._signals = 0
-        self._watchdog: threading.Timer | None = None
-
-    @contextlib.contextmanager
-    def on_signals(
-        self, loop: asyncio.AbstractEventLoop, parent: socket.socket | None = None
-    ) -> Any:
-        """Handle the signals, and the parent's end, as long as the block runs."""
-        handled = {signal.SIGTERM: False, signal.SIGINT: False}
-        if parent is not None:
-            handled[signal.SIGHUP] = True
-            loop.add_reader(parent, self._parent_is_gone, loop, parent)
-        for each, restart in handled.items():
-            loop.add_signal_handler(each, self.signalled, restart)
-        try:
-            yield
-        finally:
-            for each in handled:
-                loop.remove_signal_handler(each)
-            if parent is not None:
-                loop.remove_reader(parent)
-
-    def _parent_is_gone(self, loop: asyncio.AbstractEventLoop, parent: socket.socket) -> None:
-        """It has closed its end: it never says anything after the beginning."""
-        loop.remove_reader(parent)
-        log.error("the supervisor is gone")
-        self.signalled()
-
-    def signalled(self, restart: bool = False) -> None:
-        self._signals += 1
-        if self._signals == 1:
-            log.info("stopping: within %g s what was received is answered", self._settings.grace)
-            # Handlers that swallow cancellation, or block the loop, must not keep the process.
-            self._watch(self._settings.grace + 3 * self._settings.close_timeout + self.AT_ONCE)
-            self._server.stop(restart=restart)
-        else:
-            log.warning("stopping at once")
-            self._watch(self.AT_ONCE)
-            self._server.stop(now=True)
-
-    def _watch(self, seconds: float) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        seconds = min(seconds, threading.TIMEOUT_MAX)
-        self._watchdog = threading.Timer(seconds, self._give_up)
-        self._watchdog.daemon = True
-        self._watchdog.start()
-
-    def _give_up(self) -> None:
-        """The process ends without those that do not."""
-        app = self._server.app
-        sessions = list(app.sessions.values())
-        running = [*app.left_behind, *(name for each in sessions for name in each.running)]
-        log.error("not stopped in time, exiting; still running: %s", ", ".join(running) or "-")
-        logging.shutdown()
-        os._exit(Exit.FAILED)
-
-    def done(self) -> None:
-        """The server has stopped. The event loop still waits for what does not end: see to that."""
-        if self._server.app.left_behind:
-            self._watch(self.AT_ONCE)
-        elif self._watchdog is not None:
-            self._watchdog.cancel()
+    known = {f"WSFLOW_{each.name.upper()}" for each in fields(Settings)} | {"WSFLOW_TARGET"}
+    for name in os.environ:
+        if name.startswith("WSFLOW_") and name not in known:
+            near = get_close_matches(name, known, 1)
+            raise UsageError(
+                f"the environment has {name}, which is no setting"
+                + (f": did you mean {near[0]}?" if near else "; see wsflow run --help")
+            )

@@ -23,9 +23,9 @@ from prompt_toolkit.validation import ValidationError, Validator
 from wsflow.cli.typed import MistypedError, Typed, shown
 from wsflow.client import Peer
 from wsflow.client import connect as open_peer
-from wsflow.codec import Codec
-from wsflow.connection import End
+from wsflow.end import End
 from wsflow.errors import Disconnected
+from wsflow.messages.codec import Codec
 
 PING_EVERY = 10.0
 """Seconds between two measurements of the round-trip time."""

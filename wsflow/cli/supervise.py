@@ -8,27 +8,19 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wsflow.brokers import select
-from wsflow.cli.run import (
-    Exit,
-    UsageError,
-    announce,
-    check_broker,
-    loop_factory,
-    no_broker,
-    not_bound,
-)
 from wsflow.errors import BrokerError
-from wsflow.server import Settings
 from wsflow.server.embedded import EmbeddedNats, find_server
-from wsflow.server.listening import listen
-from wsflow.server.serve import tls_context
+from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
+from wsflow.server.listening import listen, tls_context
+from wsflow.server.process import check_broker, loop_factory
+from wsflow.server.settings import Settings
 from wsflow.server.workers import NotStartedError, Supervisor
-from wsflow.wiring.plan import AppPlan
 
 log = logging.getLogger("wsflow.workers")
 
@@ -39,8 +31,13 @@ NO_BROKER = (
 )
 
 
-def supervise(target: str, plan: AppPlan, settings: Settings) -> Exit:
+def supervise(target: str, settings: Settings, started: Callable[[int], None]) -> Exit:
     """Serve an app in several processes until SIGTERM or SIGINT; SIGHUP replaces them.
+
+    Args:
+        target: the app, which each process loads for itself.
+        settings: how to serve it.
+        started: called with the TCP port once all serve; 0 for a Unix socket.
 
     Raises:
         UsageError: a setting cannot be used.
@@ -51,7 +48,7 @@ def supervise(target: str, plan: AppPlan, settings: Settings) -> Exit:
     except OSError as exc:
         return not_bound(exc, settings)
     try:
-        return asyncio.run(_supervise(target, plan, settings, sockets, embedded))
+        return asyncio.run(_supervise(target, settings, started, sockets, embedded))
     except KeyboardInterrupt:  # before the signal handlers stood
         return Exit.STOPPED
     finally:
@@ -79,8 +76,8 @@ def _check(settings: Settings) -> Path | None:
 
 async def _supervise(
     target: str,
-    plan: AppPlan,
     settings: Settings,
+    started: Callable[[int], None],
     sockets: Sequence[Sequence[socket.socket]],
     embedded: Path | None,
 ) -> Exit:
@@ -96,7 +93,7 @@ async def _supervise(
                 await select.reach(settings.broker)
             supervisor = Supervisor(target, settings, sockets)
             with _signals(supervisor):
-                await supervisor.run(lambda: announce(target, plan, settings, port))
+                await supervisor.run(partial(started, port))
     except BrokerError as exc:
         return no_broker(exc)
     except NotStartedError as exc:

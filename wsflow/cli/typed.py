@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from wsflow.calls import Ask, is_call
-from wsflow.codec import Codec
 from wsflow.declare.signatures import type_name
+from wsflow.messages.calls import Ask, is_call
+from wsflow.messages.codec import Codec
 from wsflow.wiring.messages import RAW
 from wsflow.wiring.plan import AppPlan, RoutePlan
 
@@ -58,7 +58,7 @@ class Typed:
         structs = [kind for kind in kinds if kind not in RAW]
         self._type: Any = Union[tuple(structs)] if structs else None  # noqa: UP007
         self.kinds = {each.name: each for each in map(_kind, structs) if each is not None}
-        self._tag_field = plan.controls[Ask].__struct_config__.tag_field if plan else "type"
+        self._tag_field = plan.call_frames[Ask].__struct_config__.tag_field if plan else "type"
 
     def read(self, line: str) -> str | bytes:
         """What is sent for a line.
@@ -72,7 +72,7 @@ class Typed:
         if is_call(type(message)) and self._plan is not None:
             id = next(self._ids)
             self.asked.add(id)
-            message = self._plan.controls[Ask](id, message)
+            message = self._plan.call_frames[Ask](id, message)
         return self._written(message)
 
     def _written(self, message: object) -> str | bytes:
@@ -177,9 +177,9 @@ def route(plan: AppPlan, uri: str) -> RoutePlan:
     path = urlsplit(uri).path or "/"
     found = plan.routes.match(path)
     if found is None:
-        known = ", ".join(each.plan.template for each in plan.routes)
+        known = ", ".join(each.template for each in plan.routes)
         raise LookupError(f"the app has no path {path}: it has {known}")
-    return found[0].plan
+    return found[0]
 
 
 def _kind(kind: Any) -> Kind | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, cast, final
 
 import anyio
 
-from wsflow.calls import Call, Stream
+from wsflow.client.limits import ClientLimits
 from wsflow.client.options import check_options
 from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import (
@@ -21,13 +21,14 @@ from wsflow.client.running import (
     dial_sockets,
     reconnecting,
 )
-from wsflow.client.settings import ClientLimits
-from wsflow.connection import Connection, End
+from wsflow.connection import Connection
 from wsflow.declare.router import Router
+from wsflow.end import End
 from wsflow.errors import DeclarationError, Disconnected
-from wsflow.news import News
+from wsflow.messages.calls import Call, Stream
 from wsflow.runtime.session import Session
-from wsflow.transports.dial import ClientTransport, Dialler
+from wsflow.tasks.waiting import Condition
+from wsflow.transports.client import ClientTransport, Dialler
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
@@ -44,8 +45,8 @@ class Peer:
         self._connection: Connection | None = None
         self.asks = True
         self._messages: deque[Any] = deque()
-        self._news = News()
-        self.changed, self.until = self._news.changed, self._news.until
+        self._condition = Condition()
+        self.changed, self.wait_for = self._condition.notify_all, self._condition.wait_for
         self._client: Client
 
     # -- what the client tells
@@ -63,7 +64,7 @@ class Peer:
             async for message in messages:
                 self._messages.append(message)
                 self.changed()
-                await self.until(lambda: not self._messages)
+                await self.wait_for(lambda: not self._messages)
         finally:
             self._connection = None
             with anyio.CancelScope(shield=True):
@@ -106,10 +107,10 @@ class Peer:
         return self._end()
 
     async def _gone(self, connection: Connection) -> None:
-        await self.until(lambda: self._connection is not connection)
+        await self.wait_for(lambda: self._connection is not connection)
 
     async def _connected(self) -> Connection:
-        await self.until(lambda: self._connection or self.end)
+        await self.wait_for(lambda: self._connection or self.end)
         if self._connection is None:
             raise Disconnected(self.end)
         return self._connection
@@ -156,7 +157,7 @@ class Peer:
             ConnectError: it was lost, and the server refuses to have it back.
         """
         with anyio.move_on_after(timeout):
-            await self.until(lambda: self._messages or self.end)
+            await self.wait_for(lambda: self._messages or self.end)
         if self._messages:
             message = self._messages.popleft()
             self.changed()
@@ -271,10 +272,10 @@ class connect:  # noqa: N801
         self._peer.of(client)
         client.start()
         try:
-            await self._peer.until(lambda: self._peer.connection or client.over)
+            await self._peer.wait_for(lambda: self._peer.connection or client.over)
         except BaseException:
             client.stop()
-            await client.wait_through()
+            await client.wait_shielded()
             raise
         if not client.was_open:
             await client.wait()  # it raises why
@@ -288,7 +289,7 @@ class connect:  # noqa: N801
     ) -> None:
         await self._peer.close(1011 if isinstance(exc, Exception) else 1000)
         self._client.stop()
-        await self._client.wait_through()
+        await self._client.wait_shielded()
 
 
 def _plan(peer: Peer, receives: Any, codec: Literal["json", "msgpack"]) -> AppPlan:

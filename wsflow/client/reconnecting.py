@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from wsflow.backoff import back_off
-from wsflow.connection import End
+from wsflow.end import End
 from wsflow.errors import ConnectError
+from wsflow.tasks.backoff import back_off
 
 DONE = frozenset({1000, 1001, 1005})
 """Close codes that say that all is well: the other end is done, or goes away in order."""
@@ -39,7 +39,7 @@ STAY_AWAY = frozenset({1000, 1002, 1003, 1005, 1007, 1008, 1009, 1010})
 def comes_back(end: End) -> bool:
     """Whether a client tries again after a connection that ended so."""
     if isinstance(end.error, ConnectError):
-        return end.error.again
+        return end.error.retryable
     code = end.code
     if end.cause == "rejected" or code in STAY_AWAY or 4400 <= code <= 4499:
         return False

@@ -15,21 +15,22 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
 from wsflow.brokers import select
+from wsflow.client.limits import ClientLimits
 from wsflow.client.options import check_options
 from wsflow.client.reconnecting import Pauses, Reconnect
-from wsflow.client.settings import ClientLimits
-from wsflow.codec import JSON
-from wsflow.connection import End
 from wsflow.declare.router import Router
-from wsflow.errors import ConnectError, check_headers
-from wsflow.opening import LastEvents, Opening
+from wsflow.end import End
+from wsflow.errors import ConnectError
+from wsflow.http import check_headers, without_secrets
+from wsflow.limits import Limits
+from wsflow.messages.codec import JSON
+from wsflow.opening import Opening
+from wsflow.runtime.admission import prepare
 from wsflow.runtime.app import App
-from wsflow.runtime.background import Background
-from wsflow.runtime.dialling import Dialling
-from wsflow.runtime.limits import Limits
-from wsflow.runtime.session import Session
+from wsflow.runtime.session import Dialling, Session
+from wsflow.tasks.background import Background
 from wsflow.transports.base import DiallingTransport
-from wsflow.transports.dial import Dialler, Target, without_secrets
+from wsflow.transports.client import Dialler, Target
 from wsflow.transports.host import Shared
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
@@ -38,6 +39,20 @@ log = logging.getLogger("wsflow.client")
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 Dial = Callable[[Callable[[], Target]], DiallingTransport]
+
+
+@final
+class LastEvents:
+    """Remembers the event ids of the messages that a client has handled."""
+
+    def __init__(self) -> None:
+        self.ids: dict[type, str] = {}
+
+    def note(self, message: Any, id: str) -> None:
+        """A message is being handled; the latest comes last."""
+        if id:
+            self.ids.pop(type(message), None)
+            self.ids[type(message)] = id
 
 
 @final
@@ -90,10 +105,8 @@ class Client:
         self._last = LastEvents()
         self._stop = anyio.Event()
         self._background = Background()
-        self.app = App(
-            plan, limits, select.broker(broker, limits.publish_timeout, plan.kept_topics)
-        )
-        self._prepared = self.app.prepare(uri, self._headers)
+        self.app = App(plan, limits, broker)
+        self._admitted = prepare(plan.routes, uri, self._headers)
         self.end: End | None = None
         self.session: Session | None = None
 
@@ -101,7 +114,7 @@ class Client:
 
     def start(self) -> None:
         """Begin, in a task of its own."""
-        self._background.start(self._run, "wsflow client", self._changed)
+        self._background.begin(self._run, "wsflow client", self._changed)
 
     async def wait(self) -> End:
         """Wait until it has ended for good. Cancelling it stops the client and waits.
@@ -110,14 +123,7 @@ class Client:
             ConnectError: the server could not be reached, or refused.
             Exception: what a handler raised and ended it with, or a lifespan.
         """
-        try:
-            await self._background.over.wait()
-        except BaseException:
-            self.stop()
-            await self._background.over.wait_through()
-            raise
-        if self._background.error is not None:
-            raise self._background.error
+        await self._background.finished(self.stop)
         assert self.end is not None  # there was an attempt, unless something failed
         if self.end.error is not None:
             raise self.end.error
@@ -133,9 +139,9 @@ class Client:
         """Whether it has ended for good."""
         return self._background.over.is_set
 
-    async def wait_through(self) -> None:
+    async def wait_shielded(self) -> None:
         """Wait for its end, whatever cancels the caller, and whatever it is."""
-        await self._background.over.wait_through()
+        await self._background.over.wait_shielded()
 
     def come_back_no_more(self) -> None:
         """The connection of now is the last."""
@@ -154,14 +160,14 @@ class Client:
         self.app.abort_start()
         await self.app.drain(grace)
 
-    async def _run(self) -> None:
+    async def _run(self, ready: Callable[[], None]) -> None:
         await self.app.run(self._live)
 
     async def _live(self) -> None:
         async with anyio.create_task_group() as tasks:
 
             async def app_fails() -> None:
-                await self.app.stopping.wait()
+                await self.app.must_stop.wait()
                 self.stop()
 
             tasks.start_soon(app_fails)
@@ -193,7 +199,7 @@ class Client:
             opening.query[self._resume] = opening.last_event_id
         transport = self._dial(partial(self._target, opening))
         dialling = Dialling(opening, self._last.note, self._opened)
-        self.session = session = self.app.dial(self._prepared, transport, dialling)
+        self.session = session = self.app.begin(self._admitted, transport, dialling)
         transport.attach(session)
         self._changed()
         await session.over.wait()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
+from wsflow.messages.events import TopicOptions, WhenFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,6 @@ class Message:
     """The message being handled, in ``on_message``: ``Annotated[object, Message()]``."""
 
 
-@dataclass(frozen=True, slots=True)
-class TopicOptions:
-    """How a topic treats those who lag, and what it keeps.
-
-    Attributes:
-        history: how many of the last events are kept for ``join(after=…)``; 0 keeps none.
-        max_age: how many seconds an event is kept; 0 for no limit.
-        backlog: how many messages one peer may lag behind.
-        when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
-            ``drop_newest``, or keep only the ``latest``.
-        presence: the type of what connections join with, None if that is not declared.
-    """
-
-    history: int = 0
-    max_age: float = 0
-    backlog: int = 1024
-    when_full: WhenFull = "close"
-    presence: Any = None
-
-
 class TopicName:
     """The name of an injected topic, and how the topic treats its members.
 
@@ -98,14 +78,6 @@ class TopicName:
     ) -> None:
         self.template = template
         self.options = TopicOptions(history, max_age, backlog, when_full, presence)
-
-
-class EventId:
-    """Marks the field of a message type that carries its event id on a topic with history.
-
-    ``id: Annotated[str, EventId()] = ""``. The broker assigns the id; the published object is not
-    changed, and ``publish`` returns it.
-    """
 
 
 REQUEST_MARKERS = (Query, Header, Cookie)

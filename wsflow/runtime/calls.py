@@ -17,7 +17,9 @@ from typing import Any, Generic, Protocol, TypeVar, final
 
 import anyio
 
-from wsflow.calls import (
+from wsflow.end import End
+from wsflow.errors import CallError, Disconnected
+from wsflow.messages.calls import (
     WINDOW,
     Answer,
     Ask,
@@ -28,14 +30,12 @@ from wsflow.calls import (
     More,
     Stream,
     StreamItem,
-    answer_decoder,
 )
-from wsflow.codec import BadMessage, Codec, bad_message, decode_or_refuse
-from wsflow.connection import End
-from wsflow.detached import Signal, signal
-from wsflow.errors import CallError, Disconnected
-from wsflow.news import News
+from wsflow.messages.codec import BadMessage, answer_decoder, bad_message, decode_or_refuse
 from wsflow.runtime.inbox import Inbox
+from wsflow.runtime.outbox import Outbox
+from wsflow.tasks.detached import Signal, signal
+from wsflow.tasks.waiting import Condition
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -44,15 +44,12 @@ MOST_ASKED = 12_288
 """How many calls of one end may be under way; more wait here. So many fit in the other's inbox."""
 
 
-class Wire(Protocol):
+class Owner(Protocol):
     """The session, as its calls see it."""
 
     @property
-    def codec(self) -> Codec: ...
-    @property
     def end(self) -> End | None: ...
     async def send(self, message: object) -> None: ...
-    def urge(self, message: object) -> None: ...
     def refuse(self, bad: BadMessage) -> None: ...
 
 
@@ -62,22 +59,22 @@ class Asked:
 
     Attributes:
         items: what has come and was not read.
-        news: tells of items and of the end.
+        condition: tells of items and of the end.
         over: what ends it: ``Done``, an ``Answer``, or what its reader is to raise.
         may_come: how many more items the other end may send.
     """
 
-    __slots__ = ("items", "may_come", "news", "over")
+    __slots__ = ("items", "may_come", "condition", "over")
 
     def __init__(self) -> None:
         self.items: deque[StreamItem] = deque()
         self.over: Answer | Done | Exception | None = None
         self.may_come = WINDOW
-        self.news = News()
+        self.condition = Condition()
 
     def finish(self, over: Answer | Done | Exception) -> None:
         self.over = over
-        self.news.changed()
+        self.condition.notify_all()
 
 
 @final
@@ -150,8 +147,9 @@ class Calls:
     """Both ends of a connection may ask; each numbers its own calls.
 
     Args:
-        wire: what sends.
-        frames: the frames of calls, by their class in ``wsflow.calls``.
+        outbox: what sends past who waits.
+        owner: the session; what it sends first accepts the handshake.
+        frames: the frames of calls, by their class in ``wsflow.messages.calls``.
         inbox: what keeps reading while an answer is awaited.
         supported: whether answers could be told apart from the path's messages.
     """
@@ -162,16 +160,23 @@ class Calls:
         "_frames",
         "_ids",
         "_inbox",
+        "_outbox",
+        "_owner",
         "_room",
         "_supported",
         "_tag_field",
-        "_wire",
     )
 
     def __init__(
-        self, wire: Wire, frames: Mapping[Any, Any], inbox: Inbox, supported: bool
+        self,
+        outbox: Outbox,
+        owner: Owner,
+        frames: Mapping[Any, Any],
+        inbox: Inbox,
+        supported: bool,
     ) -> None:
-        self._wire = wire
+        self._outbox = outbox
+        self._owner = owner
         self._frames = frames
         self._inbox = inbox
         self._supported = supported
@@ -182,10 +187,10 @@ class Calls:
         self._answering: dict[int, Answering] = {}
 
     async def send(self, frame: Any, **fields: Any) -> None:
-        await self._wire.send(self._frames[frame](**fields))
+        await self._owner.send(self._frames[frame](**fields))
 
     def urge(self, frame: Any, **fields: Any) -> None:
-        self._wire.urge(self._frames[frame](**fields))
+        self._outbox.urge(self._frames[frame](**fields))
 
     # -- asking
 
@@ -197,7 +202,7 @@ class Calls:
         with anyio.move_on_after(timeout):
             id, asked = await self.ask(message)
             try:
-                await asked.news.until(lambda: asked.over is not None)
+                await asked.condition.wait_for(lambda: asked.over is not None)
             finally:
                 over = asked.over
                 self.leave(id, asked)
@@ -221,11 +226,11 @@ class Calls:
                 "this path's messages cannot be told apart from answers: give each message type "
                 'that it takes a tag, as in class Say(msgspec.Struct, tag="say")'
             )
-        while len(self._asked) >= MOST_ASKED and self._wire.end is None:
+        while len(self._asked) >= MOST_ASKED and self._owner.end is None:
             self._room = self._room or anyio.Event()
             await self._room.wait()
-        if self._wire.end is not None:
-            raise Disconnected(self._wire.end)
+        if self._owner.end is not None:
+            raise Disconnected(self._owner.end)
         id, asked = next(self._ids), Asked()
         self._asked[id] = asked
         self._inbox.expect()
@@ -263,7 +268,7 @@ class Calls:
         """
         try:
             kind: Any = type(message)
-            return decode_or_refuse(answer_decoder(kind, self._wire.codec), frame.value)
+            return decode_or_refuse(answer_decoder(kind, self._outbox.codec), frame.value)
         except BadMessage as bad:
             raise CallError("invalid", f"the answer is not valid: {bad.reason}") from bad
 
@@ -290,10 +295,10 @@ class Calls:
     def _item(self, item: StreamItem, asked: Asked) -> None:
         asked.may_come -= 1
         if asked.may_come < 0:
-            self._wire.refuse(BadMessage(1008, f"more items of call {item.id} than were granted"))
+            self._owner.refuse(BadMessage(1008, f"more items of call {item.id} than were granted"))
         elif asked.over is None:
             asked.items.append(item)
-            asked.news.changed()
+            asked.condition.notify_all()
 
     def begin(self, ask: Ask, decode: Callable[[Any], Any]) -> Answering | None:
         """Take in a call; None if it is refused.
@@ -303,7 +308,7 @@ class Calls:
             decode: decodes its message.
         """
         if ask.id in self._answering:
-            self._wire.refuse(BadMessage(1008, f"call {ask.id} is being answered already"))
+            self._owner.refuse(BadMessage(1008, f"call {ask.id} is being answered already"))
             return None
         try:
             message = decode(ask.message)
@@ -371,7 +376,7 @@ class Items(Generic[T]):
         asked = self._asked
         if asked is None:
             raise RuntimeError("enter the stream: async with connection.stream(…) as items")
-        await asked.news.until(lambda: asked.items or asked.over is not None)
+        await asked.condition.wait_for(lambda: asked.items or asked.over is not None)
         if not asked.items:
             if isinstance(asked.over, Exception):
                 raise asked.over

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Hashable
 from operator import attrgetter
 from typing import Any, NamedTuple, final
 
-from wsflow.channels import EMPTY
-from wsflow.detached import Signal, signal
-from wsflow.runtime.limits import Limits
+from wsflow.limits import Limits
+from wsflow.tasks.detached import Signal, signal
+from wsflow.tasks.waiting import EMPTY
 from wsflow.transports.base import Transport
 from wsflow.wiring.plan import ConsumerPlan
 

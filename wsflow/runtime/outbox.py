@@ -1,4 +1,4 @@
-"""The one place that writes to the transport.
+"""The one way out: every message that a connection sends leaves through here.
 
 A handler's message waits for room, in its own task. A topic's message waits for nobody: while the
 peer lags it is kept here, as far as the topic's backlog goes; beyond that the topic's policy holds.
@@ -12,19 +12,20 @@ from typing import final
 
 import anyio
 
-from wsflow.channels import EMPTY, Membership
-from wsflow.connection import End
-from wsflow.detached import checkpoint
+from wsflow.end import End
 from wsflow.errors import Disconnected
+from wsflow.messages.codec import Codec
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.tasks.detached import checkpoint
+from wsflow.tasks.waiting import EMPTY
+from wsflow.topics.channels import Membership
 from wsflow.transports.base import Transport
-from wsflow.transports.frames import Frame
 
 BURST_MESSAGES = 64
 """How many may be sent in a row before other tasks get their turn. They get it before that if the
 transport has collected enough to write: 16 KiB."""
 
-
-MOST_URGED = 1024 * 1024
+MAX_URGENT = 1024 * 1024
 """How many bytes are written past a full buffer before the peer is one that does not read."""
 
 
@@ -32,7 +33,17 @@ MOST_URGED = 1024 * 1024
 class Outbox:
     """What one connection sends.
 
+    ``send`` waits for room; ``post`` and ``reply`` send if that needs no waiting; ``urge`` and
+    ``deliver`` never wait.
+
+    Args:
+        transport: what it writes to.
+        codec: how messages are written.
+        backlog_bytes: how many bytes of topics' messages may wait.
+        lagging: is called with what the peer does not read: it is too slow.
+
     Attributes:
+        codec: how messages are written; a client's is agreed on in the handshake.
         clear: whether a message can be written at once, and in its turn.
         sent: messages written. A reply to a message that was read counts itself: how much is read
             bounds how many there are, and no burst of them is cut.
@@ -50,17 +61,23 @@ class Outbox:
         "_paused",
         "_refusing",
         "_transport",
-        "_urged",
+        "_urgent_bytes",
         "_waiting_bytes",
         "clear",
+        "codec",
         "dropped",
         "sent",
     )
 
     def __init__(
-        self, transport: Transport, backlog_bytes: int, lagging: Callable[[str], None]
+        self,
+        transport: Transport,
+        codec: Codec,
+        backlog_bytes: int,
+        lagging: Callable[[str], None],
     ) -> None:
         self._transport = transport
+        self.codec = codec
         self._backlog_bytes = backlog_bytes
         self._lagging = lagging
         self._open = False
@@ -68,9 +85,9 @@ class Outbox:
         self._dropping = False
         self._refusing: End | None = None
         self._order: deque[Membership | anyio.Event] = EMPTY  # whose turn it is
-        self._granted = False  # somebody has his turn, and has not used it yet
+        self._granted = False  # a sender has its turn, and has not used it yet
         self._waiting_bytes = 0
-        self._urged = 0  # written although the buffer was full, since it is
+        self._urgent_bytes = 0  # written since the buffer is full
         self._burst_ends = BURST_MESSAGES  # of ``sent``; then others get their turn
         self.clear = False
         self.sent = 0
@@ -86,7 +103,7 @@ class Outbox:
     def pause(self) -> None:
         """The transport's buffer is full."""
         self._paused = True
-        self._urged = 0
+        self._urgent_bytes = 0
         self.clear = False
 
     def resume(self) -> None:
@@ -102,7 +119,9 @@ class Outbox:
     def refuse(self, end: End) -> None:
         """This side has ended the connection: sending raises from now on."""
         self._refusing = end
-        self._discard()
+        self.clear = False
+        if self._order:
+            self._discard()
 
     def _discard(self) -> None:
         for turn in self._order:
@@ -111,7 +130,7 @@ class Outbox:
                 turn.forget()
             else:
                 turn.set()
-        self._order.clear()
+        self._order = EMPTY
         self.clear = False
 
     def _queue(self, turn: Membership | anyio.Event) -> None:
@@ -120,9 +139,9 @@ class Outbox:
         self._order.append(turn)
         self.clear = False
 
-    def _share(self, frame: Frame) -> None:
+    def _share(self, message: EncodedMessage) -> None:
         self.sent += 1
-        self._transport.share(frame)
+        self._transport.share(message)
 
     def _flush(self) -> None:
         while self._order and not self._paused and not self._granted:
@@ -140,47 +159,25 @@ class Outbox:
             and not (self._dropping or self._refusing)
         )
 
-    def _take(self, membership: Membership) -> Frame:
-        """The oldest frame that waits."""
-        frame = membership.waiting.popleft()
+    def _take(self, membership: Membership) -> EncodedMessage:
+        """The oldest message that waits."""
+        message = membership.waiting.popleft()
         if membership.replayed:
             membership.replayed -= 1
         else:
-            self._waiting_bytes -= len(frame.payload)
-        return frame
+            self._waiting_bytes -= len(message.payload)
+        return message
 
     # -- a handler's message
 
-    def post(self, payload: bytes, text: bool, raw: bool) -> bool:
-        """Write a message now if that needs no waiting. Returns whether it was written."""
-        if not self.clear or self.sent >= self._burst_ends:
-            return False
-        self.sent += 1
-        if self._transport.send(payload, text, raw):
-            self._burst_ends = 0
-        return True
-
-    def urge(self, payload: bytes, text: bool, raw: bool) -> None:
-        """Write a message now, whoever waits for room: it is small, and cannot wait.
-
-        A peer that makes many of them due, and reads none, is closed as any that does not read.
-        """
-        if not self._open or self._dropping or self._refusing:
-            return
-        if self._paused:
-            self._urged += len(payload)
-        if self._urged > MOST_URGED:
-            self._lagging("calls")
-        else:
-            self.sent += 1
-            self._transport.send(payload, text, raw)
-
-    async def send(self, payload: bytes, text: bool, raw: bool) -> None:
+    async def send(self, message: object) -> None:
         """Write a message once there is room. Cancelled, it has not been written.
 
         Raises:
             Disconnected: this side has ended the connection.
+            TypeError: the message cannot be sent.
         """
+        packed = self.codec.pack(message)
         its_turn = False
         while True:
             if not its_turn and self.sent >= self._burst_ends:
@@ -198,10 +195,59 @@ class Outbox:
             self._burst_ends -= 1
         else:
             self.sent += 1
-            if self._transport.send(payload, text, raw):
+            if self._transport.send(*packed):
                 self._burst_ends = 0
         if its_turn:
             self._turn_is_over()
+
+    def reply(self, message: object) -> bool:
+        """Write the reply to a message that was read, if that needs no waiting.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            TypeError: the message cannot be sent.
+        """
+        if not self.clear:
+            return False
+        payload, text, raw = self.codec.pack(message)
+        self.sent += 1
+        self._transport.send(payload, text, raw)
+        return True
+
+    def post(self, message: object) -> bool:
+        """Write what a producer has made, if that needs no waiting, and others have had their turn.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            TypeError: the message cannot be sent.
+        """
+        if not self.clear or self.sent >= self._burst_ends:
+            return False
+        payload, text, raw = self.codec.pack(message)
+        self.sent += 1
+        if self._transport.send(payload, text, raw):
+            self._burst_ends = 0
+        return True
+
+    def urge(self, message: object) -> None:
+        """Write a message now, whoever waits for room: it is small, and cannot wait.
+
+        A peer that makes many of them due, and reads none, is closed as any that does not read.
+        """
+        if not self._open or self._dropping or self._refusing:
+            return
+        packed = self.codec.pack(message)
+        if self._paused:
+            self._urgent_bytes += len(packed[0])
+        if self._urgent_bytes > MAX_URGENT:
+            self._lagging("calls")
+        else:
+            self.sent += 1
+            self._transport.send(*packed)
 
     async def drained(self) -> None:
         """Wait until what was sent so far is out, as far as the transport can tell."""
@@ -229,40 +275,42 @@ class Outbox:
 
     # -- a topic's message; never waits
 
-    def deliver(self, membership: Membership, frame: Frame, replayed: bool = False) -> None:
-        """Write a topic's frame, or keep it until there is room.
+    def deliver(
+        self, membership: Membership, message: EncodedMessage, replayed: bool = False
+    ) -> None:
+        """Write a topic's message, or keep it until there is room.
 
         A replay is bounded by the topic's history, and by nothing else.
         """
         if self.clear:
-            self._share(frame)
+            self._share(message)
         elif self._dropping or self._refusing is not None:
             self.dropped += 1
         elif replayed:
             membership.replayed += 1
-            self._append(membership, frame)
-        elif self._fits(membership, frame):
-            self._keep(membership, frame)
+            self._append(membership, message)
+        elif self._fits(membership, message):
+            self._keep(membership, message)
         else:
-            self._overflow(membership, frame)
+            self._overflow(membership, message)
 
-    def _fits(self, membership: Membership, frame: Frame) -> bool:
+    def _fits(self, membership: Membership, message: EncodedMessage) -> bool:
         return (
             len(membership.waiting) - membership.replayed < membership.options.backlog
-            and self._waiting_bytes + len(frame.payload) <= self._backlog_bytes
+            and self._waiting_bytes + len(message.payload) <= self._backlog_bytes
         )
 
-    def _keep(self, membership: Membership, frame: Frame) -> None:
-        self._waiting_bytes += len(frame.payload)
-        self._append(membership, frame)
+    def _keep(self, membership: Membership, message: EncodedMessage) -> None:
+        self._waiting_bytes += len(message.payload)
+        self._append(membership, message)
 
-    def _append(self, membership: Membership, frame: Frame) -> None:
-        membership.wait(frame)
+    def _append(self, membership: Membership, message: EncodedMessage) -> None:
+        membership.wait(message)
         if membership.turns < len(membership.waiting):
             membership.turns += 1
             self._queue(membership)
 
-    def _overflow(self, membership: Membership, frame: Frame) -> None:
+    def _overflow(self, membership: Membership, message: EncodedMessage) -> None:
         policy = membership.options.when_full
         if policy == "close":
             self._lose(membership)
@@ -272,11 +320,13 @@ class Outbox:
             while membership.waiting:
                 self._take(membership)
                 self._lose(membership)
-        while policy == "drop_oldest" and membership.waiting and not self._fits(membership, frame):
+        while (
+            policy == "drop_oldest" and membership.waiting and not self._fits(membership, message)
+        ):
             self._take(membership)
             self._lose(membership)
-        if self._fits(membership, frame):
-            self._keep(membership, frame)
+        if self._fits(membership, message):
+            self._keep(membership, message)
         else:
             self._lose(membership)
 

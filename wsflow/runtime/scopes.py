@@ -8,14 +8,15 @@ set-up, the inner one shields it from then on and limits its tear-down.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio
 
 from wsflow.declare.router import Handler
-from wsflow.wiring.calls import Bound
+from wsflow.wiring.environment import Environment
+from wsflow.wiring.invocation import Bound
 from wsflow.wiring.plan import ScopePlan
 
 Generator = AsyncGenerator[Any, None]
@@ -82,53 +83,81 @@ async def _yielded_again(handler: Handler, generator: Generator) -> None:
         await generator.aclose()
 
 
+class Steps(Protocol):
+    """Who is told of the steps of a nest: an app, or a connection."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be set up."""
+
+    def entering(self, handler: Handler, scope: anyio.CancelScope) -> None:
+        """A function begins to set up; cancelling ``scope`` ends that."""
+
+    def entered(self, handler: Handler) -> None:
+        """It has set up."""
+
+    def leaving(self, handler: Handler) -> None:
+        """It begins to tear down."""
+
+    def failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
+        """A step of it was left by ``exc``; ``late`` if its limit had passed."""
+
+
 @dataclass(slots=True)
-class Within:
-    """Runs something within a scope function that is kept as long.
+class Nest:
+    """Scope functions of an app or of a connection, one within the other.
 
     Attributes:
-        set_up_limit: seconds to set up.
-        tear_down_limit: seconds to tear down.
-        failed: told what left a step of the function; ``late`` if its limit had passed.
-        entering: told the cancel scope that ends the set-up.
-        leaving: told that the tear-down begins.
+        plans: the functions, outermost first.
+        environment: what they are given, and where their values go.
+        set_up_limit: seconds that each has to set up.
+        tear_down_limit: seconds that each has to tear down.
+        steps: is told of each step.
     """
 
+    plans: Sequence[ScopePlan]
+    environment: Environment
     set_up_limit: float
     tear_down_limit: float
-    failed: Callable[[Handler, BaseException, Step, bool], None]
-    entering: Callable[[anyio.CancelScope, Handler], None]
-    leaving: Callable[[Handler], None]
+    steps: Steps
 
-    async def run(
-        self,
-        plan: ScopePlan,
-        bound: Bound,
-        inner: Callable[[Any], Awaitable[None]],
-    ) -> bool:
-        """Set up, run ``inner`` with the value, tear down. ``inner`` raises nothing.
+    async def run(self, inner: Callable[[bool], Awaitable[None]], index: int = 0) -> None:
+        """Set up, run ``inner``, tear down in reverse.
 
-        Returns:
-            Whether it had set up. Nothing is raised: ``failed`` is told.
+        Args:
+            inner: run within all functions that have set up, and told whether those are all.
+                Raises nothing.
+            index: with which function to begin.
         """
+        if index == len(self.plans):
+            await inner(True)
+            return
+        if self.steps.stopping:
+            await inner(False)
+            return
+        plan = self.plans[index]
         handler = plan.handler
+        bound = plan.invocation.bind(self.environment)
         limit = anyio.current_time() + self.set_up_limit
         with anyio.CancelScope(deadline=limit) as setting_up, anyio.CancelScope() as keeping:
-            self.entering(setting_up, handler)
+            self.steps.entering(handler, setting_up)
             try:
                 value, generator = await enter(plan, bound)
             except BaseException as exc:
-                self.failed(handler, exc, "set up", anyio.current_time() >= limit)
-                return False
-            # From here on the outer scope does not reach the function, even if it was cancelled
-            # in the very moment in which the set-up was done.
-            keeping.shield = True
-            await inner(value)
-            if generator is not None:
-                self.leaving(handler)
-                keeping.deadline = limit = anyio.current_time() + self.tear_down_limit
-                try:
-                    await leave(handler, generator)
-                except BaseException as exc:
-                    self.failed(handler, exc, "tear down", anyio.current_time() >= limit)
-        return True
+                self.steps.failed(handler, exc, "set up", anyio.current_time() >= limit)
+            else:
+                # From here on the outer scope does not reach the function, even if it was cancelled
+                # in the very moment in which the set-up was done.
+                keeping.shield = True
+                self.steps.entered(handler)
+                self.environment.values[handler] = value
+                await self.run(inner, index + 1)
+                if generator is not None:
+                    self.steps.leaving(handler)
+                    keeping.deadline = limit = anyio.current_time() + self.tear_down_limit
+                    try:
+                        await leave(handler, generator)
+                    except BaseException as exc:
+                        self.steps.failed(handler, exc, "tear down", anyio.current_time() >= limit)
+                return
+        await inner(False)

@@ -8,7 +8,8 @@ The host starts when there is something for it to do: a path without ``on_connec
 rests without one until its first message. While the host waits, messages are handled where they
 are read, in its place and as itself (``Detached.within``); it goes on with what has to wait.
 
-What holds at every point where a task can be cancelled:
+A connection goes through the phases of ``NEXT``, and back never. What holds at every point where a
+task can be cancelled:
 
 - the close frame goes out at most once;
 - after the end no task of the connection lives, no registry and no topic knows it;
@@ -24,42 +25,114 @@ cancellation are given up by a timer (``_give_up``): their task may outlive the 
 
 from __future__ import annotations
 
+import enum
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 import anyio
 
-from wsflow.calls import EXPECT_ANSWERS
-from wsflow.channels import Listener, Membership
-from wsflow.connection import Connection, End
+from wsflow.connection import Connection
 from wsflow.declare.router import Handler
-from wsflow.detached import Detached, detach
+from wsflow.end import End
+from wsflow.errors import Close, ConnectError
+from wsflow.limits import Limits
+from wsflow.messages.codec import BadMessage, Codec
+from wsflow.opening import Opening
 from wsflow.request import Request
-from wsflow.runtime import ends
 from wsflow.runtime.calls import Calls
-from wsflow.runtime.children import Children
-from wsflow.runtime.dialling import Dialling
-from wsflow.runtime.ending import Ending
-from wsflow.runtime.environment import Surroundings
-from wsflow.runtime.home import Home
+from wsflow.runtime.dispatch import Dispatcher
+from wsflow.runtime.ending import (
+    OVERFLOWN,
+    PEER_LEFT,
+    SHUTDOWN,
+    SLOW,
+    VANISHED,
+    Ending,
+    end_of_bad_message,
+    end_of_protocol_error,
+    end_of_refusal,
+    is_cancellation,
+)
 from wsflow.runtime.inbox import Inbox
 from wsflow.runtime.outbox import Outbox
-from wsflow.runtime.report import Report
-from wsflow.runtime.scopes import Step, Within
-from wsflow.runtime.waiting import Over, Watch
-from wsflow.runtime.work import Work
+from wsflow.runtime.scopes import Nest, Step
+from wsflow.tasks.children import Children
+from wsflow.tasks.detached import Detached, detach
+from wsflow.tasks.waiting import Latch, Timer
+from wsflow.topics.channels import Membership
+from wsflow.topics.registry import Directory
 from wsflow.transports.base import Transport
 from wsflow.transports.frames import Found
-from wsflow.wiring.plan import RouteDetails
+from wsflow.wiring.environment import Environment
+from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.sources import Source
 
 
+class Phase(enum.IntEnum):
+    """Where a connection stands."""
+
+    CONNECTING = 1  # on_connect functions set up
+    READY = 2  # all have; a client waits for the answer to its opening request
+    RESTING = 3  # it is open, and has no host: no message has come yet
+    OPEN = 4  # consumers and producers run
+    DRAINING = 5  # nothing more comes; consumers finish what was received
+    STOPPING = 6  # all is cancelled, and tears down
+    OVER = 7  # nothing of it is left
+
+
+NEXT: Mapping[Phase, frozenset[Phase]] = {
+    Phase.CONNECTING: frozenset({Phase.READY, Phase.STOPPING}),
+    Phase.READY: frozenset({Phase.RESTING, Phase.OPEN, Phase.STOPPING}),
+    Phase.RESTING: frozenset({Phase.OPEN, Phase.STOPPING}),
+    Phase.OPEN: frozenset({Phase.DRAINING, Phase.STOPPING}),
+    Phase.DRAINING: frozenset({Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.OVER}),
+    Phase.OVER: frozenset(),
+}
+"""What may follow each phase."""
+
+
+class Owner(Protocol):
+    """The app, as its sessions see it."""
+
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def directory(self) -> Directory: ...
+    @property
+    def context(self) -> Context: ...
+    @property
+    def values(self) -> dict[Handler, Any]: ...
+    def ended(self, session: Session) -> None: ...
+    def fail(self, exc: BaseException) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialling:
+    """What the session of a client has beside.
+
+    Attributes:
+        opening: its opening request.
+        seen: is called with what is handled, and its event id.
+        opened: is called when it is open.
+    """
+
+    opening: Opening
+    seen: Callable[[Any, str], None]
+    opened: Callable[[], None]
+
+
 @final
-class Session(Ending):
+class Session:
     """One connection: what its transport reports to, and what its handlers' asking reaches.
 
     Attributes:
+        ending: how it ends, and what went wrong.
+        phase: where it stands.
+        accepted: whether the handshake has been answered with 101, or begun by a client.
         received: how many messages have come.
         over: set when nothing of it is left.
         duration: seconds from the request to the end.
@@ -67,99 +140,110 @@ class Session(Ending):
 
     # fmt: off
     __slots__ = (
-        "_children", "_details", "_due", "_environment", "_goodbye", "_host",
-        "_in", "_inbox", "_ready", "_released", "_resting", "_scope",
-        "_serving", "_started", "_told_opened", "_transport", "_watch",
-        "codec", "connection", "duration", "id", "listeners", "memberships",
-        "over", "plan", "received", "subprotocol",
+        "_answered", "_app", "_children", "_dialling", "_dispatcher", "_due",
+        "_environment", "_goodbye", "_host", "_in", "_inbox", "_scope", "_started", "_timer", "accepted",
+        "connection", "duration", "ending", "id", "listeners", "memberships", "outbox", "over",
+        "phase", "plan", "received", "subprotocol", "transport",
     )
     # fmt: on
 
     def __init__(
         self,
-        home: Home,
-        details: RouteDetails,
+        app: Owner,
+        plan: RoutePlan,
         request: Request,
         transport: Transport,
         read: Mapping[Source, Any],
         dialling: Dialling | None = None,
     ) -> None:
-        limits = home.limits
-        self.plan = details.plan
-        self.received = 0
+        limits = app.limits
         self.id = os.urandom(8).hex()
-        super().__init__(Report(self.id, self.plan.template))
-        self.subprotocol = self.plan.select_subprotocol(request.subprotocols)
-        self.codec = self.plan.codec(self.subprotocol)
-        self.memberships: dict[str, Membership] = {}
-        self.listeners: dict[Listener, None] = {}
-        self.connection = Connection(self.id, request, self)
+        self.plan = plan
+        self.transport = transport
+        self.ending = Ending(self.id, plan.template)
+        self.phase = Phase.CONNECTING
+        self.accepted = False
+        self.received = 0
         self.duration = 0.0
-        self.over = Over()
-        self.outbox = Outbox(transport, limits.backlog_bytes, self.lagging)
-        self._home = home
+        self.over = Latch()
+        self.connection = Connection(self.id, request, self)
+        self.memberships: dict[str, Membership] = {}
+        self.listeners: dict[Any, None] = {}
+        self.subprotocol = plan.select_subprotocol(request.subprotocols)
+        codec = plan.codec(self.subprotocol)
+        self.outbox = Outbox(transport, codec, limits.backlog_bytes, self.lagging)
+        self._app = app
+        self._dialling = dialling
+        self._answered = Latch() if transport.dials else None  # a client's handshake, until it is
         self._started = transport.now()
-        self._details = details
-        self._transport = transport
-        self._watch = Watch(transport)
+        self._timer: Timer | None = None  # of what takes too long
         # What scope functions provide; a connection that has none shares the app's.
-        values = dict(home.values) if self.plan.on_connect else home.values
-        self._environment = Surroundings(home.directory, values, read, self)
-        self._environment.connection = self.connection
-        if dialling is not None:
-            self._environment.opening = dialling.opening
+        values = dict(app.values) if plan.on_connect else app.values
+        opening = dialling.opening if dialling is not None else None
+        self._environment = Environment(app.directory, values, read, self, self.connection, opening)
         self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport, self._overflown)
-        self._work = Work(
-            self.plan,
-            self.codec,
-            self._inbox,
-            self.outbox,
-            self._children,
-            self,
-            dialling.seen if dialling is not None else None,
-        )
+        seen = dialling.seen if dialling is not None else None
+        self._dispatcher = Dispatcher(plan, self._inbox, self.outbox, self._children, self, seen)
         self._host: Detached | None = None
-        self._resting = False  # there is no host yet, and no need of one
-        self._dialling = Over() if transport.dials else None
-        self._told_opened = dialling.opened if dialling is not None else None
         self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
         self._in: Handler | None = None  # the scope function that the host is in
-        self._serving = False
         self._goodbye: End | None = None  # how a drain ends
         self._due: float | None = None  # when it must have ended
-        self._ready = False  # every on_connect function has set up
-        self._released = False
 
     @property
-    def transport(self) -> Transport:
-        """Its end of the wire."""
-        return self._transport
+    def end(self) -> End | None:
+        """How it ended; None while it is open."""
+        return self.ending.end
+
+    @property
+    def codec(self) -> Codec:
+        """How its messages are written."""
+        return self.outbox.codec
 
     @property
     def was_open(self) -> bool:
         """Whether the handshake is done, or was."""
-        return self.accepted and self._dialling is None
+        return self.accepted and self._answered is None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more of it is to begin."""
+        return self.phase >= Phase.STOPPING
 
     @property
     def running(self) -> list[str]:
         """The handlers that are at work."""
-        host = [str(each) for each in (self._in, self._work.doing) if each is not None]
+        host = [str(each) for each in (self._in, self._dispatcher.doing) if each is not None]
         return host + self._children.names
+
+    @property
+    def calls(self) -> Calls:
+        """Its calls, in both directions."""
+        return self._dispatcher.calls
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in NEXT[self.phase], f"{self.phase.name} is not followed by {phase.name}"
+        self.phase = phase
 
     # -- what the transport reports; there may be no current task
 
     def opened(self, subprotocol: str | None) -> None:
-        if self._dialling is None or self._told_opened is None or self.end is not None:
+        answered, dialling = self._answered, self._dialling
+        if answered is None or dialling is None or self.ending.end is not None:
             return  # it has ended meanwhile
+        self._answered = None
         self.subprotocol = subprotocol
-        self.codec = self.plan.codec(subprotocol)
-        self._work.speak(self.codec)
-        dialling, self._dialling = self._dialling, None
-        self._home.directory.add(self.connection, self)
+        self._dispatcher.speak(self.plan.codec(subprotocol))
+        self._app.directory.add(self.connection, self)
         self.outbox.open()
-        dialling.set()
-        self._told_opened()
+        if self.phase is Phase.READY:
+            self._open()
+        answered.set()
+        dialling.opened()
+
+    def refused(self, error: ConnectError) -> None:
+        self.finish(end_of_refusal(error))
 
     def pause_writing(self) -> None:
         self.outbox.pause()
@@ -168,12 +252,13 @@ class Session(Ending):
         self.outbox.resume()
 
     def messages_received(self, messages: Sequence[Found]) -> int:
-        if self._work.ready and self._host is not None:
-            count = self._host.within(self._work.receive, messages)
+        dispatcher = self._dispatcher
+        if dispatcher.ready and self._host is not None:
+            count = self._host.within(dispatcher.receive, messages)
         else:
-            count = self._work.receive(messages)
-            if self._resting and self._work.busy:
-                self._serving = True
+            count = dispatcher.receive(messages)
+            if self.phase is Phase.RESTING and dispatcher.busy:
+                self._enter(Phase.OPEN)
                 self._start_host()
         self.received += count
         return count
@@ -182,279 +267,312 @@ class Session(Ending):
         self._peer_left(End("peer", code, reason))
 
     def peer_vanished(self) -> None:
-        self._peer_left(End("vanished", 1006))
+        self._peer_left(VANISHED)
+
+    def peer_failed(self, code: int, reason: str) -> None:
+        self.finish(end_of_protocol_error(code, reason))
 
     def _peer_left(self, end: End) -> None:
-        if self.end is not None:
+        if self.ending.end is not None:
             return
-        self.end = end
+        self.ending.settle(end)
         self.outbox.drop()
         self._lose(end)
-        # A client may hear all of it, message and close, before its host has woken to serve.
-        waking = self._ready and self.was_open and not (self._resting or self._stopping)
-        if self._serving or waking:
-            self._drain(self._home.limits.close_timeout)
+        if self.phase in (Phase.OPEN, Phase.DRAINING):
+            self._drain(self._app.limits.close_timeout)
         else:
             self._stop()
 
-    # -- what handlers and topics ask for
-
-    @property
-    def calls(self) -> Calls:
-        return self._work.calls
-
-    def urge(self, message: object) -> None:
-        """Send now what is small and cannot wait."""
-        self.outbox.urge(*self.codec.pack(message))
+    # -- what handlers, topics and the dispatcher ask for
 
     async def send(self, message: object) -> None:
-        if isinstance(message, EXPECT_ANSWERS):
-            name = type(message).__name__
-            raise TypeError(f"{name} expects an answer: ask with call(…) or stream(…)")
-        packed = self.codec.pack(message)
-        self._accept()
-        if self._dialling is not None:
-            await self._dialling.wait()
-            packed = self.codec.pack(message)  # in the codec that was agreed on
-        await self.outbox.send(*packed)
+        if not self.was_open:
+            self.codec.pack(message)  # what cannot be sent does not answer the handshake
+            self._accept()
+            if self._answered is not None:
+                await self._answered.wait()  # the codec is agreed on only then
+        await self.outbox.send(message)
 
-    def post(self, message: object) -> bool:
-        """Send now if that needs no waiting; whether it was sent. For who does not go on long."""
-        outbox = self.outbox
-        if not outbox.clear:
-            return False
-        outbox.sent += 1
-        self._transport.send(*self.codec.pack(message))
-        return True
+    def close(self, code: int, reason: str) -> None:
+        try:
+            closing: Exception = Close(code, reason)
+        except ValueError as exc:
+            closing = exc
+        self.left("Connection.close", closing)
+
+    def lagging(self, what: str) -> None:
+        if self.ending.end is None:
+            self._app.directory.channels.counters["closed"] += 1
+        self.finish(SLOW)
+
+    def refuse(self, bad: BadMessage) -> None:
+        """The peer sent what cannot be decoded, or what it may not."""
+        if bad.__cause__ is not None:
+            self.ending.note("decoding a message", bad.__cause__)
+        self.finish(end_of_bad_message(bad))
+
+    def call_failed(self, what: object, exc: BaseException) -> None:
+        """A call could not be answered: that is between the two ends of the call."""
+        self.ending.failed(what, exc)
+
+    def _overflown(self) -> None:
+        self.finish(OVERFLOWN)
 
     # -- ending
 
+    def finish(self, end: End) -> None:
+        """End the connection now, unless it has ended."""
+        self.ending.settle(end)
+        self._stop()
+
+    def left(self, what: object, exc: BaseException) -> None:
+        """Anything at all has left a function of the connection."""
+        if not isinstance(exc, Exception):
+            if is_cancellation(exc):
+                self._cancelled(what)
+                return
+            self._app.fail(exc)  # SystemExit and its like are not ours to keep
+        if self.ending.raised(what, exc, accepted=self.accepted):
+            self._stop()
+
+    def _cancelled(self, what: object) -> None:
+        """A task was cancelled, and not by us."""
+        if self.ending.end is None and not self.stopping:
+            self.ending.cancelled(what)
+            self._stop()
+
     def drain(self, goodbye: End, seconds: float) -> None:
         """Read no more, let consumers finish what was received, then end with ``goodbye``."""
-        if goodbye.cause == "restart" and self.end is None and not self.accepted:
+        if goodbye.cause == "restart" and self.ending.end is None and not self.accepted:
             self._goodbye = goodbye  # it was let in: it is told so, and then to come again
-        elif not self._serving:
+        elif self.phase not in (Phase.OPEN, Phase.DRAINING):
             self.finish(goodbye)
         else:
             self._goodbye = goodbye
-            self._work.end_streams()
+            self._dispatcher.end_streams()
             if not self._inbox.expecting:
-                self._transport.pause_reading()
-            if not self._stopping:
-                self._drain(seconds)
+                self.transport.pause_reading()
+            self._drain(seconds)
 
     def cut_short(self) -> None:
         """Wait no longer for a drain: end now, and say so if that cuts something off."""
-        if self._work.busy:
-            self.report.cut_off(self.running)
-        self.finish(self._goodbye or End("shutdown", 1001))
+        if self._dispatcher.busy:
+            self.ending.cut_off(self.running)
+        self.finish(self._goodbye or SHUTDOWN)
 
     def _drain(self, seconds: float) -> None:
         """Let consumers finish, for so many seconds; a later call can only shorten that."""
-        due = self._transport.now() + seconds
+        due = self.transport.now() + seconds
         if self._due is not None and self._due <= due:
             return
         self._due = due
-        self._inbox.close()
-        self._children.cancel("producer")
-        self._watch.set(seconds, self._drained_too_long)
+        if self.phase is Phase.OPEN:
+            self._enter(Phase.DRAINING)
+            self._inbox.close()
+            self._children.cancel("producer")
+        self._expect_within(seconds, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
-        self.report.cut_off(self.running)
-        if self.end is None and self._goodbye is not None:
-            self.finish(self._goodbye)
-        self._stop()
+        self.ending.cut_off(self.running)
+        self.finish(self._goodbye or SHUTDOWN)
 
     def _stop(self) -> None:
         """Cancel all that runs. The host goes on to tear down."""
-        if self._stopping:
+        if self.phase >= Phase.STOPPING:
             return
-        self._stopping = True
-        self._inbox.close()
-        if self._resting:
+        has_host = self.phase is not Phase.RESTING and (
+            self.phase is not Phase.READY or self.plan.needs_host
+        )
+        self._enter(Phase.STOPPING)
+        end = self.ending.end or self.ending.settle(SHUTDOWN)
+        if end.cause not in PEER_LEFT:
+            self.outbox.refuse(end)
+            self._lose(end)
+        self._inbox.closed = True  # who waits for a message is cancelled
+        if not has_host:
             self._end_at_rest()
             return
-        self._watch.set(self._home.limits.close_timeout, self._give_up)
+        self._expect_within(self._app.limits.close_timeout, self._give_up)
         if self._scope is not None:
             self._scope.cancel()
-        self._children.cancel()
+        if self._children.tasks:
+            self._children.cancel()
+
+    def _expect_within(self, seconds: float, late: Callable[[], None] | None) -> None:
+        """Call ``late`` in so many seconds, in place of what was to be called before."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if late is not None and self.phase is not Phase.OVER:
+            self._timer = self.transport.after(seconds, late)
+
+    def _lose(self, end: End) -> None:
+        """Nothing more will come from the other end."""
+        self._dispatcher.lost(end)
+        if self._answered is not None:
+            self._answered.set()
 
     def _give_up(self) -> None:
-        """Somebody swallows his cancellation: the connection ends without him."""
-        self.report.stuck(self.running, self._home.limits.close_timeout)
+        """A handler swallows its cancellation: the connection ends without it."""
+        self.ending.stuck(self.running, self._app.limits.close_timeout)
         self._children.abandon()
-        self._give_up_set_up()
+        self.ending.reject(503, accepted=self.accepted)
+        self._stop()
         self._release()
 
     # -- the host
 
     def start(self) -> None:
         """Begin. The host starts when there is something for it to do."""
-        if self._details.needs_host:
+        if self.plan.needs_host:
             self._start_host()
         else:
-            self._resting = self._ready = True
+            self._enter(Phase.READY)
             self._accept()
 
     def _start_host(self) -> None:
-        self._resting = False
         self._host = detach(
-            self._run, name=f"wsflow {self.plan.template}", context=self._home.context.copy()
+            self._run, name=f"wsflow {self.plan.template}", context=self._app.context.copy()
         )
 
     def _end_at_rest(self) -> None:
         """It ends and has no host, which only farewells need."""
-        if self.plan.on_disconnect and self._dialling is None:
+        if self.plan.on_disconnect and self._answered is None:
             self._start_host()
         else:
-            self._resting = False
             self._release()
 
     async def _run(self) -> None:
+        limits, scopes = self._app.limits, self.plan.on_connect
         try:
-            if self._details.needs_task_group:
+            if self.plan.needs_task_group:
                 self._environment.task_group = await self._children.open_group()
-            if self.plan.on_connect:
-                await self._connect(0)
+            if scopes:
+                times = limits.open_timeout, limits.close_timeout
+                await Nest(scopes, self._environment, *times, self).run(self._live)
             else:
-                self._ready = True
-                await self._serve()
+                await self._live(True)
         except BaseException as exc:
             self.left("connecting", exc)
-            await self._wind_down()
+            await self._wind_down(connected=False)
         finally:
             self._in = None
+            self._stop()
             self._release()
 
-    async def _connect(self, index: int) -> None:
-        """Serve within the ``on_connect`` functions from ``index`` on. Raises nothing."""
-        if index == len(self.plan.on_connect):
-            self._ready = True
-        if self._ready or self._stopping:
-            await self._serve()
-        else:
-            plan = self.plan.on_connect[index]
-            limits = self._home.limits
-            within = Within(
-                limits.open_timeout,
-                limits.close_timeout,
-                self._scope_failed,
-                self._entering,
-                self._leaving,
-            )
-
-            async def inner(value: Any) -> None:
-                if not self._stopping:
-                    self._watch.clear()
-                self._environment.values[plan.handler] = value
-                await self._connect(index + 1)
-
-            if not await within.run(plan, plan.call.bind(self._environment), inner):
-                await self._wind_down()
-
-    def _entering(self, scope: anyio.CancelScope, handler: Handler) -> None:
+    def entering(self, handler: Handler, scope: anyio.CancelScope) -> None:
         self._scope = scope
         self._in = handler
-        limits = self._home.limits
-        self._watch.set(limits.open_timeout + limits.close_timeout, self._give_up)
+        limits = self._app.limits
+        self._expect_within(limits.open_timeout + limits.close_timeout, self._give_up)
 
-    def _leaving(self, handler: Handler) -> None:
+    def entered(self, handler: Handler) -> None:
+        if not self.stopping:
+            self._expect_within(0, None)
+
+    def leaving(self, handler: Handler) -> None:
         self._in = handler
         # The function has its own limit; this is for one that swallows it.
-        self._watch.set(2 * self._home.limits.close_timeout, self._give_up)
+        self._expect_within(2 * self._app.limits.close_timeout, self._give_up)
 
-    def _scope_failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
+    def failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
         self._scope = None
-        if not ends.is_cancellation(exc):
-            self.left(str(handler), exc)
+        if not is_cancellation(exc):
+            self.left(handler, exc)
         elif late or step == "tear down":
             why = f"took too long to {step}" if late else f"was cancelled in its {step}"
-            self.report.scope(handler, why)
-            self._give_up_set_up()
+            self.ending.scope_cancelled(handler, why)
+            self.ending.reject(503, accepted=self.accepted)
+            self._stop()
         else:
-            self._cancelled(str(handler))
+            self._cancelled(handler)
 
     def _accept(self) -> None:
         """Answer the handshake, once."""
-        if self.accepted or self.end is not None:
+        if self.accepted or self.ending.end is not None:
             return
         self.accepted = True
-        self._transport.accept(self.subprotocol)
-        if self._dialling is None:
-            self._home.directory.add(self.connection, self)
+        self.transport.accept(self.subprotocol)
+        if self._answered is None:
+            self._app.directory.add(self.connection, self)
             self.outbox.open()
+            if self.phase is Phase.READY:
+                self._open()
+
+    def _open(self) -> None:
+        """All have set up, and the handshake is done."""
+        self._enter(Phase.OPEN if self.plan.needs_host else Phase.RESTING)
+
+    async def _live(self, connected: bool) -> None:
+        """Live within the ``on_connect`` functions, as long as the connection is open.
+
+        Args:
+            connected: whether all have set up. If not, nothing runs.
+        """
+        if connected and not self.stopping:
+            await self._serve()
+        await self._wind_down(connected=connected)
 
     async def _serve(self) -> None:
-        """The connection is open: run everything together, until the first has finished.
-
-        Raises nothing. If it is to stop already, nothing runs.
-        """
-        if self._stopping:
-            await self._wind_down()
-            return
+        """Run everything together, until the first has finished. Raises nothing."""
         with anyio.CancelScope() as scope:
             self._scope = scope
             self._in = None
             try:
-                self._accept()
-                if self._dialling is not None:
-                    await self._dialling.wait()
-                if self._goodbye is not None and not self._serving:
+                if self.phase is Phase.CONNECTING:
+                    self._enter(Phase.READY)
+                    if self.was_open:
+                        self._open()
+                    self._accept()
+                if self._answered is not None:
+                    await self._answered.wait()
+                if self._goodbye is not None and self.phase is Phase.OPEN:
                     self.finish(self._goodbye)
-                if not self._stopping:
-                    await self._do_work()
+                if not self.stopping:
+                    self._dispatcher.start(self._environment)
+                    await self._dispatcher.consume(eager=self.transport.from_loop)
+                    if self._goodbye is not None:
+                        await self.outbox.drained()
+                        self.finish(self._goodbye)
             except BaseException as exc:
-                self.left(str(self._work.doing or "the session"), exc)
-            self._serving = False
+                self.left(self._dispatcher.doing or "the session", exc)
             self._scope = None
-        await self._wind_down()
 
-    async def _do_work(self) -> None:
-        self._serving = True
-        self._work.start(self._environment)
-        await self._work.consume(eager=self._transport.from_loop)
-        if self._goodbye is not None:
-            await self.outbox.drained()
-            self.finish(self._goodbye)
-
-    async def _wind_down(self) -> None:
+    async def _wind_down(self, *, connected: bool) -> None:
         """Stop all tasks, leave all topics, say farewell. Raises nothing."""
-        self._in = self._work.doing = None
+        self._in = self._dispatcher.doing = None
         self._stop()
-        await self._children.reap()
-        self._home.directory.channels.leave_all(self)
-        if self._ready and self._dialling is None:
+        if self._children.tasks:
+            await self._children.reap()
+        self._leave_topics()
+        if connected and self._answered is None:
             for call in self.plan.on_disconnect:
-                limit = anyio.current_time() + self._home.limits.close_timeout
+                limit = anyio.current_time() + self._app.limits.close_timeout
                 scope = anyio.CancelScope(deadline=limit, shield=True)
-                self._watch.set(2 * self._home.limits.close_timeout, self._give_up)
+                self._expect_within(2 * self._app.limits.close_timeout, self._give_up)
                 bound = call.bind(self._environment)
                 self._children.start(str(call.handler), "farewell", bound, scope)
                 await self._children.reap()
                 if scope.cancelled_caught:
-                    self.report.scope(call.handler, "took too long")
+                    self.ending.scope_cancelled(call.handler, "took too long")
+
+    def _leave_topics(self) -> None:
+        if self.memberships or self.listeners:
+            self._app.directory.channels.leave_all(self)
 
     def _release(self) -> None:
         """Hold the invariants: nobody knows the connection any more, and the peer is told."""
-        if self._released:
+        if self.phase is Phase.OVER:
             return
-        self._released = True
-        self.duration = self._transport.now() - self._started
-        end = self.end = self.end or End("shutdown", 1001)
-        if self._provisional and end.error is not None:
-            self.report.error("the connection", end.error)
-        self._home.directory.channels.leave_all(self)
-        self._home.directory.forget(self.id)
-        if end.cause not in ("peer", "vanished"):
-            self.outbox.refuse(end)
-        self._watch.stop()
-        if not self._transport.dials:
-            self.accepted = ends.tell(
-                self._transport, end, self.accepted, self.subprotocol, self._rejection
-            )
-        elif end.cause not in ("peer", "vanished"):
-            self._transport.close(*ends.sendable(end))
-        self._home.ended(self.id)
+        self._enter(Phase.OVER)
+        self.duration = self.transport.now() - self._started
+        self.ending.confirm()
+        self._leave_topics()
+        self._app.directory.connections.pop(self.id, None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self.accepted = self.ending.tell(self.transport, self.accepted, self.subprotocol)
+        self._app.ended(self)
         self.over.set()
 
     async def join(self) -> None:
@@ -462,6 +580,6 @@ class Session(Ending):
         try:
             await self.over.wait()
         except BaseException:
-            self.finish(End("shutdown", 1001))
-            await self.over.wait_through()
+            self.finish(SHUTDOWN)
+            await self.over.wait_shielded()
             raise

@@ -22,8 +22,8 @@ from typing import final
 
 import msgspec
 
-from wsflow.backoff import back_off
 from wsflow.errors import BrokerError
+from wsflow.tasks.backoff import back_off
 
 log = logging.getLogger("wsflow.broker")
 

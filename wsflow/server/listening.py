@@ -1,15 +1,73 @@
-"""Sockets that several processes listen on."""
+"""Sockets to listen on: of one process, or of several at one address; and TLS."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
+import ssl
 import sys
+from pathlib import Path
 
-from wsflow.server.serve import bind_unix, inherited
 from wsflow.server.settings import Settings
 
 BACKLOG = 1024
+"""Connections that the system keeps until they are accepted."""
+
+
+def inherited(fd: int) -> socket.socket:
+    """A socket that whoever has started the process left open under a number."""
+    return socket.socket(fileno=os.dup(fd))
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A Unix socket at ``path``, in place of one that nobody listens on any more.
+
+    Raises:
+        OSError: somebody listens there (EADDRINUSE), or it cannot be bound.
+    """
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise OSError(errno.EADDRINUSE, "somebody listens there")
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(str(path))
+    except OSError as exc:
+        bound.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(errno.EEXIST, "there is a file of that name") from None
+        raise
+    return bound
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context that the settings ask for, None without a certificate.
+
+    Raises:
+        ValueError: a file cannot be read, or holds no certificate or key that fits.
+    """
+    if settings.ssl_certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(
+            settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or ""
+        )
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+        if isinstance(exc, ssl.SSLError):
+            why = (
+                "no certificate and private key (PEM) that fit, or the key needs another "
+                f"password ({why})"
+            )
+        files = " and ".join(
+            str(file) for file in (settings.ssl_certfile, settings.ssl_keyfile) if file
+        )
+        raise ValueError(f"TLS cannot use {files}: {why}") from None
+    return context
 
 
 def listen(settings: Settings, count: int) -> list[list[socket.socket]]:

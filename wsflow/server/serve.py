@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
-import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any, final
 from weakref import WeakSet
 
 import anyio
 from websockets.datastructures import Headers
 
-from wsflow.brokers import select
 from wsflow.declare.router import Router
-from wsflow.news import News
 from wsflow.request import Address
 from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
-from wsflow.runtime.waiting import Over
+from wsflow.server.listening import BACKLOG, bind_unix, inherited, tls_context
 from wsflow.server.proxies import resolver
 from wsflow.server.settings import Settings
-from wsflow.transports.asyncio import ServerTransport
+from wsflow.tasks.background import Background
+from wsflow.tasks.waiting import Condition
 from wsflow.transports.host import Kept, Shared
+from wsflow.transports.server import ServerTransport
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
@@ -36,8 +33,13 @@ class Server:
     """Listens, keeps the transports, and stops in order.
 
     Attributes:
-        started: set when it listens.
         plan: the wired app.
+        settings: how it serves.
+        app: the app that runs.
+        started: set when it listens.
+
+    Raises:
+        ValueError: a trusted proxy is no address, or the broker's URL is none.
     """
 
     TLS_GRACE = 2.0
@@ -48,8 +50,7 @@ class Server:
     ) -> None:
         self.plan = plan
         self.settings = settings
-        broker = select.broker(settings.broker, settings.publish_timeout, plan.kept_topics)
-        self.app = App(plan, settings, broker)
+        self.app = App(plan, settings, settings.broker)
         self.started = anyio.Event()
         self._stop = anyio.Event()
         self._now = False
@@ -57,7 +58,7 @@ class Server:
         self._arriving: WeakSet[Kept] = WeakSet()  # in the TLS handshake
         self._requesting: set[Kept] = set()
         self._transports: set[Kept] = set()
-        self._news = News()  # of what becomes of the transports
+        self._condition = Condition()  # of what becomes of the transports
         self._resolve = resolver(settings.trusted_proxy)
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
@@ -86,7 +87,7 @@ class Server:
     def opened(self, transport: Kept) -> bool:
         """A socket was accepted; False if too many have not sent their request."""
         self._arriving.discard(transport)
-        self._news.changed()
+        self._condition.notify_all()
         if len(self._requesting) >= self.settings.max_handshakes:
             return False
         # Those that were refused, or are closing, count here too.
@@ -111,7 +112,7 @@ class Server:
 
     def _forget_request(self, transport: Kept) -> None:
         self._requesting.discard(transport)
-        self._news.changed()
+        self._condition.notify_all()
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The peer's address, seen through the trusted proxies."""
@@ -137,8 +138,11 @@ class Server:
         name = sockets[0].getsockname() if sockets else ""
         return int(name[1]) if isinstance(name, tuple) else 0
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop`` is called or a task of the app fails. Calls ``bind`` if need be.
+
+        Args:
+            ready: called once it listens.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -147,7 +151,7 @@ class Server:
         if not self._listeners:
             await self.bind()
         try:
-            await self.app.run(self._serve)
+            await self.app.run(partial(self._serve, ready))
         finally:
             self._unbind()
 
@@ -165,20 +169,23 @@ class Server:
         self.app.abort_start()
         if now:
             self.app.cut_short()
-            self._news.changed()
+            self._condition.notify_all()
         self._stop.set()
 
-    async def _serve(self) -> None:
+    async def _serve(self, ready: Callable[[], None]) -> None:
         for listener in self._listeners:
             await listener.start_serving()
         self.started.set()
+        ready()
         await self._told_to_stop()
         await self._hand_over()
         await self.app.drain(0 if self._now else self.settings.grace, restart=self._restart)
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
         self._unbind()  # not before: whoever came meanwhile was answered
-        await self._news.until(lambda: not self._transports)  # each bounds its closing handshake
+        await self._condition.wait_for(
+            lambda: not self._transports
+        )  # each bounds its closing handshake
 
     async def _hand_over(self) -> None:
         """On a restart, leave the address to another process, and let in who has come before."""
@@ -192,8 +199,8 @@ class Server:
         self._unbind()  # not before: asyncio drops what it has accepted and not set up by then
         await self._set_up_accepted()  # by uvloop, which accepts until that
         with anyio.move_on_after(self.TLS_GRACE):
-            await self._news.until(lambda: self._now or not self._arriving)
-        await self._news.until(lambda: self._now or not self._requesting)
+            await self._condition.wait_for(lambda: self._now or not self._arriving)
+        await self._condition.wait_for(lambda: self._now or not self._requesting)
 
     async def _set_up_accepted(self) -> None:
         for _ in range(3):  # turns of the loop, from an accepted socket to its transport
@@ -213,7 +220,7 @@ class Server:
         async with anyio.create_task_group() as tasks:
 
             async def app_fails() -> None:
-                await self.app.stopping.wait()
+                await self.app.must_stop.wait()
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(app_fails)
@@ -238,7 +245,7 @@ class Server:
                 self._arriving.add(transport)
             return transport
 
-        listen: dict[str, Any] = {"backlog": 1024, "start_serving": False}
+        listen: dict[str, Any] = {"backlog": BACKLOG, "start_serving": False}
         if context is not None:
             listen["ssl"] = context
             listen["ssl_handshake_timeout"] = settings.open_timeout
@@ -254,60 +261,6 @@ class Server:
             self._listeners = [
                 await loop.create_server(factory, settings.host, settings.port, **listen)
             ]
-
-
-def inherited(fd: int) -> socket.socket:
-    """A socket that whoever has started the process left open under a number."""
-    return socket.socket(fileno=os.dup(fd))
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """A Unix socket at ``path``, in place of one that nobody listens on any more.
-
-    Raises:
-        OSError: somebody listens there (EADDRINUSE), or it cannot be bound.
-    """
-    if path.is_socket():
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise OSError(errno.EADDRINUSE, "somebody listens there")
-        path.unlink()
-    bound = socket.socket(socket.AF_UNIX)
-    try:
-        bound.bind(str(path))
-    except OSError as exc:
-        bound.close()
-        if exc.errno == errno.EADDRINUSE:
-            raise OSError(errno.EEXIST, "there is a file of that name") from None
-        raise
-    return bound
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context that the settings ask for, None without a certificate.
-
-    Raises:
-        ValueError: a file cannot be read, or holds no certificate or key that fits.
-    """
-    if settings.ssl_certfile is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(
-            settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or ""
-        )
-    except OSError as exc:
-        why = exc.strerror or str(exc)
-        if isinstance(exc, ssl.SSLError):
-            why = (
-                "no certificate and private key (PEM) that fit, or the key needs another "
-                f"password ({why})"
-            )
-        files = " and ".join(
-            str(file) for file in (settings.ssl_certfile, settings.ssl_keyfile) if file
-        )
-        raise ValueError(f"TLS cannot use {files}: {why}") from None
-    return context
 
 
 @asynccontextmanager
@@ -331,25 +284,11 @@ async def serve(
         OSError: the address cannot be listened on.
     """
     server = Server(compile_app(router, override), settings or Settings())
-    over = Over()
-
-    async def run() -> None:
-        try:
-            await server.run()
-        finally:
-            over.set()
-
-    task = asyncio.create_task(run(), name="wsflow server")
-    waits = asyncio.create_task(server.started.wait())
+    background = Background()
+    background.begin(server.run, "wsflow server")
     try:
-        await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            yield server
+        await background.ready(server.stop)
+        yield server
     finally:
-        waits.cancel()
         server.stop()
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await over.wait_through()
-            raise
+        await background.finished()

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsflow.brokers.select import MEMORY
-from wsflow.runtime.limits import Limits
-from wsflow.transports.limits import SocketLimits, option
+from wsflow.limits import Limits, SocketLimits, option
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
@@ -19,8 +18,9 @@ from typing import Any, final
 
 import msgspec
 
-from wsflow.backoff import back_off
+from wsflow.server.assignment import READY, Assignment
 from wsflow.server.settings import Settings
+from wsflow.tasks.backoff import back_off
 
 log = logging.getLogger("wsflow.workers")
 
@@ -28,21 +28,6 @@ STABLE = 10.0
 """Seconds after which a worker counts as stable: the back-off begins anew."""
 SPARE = 5.0
 """Seconds beyond those that a worker may need to stop, before it is killed."""
-READY = b"ready\n"
-
-
-class Assignment(msgspec.Struct, frozen=True):
-    """What a worker is to do.
-
-    Attributes:
-        target: the app.
-        settings: how to serve it.
-        sockets: the descriptors of the sockets to listen on.
-    """
-
-    target: str
-    settings: Settings
-    sockets: list[int]
 
 
 class NotStartedError(Exception):
@@ -86,7 +71,7 @@ class Worker:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "wsflow.cli.worker",
+                "wsflow.server.worker",
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno(), *assignment.sockets],
                 start_new_session=True,  # Ctrl-C is for the supervisor
@@ -306,10 +291,3 @@ def _how(code: int) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
-
-
-def inherit(descriptors: Sequence[int]) -> list[socket.socket]:
-    """The sockets that a supervisor has passed on."""
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    return [socket.socket(fileno=descriptor) for descriptor in descriptors]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from websockets.datastructures import Headers
 
-from wsflow.calls import Call, Stream
-from wsflow.connection import Asks, Connection, End
+from wsflow.connection import Asks, Connection
+from wsflow.end import End
 from wsflow.errors import CallError, Close, Disconnected
-from wsflow.loops import MemberJoined, MemberLeft, TopicMember
+from wsflow.messages.calls import Call, Stream
 from wsflow.request import Request
-from wsflow.topics import Joined, Topic, TopicCounters
+from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
+from wsflow.topics.topic import Joined, Topic, TopicCounters
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -47,15 +48,15 @@ class FakeConnection(Connection):
         answers: Mapping[type, Callable[[Any], Any]] | None = None,
     ) -> None:
         request = Request.parse(target, Headers(headers or {}))
-        self._fake = _FakeLink(subprotocol, answers or {})
-        super().__init__(id, request.at(path_params or {}), self._fake)
+        self._recorder = _FakeDriver(subprotocol, answers or {})
+        super().__init__(id, request.at(path_params or {}), self._recorder)
 
     @property
     def sent(self) -> list[object]:
-        return self._fake.sent
+        return self._recorder.sent
 
 
-class _FakeLink:
+class _FakeDriver:
     def __init__(
         self, subprotocol: str | None, answers: Mapping[type, Callable[[Any], Any]]
     ) -> None:
@@ -142,13 +143,13 @@ class FakeTopic(Topic[M], Generic[M]):
     async def members(self) -> list[TopicMember]:
         return self._members
 
-    async def watch_members(self) -> AsyncIterator[MemberJoined | MemberLeft]:
+    async def watch_members(self) -> AsyncGenerator[MemberJoined | MemberLeft, None]:
         for member in self._members:
             yield MemberJoined(member)
 
     def counters(self) -> TopicCounters:
         return TopicCounters(joined=int(self.joined))
 
-    async def __aiter__(self) -> AsyncIterator[M]:
+    async def __aiter__(self) -> AsyncGenerator[M, None]:
         for message in self._messages:
             yield message

@@ -7,14 +7,15 @@ from typing import Any, final
 
 from wsflow.client.reconnecting import Reconnect
 from wsflow.client.running import Client, HeaderItems, reconnecting
-from wsflow.connection import Connection, End
+from wsflow.connection import Connection
 from wsflow.declare.router import Router
-from wsflow.news import News
-from wsflow.registry import Registry
-from wsflow.runtime.limits import Limits
+from wsflow.end import End
+from wsflow.limits import Limits
 from wsflow.runtime.session import Session
+from wsflow.tasks.waiting import Condition
+from wsflow.testing.link import Link, MemoryDialler, Open
 from wsflow.testing.peer import PeerEnd, check
-from wsflow.transports.link import Link, MemoryDialler, Open
+from wsflow.topics.registry import Registry
 from wsflow.wiring.compile import compile_app
 
 
@@ -61,13 +62,13 @@ class Linked:
         )
         self.registry = registry
         self.client_registry = Registry(self._client.app.directory)
-        self._news = News()
+        self._condition = Condition()
 
     def _changed(self) -> None:
         session = self._client.session
         if session is not None and session not in self._clients:
             self._clients.append(session)
-        self._news.changed()
+        self._condition.notify_all()
 
     async def opened(self) -> None:
         """Connect.
@@ -82,13 +83,13 @@ class Linked:
 
     async def connected(self, times: int = 1) -> None:
         """Wait until the client has been connected so many times, or has ended for good."""
-        await self._news.until(
+        await self._condition.wait_for(
             lambda: self._client.over or sum(each.was_open for each in self._clients) >= times
         )
 
     async def ended(self) -> None:
         """Wait until the client has ended for good."""
-        await self._news.until(lambda: self._client.over)
+        await self._condition.wait_for(lambda: self._client.over)
 
     @property
     def client(self) -> Connection:
@@ -117,7 +118,7 @@ class Linked:
 
         def seen() -> None:
             for each in sessions:
-                self._seen[each] = len(each.report.errors)
+                self._seen[each] = len(each.ending.errors)
 
         return PeerEnd(end, seen)
 
@@ -128,7 +129,7 @@ class Linked:
         self._client.come_back_no_more()
         if self._client.session is not None:
             self._client.session.finish(End("closed", 1000))
-        await self._client.wait_through()
+        await self._client.wait_shielded()
         self.link.cut()
         for each in self._servers:
             await each.join()

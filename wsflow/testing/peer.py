@@ -9,7 +9,9 @@ from typing import Any, TypeVar, Union, get_origin, overload
 import anyio
 import msgspec
 
-from wsflow.calls import (
+from wsflow.end import Cause, End
+from wsflow.errors import CallError, Disconnected, Reject
+from wsflow.messages.calls import (
     Answer,
     Ask,
     Call,
@@ -19,15 +21,12 @@ from wsflow.calls import (
     More,
     Stream,
     StreamItem,
-    answer_decoder,
-    control_frames,
+    call_frames,
 )
-from wsflow.codec import JSON, Codec, runtime_classes
-from wsflow.connection import Cause, End
-from wsflow.errors import CallError, Disconnected, Reject
-from wsflow.news import News
+from wsflow.messages.codec import JSON, Codec, answer_decoder, runtime_classes
+from wsflow.messages.encoded import EncodedMessage
 from wsflow.runtime.session import Session
-from wsflow.transports.frames import Frame
+from wsflow.tasks.waiting import Condition
 from wsflow.transports.memory import MemoryTransport, Rejection
 from wsflow.wiring.messages import union_problem
 
@@ -74,9 +73,9 @@ class Peer:
     """Sends to an app and receives from it, as a client would."""
 
     def __init__(self, transport_for: Callable[[Callable[[], None]], MemoryTransport]) -> None:
-        self._news = News()
-        self._unread: list[Frame] = []
-        self._transport = transport_for(self._news.changed)
+        self._condition = Condition()
+        self._unread: list[EncodedMessage] = []
+        self._transport = transport_for(self._condition.notify_all)
         self._session: Session | None = None
         self._errors_seen = 0
         self._asked = 0
@@ -89,7 +88,7 @@ class Peer:
     async def opened(self) -> None:
         """Wait for the answer to the handshake."""
         wire = self._transport
-        await self._news.until(lambda: wire.accepted or wire.closing is not None)
+        await self._condition.wait_for(lambda: wire.accepted or wire.closing is not None)
 
     # -- what is known
 
@@ -129,7 +128,7 @@ class Peer:
 
     def _see(self) -> None:
         if self._session is not None:
-            self._errors_seen = len(self._session.report.errors)
+            self._errors_seen = len(self._session.ending.errors)
 
     @property
     def _codec(self) -> Codec:
@@ -152,12 +151,12 @@ class Peer:
         """
         self._check_open()
         with anyio.move_on_after(timeout):
-            await self._news.until(lambda: self._transport.peer_can_send)
+            await self._condition.wait_for(lambda: self._transport.peer_can_send)
         if not self._transport.peer_can_send:
             raise AssertionError(self._reads_no_more(timeout))
         self._check_open()
-        frame = self._codec.frame(message)
-        self._transport.peer_send(frame.payload, frame.text, fragments)
+        encoded = self._codec.encoded(message)
+        self._transport.peer_send(encoded.payload, encoded.text, fragments)
 
     def _check_open(self) -> None:
         if (rejection := self._transport.rejection) is not None:
@@ -221,7 +220,7 @@ class Peer:
             self._check_open()
         found: list[Any] = []
         with anyio.move_on_after(timeout):
-            await self._news.until(lambda: self._find(kinds, found) or self._ended)
+            await self._condition.wait_for(lambda: self._find(kinds, found) or self._ended)
         if found or self._find(kinds, found):  # it may have come in the last moment
             return found[0]
         if self._ended:
@@ -245,7 +244,7 @@ class Peer:
             self._unread.append(taken)
         return False
 
-    def _matches(self, frame: Frame, kinds: tuple[Any, ...], found: list[Any]) -> bool:
+    def _matches(self, frame: EncodedMessage, kinds: tuple[Any, ...], found: list[Any]) -> bool:
         value, known = self._decode(frame)
         classes = tuple({cls for kind in kinds for cls in runtime_classes(kind)})
         if not kinds or isinstance(value, classes):
@@ -259,7 +258,7 @@ class Peer:
             return False
         return True
 
-    def _decode(self, frame: Frame) -> tuple[Any, bool]:
+    def _decode(self, frame: EncodedMessage) -> tuple[Any, bool]:
         """The message of a frame, and whether it is of a type that the app is known to send."""
         if frame.raw:
             return (frame.payload.decode() if frame.text else frame.payload), False
@@ -331,7 +330,7 @@ class Peer:
 
     @property
     def _frames(self) -> Mapping[Any, Any]:
-        return self._session.plan.controls if self._session else control_frames("type")
+        return self._session.plan.call_frames if self._session else call_frames("type")
 
     async def _send_frame(self, kind: Any, **fields: Any) -> None:
         await self.send(self._frames[kind](**fields))
@@ -363,7 +362,7 @@ class Peer:
             return False
 
         with anyio.move_on_after(timeout):
-            await self._news.until(lambda: look() or self._ended)
+            await self._condition.wait_for(lambda: look() or self._ended)
         if found:
             return found[0]
         if self._ended:
@@ -385,7 +384,7 @@ class Peer:
         """
         frames = self._transport
         with anyio.move_on_after(within):
-            await self._news.until(lambda: bool(self._unread or frames.peer_unread()))
+            await self._condition.wait_for(lambda: bool(self._unread or frames.peer_unread()))
         if self._unread or frames.peer_unread():
             raise AssertionError(f"something came; {self._said_unread()}")
 
@@ -396,7 +395,7 @@ class Peer:
         self._transport.peer_close(1000, "")
         try:
             with anyio.move_on_after(READS, shield=True):
-                await self._news.until(lambda: self._transport.closing is not None)
+                await self._condition.wait_for(lambda: self._transport.closing is not None)
         finally:
             if self._transport.closing is None:
                 self._unfinished = self._reads_no_more(READS)
@@ -430,15 +429,15 @@ def check(session: Session, known: Callable[[str], bool], errors_seen: int) -> N
     Raises:
         AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
     """
-    if session.report.left_behind:
+    if session.ending.left_behind:
         raise AssertionError(
-            f"still running after the connection's end: {', '.join(session.report.left_behind)}"
+            f"still running after the connection's end: {', '.join(session.ending.left_behind)}"
         )
     if known(session.id):
         raise AssertionError(f"the registry still knows connection {session.id}")
     if session.memberships:
         raise AssertionError(f"still a member of {', '.join(session.memberships)}")
-    if unseen := session.report.errors[errors_seen:]:
+    if unseen := session.ending.errors[errors_seen:]:
         error = unseen[0]
         raise AssertionError(
             f"a handler raised {type(error).__name__}: {error}; if that is expected, "

@@ -14,15 +14,15 @@ from websockets.datastructures import Headers
 from wsflow.brokers import select
 from wsflow.client.reconnecting import Reconnect
 from wsflow.declare.router import Router
-from wsflow.registry import Registry
+from wsflow.limits import Limits
 from wsflow.request import Request
 from wsflow.runtime.app import App
-from wsflow.runtime.background import Background
-from wsflow.runtime.limits import Limits
 from wsflow.runtime.session import Session
+from wsflow.tasks.background import Background
 from wsflow.testing.linked import Linked
 from wsflow.testing.peer import Peer
-from wsflow.transports.dial import Target
+from wsflow.topics.registry import Registry
+from wsflow.transports.client import Target
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app
 
@@ -50,7 +50,6 @@ class MemoryServer:
         self.registry = Registry(app.directory)
         self._background = Background()
         self._stop = anyio.Event()
-        self._started = anyio.Event()
 
     async def start(self) -> None:
         """Enter the lifespans.
@@ -58,38 +57,29 @@ class MemoryServer:
         Raises:
             Exception: what a lifespan raised.
         """
+        self._background.begin(self._run, "wsflow test server")
+        await self._background.ready(self._abort)
 
-        async def run() -> None:
-            try:
-                await self._app.run(self._serve)
-            finally:
-                self._started.set()
+    async def _run(self, ready: Callable[[], None]) -> None:
+        async def serve() -> None:
+            ready()
+            await self._stop.wait()
 
-        self._background.start(run, "wsflow test server")
-        try:
-            await self._started.wait()
-        except BaseException:
-            self._app.abort_start()
-            self._stop.set()
-            await self._background.over.wait_through()
-            raise
-        if self._background.over.is_set:
-            await self.stop()
+        await self._app.run(serve)
 
-    async def _serve(self) -> None:
-        self._started.set()
-        await self._stop.wait()
+    def _abort(self) -> None:
+        self._app.abort_start()
+        self._stop.set()
 
     async def stop(self) -> None:
-        """End all connections and leave the lifespans.
+        """End all connections and leave the lifespans, whatever cancels the caller.
 
         Raises:
             Exception: what failed in the app beside its connections.
         """
         self._stop.set()
-        await self._background.over.wait_through()
-        if self._background.error is not None:
-            raise self._background.error
+        await self._background.over.wait_shielded()
+        self._background.result()
 
     async def drain(self, grace: float = 1, *, restart: bool = False) -> None:
         """Stop as ``SIGTERM`` does: let consumers answer what was received, then 1001 or 1012."""
@@ -266,7 +256,8 @@ class serve_in_memory:  # noqa: N801
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
-        self._broker = select.broker(broker, limits.publish_timeout, self._plan.kept_topics)
+        self._broker = broker
+        select.broker(broker, limits.publish_timeout, {})  # it says at once if it is none
 
     async def __aenter__(self) -> MemoryServer:
         self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)

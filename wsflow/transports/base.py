@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from wsflow.errors import ConnectError
+from wsflow.messages.encoded import EncodedMessage
 from wsflow.request import Request
-from wsflow.transports.frames import Found, Frame
+from wsflow.transports.frames import Found
 
 
 class Timer(Protocol):
@@ -65,7 +66,7 @@ class Transport(Protocol):
             Whether enough was collected: others should get their turn.
         """
 
-    def share(self, frame: Frame) -> None:
+    def share(self, message: EncodedMessage) -> None:
         """Write a message that many peers get, likewise."""
 
     def close(self, code: int, reason: str) -> None:

@@ -21,8 +21,8 @@ was read. All others, the first of which stops it, are for the protocol of ``web
 fragments, control frames, compressed and long messages, and all that is malformed. ``Boundary``
 finds where such a frame ends, and the fast path may go on.
 
-A server does not mask, so one frame serves every peer: it is built once, and the same bytes are
-written to all.
+A server does not mask, so one frame serves every peer: it is built once (``EncodedMessage.wire``),
+and the same bytes are written to all.
 
 This file may be compiled by mypyc; it is the same file, and does the same without.
 """
@@ -156,31 +156,3 @@ def whole(payload: bytes, text: bool) -> bytes:
     if size < 65536:
         return bytes((first, _16_BITS, size >> 8, size & 0xFF)) + payload
     return bytes((first, _64_BITS)) + size.to_bytes(8, "big") + payload
-
-
-class Frame:
-    """One message on its way to many peers: each form of it is built once.
-
-    Attributes:
-        payload: the message's bytes.
-        text: whether it goes as text or as binary.
-        raw: whether it is a ``str`` or ``bytes`` as it is, and not encoded by a codec.
-        forms: its bytes on the wire for peers that share an extension's parameters.
-    """
-
-    __slots__ = ("_wire", "forms", "payload", "raw", "text")
-
-    def __init__(self, payload: bytes, text: bool, raw: bool = False) -> None:
-        self.payload = payload
-        self.text = text
-        self.raw = raw
-        self.forms: dict[object, bytes] = {}
-        self._wire: bytes | None = None
-
-    @property
-    def wire(self) -> bytes:
-        """The frame's bytes, unmasked and uncompressed."""
-        wire = self._wire
-        if wire is None:
-            wire = self._wire = whole(self.payload, self.text)
-        return wire

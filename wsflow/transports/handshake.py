@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import email.utils
-import http
 from collections.abc import Iterable
 from typing import final
 
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+from wsflow.http import status_phrase
+
 _END = b"\r\n\r\n"
-_PHRASES = {each.value: each.phrase for each in http.HTTPStatus}
 
 
 @final
@@ -52,4 +52,4 @@ def refusal(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Res
         if name.lower() == "content-type":
             del answer[name]
         answer[name] = value
-    return Response(status, _PHRASES.get(status, ""), answer, body)
+    return Response(status, status_phrase(status), answer, body)

@@ -7,9 +7,9 @@ from typing import Protocol, final
 
 from websockets.datastructures import Headers
 
+from wsflow.limits import SocketLimits
 from wsflow.request import Address
 from wsflow.transports.base import Acceptor
-from wsflow.transports.limits import SocketLimits
 
 READ_BYTES = 3 * 1024
 """The most that is read from one socket before others get their turn."""

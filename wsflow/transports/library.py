@@ -21,8 +21,9 @@ from websockets.frames import Opcode
 from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
-from wsflow.transports.frames import Boundary, Found, Frame
-from wsflow.transports.limits import SocketLimits
+from wsflow.limits import SocketLimits
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.transports.frames import Boundary, Found
 
 # No context is taken over: a connection keeps none, and one compressed frame serves many peers.
 _DEFLATE = ServerPerMessageDeflateFactory(
@@ -152,10 +153,10 @@ class Library:
         frame = WireFrame(Opcode.TEXT if text else Opcode.BINARY, payload)
         return frame.serialize(mask=self._masks, extensions=self.extensions)
 
-    def shared(self, frame: Frame) -> bytes:
+    def shared(self, message: EncodedMessage) -> bytes:
         """The same for a message to many: made once for all whose extensions make the same."""
         # Of deflate without a context, only this makes one peer's bytes another's.
         form = cast(PerMessageDeflate, self.extensions[0]).local_max_window_bits
-        if form not in frame.forms:
-            frame.forms[form] = self.extended(frame.payload, frame.text)
-        return frame.forms[form]
+        if form not in message.forms:
+            message.forms[form] = self.extended(message.payload, message.text)
+        return message.forms[form]

@@ -12,10 +12,10 @@ from typing import final
 
 import anyio
 
-from wsflow.detached import detach
+from wsflow.limits import WireLimits
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.tasks.detached import detach
 from wsflow.transports.base import Receiver
-from wsflow.transports.frames import Frame
-from wsflow.transports.limits import WireLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class MemoryTransport(MemoryClock):
         self._limits = limits
         self._changed = changed
         self._receiver: Receiver | None = None
-        self._to_peer: deque[Frame] = deque()
+        self._to_peer: deque[EncodedMessage] = deque()
         self._to_peer_bytes = 0
         self._writing_paused = False
         self._held: deque[tuple[bytes, bool]] = deque()  # sent by the peer while reading is paused
@@ -113,14 +113,14 @@ class MemoryTransport(MemoryClock):
         self._changed()
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
-        self.share(Frame(payload, text, raw))
+        self.share(EncodedMessage(payload, text, raw))
         return False
 
-    def share(self, frame: Frame) -> None:
+    def share(self, message: EncodedMessage) -> None:
         if self.closing is not None:
             return
-        self._to_peer.append(frame)
-        self._to_peer_bytes += len(frame.payload)
+        self._to_peer.append(message)
+        self._to_peer_bytes += len(message.payload)
         if self._to_peer_bytes > self._limits.write_buffer and not self._writing_paused:
             self._writing_paused = True
             self._report.pause_writing()
@@ -177,18 +177,18 @@ class MemoryTransport(MemoryClock):
         self.close(code, reason)
         self._report.peer_failed(code, reason)
 
-    def peer_take(self) -> Frame | None:
+    def peer_take(self) -> EncodedMessage | None:
         """The next message for the peer, None if there is none yet."""
         if not self._to_peer:
             return None
-        frame = self._to_peer.popleft()
-        self._to_peer_bytes -= len(frame.payload)
+        message = self._to_peer.popleft()
+        self._to_peer_bytes -= len(message.payload)
         if self._writing_paused and self._to_peer_bytes <= self._limits.write_buffer // 2:
             self._writing_paused = False
             self._report.resume_writing()
-        return frame
+        return message
 
-    def peer_unread(self) -> list[Frame]:
+    def peer_unread(self) -> list[EncodedMessage]:
         """The messages that the peer has not taken, oldest first."""
         return list(self._to_peer)
 

@@ -19,11 +19,12 @@ from typing import cast
 from websockets.protocol import OPEN
 from websockets.protocol import Protocol as WebSocketProtocol
 
+from wsflow.limits import SocketLimits
+from wsflow.messages.encoded import EncodedMessage
 from wsflow.transports.base import NOBODY, Receiver
-from wsflow.transports.frames import Found, Frame, split, waits, whole
+from wsflow.transports.frames import Found, split, waits, whole
 from wsflow.transports.host import READ_BYTES, Shared
 from wsflow.transports.library import Library
-from wsflow.transports.limits import SocketLimits
 
 SMALL = 16 * 1024
 """The largest payload that takes the fast path, which keeps a frame until it is whole."""
@@ -253,11 +254,14 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._shared.flush_later(self)
         return False
 
-    def share(self, frame: Frame) -> None:
+    def share(self, message: EncodedMessage) -> None:
         if self._phase is not _OPEN:
             return
         library = self._library
-        self._write(library.shared(frame) if library.extensions else frame.wire)
+        wire = library.shared(message) if library.extensions else message.wire
+        if wire is None:
+            wire = message.wire = whole(message.payload, message.text)
+        self._write(wire)
 
     def close(self, code: int, reason: str) -> None:
         if self._phase is not Phase.OPEN:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NoReturn
 
-from wsflow.calls import control_frames, is_call, tag_field_of
-from wsflow.codec import CODECS, JSON
 from wsflow.declare.router import Declared, Handler, Kind, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
-from wsflow.topic_type import TopicType
-from wsflow.wiring.calls import Call
+from wsflow.messages.calls import call_frames, is_call, tag_field_of
+from wsflow.messages.codec import CODECS, JSON
+from wsflow.topics.declared import DeclaredTopics
+from wsflow.topics.type import TopicType
 from wsflow.wiring.functions import Functions, shape_problem
+from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.place import Place
-from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RouteDetails, RoutePlan, ScopePlan
+from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RoutePlan, ScopePlan
 from wsflow.wiring.resolve import Resolver
 from wsflow.wiring.routes import RouteTable, join, parameters
 from wsflow.wiring.sources import FromTopic
@@ -62,7 +63,7 @@ class _Compiler:
         self.functions = Functions(self.resolver)
         self.signatures: dict[Handler, Signature | None] = {}
         self.lifespans: dict[Handler, ScopePlan] = {}
-        self.routes: RouteTable[RouteDetails] = RouteTable()
+        self.routes: RouteTable[RoutePlan] = RouteTable()
         self.overridden: set[Handler] = set()
 
     def compile(self, router: Router) -> AppPlan:
@@ -80,7 +81,7 @@ class _Compiler:
             self.resolver.check_overrides(router.where)
         if self.resolver.problems:
             raise DeclarationError(sorted(self.resolver.problems, key=_by_place))
-        return AppPlan(tuple(self.lifespans.values()), self.routes, tuple(topics))
+        return AppPlan(tuple(self.lifespans.values()), self.routes, topics)
 
     def _router_problem(self, router: Router, why: str, cure: str) -> None:
         problem = Problem(router.where, f"Router {router.path!r}", why, cure)
@@ -192,11 +193,11 @@ class _Compiler:
             )
             return
         consumers = self._consumers(level.of("consumer"), levels, place)
-        controls = control_frames(tag_field_of(tuple(k for c in consumers for k in c.kinds)))
+        frames = call_frames(tag_field_of(tuple(k for c in consumers for k in c.kinds)))
         messages = [each for each in consumers if not each.calls]
         asked = [each for each in consumers if each.calls]
         codec = CODECS[router.codec]
-        decodings = self.functions.decodings(codec, messages, tuple(controls.values()), asked)
+        decodings = self.functions.decodings(codec, messages, tuple(frames.values()), asked)
         handlers = {kind: self._all(levels, kind) for kind in ("on_disconnect", "on_error")}
         senders = [
             *(each.handler for each in messages),
@@ -229,12 +230,12 @@ class _Compiler:
                 ]
             ),
             decodings=decodings,
-            calls=self.functions.decodings(codec, asked),
-            controls=controls,
+            call_decodings=self.functions.decodings(codec, asked),
+            call_frames=frames,
             sends=self._sends(senders, levels),
         )
-        other = self.routes.add(place.template, RouteDetails.of(plan))
-        if other is not None and other.plan.where == router.where:
+        other = self.routes.add(place.template, plan)
+        if other is not None and other.where == router.where:
             self._router_problem(
                 router,
                 f"It is included twice at {place.template!r}.",
@@ -244,7 +245,7 @@ class _Compiler:
             self._router_problem(
                 router,
                 f"The path {place.template!r} is served by another Router too: "
-                f"{other.plan.template!r} ({other.plan.where}).",
+                f"{other.template!r} ({other.where}).",
                 "change one of the two paths, or put all their functions on one Router.",
             )
 
@@ -257,7 +258,7 @@ class _Compiler:
                 found.update(dict.fromkeys(members(signature.gives)))
         for handler, topic in self.resolver.topics:
             if any(handler in level.handlers for level in levels):
-                found.update(dict.fromkeys(topic.type.types))
+                found.update(dict.fromkeys(topic.types))
         return tuple(kind for kind in found if kind is not NoneType)
 
     def _all(self, levels: Levels, kind: Kind) -> list[Handler]:
@@ -288,7 +289,7 @@ class _Compiler:
 
     def _calls(
         self, handlers: Sequence[Handler], levels: Levels, place: Place, leading: int
-    ) -> list[tuple[Handler, Signature, Call]]:
+    ) -> list[tuple[Handler, Signature, Invocation]]:
         found = []
         for handler in handlers:
             signature = self._known(handler)
@@ -304,7 +305,7 @@ class _Compiler:
         place: Place,
         leading: int,
         stream: bool = False,
-    ) -> Call:
+    ) -> Invocation:
         return self.resolver.call(
             handler,
             signature.parameters[leading:],
@@ -330,12 +331,14 @@ class _Compiler:
                         visible.append(offer)
         return visible
 
-    def _topics(self) -> list[FromTopic]:
-        """All injected topics, after a look at those that share a name."""
-        topics: dict[str, tuple[Handler, FromTopic]] = {}
+    def _topics(self) -> DeclaredTopics:
+        """What all injected topics carry, after a look at those that share a name."""
+        first: dict[str, tuple[Handler, FromTopic]] = {}
+        users: dict[str, set[Handler]] = {}
         for handler, topic in self.resolver.topics:
-            first_handler, first = topics.setdefault(topic.template, (handler, topic))
-            wrong = _disagreement(first.type, topic.type)
+            users.setdefault(topic.template, set()).add(handler)
+            first_handler, other = first.setdefault(topic.template, (handler, topic))
+            wrong = _disagreement(other, topic)
             if wrong:
                 self.resolver.problem(
                     handler,
@@ -344,22 +347,21 @@ class _Compiler:
                     f"{first_handler} ({first_handler.where}).",
                     "declare it once, as in Room = Annotated[Topic[Said], …], and use that.",
                 )
-        used = {codec.name for route in self.routes for codec in route.plan.codecs}
-        for name in topics:
-            same = [(by, topic) for by, topic in self.resolver.topics if topic.template == name]
-            allowed = self._codecs_of({by for by, _ in same}) or used
+        used = {codec.name for plan in self.routes for codec in plan.codecs}
+        types: dict[str, TopicType] = {}
+        for template, (_, topic) in first.items():
+            allowed = self._codecs_of(users[template]) or used
             codecs = tuple(codec for codec in CODECS.values() if codec.name in allowed)
-            for _, topic in same:
-                topic.type = replace(topic.type, codecs=codecs)
-        return [topic for _, topic in topics.values()]
+            types[template] = TopicType(topic.types, topic.options, codecs)
+        return DeclaredTopics(types)
 
     def _codecs_of(self, handlers: set[Handler]) -> set[str]:
         """The codecs that the paths of these functions allow."""
         return {
             codec.name
-            for route in self.routes
-            if handlers & {call.handler for call in route.plan.functions}
-            for codec in route.plan.codecs
+            for plan in self.routes
+            if handlers & {each.handler for each in plan.functions}
+            for codec in plan.codecs
         }
 
 
@@ -367,7 +369,7 @@ def _depth(handler: Handler, levels: Levels) -> int:
     return next(i for i, level in enumerate(levels) if handler in level.handlers)
 
 
-def _disagreement(one: TopicType, other: TopicType) -> str:
+def _disagreement(one: FromTopic, other: FromTopic) -> str:
     if set(one.types) != set(other.types):
         return f"the type {' | '.join(map(type_name, other.types))}"
     return "other options" if one.options != other.options else ""

@@ -11,15 +11,15 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import msgspec
 from anyio.abc import TaskGroup
 
-from wsflow.calls import Stream, answer_type, is_call
-from wsflow.codec import CODECS, Codec, Decoding, runtime_classes
-from wsflow.connection import End
 from wsflow.declare.markers import REQUEST_MARKERS, Message
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, ITERATORS, Parameter, Signature, members, type_name
+from wsflow.end import End
 from wsflow.errors import Close, Disconnected, Reject
-from wsflow.topics import Topic
-from wsflow.wiring.calls import Call
+from wsflow.messages.calls import Stream, answer_type, is_call
+from wsflow.messages.codec import CODECS, Codec, Decoding, runtime_classes
+from wsflow.topics.topic import Topic
+from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.messages import RAW, message_problem, union_problem
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
 from wsflow.wiring.resolve import SIMPLE, Resolver
@@ -194,7 +194,7 @@ class Functions:
         self,
         default: Codec,
         consumers: Sequence[ConsumerPlan],
-        controls: tuple[Any, ...] = (),
+        call_frames: tuple[Any, ...] = (),
         asked: Sequence[ConsumerPlan] = (),
     ) -> dict[str, Decoding[ConsumerPlan]]:
         """What a path receives, per codec that it can allow, the default first.
@@ -202,7 +202,7 @@ class Functions:
         Args:
             default: the path's codec.
             consumers: who takes messages.
-            controls: the frames of calls, which are decoded too where they can be told apart.
+            call_frames: the frames of calls, which are decoded too where they can be told apart.
             asked: who answers calls.
         """
         takers: dict[Any, ConsumerPlan] = {}
@@ -224,9 +224,9 @@ class Functions:
                     )
                     continue
                 takers[kind] = plan
-        why = _no_calls(tuple(takers), controls)
+        why = _no_calls(tuple(takers), call_frames)
         if why is not None:
-            controls = ()
+            call_frames = ()
             for plan in asked:
                 self._problem(
                     plan.handler,
@@ -240,7 +240,9 @@ class Functions:
         for codec in (default, *others):
             mixed = raw.get(str if codec.text else bytes) if takers or asked else None
             if mixed is None:
-                found[codec.name] = Decoding(codec, takers, raw.get(str), raw.get(bytes), controls)
+                found[codec.name] = Decoding(
+                    codec, takers, raw.get(str), raw.get(bytes), call_frames
+                )
             elif codec is default:
                 frames = "text" if codec.text else "binary"
                 self._problem(
@@ -268,7 +270,7 @@ class Functions:
 
     # -- the others
 
-    def producer(self, handler: Handler, signature: Signature, call: Call) -> ProducerPlan:
+    def producer(self, handler: Handler, signature: Signature, call: Invocation) -> ProducerPlan:
         if handler.on_end not in ("close", "keep"):
             self._problem(handler, "", f"on_end is {handler.on_end!r}.", 'use "close" or "keep".')
         self._outgoing(handler, signature)
@@ -278,7 +280,7 @@ class Functions:
         return ProducerPlan(call, style)
 
     def errors(
-        self, handlers: Sequence[tuple[Handler, Signature, Call, int]]
+        self, handlers: Sequence[tuple[Handler, Signature, Invocation, int]]
     ) -> tuple[ErrorPlan, ...]:
         plans: list[ErrorPlan] = []
         for handler, signature, call, depth in handlers:
@@ -308,7 +310,7 @@ class Functions:
                     self._problem(
                         handler,
                         first or "",
-                        f"{other.call.handler} ({other.call.handler.where}) on the same Router "
+                        f"{other.invocation.handler} ({other.invocation.handler.where}) on the same Router "
                         "handles it already.",
                         "handle it in one of them.",
                     )
@@ -316,14 +318,14 @@ class Functions:
         return tuple(plans)
 
 
-def _no_calls(kinds: tuple[Any, ...], controls: tuple[Any, ...]) -> str | None:
+def _no_calls(kinds: tuple[Any, ...], call_frames: tuple[Any, ...]) -> str | None:
     """Why the frames of calls cannot be told apart from messages of these types, if so."""
-    if not controls or not kinds:
+    if not call_frames or not kinds:
         return None
     for kind in kinds:
         if object in runtime_classes(kind):
             return f"{type_name(kind)} is any message"
-    return union_problem((*kinds, *controls))
+    return union_problem((*kinds, *call_frames))
 
 
 def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> WhyAndCure | None:

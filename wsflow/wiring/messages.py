@@ -8,8 +8,8 @@ from typing import Any, Union, get_origin
 import msgspec
 from msgspec import inspect
 
-from wsflow.codec import JSON
 from wsflow.declare.signatures import type_name
+from wsflow.messages.codec import JSON
 
 RAW = (str, bytes)
 """What travels as it is, without a codec."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsflow.codec import CODECS, Codec, Decoding
-from wsflow.declare.markers import TopicOptions
 from wsflow.declare.router import Handler
-from wsflow.topic_type import TopicType
-from wsflow.wiring.calls import Call
+from wsflow.messages.codec import CODECS, Codec, Decoding
+from wsflow.topics.declared import DeclaredTopics
+from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.routes import RouteTable
-from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest, FromTopic
+from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest
 
 CALLS_AT_ONCE = 256
 """How many calls a connection's consumers answer at a time, unless they say otherwise."""
@@ -35,19 +35,19 @@ class ScopePlan:
         generator: whether it is resumed to tear down.
     """
 
-    call: Call
+    invocation: Invocation
     generator: bool
 
     @property
     def handler(self) -> Handler:
-        return self.call.handler
+        return self.invocation.handler
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConsumerPlan:
     """A consumer: ``kinds`` are the message types; ``stream`` if it iterates them itself."""
 
-    call: Call
+    invocation: Invocation
     kinds: tuple[Any, ...]
     stream: bool
     generator: bool
@@ -55,7 +55,7 @@ class ConsumerPlan:
 
     @property
     def handler(self) -> Handler:
-        return self.call.handler
+        return self.invocation.handler
 
     @property
     def shares_calls(self) -> bool:
@@ -76,33 +76,34 @@ class ConsumerPlan:
 class ProducerPlan:
     """A producer: a generator (``each``), called again and again (``poll``), or run ``once``."""
 
-    call: Call
+    invocation: Invocation
     style: Literal["each", "poll", "once"]
 
     @property
     def handler(self) -> Handler:
-        return self.call.handler
+        return self.invocation.handler
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorPlan:
     """An ``on_error`` function, the exception types it takes, and how far inside it is declared."""
 
-    call: Call
+    invocation: Invocation
     types: tuple[type[Exception], ...]
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class RoutePlan:
     """All that is decided about one path at start-up.
 
     Attributes:
         template: the path, with its parameters in braces.
+        where: the place of its Router.
         codecs: those that its connections may use, the default first.
         decodings: what is received, by codec.
-        calls: the same for what is asked in calls.
-        controls: the frames of calls, by their class in ``wsflow.calls``.
+        call_decodings: the same for what is asked in calls.
+        call_frames: the frames of calls, by their class in ``wsflow.messages.calls``.
         sends: the types of what is sent to the peer, as far as annotations tell.
     """
 
@@ -114,11 +115,11 @@ class RoutePlan:
     on_message: tuple[ScopePlan, ...]
     consumers: tuple[ConsumerPlan, ...]
     producers: tuple[ProducerPlan, ...]
-    on_disconnect: tuple[Call, ...]
+    on_disconnect: tuple[Invocation, ...]
     on_error: tuple[ErrorPlan, ...]
     decodings: Mapping[str, Decoding[ConsumerPlan]]
-    calls: Mapping[str, Decoding[ConsumerPlan]]
-    controls: Mapping[Any, Any]
+    call_decodings: Mapping[str, Decoding[ConsumerPlan]]
+    call_frames: Mapping[Any, Any]
     sends: tuple[Any, ...]
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
@@ -133,15 +134,38 @@ class RoutePlan:
         chosen = {codec.subprotocol: codec for codec in self.codecs}
         return chosen.get(subprotocol or "", self.codecs[0])
 
-    @property
-    def functions(self) -> tuple[Call, ...]:
-        """The calls of all functions of a connection on this path."""
+    @functools.cached_property
+    def functions(self) -> tuple[Invocation, ...]:
+        """How all functions of a connection on this path are called."""
         return (
-            *(scope.call for scope in (*self.on_connect, *self.on_message)),
-            *(consumer.call for consumer in self.consumers),
-            *(producer.call for producer in self.producers),
+            *(scope.invocation for scope in (*self.on_connect, *self.on_message)),
+            *(consumer.invocation for consumer in self.consumers),
+            *(producer.invocation for producer in self.producers),
             *self.on_disconnect,
-            *(error.call for error in self.on_error),
+            *(error.invocation for error in self.on_error),
+        )
+
+    @functools.cached_property
+    def request_sources(self) -> tuple[FromPath | FromRequest, ...]:
+        """What is read from the opening request: of its path first."""
+        sources = [source for each in self.functions for source in each.sources]
+        return (
+            *(source for source in sources if isinstance(source, FromPath)),
+            *(source for source in sources if isinstance(source, FromRequest)),
+        )
+
+    @functools.cached_property
+    def needs_task_group(self) -> bool:
+        """Whether some function asks for a task group."""
+        return any(TASK_GROUP in each.sources for each in self.functions)
+
+    @functools.cached_property
+    def needs_host(self) -> bool:
+        """Whether a connection needs its task before its first message has come."""
+        return (
+            self.needs_task_group
+            or bool(self.on_connect or self.producers)
+            or any(consumer.stream for consumer in self.consumers)
         )
 
     def error_plan(self, exc: BaseException) -> ErrorPlan | None:
@@ -157,68 +181,15 @@ class RoutePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteDetails:
-    """A path's plan, and what follows from it once.
-
-    Attributes:
-        plan: the plan.
-        request_sources: what is read from the opening request.
-        needs_task_group: whether some function asks for a task group.
-        needs_host: whether a connection needs its task before its first message has come.
-    """
-
-    plan: RoutePlan
-    request_sources: tuple[FromPath | FromRequest, ...]
-    needs_task_group: bool
-    needs_host: bool
-
-    @classmethod
-    def of(cls, plan: RoutePlan) -> RouteDetails:
-        sources = [source for call in plan.functions for source in call.sources]
-        return cls(
-            plan,
-            (
-                *(source for source in sources if isinstance(source, FromPath)),
-                *(source for source in sources if isinstance(source, FromRequest)),
-            ),
-            TASK_GROUP in sources,
-            TASK_GROUP in sources
-            or bool(plan.on_connect or plan.producers)
-            or any(consumer.stream for consumer in plan.consumers),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class AppPlan:
     """A whole app, wired."""
 
     lifespans: tuple[ScopePlan, ...]
-    routes: RouteTable[RouteDetails]
-    topics: tuple[FromTopic, ...]
+    routes: RouteTable[RoutePlan]
+    topics: DeclaredTopics
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
         """The codecs that some path allows."""
-        used = {codec.name for details in self.routes for codec in details.plan.codecs}
+        used = {codec.name for plan in self.routes for codec in plan.codecs}
         return tuple(codec for codec in CODECS.values() if codec.name in used)
-
-    @property
-    def kept_topics(self) -> dict[str, TopicOptions]:
-        """The options of the topics with history, by template."""
-        return {
-            topic.template: topic.type.options
-            for topic in self.topics
-            if topic.type.options.history
-        }
-
-    def presence_type(self, name: str) -> Any:
-        """The declared type of a topic's presences, None if there is none."""
-        declared = self.declared_topic(name)
-        return declared.options.presence if declared is not None else None
-
-    def declared_topic(self, name: str) -> TopicType | None:
-        """The type of the declared topic whose template makes ``name``."""
-        for topic in self.topics:
-            if topic.pattern.fullmatch(name):
-                return topic.type
-        return None

@@ -8,15 +8,14 @@ from typing import Any, get_args, get_origin
 
 from anyio.abc import TaskGroup
 
-from wsflow.connection import End
 from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, TopicName
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, Parameter, members, type_name
+from wsflow.end import End
 from wsflow.errors import Problem
 from wsflow.opening import Opening
-from wsflow.topic_type import TopicType
-from wsflow.topics import Topic
-from wsflow.wiring.calls import Call
+from wsflow.topics.topic import Topic
+from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.messages import is_message, message_problem, unknown_type
 from wsflow.wiring.place import Place, name_a_parameter, name_problem
 from wsflow.wiring.plan import Offer
@@ -94,7 +93,7 @@ class Resolver:
         place: Place,
         scopes: Sequence[Offer],
         hidden: Sequence[Offer] = (),
-    ) -> Call:
+    ) -> Invocation:
         """Find a source for each parameter.
 
         Args:
@@ -122,7 +121,7 @@ class Resolver:
                 keywords.append((each.name, source))
             else:
                 positional[each.name] = source
-        return Call(handler, tuple(positional.values()), tuple(keywords), tuple(positional))
+        return Invocation(handler, tuple(positional.values()), tuple(keywords), tuple(positional))
 
     def _source(
         self,
@@ -248,11 +247,8 @@ class Resolver:
         for kind in (*types, name.options.presence):
             if (wrong := message_problem(kind)) is not None:
                 self.problem(handler, parameter, *wrong)
-        source = FromTopic(
-            name.template,
-            TopicType(types, name.options, ()),
-            listen=handler.kind == "producer",
-        )
+        keeps_hearing = handler.kind == "producer"
+        source = FromTopic(name.template, types, name.options, keeps_hearing)
         self.topics.append((handler, source))
         return source, True
 

@@ -7,50 +7,23 @@ a connection; it is called once when a handler is bound, never per message, exce
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, get_origin
 
 import msgspec
-from anyio.abc import TaskGroup
 
-from wsflow.channels import Channels, Subscriber
-from wsflow.connection import Connection, End
+from wsflow.connection import Connection
 from wsflow.declare.markers import Cookie, Header, Query
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.errors import Reject
-from wsflow.opening import Opening
-from wsflow.registry import Registry
+from wsflow.messages.events import TopicOptions
 from wsflow.request import Request
-from wsflow.topic_type import TopicType
-from wsflow.topics import Topic, fill_name, topic_pattern
-
-
-class Environment(Protocol):
-    """What is known when a handler is bound."""
-
-    @property
-    def values(self) -> Mapping[Handler, Any]: ...
-    @property
-    def read(self) -> Mapping[Source, Any]: ...
-    @property
-    def connection(self) -> Connection: ...
-    @property
-    def request(self) -> Request: ...
-    @property
-    def registry(self) -> Registry: ...
-    @property
-    def task_group(self) -> TaskGroup: ...
-    @property
-    def end(self) -> End | None: ...
-    @property
-    def opening(self) -> Opening: ...
-    @property
-    def channels(self) -> Channels: ...
-    @property
-    def subscriber(self) -> Subscriber | None: ...
+from wsflow.topics.names import fill_name
+from wsflow.topics.registry import Registry
+from wsflow.topics.topic import Topic
+from wsflow.wiring.environment import Environment
 
 
 class Source(Protocol):
@@ -171,33 +144,35 @@ class FromRequest:
         return f"{type(self.mark).__name__.lower()} {self.name!r}"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class FromTopic:
-    """A topic, its name filled from the path. Its codecs are known when all paths are."""
+    """A topic, its name filled from the path.
+
+    Attributes:
+        template: its name.
+        types: the types of its messages.
+        options: how it treats its members.
+        keeps_hearing: whether what is published between two loops over it is heard, too.
+    """
 
     template: str
-    type: TopicType
-    listen: bool
+    types: tuple[Any, ...]
+    options: TopicOptions
+    keeps_hearing: bool
 
     def get(self, environment: Environment) -> Topic[Any]:
-        subscriber = environment.subscriber
+        subscriber, directory = environment.subscriber, environment.directory
         params = environment.request.path_params if subscriber is not None else {}
         return Topic(
             fill_name(self.template, params),
-            self.type,
-            environment.channels,
+            directory.declared.types[self.template],
+            directory.channels,
             subscriber,
-            listen=self.listen,
+            keeps_hearing=self.keeps_hearing,
         )
 
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """What names the template makes."""
-        return topic_pattern(self.template)
-
     def __str__(self) -> str:
-        carried = " | ".join(map(type_name, self.type.types))
-        return f"topic {self.template!r} of {carried}"
+        return f"topic {self.template!r} of {' | '.join(map(type_name, self.types))}"
 
 
 def _why(exc: msgspec.ValidationError) -> str:

@@ -1,0 +1,20 @@
+"""What signatures say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from typing_extensions import TypeAliasType
+
+from wsflow.declare.signatures import members, type_name
+from wsflow.messages.codec import runtime_classes
+
+
+def test_types_seen_through() -> None:
+    alias = TypeAliasType("alias", int | str)
+    assert members(alias) == (int, str)
+    assert members(Annotated[int | bytes, "x"]) == (int, bytes)
+    assert members(Annotated[int, "x"]) == (Annotated[int, "x"],)
+    assert type_name(tuple[int, ...]) == "tuple[int, ...]"
+    assert set(runtime_classes(Annotated[int, msgspec.Meta(title="x")])) == {int}

@@ -1,0 +1,12 @@
+"""Stand-ins for calling a handler directly."""
+
+from __future__ import annotations
+
+from wsflow.testing import FakeConnection
+
+
+async def test_a_fake_connection_is_closed_with_a_code_that_may_not_be_sent() -> None:
+    connection = FakeConnection()
+    await connection.close(99)
+    assert connection.end is not None
+    assert (connection.end.cause, connection.end.code) == ("error", 1011)

@@ -1,0 +1,168 @@
+"""The client's end of the wire, where ``wsflow.connect`` alone does not lead to."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ssl
+import time
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from websockets.exceptions import InvalidProxyStatus
+from websockets.http11 import Response
+
+import wsflow
+from wsflow import Disconnected, Header, Registry, Router, Topic, run_client
+from wsflow.client.connecting import Peer
+from wsflow.server import Settings
+from wsflow.server.serve import serve
+from wsflow.transports.client import explained, retry_after
+
+
+class Say(msgspec.Struct, tag="say"):
+    text: str
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "asyncio"
+
+
+def silent() -> Router:
+    """An app that answers nothing."""
+    router = Router()
+
+    @router.consumer
+    async def nothing(message: Say) -> None: ...
+
+    return router
+
+
+def wire(peer: Peer) -> Any:
+    connection: Any = peer.connection
+    return connection._driver.transport.wire
+
+
+async def test_no_user_agent() -> None:
+    router, agents = Router(), []
+
+    @router.on_connect
+    async def enter(agent: Annotated[str | None, Header("User-Agent")] = None) -> None:
+        agents.append(agent)
+
+    @router.consumer
+    async def nothing(message: Say) -> None: ...
+
+    async with serve(router, Settings(port=0)) as server:
+        uri = f"ws://127.0.0.1:{server.port}/"
+        for options in ({}, {"user_agent_header": "me"}, {"user_agent_header": None}):
+            async with wsflow.connect(uri, **options):
+                pass
+    assert agents[0].startswith("Python/")
+    assert agents[1:] == ["me", None]
+
+
+async def test_a_wire_that_is_closed() -> None:
+    async with serve(silent(), Settings(port=0)) as server:
+        async with wsflow.connect(f"ws://127.0.0.1:{server.port}/") as peer:
+            closed = wire(peer)
+            closed.close(1000, "")
+            assert closed.send(b"x", True, True) is False
+            assert await closed.ping() is None
+            with pytest.raises(Disconnected):
+                await peer.ping()
+
+
+async def test_a_ping_that_nobody_answers() -> None:
+    """The socket is closed before the pong comes."""
+    async with serve(silent(), Settings(port=0)) as server:
+        async with wsflow.connect(f"ws://127.0.0.1:{server.port}/") as peer:
+            socket = wire(peer).transport
+            socket.pause_reading()
+            ping = asyncio.create_task(peer.ping())
+            late = asyncio.create_task(peer.ping())
+            await asyncio.sleep(0)
+            wire(peer)._ponged(b"of nobody")
+            late.cancel()
+            await asyncio.wait([late])
+            socket.abort()
+            with pytest.raises(Disconnected):
+                await ping
+
+
+async def test_a_topic_of_the_clients_own() -> None:
+    """What is published in the client's process goes to the server that it is connected to."""
+    server, client, heard = Router(), Router(), asyncio.get_running_loop().create_future()
+
+    @server.consumer
+    async def hear(message: Say) -> None:
+        heard.set_result(message.text)
+
+    @client.producer(on_end="keep")
+    async def join(topic: Annotated[Topic[Say], "mine"], registry: Registry) -> None:
+        await topic.join()
+        await registry.topic("mine", Say).publish(Say("hi"))
+
+    async with serve(server, Settings(port=0)) as serving:
+        task = asyncio.create_task(run_client(client, f"ws://127.0.0.1:{serving.port}/"))
+        assert await heard == "hi"
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_slow_client_pauses_reading() -> None:
+    server, client, heard, go = Router(), Router(), [], asyncio.Event()
+    connections: list[Any] = []
+
+    @server.producer
+    async def tell(connection: wsflow.Connection) -> None:
+        for number in range(2000):
+            await connection.send(Say(f"{number} " + "x" * 1000))
+
+    @client.on_connect
+    async def enter(connection: wsflow.Connection) -> None:
+        connections.append(connection)
+
+    @client.consumer
+    async def hear(message: Say) -> None:
+        await go.wait()
+        heard.append(int(message.text.split()[0]))
+
+    async with serve(server, Settings(port=0)) as serving:
+        task = asyncio.create_task(run_client(client, f"ws://127.0.0.1:{serving.port}/"))
+        while not (connections and connections[0]._driver._inbox.full):
+            await asyncio.sleep(0.001)
+        go.set()
+        assert (await task).code == 1000
+    assert heard == list(range(2000))
+
+
+def test_when_to_come_back() -> None:
+    assert retry_after(None) is None
+    assert retry_after("7") == 7
+    assert retry_after("soon") is None
+    assert retry_after("9" * 400) == 3600
+    assert retry_after("Fri, 01 Jan 2999 00:00:00 GMT") == 3600
+    soon = retry_after(email.utils.formatdate(time.time() + 100, usegmt=True))
+    assert soon is not None
+    assert 90 < soon <= 100
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "again"),
+    [
+        (ssl.SSLCertVerificationError(1, "x"), "TLS failed", False),
+        (ssl.SSLEOFError(8, "EOF"), "TLS failed", True),
+        (OSError("Multiple exceptions"), "cannot be reached: Multiple exceptions", True),
+        (InvalidProxyStatus(Response(502, "", Any)), "the proxy answered 502 Bad Gateway", True),
+        (InvalidProxyStatus(Response(407, "", Any)), "the proxy answered 407 Proxy Auth", False),
+        (RuntimeError("else"), "else", False),
+    ],
+)
+def test_why(error: Exception, why: str, again: bool) -> None:
+    explanation = explained(error, "ws://x/", 10)
+    assert why in str(explanation)
+    assert explanation.retryable is again

@@ -1,0 +1,794 @@
+"""The socket transport, at the level of bytes, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import anyio
+import pytest
+import uvloop
+from websockets.asyncio.client import connect
+
+from wsflow import Connection, End, Reject, Router, Topic
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.server import Server, Settings, serve
+from wsflow.transports.host import READ_BYTES
+from wsflow.transports.library import Library
+
+REQUEST = (
+    b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n"
+)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    if request.param == "uvloop":
+        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
+    return "asyncio"
+
+
+def request(path: str = "/", headers: bytes = b"") -> bytes:
+    return REQUEST % (path.encode(), headers)
+
+
+def frame(payload: bytes, opcode: int = 1, fin: bool = True, rsv1: bool = False) -> bytes:
+    """A client's frame, masked with zeros."""
+    head = (0x80 if fin else 0) | (0x40 if rsv1 else 0) | opcode
+    size = len(payload)
+    if size < 126:
+        return bytes((head, 0x80 | size)) + bytes(4) + payload
+    if size < 65536:
+        return bytes((head, 0xFE)) + struct.pack("!H", size) + bytes(4) + payload
+    return bytes((head, 0xFF)) + struct.pack("!Q", size) + bytes(4) + payload
+
+
+class Raw:
+    """A client that sends bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def head(self) -> tuple[int, bytes]:
+        """The status of the answer to the handshake, and its head."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        return int(head.split(b" ")[1]), head
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame: its opcode and payload."""
+        first, size = await self.reader.readexactly(2)
+        if size == 126:
+            (size,) = struct.unpack("!H", await self.reader.readexactly(2))
+        elif size == 127:
+            (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
+        return first & 0x0F, await self.reader.readexactly(size)
+
+    async def close_code(self) -> int:
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 8:
+                return int(struct.unpack("!H", payload[:2])[0])
+
+    async def opened(self, path: str = "/", headers: bytes = b"") -> Raw:
+        self.send(request(path, headers))
+        status, _ = await self.head()
+        assert status == 101
+        return self
+
+    def reset(self) -> None:
+        """Leave with a RST."""
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def raw(server: Server) -> AsyncIterator[Raw]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(port=0, **{"open_timeout": 5.0, "close_timeout": 1.0, **values})
+
+
+def echo_app() -> Router:
+    app = Router("/")
+
+    @app.consumer
+    async def text(message: str) -> str:
+        return message
+
+    @app.consumer
+    async def binary(message: bytes) -> bytes:
+        return message
+
+    return app
+
+
+async def all_gone(server: Server) -> None:
+    while server._transports or server.app.sessions:
+        await asyncio.sleep(0.001)
+
+
+async def test_a_handshake_byte_by_byte_and_frames_right_behind_it() -> None:
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        for byte in request():
+            client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await client.head())[0] == 101
+        client.send(frame(b"a"))
+        assert await client.frame() == (1, b"a")
+        async with raw(server) as eager:
+            eager.send(request() + frame(b"b") + frame(b"c", 2) + frame(b"", 9))
+            assert (await eager.head())[0] == 101
+            got = [await eager.frame() for _ in range(3)]
+            assert sorted(got) == [(1, b"b"), (2, b"c"), (10, b"")]
+
+
+async def test_frames_wait_while_it_is_decided() -> None:
+    gate = anyio.Event()
+    app = echo_app()
+
+    @app.on_connect
+    async def slow() -> None:
+        await gate.wait()
+
+    async with serve(app, settings(write_buffer=1000)) as server, raw(server) as client:
+        client.send(request() + frame(b"x" * 3000))
+        await asyncio.sleep(0.01)
+        client.send(frame(b"y" * 3000))  # more than may be held: reading pauses
+        gate.set()
+        assert (await client.head())[0] == 101
+        assert await client.frame() == (1, b"x" * 3000)
+        assert await client.frame() == (1, b"y" * 3000)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (request("/?a=%ff"), 400),
+        (request("/", b"Sec-WebSocket-Key: again\r\n"), 400),
+        (request("/", b"Origin: https://evil.example\r\n"), 403),
+        (request("/", b"Origin: null\r\n"), 403),
+        (request("/", b"Origin: http://127.0.0.1\r\nOrigin: http://127.0.0.1\r\n"), 400),
+        (request("/", b"Origin: http://127.0.0.1\r\n"), 101),
+        (request("/", b"Origin: http://127.0.0.1:80\r\n"), 101),
+        (request("/", b"Origin: http://127.0.0.1:81\r\n"), 403),
+        (request("/", b"Origin: http://127.0.0.1:x\r\n"), 403),
+        (request("/", b"Origin: https://trusted.example\r\n"), 101),
+        (request("/nowhere"), 404),
+    ],
+)
+async def test_opening_requests(sent: bytes, status: int) -> None:
+    options = settings(origin=("https://trusted.example",))
+    async with serve(echo_app(), options) as server, raw(server) as client:
+        client.send(sent)
+        assert (await client.head())[0] == status
+        if status != 101:
+            await client.reader.read()  # the text, and then the end of the stream
+
+
+async def test_any_origin() -> None:
+    async with serve(echo_app(), settings(origin=("*",))) as server, raw(server) as client:
+        await client.opened(headers=b"Origin: null\r\n")
+
+
+async def test_a_request_that_is_too_large_on_the_whole() -> None:
+    async with serve(echo_app(), settings(max_header_size=200)) as server, raw(server) as client:
+        client.send(request("/", b"A: b\r\n" * 50))
+        assert (await client.head())[0] == 431
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\r\n", b"hello\r\n\r\n"])
+async def test_garbage_is_hung_up_on(garbage: bytes) -> None:
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        client.send(garbage)
+        assert await client.reader.read() == b""
+        client.writer.close()
+        await all_gone(server)
+
+
+async def test_a_peer_that_says_nothing() -> None:
+    async with serve(echo_app(), settings(open_timeout=0.01)) as server, raw(server) as client:
+        assert await client.reader.read() == b""
+        await all_gone(server)
+
+
+async def test_too_many_handshakes() -> None:
+    async with serve(echo_app(), settings(max_handshakes=1)) as server:
+        async with raw(server) as first, raw(server) as second:
+            first.send(b"GET")
+            assert await second.reader.read() == b""
+            first.send(request()[3:])
+            assert (await first.head())[0] == 101
+
+
+async def test_too_many_connections() -> None:
+    async with serve(echo_app(), settings(max_connections=1)) as server:
+        async with raw(server) as first, raw(server) as second:
+            await first.opened()
+            second.send(request())
+            assert (await second.head())[0] == 503
+    limited = settings(max_connections_per_client=1)
+    async with serve(echo_app(), limited) as server, raw(server) as first:
+        await first.opened()
+        async with raw(server) as second:
+            second.send(request())
+            assert (await second.head())[0] == 503
+        async with raw(server) as half, raw(server) as other:
+            half.send(b"GET ")
+            assert await other.reader.read() == b""  # one half request of a client is enough
+
+
+@pytest.mark.parametrize("leave", ["eof", "reset"])
+@pytest.mark.parametrize("phase", ["requesting", "deciding", "open"])
+async def test_leaving_in_every_phase(leave: str, phase: str) -> None:
+    entered, left = anyio.Event(), anyio.Event()
+    ends: list[End | None] = []
+    app = echo_app()
+
+    @app.on_connect
+    async def scope(connection: Connection) -> AsyncIterator[None]:
+        entered.set()
+        try:
+            if phase == "deciding":
+                await anyio.sleep_forever()
+            yield
+        finally:
+            ends.append(connection.end)
+            left.set()
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        if phase == "requesting":
+            client.send(b"GET / HTTP/1.1\r\n")
+            await asyncio.sleep(0.01)
+        else:
+            client.send(request())
+            await entered.wait()
+            if phase == "open":
+                assert (await client.head())[0] == 101
+        if leave == "eof":
+            client.writer.write_eof()
+        else:
+            client.reset()
+        if phase != "requesting":
+            await left.wait()
+            assert ends[0] is not None
+            assert (ends[0].cause, ends[0].code) == ("vanished", 1006)
+        if leave == "eof":
+            await client.reader.read()
+            client.writer.close()
+        await all_gone(server)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x81\x01a", 1002),  # not masked
+        (frame(b"a", 3), 1002),  # an unknown opcode
+        (frame(b"a", 1, rsv1=True), 1002),  # compressed, which was not agreed on
+        (frame(b"a", 0), 1002),  # a continuation of nothing
+        (frame(b"a", 1, fin=False) + frame(b"b", 1), 1002),
+        (frame(b"a", 1, fin=False) + frame(b"\x03\xe8", 8), 1000),  # which it may (§5.4)
+        (frame(b"x" * 126, 9), 1002),
+        (frame(b"\x00", 8), 1002),
+        (frame(b"\x03\xed", 8), 1002),  # 1005 on the wire
+        (frame(b"\x03\xe8\xff", 8), 1007),
+        (b"\x81\xff" + b"\x7f" + b"\xff" * 7 + bytes(4), 1009),
+        (frame(b"x" * 2000), 1009),
+        (frame(b"x" * 600, 1, fin=False) + frame(b"x" * 600, 0), 1009),
+        (frame(b"", 1, fin=False) + frame(b"", 0, fin=False) * 20, 1009),
+    ],
+)
+async def test_broken_frames(sent: bytes, code: int) -> None:
+    ends: list[End] = []
+    app = echo_app()
+
+    @app.on_disconnect
+    async def gone(end: End) -> None:
+        ends.append(end)
+
+    limits = settings(max_message_size=1000, max_fragments=10)
+    async with serve(app, limits) as server, raw(server) as client:
+        await client.opened()
+        client.send(sent)
+        assert await client.close_code() == code
+        client.writer.close()
+        await all_gone(server)
+    assert [end.code for end in ends] == [code]
+    causes = {1000: "peer", 1002: "protocol", 1007: "invalid", 1009: "too_large"}
+    assert ends[0].cause == causes[code]
+
+
+async def test_a_close_that_is_not_answered_is_cut_off() -> None:
+    app = Router("/")
+
+    @app.producer
+    async def once() -> AsyncIterator[str]:
+        yield "done"
+
+    async with serve(app, settings(close_timeout=0.05)) as server, raw(server) as client:
+        await client.opened()
+        assert await client.close_code() == 1000
+        client.send(frame(b"a message in the closing handshake does not count"))
+        await client.reader.read()
+        await all_gone(server)
+
+
+async def test_keepalive_finds_who_is_gone_and_spares_who_answers() -> None:
+    ends: list[End] = []
+    app = echo_app()
+
+    @app.on_disconnect
+    async def gone(end: End) -> None:
+        ends.append(end)
+
+    limits = settings(ping_interval=0.02, ping_timeout=0.02)
+    async with serve(app, limits) as server, raw(server) as mute:
+        await mute.opened()
+        async with connect(f"ws://127.0.0.1:{server.port}/") as client:
+            assert (await mute.frame())[0] == 9
+            await mute.reader.read()  # hung up on
+            while not ends:
+                await asyncio.sleep(0.001)
+            assert (ends[0].cause, ends[0].code) == ("vanished", 1006)
+            await client.send("still here")
+            assert await client.recv() == "still here"
+
+
+async def test_the_ping_deadline_waits_while_reading_is_paused() -> None:
+    gate = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> str:
+        await gate.wait()
+        return message
+
+    limits = settings(ping_interval=0.01, ping_timeout=0.01, inbox_messages=2)
+    async with serve(app, limits) as server, raw(server) as client:
+        await client.opened()
+        for number in range(5):
+            client.send(frame(str(number).encode()))
+        for _ in range(5):  # pings that are not answered
+            assert (await client.frame())[0] == 9
+        gate.set()
+        texts: list[bytes] = []
+        while len(texts) < 5:
+            opcode, payload = await client.frame()
+            if opcode == 1:
+                texts.append(payload)
+        assert texts == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_flood_is_parsed_no_faster_than_it_is_handled() -> None:
+    gate = anyio.Event()
+    handled: list[int] = []
+    most = 0
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: bytes) -> None:
+        await gate.wait()
+        handled.append(len(message))
+
+    async with serve(app, settings(inbox_messages=10)) as server, raw(server) as client:
+        await client.opened()
+        (session,) = server.app.sessions.values()
+        client.send(frame(b"x", 2) * 20_000)
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+            most = max(most, session.received)
+        assert most < 1000
+        gate.set()
+        while len(handled) < 20_000:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("last", [frame(b"\x03\xe8", 8), frame(b"a", 3), frame(b"end")])
+async def test_a_read_that_fills_the_buffer(last: bytes) -> None:
+    """What comes last in it may close the socket, or fail the connection."""
+    first = bytes(READ_BYTES - len(last) - 8)
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        await client.opened()
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: errors.append(what))
+        client.send(frame(first, 2) + last)
+        if last == frame(b"end"):
+            assert await client.frame() == (2, first)
+            assert await client.frame() == (1, b"end")
+        else:  # there is nobody to answer any more
+            assert (await client.frame())[0] == 8
+        client.writer.close()
+        await all_gone(server)
+        assert errors == []
+
+
+async def test_a_stalled_reader_costs_no_more_than_its_buffer() -> None:
+    asked: list[int] = []
+    app = Router("/")
+
+    @app.producer
+    async def push() -> AsyncIterator[bytes]:
+        while True:
+            asked.append(1)
+            yield bytes(100_000)
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await client.opened()
+        before = -1
+        while len(asked) != before:
+            before = len(asked)
+            await asyncio.sleep(0.05)
+        (transport,) = server._transports
+        assert transport._socket.get_write_buffer_size() < 300_000
+        client.reset()
+        await all_gone(server)
+
+
+async def test_compression() -> None:
+    async with serve(echo_app(), settings(compression="deflate")) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/") as client:
+            assert client.protocol.extensions
+            for message in ("x" * 1000, b"y" * 1000):
+                await client.send(message)
+                assert await client.recv() == message
+
+
+async def test_one_compressed_frame_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed: list[bytes] = []
+    extended = Library.extended
+
+    def counted(library: Library, payload: bytes, text: bool) -> bytes:
+        compressed.append(payload)
+        return extended(library, payload, text)
+
+    monkeypatch.setattr(Library, "extended", counted)
+    app = Router("/")
+
+    @app.on_connect
+    async def enter(topic: Annotated[Topic[str], "all"]) -> None:
+        await topic.join()
+
+    @app.consumer
+    async def tell(message: str, topic: Annotated[Topic[str], "all"]) -> None:
+        await topic.publish(message)
+
+    async with serve(app, settings(compression="deflate")) as server:
+        uri = f"ws://127.0.0.1:{server.port}/"
+        async with connect(uri) as ada, connect(uri) as bob, connect(uri, compression=None) as eve:
+            await ada.send("x" * 1000)
+            for client in (ada, bob, eve):
+                assert await client.recv() == "x" * 1000
+    assert compressed == [b"x" * 1000]
+
+
+async def test_compression_bombs_are_taken_one_by_one() -> None:
+    gate = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: bytes) -> None:
+        await gate.wait()
+
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = squeeze.compress(bytes(1_000_000)) + squeeze.flush(zlib.Z_SYNC_FLUSH)
+    data = frame(bomb[:-4], 2, rsv1=True)
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
+    async with serve(app, settings(compression="deflate")) as server, raw(server) as client:
+        await client.opened(headers=offer)
+        (session,) = server.app.sessions.values()
+        client.send(data * 200)
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert session.received <= 8
+        gate.set()
+
+
+async def test_much_comes_while_it_is_decided() -> None:
+    """More than may be held, split over many reads: reading goes on at accept."""
+    go = anyio.Event()
+    app = echo_app()
+
+    @app.on_connect
+    async def slow() -> None:
+        await go.wait()
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        client.send(request())
+        await asyncio.sleep(0.01)
+        client.send(frame(b"", 10))  # a little
+        await asyncio.sleep(0.01)
+        client.send(frame(b"x" * 70_000, 2))
+        await asyncio.sleep(0.05)
+        go.set()
+        assert (await client.head())[0] == 101
+        assert (await client.frame())[1] == b"x" * 70_000
+        client.send(frame(b"hello"))
+        assert await client.frame() == (1, b"hello")
+        client.send(frame(b"\x03\xe8", 8))
+        assert await client.close_code() == 1000
+
+
+async def test_a_flood_of_pings_that_nobody_reads_the_answers_of() -> None:
+    patient = settings(write_buffer=10_000, ping_interval=0)
+    async with serve(echo_app(), patient) as server, raw(server) as client:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await client.opened()
+        (transport,) = server._transports
+        transport._socket.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 8192
+        )
+        most = 0
+        sent = 0
+        while sent < 60 or not transport._writing_paused:
+            if client.writer.transport.get_write_buffer_size() < 1_000_000:
+                client.send(frame(b"p" * 125, 9) * 2000)
+                sent += 1
+            await asyncio.sleep(0.002)
+            most = max(most, transport._socket.get_write_buffer_size())
+        assert most < 40_000
+        client.send(frame(b"last", 9))
+        while (answer := await client.frame())[1] != b"last":
+            assert answer == (10, b"p" * 125)
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_what_came_before_the_end_of_the_stream_is_handled(close: bool) -> None:
+    handled: list[str] = []
+    ends: list[End] = []
+    over = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str) -> None:
+        await asyncio.sleep(0)
+        handled.append(message)
+
+    @app.on_disconnect
+    async def gone(end: End) -> None:
+        ends.append(end)
+        over.set()
+
+    async with serve(app, settings(inbox_messages=5)) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"m") * 2000 + (frame(b"\x03\xe8", 8) if close else b""))
+        client.writer.write_eof()
+        await over.wait()
+    assert len(handled) == 2000
+    assert ends[0].code == (1000 if close else 1006)
+
+
+async def test_who_resets_while_a_consumer_is_parked_is_found_gone() -> None:
+    ends: list[End] = []
+    over = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def park(message: str) -> None:
+        await anyio.sleep_forever()
+
+    @app.on_disconnect
+    async def gone(end: End) -> None:
+        ends.append(end)
+        over.set()
+
+    limits = settings(inbox_messages=5, close_timeout=0.05)
+    async with serve(app, limits) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"m") * 20_000)
+        await asyncio.sleep(0.05)
+        (transport,) = server._transports
+        assert transport._held
+        transport._socket.abort()  # as when a write fails
+        await over.wait()
+    assert ends == [End("vanished", 1006)]
+
+
+async def test_nothing_is_delivered_after_the_limit_of_fragments() -> None:
+    handled: list[str] = []
+    app = Router("/")
+
+    @app.consumer
+    async def note(message: str) -> None:
+        handled.append(message)
+
+    late = frame(b"a", 1, fin=False) + frame(b"b", 0, fin=False) * 6 + frame(b"c", 0)
+    async with serve(app, settings(max_fragments=4)) as server, raw(server) as client:
+        await client.opened()
+        client.send(late + frame(b"next"))
+        assert await client.close_code() == 1009
+    assert handled == []
+
+
+async def test_refusals_are_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "wsflow.access")
+    async with serve(echo_app(), settings()) as server:
+        for sent in (b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n", b"garbage\r\n\r\n"):
+            async with raw(server) as client:
+                client.send(sent)
+                await client.reader.read()
+    lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
+    assert lines[0].startswith("'/page' peer=127.0.0.1:")
+    assert lines[0].endswith("refused=426")
+    assert lines[1].endswith("refused=400")
+
+
+async def test_what_a_reject_sends() -> None:
+    app = echo_app()
+
+    @app.on_connect
+    async def reject() -> None:
+        raise Reject(499, "<p>nö</p>", {"Content-Type": "text/html", "X-Why": "no"})
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        client.send(request())
+        status, head = await client.head()
+        assert status == 499
+        assert b"Content-Type: text/html\r\n" in head
+        assert b"X-Why: no\r\n" in head
+        assert b"text/plain" not in head
+        assert await client.reader.read() == "<p>nö</p>".encode()
+        client.writer.close()
+        await all_gone(server)
+
+
+async def test_a_peer_that_resets_while_it_is_written_to() -> None:
+    """What is sent to somebody who is gone is dropped, without a word in the log."""
+    app = Router("/")
+
+    @app.consumer
+    async def answer(message: str, connection: Connection) -> AsyncIterator[str]:
+        for number in range(100):
+            yield str(number)
+            await asyncio.sleep(0)
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"go"))
+        await client.frame()
+        client.reset()
+        await all_gone(server)
+
+
+async def test_the_limits_of_a_running_server() -> None:
+    async with serve(echo_app(), settings(max_message_size=77)) as server, raw(server) as client:
+        await client.opened()
+        (transport,) = server._transports
+        assert transport._library.protocol.max_message_size == 77
+        assert transport._library.protocol.extensions == []
+        assert transport._limits.write_buffer == 65536
+
+
+async def test_who_is_told_too_late_changes_nothing() -> None:
+    """All that the runtime may say to a transport is ignored once it is closed."""
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        await client.opened()
+        (transport,) = server._transports
+        transport.reject(500, (), b"late")
+        client.reset()
+        await all_gone(server)
+        transport.accept(None)
+        transport.reject(500, (), b"late")
+        transport.send(b"late", True, True)
+        transport.share(EncodedMessage(b"late", True))
+        transport.close(1000, "late")
+        transport.pause_reading()
+        transport.resume_reading()
+        transport._parse_held()
+
+
+async def test_a_socket_that_is_lost_while_messages_wait() -> None:
+    """What was read is handled, and asking the transport to write or read is harmless."""
+    handled: list[str] = []
+    over = anyio.Event()
+    app = Router("/")
+
+    @app.consumer
+    async def slow(message: str, connection: Connection) -> str:
+        handled.append(message)
+        await asyncio.sleep(0)
+        return message
+
+    @app.on_disconnect
+    async def gone() -> None:
+        over.set()
+
+    for compression in ("none", "deflate"):
+        limits = settings(inbox_messages=4, compression=compression)
+        async with serve(app, limits) as server, raw(server) as client:
+            handled.clear()
+            over = anyio.Event()
+            await client.opened()
+            (transport,) = server._transports
+            client.send(frame(b"m") * 1000)
+            while sum(each.received for each in server.app.sessions.values()) * 7 + len(
+                transport._held
+            ) < len(frame(b"m") * 1000):
+                await asyncio.sleep(0)
+            transport._socket.abort()
+            await over.wait()
+            assert len(handled) == 1000
+
+
+async def test_a_slow_reader_of_one_large_message_is_spared() -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def large(message: str) -> bytes:
+        return bytes(8_000_000)
+
+    limits = settings(ping_interval=0.05, ping_timeout=0.05)
+    async with serve(app, limits) as server, raw(server) as client:
+        client.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000
+        )
+        await client.opened()
+        client.send(frame(b"go"))
+        size = 0
+        while size < 8_000_000:
+            size += len(await client.reader.read(200_000))
+            await asyncio.sleep(0.005)  # it reads slowly, and never says a word
+
+
+async def test_a_ping_before_the_answer_of_the_last_one_is_read() -> None:
+    async with serve(echo_app(), settings(write_buffer=0)) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b"1", 9))
+        assert await client.frame() == (10, b"1")
+
+
+async def test_answers_without_any_write_buffer() -> None:
+    async with serve(echo_app(), settings(write_buffer=0)) as server, raw(server) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.head())[0] == 426
+        async with raw(server) as silent:
+            silent.send(request())
+            assert (await silent.head())[0] == 101
+        async with raw(server) as half:
+            half.send(b"GET ")
+            while not server._requesting:
+                await asyncio.sleep(0)
+            (transport,) = server._requesting
+            transport.pause_writing()  # there is nobody yet to be told
+            transport.resume_writing()
+    quiet = settings(ping_interval=0)
+    async with serve(echo_app(), quiet) as server, raw(server) as client:
+        await client.opened()
+        (transport,) = server._transports
+        assert transport._ping_timer is None
+
+
+async def test_the_request_and_its_end_at_once() -> None:
+    """A peer that half-closes right behind its request has left."""
+    go = anyio.Event()
+    app = echo_app()
+
+    @app.on_connect
+    async def slow() -> None:
+        await go.wait()
+
+    async with serve(app, settings()) as server, raw(server) as client:
+        client.send(request())
+        client.writer.write_eof()
+        assert await client.reader.read() == b""
+        client.writer.close()
+        await all_gone(server)

@@ -1,0 +1,318 @@
+"""A connection of nats-py, whose requests fail at once when it is lost.
+
+nats-py leaves them to their time limit. Here each answer is expected under a number in the
+connection's inbox, and what waits for the server to have done everything shares one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, final
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error, MaxPayloadError, SlowConsumerError
+
+from wsflow.brokers.engine import ConnectionLostError, Failure, settle
+from wsflow.errors import BrokerError
+
+T = TypeVar("T")
+
+NO_LIMIT = 24 * 3600
+"""nats-py wants a time limit where wsflow has its own: seconds."""
+
+CLOSE = 0.5
+"""Seconds to say farewell to a server."""
+
+to_json = msgspec.json.encode
+
+
+class RefusedError(BrokerError):
+    """JetStream answers with an error.
+
+    Attributes:
+        code: its code.
+    """
+
+    NO_STREAM = 10059
+    NO_MESSAGE = 10037
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(f"the broker refuses: {why}")
+        self.code = code
+
+
+@final
+class NatsClient:
+    """One connection. Its coroutines raise ConnectionLostError, and ``send`` BrokerError."""
+
+    def __init__(self) -> None:
+        self._client = Client()
+        self._failure = Failure()
+        self.lost = self._failure.wait
+        self._inbox = self._client.new_inbox()
+        self._numbers = itertools.count()
+        self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
+        self._unconfirmed: list[asyncio.Future[None]] = []
+        self._transport: Any = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._notes: list[tuple[str, bytes]] = []
+        self._telling: asyncio.Task[None] | None = None
+
+    # -- its life
+
+    async def connect(self, server: str) -> None:
+        """Connect.
+
+        Raises:
+            ConnectionLostError: that does not work now.
+            BrokerError: it refuses the user.
+        """
+        connecting = self._client.connect(
+            server,
+            name="wsflow",
+            allow_reconnect=False,
+            connect_timeout=NO_LIMIT,
+            error_cb=self._error,
+            closed_cb=self._closed,
+        )
+        self._connecting = asyncio.create_task(connecting, name="wsflow nats")
+        try:
+            await asyncio.shield(self._connecting)
+        except (Error, OSError, EOFError) as exc:
+            if "authorization violation" in str(exc).lower():
+                raise BrokerError(f"it refuses the user or the password: {exc}") from None
+            raise ConnectionLostError(str(exc) or type(exc).__name__) from None
+        self._transport = getattr(self._client, "_transport", None)
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+
+    @property
+    def heard(self) -> int:
+        """How many messages have come."""
+        return self._client.stats["in_msgs"]
+
+    async def _error(self, exc: Exception) -> None:
+        if isinstance(exc, SlowConsumerError):
+            self._fail(ConnectionLostError("messages came faster than they could be handled"))
+        elif "permissions violation" in str(exc).lower():
+            self._fail(BrokerError(f"it refuses: {exc}"))
+        elif not self._client.is_connected:
+            self._fail(ConnectionLostError(str(exc)))
+
+    async def _closed(self) -> None:
+        self._fail(ConnectionLostError("the connection was closed"))
+
+    def _fail(self, exc: Exception) -> None:
+        lost = self._failure.set(exc)
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            answer(lost)
+        for waiting in self._unconfirmed:
+            settle(waiting, lost)
+        self._unconfirmed = []
+
+    async def close(self) -> None:
+        """Close it, whatever state it is in."""
+        self._fail(ConnectionLostError("closed"))
+        tasks = {each for each in (self._connecting, self._flushing, self._telling) if each}
+        await cancel_all(tasks)
+        closing = asyncio.create_task(self._close(), name="wsflow nats")
+        await asyncio.wait([closing], timeout=CLOSE)
+        await cancel_all({closing, *self._left_behind()})
+        if self._transport is not None:
+            self._transport.close()
+
+    def _left_behind(self) -> set[asyncio.Task[None]]:
+        """Tasks of nats-py. When it fails while it closes, it forgets them, and its socket."""
+        names = ("_flusher_task", "_reading_task", "_ping_interval_task")
+        tasks = [getattr(self._client, name, None) for name in names]
+        subscriptions = getattr(self._client, "_subs", {}).values()
+        tasks += [getattr(each, "_wait_for_msgs_task", None) for each in subscriptions]
+        return {task for task in tasks if task is not None}
+
+    async def _close(self) -> None:
+        with contextlib.suppress(Error, OSError):
+            await self._client.close()
+
+    # -- subscribing and publishing
+
+    async def subscribe(
+        self, subject: str, handle: Callable[[Msg], Awaitable[None]]
+    ) -> Subscription:
+        """Subscribe; the server has it when a later ``ping`` returns."""
+        made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
+        return made
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Subscribe no more."""
+        await self._through(subscription.unsubscribe())
+
+    async def send(
+        self, subject: str, data: bytes, reply: str = "", headers: dict[str, Any] | None = None
+    ) -> None:
+        """Send; the server has it when a later ``ping`` returns."""
+        try:
+            await self._through(self._client.publish(subject, data, reply=reply, headers=headers))
+        except MaxPayloadError:
+            raise BrokerError(
+                f"a message of {len(data)} bytes is more than the broker takes: raise its "
+                "max_payload"
+            ) from None
+
+    async def _through(self, call: Awaitable[T]) -> T:
+        """What nats-py does, with what it means when it cannot."""
+        try:
+            return await call
+        except MaxPayloadError:
+            raise
+        except (Error, OSError) as exc:
+            raise ConnectionLostError(str(exc)) from None
+
+    def note(self, subject: str, data: bytes) -> None:
+        """Send, in the order of the notes; they may be lost."""
+        self._notes.append((subject, data))
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell(), name="wsflow nats")
+
+    async def _tell(self) -> None:
+        try:
+            while self._notes:
+                notes, self._notes = self._notes, []
+                for subject, data in notes:
+                    await self.send(subject, data)
+        except (ConnectionLostError, BrokerError) as exc:
+            self._fail(exc)
+        finally:
+            self._telling = None
+
+    async def ping(self) -> None:
+        """Wait until the server has done all that was sent before."""
+        self._failure.check()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unconfirmed.append(confirmed)
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(), name="wsflow nats")
+        await confirmed
+
+    async def _flush(self) -> None:
+        """One message to ourselves for all that wait at that moment: it comes back in its turn.
+
+        The PING of nats-py overtakes what was published before it and is not written yet.
+        """
+        try:
+            while self._unconfirmed:
+                count = len(self._unconfirmed)
+                await self.ask("", b"")
+                done, self._unconfirmed = self._unconfirmed[:count], self._unconfirmed[count:]
+                for waiting in done:
+                    settle(waiting, None)
+        except ConnectionLostError as exc:
+            self._fail(exc)
+        finally:
+            self._flushing = None
+
+    # -- requests
+
+    async def _answered(self, message: Msg) -> None:
+        answer = self._answers.get(message.subject.rpartition(".")[2])
+        if answer is not None:
+            answer(message)
+
+    async def gather(
+        self,
+        subject: str,
+        data: bytes,
+        take: Callable[[Msg], bool],
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        """Send a request, and give ``take`` its answers until it returns True.
+
+        Without a subject it is its own answer.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def came(answer: Msg | Exception) -> None:
+            if isinstance(answer, Exception):
+                settle(done, answer)
+            elif take(answer):
+                settle(done, None)
+
+        self._failure.check()
+        token = f"{next(self._numbers):x}"
+        self._answers[token] = came
+        try:
+            inbox = f"{self._inbox}.{token}"
+            await self.send(subject or inbox, data, inbox, headers)
+            await done
+        finally:
+            self._answers.pop(token, None)
+
+    async def ask(self, subject: str, data: bytes, headers: dict[str, Any] | None = None) -> Msg:
+        """Send a request, and return its answer."""
+        answers: list[Msg] = []
+
+        def take(answer: Msg) -> bool:
+            answers.append(answer)
+            return True
+
+        await self.gather(subject, data, take, headers)
+        return answers[0]
+
+    async def api(self, what: str, request: dict[str, Any] | None = None) -> Any:
+        """Ask JetStream.
+
+        Raises:
+            BrokerError: it refuses, or is not there.
+        """
+        data = to_json(request) if request is not None else b""
+        return read_answer(await self.ask(f"$JS.API.{what}", data))
+
+
+async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks that run functions of nats-py, which can swallow a cancellation.
+
+    Those that live on after some attempts are left to themselves: their connection is closed.
+    How they end is of no interest.
+    """
+    for task in tasks:
+        task.add_done_callback(_retrieve)
+    for _ in range(10):
+        tasks = {task for task in tasks if not task.done()}
+        if not tasks:
+            break
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.05)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def status(answer: Msg) -> str:
+    """The status of an answer that has no content, else ``""``."""
+    return (answer.headers or {}).get("Status", "")
+
+
+def read_answer(answer: Msg) -> Any:
+    """What JetStream answers.
+
+    Raises:
+        BrokerError: it refuses, or there is none.
+    """
+    if status(answer) == "503":
+        raise BrokerError(
+            "topics with history need JetStream, and this NATS server has none: start it with "
+            "nats-server -js"
+        )
+    value = msgspec.json.decode(answer.data)
+    if (error := value.get("error")) is not None:
+        raise RefusedError(error.get("err_code", 0), error.get("description", "no reason given"))
+    return value

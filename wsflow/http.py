@@ -1,0 +1,51 @@
+"""Small parts of HTTP and of URLs: headers, statuses, percent-encoding, and URLs to be shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from urllib.parse import urlsplit, urlunsplit
+
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
+_PHRASES = {each.value: each.phrase for each in HTTPStatus}
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """See that headers may be sent (RFC 9110 §5).
+
+    Raises:
+        ValueError: a name is no token, or a value has a character that no header has.
+    """
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
+        if not _FIELD_VALUE.fullmatch(value):
+            raise ValueError(f"the value of header {name!r} has a character that is not sent")
+
+
+def status_phrase(status: int) -> str:
+    """The reason phrase of a status (RFC 9110 §15); empty if it has none."""
+    return _PHRASES.get(status, "")
+
+
+def percent_encode(text: str) -> str:
+    """Encode all bytes outside ``[A-Za-z0-9_-]``, so that no separator or wildcard is left."""
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())
+
+
+def without_secrets(uri: str) -> str:
+    """A URI for people and logs: with neither user and password nor the query."""
+    parts = urlsplit(uri)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=place, query="", fragment=""))
+
+
+def without_password(url: str) -> str:
+    """A URL for people and logs: with its user, its query, and no password."""
+    scheme, between, rest = url.partition("://")
+    head, at, host = rest.rpartition("@")
+    user, colon, _ = head.partition(":")
+    return f"{scheme}{between}{user}{':…' if colon else ''}{at}{host}" if at else url

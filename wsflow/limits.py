@@ -1,0 +1,107 @@
+"""What an app, one connection and one end of the wire may use; each option describes itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def option(default: Any, help: str, *, group: str) -> Any:
+    """A field that says, for people, what it is: the one source of flags, TOML and help."""
+    return field(default=default, metadata={"help": help, "group": group})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireLimits:
+    """Limits of every transport, the in-memory one included."""
+
+    max_message_size: int = option(
+        1024 * 1024,
+        "Largest message accepted, in bytes; beyond it the close code is 1009.",
+        group="Limits",
+    )
+    max_fragments: int = option(
+        4096, "Most fragments of one message; beyond it the close code is 1009.", group="Limits"
+    )
+    write_buffer: int = option(
+        64 * 1024, "Bytes buffered for one peer before senders wait.", group="Limits"
+    )
+    open_timeout: float = option(
+        10.0,
+        "Seconds for a peer to send its opening request, and for each on_connect function to set "
+        "up.",
+        group="Timeouts",
+    )
+    close_timeout: float = option(
+        10.0,
+        "Seconds for the closing handshake, for consumers to finish after the peer has left, and "
+        "for each scope function to tear down.",
+        group="Timeouts",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SocketLimits(WireLimits):
+    """Limits of transports over sockets."""
+
+    max_header_size: int = option(
+        64 * 1024,
+        "Largest opening request, in bytes; beyond it the answer is 431. One line is at most "
+        "8 KiB, and there are at most 128.",
+        group="Limits",
+    )
+    ping_interval: float = option(
+        20.0, "Seconds between keepalive pings; 0 for none.", group="Timeouts"
+    )
+    ping_timeout: float = option(
+        20.0, "Seconds after a ping within which something must come.", group="Timeouts"
+    )
+    compression: Literal["none", "deflate"] = option(
+        "none", "Compress messages with permessage-deflate (RFC 7692).", group="Messages"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(WireLimits):
+    """Limits of the runtime."""
+
+    inbox_messages: int = option(
+        256, "Received messages that may wait for one connection's consumers.", group="Limits"
+    )
+    inbox_bytes: int = option(
+        1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
+    )
+    inbox_hard_messages: int = option(
+        16_384,
+        "The same while a call is under way on the connection, when reading cannot pause; beyond "
+        "it the close code is 1008.",
+        group="Limits",
+    )
+    inbox_hard_bytes: int = option(
+        16 * 1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
+    )
+    backlog_bytes: int = option(
+        16 * 1024 * 1024,
+        "Bytes of topic messages that may wait for one peer, besides each topic's own backlog.",
+        group="Limits",
+    )
+    max_connections: int = option(
+        10_000,
+        "Most connections at a time; beyond it the answer is 503. 0 for no limit.",
+        group="Limits",
+    )
+    max_connections_per_client: int = option(
+        0, "Most connections from one client address; 0 for no limit.", group="Limits"
+    )
+    publish_timeout: float = option(
+        10.0,
+        "Seconds that publishing, joining and asking who is there wait for a broker that is away; "
+        "0 to fail at once.",
+        group="Timeouts",
+    )
+    origin: tuple[str, ...] = option(
+        (),
+        "Allow browsers' connections from pages of this origin, as in https://example.com, besides "
+        'those of the same host; "*" allows any. Repeatable.',
+        group="Security",
+    )

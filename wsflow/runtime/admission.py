@@ -1,0 +1,145 @@
+"""Who is let in: the path, the origin, and how many there are already."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple, final
+from urllib.parse import urlsplit
+
+from websockets.datastructures import Headers
+
+from wsflow.errors import Reject
+from wsflow.limits import Limits
+from wsflow.request import Request
+from wsflow.wiring.plan import RoutePlan
+from wsflow.wiring.routes import RouteTable
+from wsflow.wiring.sources import Source
+
+log = logging.getLogger("wsflow")
+
+_DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+
+
+class Admitted(NamedTuple):
+    """A request that may begin: what its path does, and what was read from the request."""
+
+    plan: RoutePlan
+    request: Request
+    read: Mapping[Source, Any]
+
+
+@final
+class Admission:
+    """Decides on opening requests.
+
+    Attributes:
+        closed: whether nobody is let in any more.
+    """
+
+    def __init__(self, routes: RouteTable[RoutePlan], limits: Limits) -> None:
+        self._routes = routes
+        self._limits = limits
+        self._clients: Counter[str] = Counter()  # connections by the client's address
+        self._count = 0
+        self.closed = False
+
+    def admit(self, request: Request) -> Admitted:
+        """Let a request in.
+
+        Raises:
+            Reject: it is not let in, or asks for what cannot be.
+        """
+        if self.closed:
+            raise Reject(503)
+        found = self._routes.match(request.path)
+        if found is None:
+            raise Reject(404)
+        plan, params = found
+        self._check_origin(request)
+        most = self._limits.max_connections
+        if most and self._count >= most:
+            raise Reject(503)
+        per_client = self._limits.max_connections_per_client
+        if per_client and self._clients[_client(request)] >= per_client:
+            raise Reject(503)
+        return _read(plan, request.at(params))
+
+    def begun(self, request: Request) -> None:
+        """A connection has begun."""
+        self._count += 1
+        self._clients[_client(request)] += 1
+
+    def ended(self, request: Request) -> None:
+        """A connection is over."""
+        self._count -= 1
+        client = _client(request)
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+    def _check_origin(self, request: Request) -> None:
+        """Refuse pages of other sites (cross-site WebSocket hijacking, RFC 6455 §10.2)."""
+        origins = request.headers.get_all("Origin")
+        if not origins or "*" in self._limits.origin:
+            return
+        allowed = origins[0] in self._limits.origin or _same_host(
+            origins[0], request.headers.get_all("Host")
+        )
+        if len(origins) > 1 or not allowed:
+            log.warning(
+                "refused a connection to %s from a page of %s; to allow it: --origin %s",
+                request.path,
+                origins[0],
+                origins[0],
+            )
+            raise Reject(403)
+
+
+def prepare(routes: RouteTable[RoutePlan], uri: str, headers: Headers) -> Admitted:
+    """What a client does at a URI: its path for that; one at ``/`` alone goes anywhere.
+
+    Raises:
+        ValueError: none of its paths is for that URI, or the URI lacks what they need.
+    """
+    parts = urlsplit(uri)
+    request = Request.parse(f"{parts.path or '/'}?{parts.query}", headers)
+    found = routes.match(request.path)
+    if found is None:
+        known = [plan.template for plan in routes]
+        if known != ["/"]:
+            raise ValueError(
+                f"the client has no path for {request.path}: it has {', '.join(known)}"
+            )
+        found = next(iter(routes)), {}
+    plan, params = found
+    try:
+        return _read(plan, request.at(params))
+    except Reject as exc:
+        raise ValueError(f"{uri}: {exc.body.strip()}") from None
+
+
+def _read(plan: RoutePlan, request: Request) -> Admitted:
+    """Read what functions ask of the opening request, converted.
+
+    Raises:
+        Reject: something is missing, or of another type.
+    """
+    read: dict[Source, Any] = {source: source.convert(request) for source in plan.request_sources}
+    return Admitted(plan, request, read)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _same_host(origin: str, hosts: list[str]) -> bool:
+    """Whether an Origin (RFC 6454 §7) names the host that was asked."""
+    try:
+        page = urlsplit(origin)
+        default = _DEFAULT_PORTS[page.scheme]
+        asked = urlsplit(f"//{hosts[0]}")
+        return page.hostname == asked.hostname and (page.port or default) == (asked.port or default)
+    except (LookupError, ValueError):
+        return False

@@ -1,0 +1,319 @@
+"""What a connection does while it is open: its consumers and producers, run together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Protocol, cast, final
+
+from wsflow.declare.router import Handler
+from wsflow.end import End
+from wsflow.errors import Disconnected, unwrap
+from wsflow.messages.calls import Ask
+from wsflow.messages.codec import BadMessage, Codec, bad_message
+from wsflow.runtime.calls import Calls
+from wsflow.runtime.ending import FINISHED, end_of
+from wsflow.runtime.handlers import Handlers
+from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
+from wsflow.runtime.outbox import Outbox
+from wsflow.tasks.children import Children, Run
+from wsflow.tasks.detached import Begun, checkpoint
+from wsflow.transports.frames import Found
+from wsflow.wiring.environment import Environment
+from wsflow.wiring.invocation import Bound
+from wsflow.wiring.plan import ConsumerPlan, ProducerPlan, RoutePlan
+
+
+class Owner(Protocol):
+    """The session, as its dispatcher sees it."""
+
+    @property
+    def end(self) -> End | None: ...
+    async def send(self, message: object) -> None: ...
+    def finish(self, end: End) -> None: ...
+    def left(self, what: object, exc: BaseException) -> None: ...
+    def refuse(self, bad: BadMessage) -> None: ...
+    def call_failed(self, what: object, exc: BaseException) -> None: ...
+
+
+@final
+class Dispatcher:
+    """Consumers and producers of one connection.
+
+    Consumers one at a time are run by the host (``consume``); the others, and the producers, are
+    its children. While the host waits, a message is handled where it comes in, in the host's place,
+    and the host goes on with what has to wait.
+
+    Attributes:
+        ready: whether the host waits for a message, and one can be handled in its place.
+        doing: the consumer that the host is in.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_calls",
+        "_children",
+        "_decoding",
+        "_handlers",
+        "_inbox",
+        "_lane",
+        "_lanes",
+        "_outbox",
+        "_owner",
+        "_plan",
+        "_seen",
+        "doing",
+        "ready",
+    )
+
+    def __init__(
+        self,
+        plan: RoutePlan,
+        inbox: Inbox,
+        outbox: Outbox,
+        children: Children,
+        owner: Owner,
+        seen: Callable[[Any, str], None] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._decoding = plan.decodings[outbox.codec.name]
+        self._inbox = inbox
+        self._outbox = outbox
+        self._children = children
+        self._owner = owner
+        self._seen = seen  # is called with the event ids of what is handled
+        self._lane = Lane(inbox)
+        self._lanes: dict[ConsumerPlan, Lane] = {}
+        for each in plan.consumers:
+            if each.shares_calls and (others := [by for by in self._lanes if by.shares_calls]):
+                self._lanes[each] = self._lanes[others[0]]
+            elif each.concurrent or each.stream:
+                self._lanes[each] = KeyedLane(inbox, each) if each.concurrent else Lane(inbox)
+        self._begun: Begun | None = None
+        self._calls: Calls | None = None
+        self._handlers: Handlers | None = None
+        self.ready = False
+        self.doing: Handler | None = None
+
+    def speak(self, codec: Codec) -> None:
+        """The codec is agreed on only now."""
+        self._outbox.codec = codec
+        self._decoding = self._plan.decodings[codec.name]
+
+    # -- what has been received; there is no current task, or it is the host that is ``ready``
+
+    def receive(self, messages: Sequence[Found]) -> int:
+        """Take messages as far as there is room; how many."""
+        inbox, decoding, lanes = self._inbox, self._decoding, self._lanes
+        count = 0
+        for data, text, _ in messages:
+            if inbox.full:
+                break
+            count += 1
+            if inbox.closed and not inbox.expecting:
+                continue
+            decode, taker = decoding.text if text else decoding.binary
+            try:
+                message = decode(data)
+            except Exception as exc:
+                self._owner.refuse(bad_message(exc))
+                continue
+            consumer = taker or decoding.taker(message)
+            try:
+                if consumer is None:
+                    self._of_a_call(message, len(data))
+                elif inbox.closed:
+                    pass  # only answers are still awaited
+                elif not self.ready or consumer in lanes:
+                    lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
+                elif (begun := self._handlers.begin(consumer, message)) is not None:  # type: ignore[union-attr]
+                    # The host goes on with what has to wait.
+                    self.ready = False
+                    self.doing = consumer.handler
+                    self._begun = begun
+                    self._lane.wake()
+            except BaseException as exc:
+                # What the handler raised, or a key that cannot be hashed.
+                self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
+        return count
+
+    def _of_a_call(self, frame: Any, size: int) -> None:
+        """Take a frame of a call: a new call waits for its consumer, all others are for now."""
+        if not isinstance(frame, Ask):
+            self.calls.receive(frame)
+        elif not self._inbox.closed:
+            codec = self._outbox.codec
+            asked = self._plan.call_decodings[codec.name]
+            decode, _ = asked.text if codec.text else asked.binary
+            answering = self.calls.begin(frame, decode)
+            if answering is not None:
+                consumer = cast(ConsumerPlan, asked.taker(answering.message))
+                self._lanes.get(consumer, self._lane).put(Item(consumer, answering, size))
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of the connection, in both directions."""
+        if self._calls is None:
+            self._calls = Calls(
+                self._outbox,
+                self._owner,
+                self._plan.call_frames,
+                self._inbox,
+                self._decoding.calls,
+            )
+        return self._calls
+
+    def end_streams(self) -> None:
+        """Cancel what is being streamed: it might never end."""
+        if self._calls is not None:
+            self._calls.end_streams()
+
+    def lost(self, end: End) -> None:
+        """The connection has ended: no answer will come."""
+        if self._calls is not None:
+            self._calls.lost(end)
+
+    @property
+    def busy(self) -> bool:
+        """Whether some message is being handled, or waits."""
+        return self.doing is not None or self._inbox.waiting or self._children.alive("slot")
+
+    # -- the host
+
+    def start(self, environment: Environment) -> None:
+        """Bind all functions to the connection, and start the children."""
+        handlers = self._handlers = Handlers(
+            self._plan, environment, self._outbox, self._owner.call_failed, self._seen
+        )
+        for lane, consumer in {lane: each for each, lane in self._lanes.items()}.items():
+            name = str(consumer.handler)
+            if isinstance(lane, KeyedLane):
+                self._children.start(name, "lane", partial(self._run_lane, handlers, lane))
+            else:
+                run: Run = partial(self._run_stream, handlers, consumer, lane)
+                self._children.start(name, "consumer", run)
+        if self._inbox.closed:
+            return  # what was received is still to be handled, and nothing is produced for it
+        for producer in self._plan.producers:
+            bound = producer.invocation.bind(environment)
+            run = partial(self._run_producer, handlers, producer, bound)
+            self._children.start(str(producer.handler), "producer", run)
+
+    async def consume(self, *, eager: bool) -> None:
+        """Handle messages one by one; once no more can come, wait for the other consumers.
+
+        Args:
+            eager: whether messages may be handled in this task's place while it waits.
+        """
+        lane, handlers = self._lane, cast(Handlers, self._handlers)
+        while True:
+            while lane.queue:
+                item = lane.take()
+                self.doing = item.consumer.handler
+                await handlers.handle(item.consumer, item.message)
+                self.doing = None
+            if self._inbox.closed:
+                break
+            cancelled: BaseException | None = None
+            self.ready = eager
+            try:
+                await lane.more()
+            except BaseException as exc:
+                cancelled = exc
+            self.ready = False
+            begun, self._begun = self._begun, None
+            try:
+                if begun is not None:
+                    await begun.finish(cancelled)
+                    self.doing = None
+                elif cancelled is not None:
+                    raise cancelled
+            finally:
+                cancelled = None  # its traceback holds this frame
+        if self._children.tasks:
+            await self._children.finished("consumer", "lane")
+
+    # -- producers
+
+    async def _run_producer(self, handlers: Handlers, plan: ProducerPlan, bound: Bound) -> None:
+        try:
+            if plan.style == "each":
+                async with aclosing(bound()) as items:
+                    await self._pump(items)
+            elif plan.style == "once":
+                await bound()
+            else:
+                await self._poll(bound)
+        except Exception as exc:
+            await self._raised(handlers, exc)
+        if plan.handler.on_end == "close" and not self._inbox.closed:
+            self._owner.finish(FINISHED)
+
+    async def _pump(self, items: AsyncIterator[Any]) -> None:
+        """Send items. The next one is asked for when there is room for it."""
+        outbox = self._outbox
+        async for item in items:
+            if item is None:
+                await checkpoint()
+            elif not outbox.post(item):
+                await outbox.send(item)
+            if not outbox.clear:
+                await outbox.drained()
+
+    async def _poll(self, bound: Bound) -> None:
+        """The same for what a function returns again and again."""
+        while True:
+            item = await bound()
+            if item is None:
+                await checkpoint()
+            else:
+                await self._outbox.send(item)
+                await self._outbox.drained()
+
+    async def _raised(self, handlers: Handlers, exc: Exception) -> None:
+        """What serves the whole connection raised: the connection ends, handled or not.
+
+        Raises:
+            Exception: what nobody handled.
+        """
+        await handlers.recover(exc)
+        error = unwrap(exc)
+        if not isinstance(error, Disconnected):
+            self._owner.finish(end_of(error, accepted=True))
+
+    # -- consumers with a lane of their own
+
+    async def _run_stream(self, handlers: Handlers, consumer: ConsumerPlan, lane: Lane) -> None:
+        try:
+            async with aclosing(lane.messages(handlers.seen)) as messages:
+                await handlers.stream(consumer, messages)
+        except Exception as exc:
+            await self._raised(handlers, exc)
+        if not self._inbox.closed:
+            self._owner.finish(FINISHED)
+
+    async def _run_lane(self, handlers: Handlers, lane: KeyedLane) -> None:
+        """Keep the slots of a consumer with concurrency busy."""
+        while True:
+            while lane.queue and lane.free:
+                lane.running += 1
+                item = lane.take()
+                run = partial(self._run_slot, handlers, lane, item)
+                self._children.start(str(item.consumer.handler), "slot", run)
+            if self._inbox.closed and lane.empty and not lane.running:
+                return
+            await lane.more()
+
+    async def _run_slot(self, handlers: Handlers, lane: KeyedLane, item: Item) -> None:
+        """One slot: handle a message, and more as long as there are some."""
+        try:
+            while True:
+                await handlers.handle(item.consumer, item.message)
+                lane.release(item)
+                if not lane.queue:
+                    break
+                item = lane.take()
+        finally:
+            lane.running -= 1
+            lane.wake()

@@ -1,0 +1,280 @@
+"""One call of a handler: around it ``on_message``, behind it the reply, and ``on_error``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import aclosing
+from functools import partial
+from types import CoroutineType
+from typing import Any, cast, final
+
+from wsflow.declare.router import Handler
+from wsflow.errors import CallError, Close, Disconnected, Reject, leaves, unwrap
+from wsflow.messages.events import event_id_field
+from wsflow.runtime.calls import Answering
+from wsflow.runtime.outbox import BURST_MESSAGES, Outbox
+from wsflow.runtime.scopes import enter, leave, throw
+from wsflow.tasks.detached import Begun, begin, checkpoint
+from wsflow.wiring.environment import Environment
+from wsflow.wiring.invocation import Bound, Invocation, MessageValues
+from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan
+
+Bind = Callable[[MessageValues], Bound]
+
+
+@final
+class Handlers:
+    """A connection's functions, bound to it.
+
+    Args:
+        plan: the path's plan.
+        environment: what the connection knows.
+        outbox: sends to the peer.
+        call_failed: is called with what was raised in answering a call, and nobody handled.
+        seen: is called with each message that carries an event id, as it is handled.
+    """
+
+    __slots__ = (
+        "_bound",
+        "_call_failed",
+        "_environment",
+        "_errors",
+        "_handled",
+        "_outbox",
+        "_plan",
+        "_scopes",
+        "_seen",
+    )
+
+    def __init__(
+        self,
+        plan: RoutePlan,
+        environment: Environment,
+        outbox: Outbox,
+        call_failed: Callable[[object, BaseException], None],
+        seen: Callable[[Any, str], None] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._environment = environment
+        self._outbox = outbox
+        self._call_failed = call_failed
+        self._seen = seen
+        self._bound: dict[ConsumerPlan, Callable[[Any], Any]] = {}  # with the first message
+        self._errors: dict[Handler, Bound] = {}
+        self._handled = 0
+        self._scopes = [(scope, self._bind(scope.invocation)) for scope in plan.on_message]
+
+    def _bind(self, call: Invocation) -> Bind:
+        if call.per_message:
+            return call.bind_each(self._environment)
+        bound = call.bind(self._environment)
+        return lambda _values: bound
+
+    def _bind_consumer(self, consumer: ConsumerPlan) -> Callable[[Any], Any]:
+        """Most consumers need nothing around them: then it is the bound function itself."""
+        call: Callable[[Any], Any]
+        if consumer.calls or consumer.generator or self._plan.on_message:
+            around = self._answer_call if consumer.calls else self._around
+            call = partial(around, consumer, self._bind(consumer.invocation))
+        else:
+            call = consumer.invocation.bind(self._environment, leads=True)
+        if self._seen is not None and not consumer.calls:
+            call = partial(self._noting, call)
+        self._bound[consumer] = call
+        return call
+
+    def _noting(self, call: Callable[[Any], Any], message: Any) -> Any:
+        self.seen(message)
+        return call(message)
+
+    def seen(self, message: Any) -> None:
+        """A message is being handled: if it has an event id, that is noted."""
+        if (
+            self._seen is not None
+            and (field := event_id_field(cast(Hashable, type(message)))) is not None
+        ):
+            self._seen(message, getattr(message, field))
+
+    def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
+        """Have a consumer handle a message, as far as that goes without waiting.
+
+        Returns:
+            What is left to do, None if nothing is.
+
+        Raises:
+            Close, Reject: as the handler did.
+            Exception: what it raised, and no ``on_error`` function handled.
+        """
+        call = self._bound.get(consumer) or self._bind_consumer(consumer)
+        rest: Awaitable[Any]
+        try:
+            coroutine = call(message)
+            if type(coroutine) is not CoroutineType:
+                coroutine = _wait_for(coroutine)
+            try:
+                yielded = coroutine.send(None)
+            except StopIteration as done:
+                reply = done.value
+                if reply is None or self._outbox.reply(reply):
+                    return None
+                rest = self._outbox.send(reply)
+            else:
+                rest = Begun(coroutine, yielded).finish()
+        except Exception as exc:
+            caught = self._catch(exc)
+            return begin(self._recover(*caught)) if caught is not None else None
+        return begin(self._settle(rest))
+
+    async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
+        """Have a consumer handle a message. Other tasks get their turn once in a while.
+
+        Raises:
+            Close, Reject, Exception: as ``begin``.
+        """
+        self._handled += 1
+        if self._handled % BURST_MESSAGES == 0:
+            await checkpoint()
+        begun = self.begin(consumer, message)
+        if begun is not None:
+            await begun.finish()
+
+    async def _settle(self, handling: Awaitable[Any]) -> None:
+        """Send what a handler returns, and recover from what it raises."""
+        try:
+            if (reply := await handling) is not None:
+                await self._outbox.send(reply)
+        except Exception as exc:
+            await self.recover(exc)
+
+    async def _around(self, consumer: ConsumerPlan, bind: Bind, message: Any) -> None:
+        """Run a consumer within the ``on_message`` functions."""
+        await self._within(0, partial(self._answer, consumer, bind, message), {None: message})
+
+    async def _within(
+        self, index: int, inner: Callable[[MessageValues], Any], values: dict[Handler | None, Any]
+    ) -> None:
+        if index == len(self._scopes):
+            await inner(values)
+            return
+        scope, bind = self._scopes[index]
+        values[scope.handler], generator = await enter(scope, bind(values))
+        if generator is None:
+            await self._within(index + 1, inner, values)
+            return
+        try:
+            await self._within(index + 1, inner, values)
+        except BaseException as exc:
+            await throw(scope.handler, generator, exc)
+        else:
+            await leave(scope.handler, generator)
+
+    async def _answer(
+        self, consumer: ConsumerPlan, bind: Bind, message: Any, values: MessageValues
+    ) -> None:
+        await self.reply(bind(values), consumer.generator, message)
+
+    async def _answer_call(self, consumer: ConsumerPlan, bind: Bind, call: Answering) -> None:
+        """Answer a call within the ``on_message`` functions, unless nobody waits any more."""
+        answer: Any = None
+
+        async def inner(values: MessageValues) -> None:
+            nonlocal answer
+            working = bind(values)(call.message)
+            if consumer.generator:
+                await call.stream(working)
+            else:
+                answer = await working
+
+        try:
+            if not call.cancelled:
+                with call.working():
+                    await self._within(0, inner, {None: call.message})
+                    await (call.end() if consumer.generator else call.answer(answer))
+        except Exception as exc:
+            await call.fail(await self._call_error(consumer, exc))
+        finally:
+            call.forget()
+
+    async def _call_error(self, consumer: ConsumerPlan, exc: Exception) -> CallError:
+        """What the caller is told of an error.
+
+        Raises:
+            Close, Reject: as the handler did.
+        """
+        error = unwrap(exc)
+        try:
+            if not isinstance(error, CallError):
+                await self.recover(exc)
+                error = CallError("internal")
+        except CallError as raised:
+            error = raised
+        except Exception as unhandled:
+            if _is_meant(unhandled):
+                raise
+            self._call_failed(consumer.handler, unhandled)
+            error = CallError("internal")
+        return error
+
+    async def reply(self, bound: Bound, generator: bool, *leading: Any) -> None:
+        """Call a handler, and send what it returns or yields."""
+        if generator:
+            async with aclosing(bound(*leading)) as items:
+                async for item in items:
+                    if item is not None:
+                        await self._outbox.send(item)
+        elif (item := await bound(*leading)) is not None:
+            await self._outbox.send(item)
+
+    async def stream(self, consumer: ConsumerPlan, messages: Any) -> None:
+        """Run a consumer that iterates its messages itself."""
+        await self.reply(self._bind(consumer.invocation)({}), consumer.generator, messages)
+
+    async def recover(self, exc: Exception) -> None:
+        """Have ``on_error`` handle what a handler raised.
+
+        Raises:
+            Exception: ``exc`` if nobody handles it, or what the ``on_error`` function raised.
+        """
+        caught = self._catch(exc)
+        if caught is not None:
+            await self._recover(*caught)
+
+    def _catch(self, exc: Exception) -> tuple[ErrorPlan, BaseException] | None:
+        """Who handles what a handler raised, and what it was; None if it is no error.
+
+        Raises:
+            Exception: what nobody handles.
+        """
+        error: BaseException = exc
+        if isinstance(exc, BaseExceptionGroup):
+            if _is_meant(exc):
+                raise exc
+            error = unwrap(exc)
+        if isinstance(error, Disconnected):
+            return None
+        if isinstance(error, Close | Reject) or not self._plan.on_error:
+            raise error
+        plan = self._plan.error_plan(error)
+        if plan is None:
+            raise error
+        return plan, error
+
+    async def _recover(self, plan: ErrorPlan, error: BaseException) -> None:
+        bound = self._errors.get(plan.invocation.handler)
+        if bound is None:
+            bound = plan.invocation.bind(self._environment)
+            self._errors[plan.invocation.handler] = bound
+        try:
+            await self.reply(bound, False, error)
+        except Disconnected:
+            return
+
+
+def _is_meant(exc: Exception) -> bool:
+    """Whether somebody has asked for the connection's end."""
+    return any(isinstance(each, Close | Reject) for each in leaves(exc))
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    """For a function that says it gives a coroutine, and gives something like it."""
+    return await awaitable

@@ -1,0 +1,208 @@
+"""One process that serves until a signal, and says by its exit code how that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wsflow.brokers import select
+from wsflow.errors import BrokerError
+from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
+from wsflow.server.serve import Server
+from wsflow.server.settings import Settings
+from wsflow.wiring.plan import AppPlan
+
+log = logging.getLogger("wsflow")
+
+
+def run_server(
+    plan: AppPlan,
+    settings: Settings,
+    started: Callable[[int], None],
+    sockets: Sequence[socket.socket] = (),
+    parent: socket.socket | None = None,
+) -> Exit:
+    """Serve an app until SIGTERM or SIGINT.
+
+    Args:
+        plan: the app.
+        settings: how to serve it.
+        started: called with its TCP port once it serves; 0 for a Unix socket.
+        sockets: those to listen on, in place of what the settings say.
+        parent: when its other end is closed, that is as SIGTERM.
+
+    Raises:
+        UsageError: a setting cannot be used.
+    """
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
+            return runner.run(_serve(plan, settings, started, sockets, parent))
+    except KeyboardInterrupt:  # before the signal handlers stood
+        return Exit.STOPPED
+
+
+def configure_logging(settings: Settings) -> None:
+    """Log to standard error; with several workers each line says of which process it is."""
+    process = "[%(process)d] " if settings.workers > 1 else ""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s",
+    )
+    logging.getLogger("wsflow.access").disabled = not settings.access_log
+
+
+def loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop that the settings ask for; None for the default.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if settings.loop == "asyncio":
+        return None
+    try:
+        uvloop: Any = importlib.import_module("uvloop")
+    except ModuleNotFoundError:
+        raise UsageError(
+            "--loop uvloop needs uvloop, which is not installed: pip install 'wsflow[speed]'"
+        ) from None
+    return uvloop.new_event_loop  # type: ignore[no-any-return]
+
+
+async def _serve(
+    plan: AppPlan,
+    settings: Settings,
+    started: Callable[[int], None],
+    sockets: Sequence[socket.socket],
+    parent: socket.socket | None,
+) -> Exit:
+    check_broker(settings)
+    try:
+        server = Server(plan, settings, sockets)
+    except ValueError as exc:
+        raise UsageError(f"--trusted-proxy: {exc}") from None
+    try:
+        await server.bind()
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+    except OSError as exc:
+        return not_bound(exc, settings)
+    stopping = Stopping(server, settings)
+    with stopping.on_signals(asyncio.get_running_loop(), parent):
+        # What has been imported and wired stays: the garbage collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        try:
+            await server.run(lambda: started(server.port))
+        except BrokerError as exc:
+            return no_broker(exc)
+        except Exception:
+            log.exception("the app failed")
+            return Exit.FAILED
+        finally:
+            stopping.done()
+    return Exit.FAILED if server.app.overran else Exit.STOPPED
+
+
+def check_broker(settings: Settings) -> None:
+    """See that the broker's URL is one, and that its client is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        if settings.broker != select.MEMORY:
+            select.engine(settings.broker)
+    except ValueError as exc:
+        raise UsageError(f"--broker: {exc}") from None
+
+
+class Stopping:
+    """What SIGTERM and SIGINT do: the first drains, the second stops at once.
+
+    A worker drains for SIGHUP, too: another one has taken its place.
+
+    Args:
+        server: what to stop.
+        settings: how long to wait.
+    """
+
+    AT_ONCE = 1.0
+    """Seconds that scope functions have to tear down after the second signal."""
+
+    def __init__(self, server: Server, settings: Settings) -> None:
+        self._server = server
+        self._settings = settings
+        self._signals = 0
+        self._watchdog: threading.Timer | None = None
+
+    @contextlib.contextmanager
+    def on_signals(
+        self, loop: asyncio.AbstractEventLoop, parent: socket.socket | None = None
+    ) -> Any:
+        """Handle the signals, and the parent's end, as long as the block runs."""
+        handled = {signal.SIGTERM: False, signal.SIGINT: False}
+        if parent is not None:
+            handled[signal.SIGHUP] = True
+            loop.add_reader(parent, self._parent_is_gone, loop, parent)
+        for each, restart in handled.items():
+            loop.add_signal_handler(each, self.signalled, restart)
+        try:
+            yield
+        finally:
+            for each in handled:
+                loop.remove_signal_handler(each)
+            if parent is not None:
+                loop.remove_reader(parent)
+
+    def _parent_is_gone(self, loop: asyncio.AbstractEventLoop, parent: socket.socket) -> None:
+        """It has closed its end: it never says anything after the beginning."""
+        loop.remove_reader(parent)
+        log.error("the supervisor is gone")
+        self.signalled()
+
+    def signalled(self, restart: bool = False) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            log.info("stopping: within %g s what was received is answered", self._settings.grace)
+            # Handlers that swallow cancellation, or block the loop, must not keep the process.
+            self._watch(self._settings.grace + 3 * self._settings.close_timeout + self.AT_ONCE)
+            self._server.stop(restart=restart)
+        else:
+            log.warning("stopping at once")
+            self._watch(self.AT_ONCE)
+            self._server.stop(now=True)
+
+    def _watch(self, seconds: float) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        seconds = min(seconds, threading.TIMEOUT_MAX)
+        self._watchdog = threading.Timer(seconds, self._give_up)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def _give_up(self) -> None:
+        """The process ends without those that do not."""
+        app = self._server.app
+        sessions = list(app.sessions.values())
+        running = [*app.left_behind, *(name for each in sessions for name in each.running)]
+        log.error("not stopped in time, exiting; still running: %s", ", ".join(running) or "-")
+        logging.shutdown()
+        os._exit(Exit.FAILED)
+
+    def done(self) -> None:
+        """The server has stopped. The event loop still waits for what does not end: see to that."""
+        if self._server.app.left_behind:
+            self._watch(self.AT_ONCE)
+        elif self._watchdog is not None:
+            self._watchdog.cancel()

@@ -1,0 +1,47 @@
+"""``python -m wsflow.server.worker N``: one worker of ``wsflow run --workers``. Not for people.
+
+Descriptor N is a socket to the supervisor. What to serve comes from there; when it serves, the
+worker says so; and when the other end is gone, it stops.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import msgspec
+
+from wsflow.server.assignment import READY, Assignment, inherit
+from wsflow.server.exits import REFUSALS, refuse
+from wsflow.server.loading import wired
+from wsflow.server.process import configure_logging, run_server
+
+
+def main() -> None:
+    """Serve until a signal, or until the supervisor is gone."""
+    supervisor = socket.socket(fileno=int(sys.argv[1]))
+    supervisor.set_inheritable(False)
+    with supervisor, supervisor.makefile("rb") as lines:
+        assignment = msgspec.json.decode(
+            lines.readline(), type=Assignment, dec_hook=lambda kind, value: kind(value)
+        )
+        sys.exit(_work(assignment, supervisor))
+
+
+def _work(assignment: Assignment, supervisor: socket.socket) -> int:
+    configure_logging(assignment.settings)
+    try:
+        plan = wired(assignment.target)
+        return run_server(
+            plan,
+            assignment.settings,
+            lambda _: supervisor.sendall(READY),
+            inherit(assignment.sockets),
+            supervisor,
+        )
+    except REFUSALS as exc:
+        return refuse(exc)
+
+
+if __name__ == "__main__":
+    main()

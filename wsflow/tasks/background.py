@@ -1,0 +1,87 @@
+"""A function that runs beside its caller, in a task that belongs to no scope.
+
+A block may be entered in one task and left in another, as fixtures are, so that no task group can
+stay open between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import final
+
+from wsflow.tasks.detached import detach
+from wsflow.tasks.waiting import Latch
+
+
+@final
+class Background:
+    """Runs one function in a task of its own.
+
+    Attributes:
+        over: set when it has returned or raised.
+    """
+
+    def __init__(self) -> None:
+        self.over = Latch()
+        self._error: BaseException | None = None
+        self._settled = Latch()  # it is ready, or over
+
+    def begin(
+        self,
+        run: Callable[[Callable[[], None]], Awaitable[None]],
+        name: str,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run it, and do not wait for it.
+
+        Args:
+            run: called with what it calls when it is ready.
+            name: of the task.
+            ended: called once it is over.
+        """
+
+        async def live() -> None:
+            try:
+                await run(self._settled.set)
+            except BaseException as exc:
+                self._error = exc
+            finally:
+                self.over.set()
+                self._settled.set()
+                ended()
+
+        detach(live, name=name)
+
+    async def ready(self, abort: Callable[[], None]) -> None:
+        """Wait until it is ready, or over. Cancelled, it calls ``abort`` and waits for the end.
+
+        Raises:
+            BaseException: what it raised.
+        """
+        try:
+            await self._settled.wait()
+        except BaseException:
+            abort()
+            await self.over.wait_shielded()
+            raise
+        if self.over.is_set:
+            self.result()
+
+    async def finished(self, abort: Callable[[], None] = lambda: None) -> None:
+        """Wait until it is over. Cancelled, it calls ``abort`` and waits nonetheless.
+
+        Raises:
+            BaseException: what it raised.
+        """
+        try:
+            await self.over.wait()
+        except BaseException:
+            abort()
+            await self.over.wait_shielded()
+            raise
+        self.result()
+
+    def result(self) -> None:
+        """Raise what it raised, if it did."""
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,140 @@
+"""The tasks of a connection, or of an app, beside its host.
+
+A connection that needs none pays for none. The host cancels them and waits until the last one has
+ended, whatever cancels the host meanwhile; one that swallows its cancellation can be abandoned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from wsflow.tasks.waiting import wait_shielded
+
+Run = Callable[[], Coroutine[Any, Any, None]]
+Role = Literal["producer", "consumer", "lane", "slot", "group", "farewell"]
+
+
+class Spawn(Protocol):
+    """Starts a task that nobody's cancellation but the server's reaches."""
+
+    def __call__(self, run: Run, /, *, name: str) -> object: ...
+
+
+@dataclass(eq=False)
+class Child:
+    """One task: what it is called, what it is for, and the scope that cancels it."""
+
+    name: str
+    role: Role
+    scope: anyio.CancelScope
+
+
+class Children:
+    """Starts tasks, cancels them, and waits for their end.
+
+    Args:
+        spawn: starts a task.
+        failed: is called with what a task is called, and what has left it; cancellation by others
+            included.
+
+    Attributes:
+        tasks: those that run.
+    """
+
+    __slots__ = ("_ended", "_failed", "_spawn", "tasks")
+
+    def __init__(self, spawn: Spawn, failed: Callable[[str, BaseException], None]) -> None:
+        self._spawn = spawn
+        self._failed = failed
+        self.tasks: dict[Child, None] = {}
+        self._ended: anyio.Event | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What runs now. A lane only waits; its slots run."""
+        return [child.name for child in self.tasks if child.role != "lane"]
+
+    def alive(self, *roles: Role) -> bool:
+        """Whether a task of one of these roles runs."""
+        return any(child.role in roles for child in self.tasks)
+
+    def start(
+        self,
+        name: str,
+        role: Role,
+        run: Run,
+        scope: anyio.CancelScope | None = None,
+    ) -> None:
+        """Start a task, under ``scope`` if one is given. To be called from a task."""
+        child = Child(name, role, scope or anyio.CancelScope())
+        self.tasks[child] = None
+
+        async def live() -> None:
+            try:
+                with child.scope:
+                    await run()
+            except BaseException as exc:
+                self._failed(child.name, exc)
+            finally:
+                self._forget(child)
+
+        self._spawn(live, name=name)
+
+    def _forget(self, child: Child) -> None:
+        self.tasks.pop(child, None)
+        if self._ended is not None:
+            self._ended.set()
+
+    def cancel(self, *roles: Role) -> None:
+        """Cancel the tasks of these roles; all without one. They run on until they have ended."""
+        for child in list(self.tasks):
+            if not roles or child.role in roles:
+                child.scope.cancel()
+
+    async def reap(self) -> None:
+        """Wait until no task is left. Cancelling it delays nothing."""
+        while self.tasks:
+            self._ended = anyio.Event()
+            await wait_shielded(self._ended)
+
+    async def reap_within(self, seconds: float) -> list[str]:
+        """Wait likewise, but no longer than that; the names of those that are left."""
+        with anyio.move_on_after(seconds):
+            while self.tasks:
+                self._ended = anyio.Event()
+                await self._ended.wait()
+        return self.abandon()
+
+    async def finished(self, *roles: Role) -> None:
+        """Wait until no task of these roles is left. Cancelling it is safe."""
+        while self.alive(*roles):
+            self._ended = anyio.Event()
+            await self._ended.wait()
+
+    def abandon(self) -> list[str]:
+        """Wait no longer for those that are left; their names."""
+        names = self.names
+        self.tasks.clear()
+        if self._ended is not None:
+            self._ended.set()
+        return names
+
+    async def open_group(self) -> TaskGroup:
+        """A task group for the user's own tasks, kept by one of ours, cancelled with it."""
+        opened = anyio.Event()
+        groups: list[TaskGroup] = []
+
+        async def keep() -> None:
+            async with anyio.create_task_group() as group:
+                groups.append(group)
+                opened.set()
+                await anyio.sleep_forever()
+
+        self.start("a task of the injected TaskGroup", "group", keep)
+        await opened.wait()
+        return groups[0]

@@ -1,0 +1,256 @@
+"""A client's end of a wire in memory, and the link between the two ends, which can be made bad."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import cast, final
+
+import anyio
+from websockets.datastructures import Headers
+
+from wsflow.errors import ConnectError
+from wsflow.http import without_secrets
+from wsflow.limits import WireLimits
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.tasks.detached import detach
+from wsflow.tasks.waiting import Condition
+from wsflow.transports.base import NOBODY, Receiver
+from wsflow.transports.client import Target, refused
+from wsflow.transports.memory import MemoryClock, MemoryTransport
+
+Open = Callable[[Target, Callable[[], None]], MemoryTransport]
+"""Begins a connection at the server; the callable is told when something comes of it."""
+
+
+@final
+class Link:
+    """What is between a client and a server in memory.
+
+    Attributes:
+        delay: how many seconds each message takes, either way.
+        down: whether new connections are refused, as if nobody listened.
+    """
+
+    def __init__(self) -> None:
+        self.delay = 0.0
+        self.down = False
+        self.stalled = False
+        self.ends: set[MemoryDialler] = set()
+
+    def cut(self) -> None:
+        """Break the connection: neither end hears of the other any more (1006)."""
+        for each in list(self.ends):
+            each.cut()
+
+    def stall(self) -> None:
+        """Pass nothing on, until ``resume``: buffers fill."""
+        self.stalled = True
+
+    def resume(self) -> None:
+        """Pass on what waits, and all that comes."""
+        self.stalled = False
+        for each in list(self.ends):
+            each.changed()
+
+
+@final
+class MemoryDialler(MemoryClock):
+    """The Transport of a client in memory.
+
+    Args:
+        target: called when it is to connect; where to.
+        open: begins the connection at the server.
+        link: what is between them.
+        limits: the bounds, as of every transport.
+    """
+
+    from_loop = False
+    dials = True
+
+    def __init__(
+        self, target: Callable[[], Target], open: Open, link: Link, limits: WireLimits
+    ) -> None:
+        self._target = target
+        self._open = open
+        self._link = link
+        self._limits = limits
+        self._receiver: Receiver = NOBODY
+        self._server: MemoryTransport | None = None
+        self._uri = ""
+        self._is_open = False
+        self._condition = Condition()
+        self.changed = self._condition.notify_all  # something has come of it: the pumps are to look
+        self._out: deque[tuple[float, EncodedMessage | tuple[int, str]]] = deque()
+        self._out_bytes = 0
+        self._writing_paused = False
+        self._reading_paused = False
+        self._closing = False
+        self._pumps = 0
+        self.over = False
+
+    def attach(self, receiver: Receiver) -> None:
+        """Report to ``receiver`` from now on."""
+        self._receiver = receiver
+
+    async def _wait_for(self, ready: Callable[[], object]) -> None:
+        await self._condition.wait_for(lambda: self.over or ready())
+
+    # -- what the runtime asks for
+
+    def accept(self, subprotocol: str | None) -> None:
+        self._pumps = 2
+        self._link.ends.add(self)
+        detach(self._inward, name="wsflow link")
+        detach(self._outward, name="wsflow link")
+
+    def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        """A client rejects nobody: it does not connect."""
+
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        self.share(EncodedMessage(payload, text, raw))
+        return False
+
+    def share(self, message: EncodedMessage) -> None:
+        if not self._is_open or self._closing:
+            return
+        self._out.append((self.now() + self._link.delay, message))
+        self._out_bytes += len(message.payload)
+        if self._out_bytes > self._limits.write_buffer and not self._writing_paused:
+            self._writing_paused = True
+            self._receiver.pause_writing()
+        self.changed()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if self._is_open:
+            self._out.append((self.now() + self._link.delay, (code, reason)))
+            self.changed()
+        else:
+            self.cut()
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+
+    def resume_reading(self) -> None:
+        self._reading_paused = False
+        self.changed()
+
+    async def closed(self) -> None:
+        """Wait until nothing of it is left: the closing handshake has its limit."""
+        with anyio.move_on_after(self._limits.close_timeout):
+            await self._wait_for(lambda: False)
+        self.cut()
+        await self._condition.wait_for(lambda: not self._pumps)
+
+    # -- the link
+
+    def cut(self) -> None:
+        """Both ends vanish for each other."""
+        if self.over:
+            return
+        if self._server is not None:
+            self._server.peer_vanish()
+        self._finish()
+        if self._is_open:
+            self._receiver.peer_vanished()
+        else:
+            self._receiver.refused(ConnectError(f"{self._uri} hung up without an answer".strip()))
+
+    def _finish(self) -> None:
+        self.over = True
+        self._link.ends.discard(self)
+        self.changed()
+
+    def _passes(self) -> bool:
+        return not self._link.stalled
+
+    async def _wait_until(self, due: float) -> None:
+        if due > self.now():
+            await anyio.sleep(due - self.now())
+
+    async def _outward(self) -> None:
+        """From the client to the server."""
+        await self._wait_for(lambda: self._is_open)
+        while not self.over:
+            await self._wait_for(lambda: self._out and self._passes() and self._taken_on())
+            if self._out and not self.over:
+                due, what = self._out.popleft()
+                await self._wait_until(due)
+                self._pass_on(what)
+        self._pump_ended()
+
+    def _taken_on(self) -> bool:
+        return self._server is not None and self._server.peer_can_send
+
+    def _pass_on(self, what: EncodedMessage | tuple[int, str]) -> None:
+        server = cast(MemoryTransport, self._server)
+        if not isinstance(what, EncodedMessage):
+            server.peer_close(*what)
+            return
+        self._out_bytes -= len(what.payload)
+        server.peer_send(what.payload, what.text)
+        if self._writing_paused and self._out_bytes <= self._limits.write_buffer // 2:
+            self._writing_paused = False
+            self._receiver.resume_writing()
+
+    async def _inward(self) -> None:
+        """From the server to the client."""
+        await self._wait_for(self._passes)
+        if not self.over:
+            await self._begin()
+        while not self.over:
+            await self._wait_for(lambda: self._passes() and self._has_come())
+            if not self.over:
+                await self._hand_over()
+        self._pump_ended()
+
+    def _pump_ended(self) -> None:
+        self._pumps -= 1
+        self.changed()
+
+    async def _begin(self) -> None:
+        target = self._target()
+        self._uri = without_secrets(target.uri)
+        await self._wait_until(self.now() + self._link.delay)
+        if self._link.down:
+            self._finish()
+            self._receiver.refused(ConnectError(f"{self._uri} cannot be reached: the link is down"))
+            return
+        server = self._server = self._open(target, self.changed)
+        await self._wait_for(lambda: self._passes() and (server.accepted or server.closing))
+        await self._wait_until(self.now() + self._link.delay)
+        if self.over:
+            return
+        if server.rejection is not None:
+            self._finish()
+            answer = server.rejection
+            headers = Headers(answer.headers)
+            self._receiver.refused(refused(self._uri, answer.status, headers, answer.body))
+        else:
+            self._is_open = True
+            self._receiver.opened(server.subprotocol)
+            self.changed()
+
+    def _has_come(self) -> bool:
+        server = cast(MemoryTransport, self._server)
+        if server.peer_unread():
+            return not self._reading_paused
+        return server.closing is not None
+
+    async def _hand_over(self) -> None:
+        server = cast(MemoryTransport, self._server)
+        frame = server.peer_take()
+        await self._wait_until(self.now() + self._link.delay)
+        if self.over:
+            return
+        if frame is not None:
+            if not self._closing:
+                found = (frame.payload, frame.text, len(frame.payload))
+                self._receiver.messages_received([found])
+            return
+        self._finish()
+        if not self._closing:  # else it is the answer to our close
+            self._receiver.peer_closed(*cast("tuple[int, str]", server.closing))

@@ -1,0 +1,393 @@
+"""The topics of one process: who has joined, and how an event reaches them.
+
+Others see it as the broker's receiver, and as the members that this process has.
+
+Nothing here awaits. Leaving is synchronous and idempotent, so that no cancellation can come between
+a connection's end and its leaving; a channel is forgotten with the last who uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, final
+
+from wsflow.brokers.base import Broker, BrokerListener
+from wsflow.end import End
+from wsflow.messages.codec import Codec
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.messages.events import Event, TopicOptions, UnreadableError, WhenFull
+from wsflow.tasks.waiting import EMPTY
+from wsflow.topics.presence import Presence, nobody
+
+log = logging.getLogger("wsflow.topics.topic")
+
+EVERYBODY = ""
+"""The name of the topic of all connections; no declared topic can have it."""
+
+
+class Outlet(Protocol):
+    """What a connection sends through, as its topics see it."""
+
+    def deliver(
+        self, membership: Membership, message: EncodedMessage, replayed: bool = False
+    ) -> None:
+        """Send it now, or when there is room, or not at all: as the topic's policy says."""
+
+
+class Subscriber(Protocol):
+    """A connection, as its topics see it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def accepted(self) -> bool: ...
+    @property
+    def end(self) -> End | None: ...
+    @property
+    def memberships(self) -> dict[str, Membership]: ...
+    @property
+    def listeners(self) -> dict[Any, None]:
+        """What must be stopped with it."""
+
+    @property
+    def outbox(self) -> Outlet: ...
+    def lagging(self, topic: str) -> None: ...
+
+
+@final
+class Membership:
+    """One connection's part in one topic.
+
+    Attributes:
+        waiting: messages that the peer has not taken yet, oldest first.
+        dropped: how many messages its lag has cost it.
+        held: live events that wait for a replay to end; None when there is none.
+        replayed: how many of the waiting are a replay, which no backlog bounds.
+        turns: how many turns it has in the connection's order of sending.
+        announced: whether it counts as present.
+    """
+
+    __slots__ = (
+        "announced",
+        "channel",
+        "dropped",
+        "held",
+        "presence",
+        "replayed",
+        "subscriber",
+        "turns",
+        "waiting",
+    )
+
+    def __init__(self, channel: Channel, subscriber: Subscriber, presence: object) -> None:
+        self.channel = channel
+        self.subscriber = subscriber
+        self.presence = presence
+        self.announced = False
+        self.waiting: deque[EncodedMessage] = EMPTY
+        self.dropped = 0
+        self.held: list[Event] | None = None
+        self.replayed = 0
+        self.turns = 0
+
+    def wait(self, message: EncodedMessage) -> None:
+        """A message that the peer has no room for."""
+        if self.waiting is EMPTY:
+            self.waiting = deque()
+        self.waiting.append(message)
+
+    def forget(self) -> None:
+        """Nothing of it is to be sent any more."""
+        self.waiting = EMPTY
+        self.replayed = self.turns = 0
+
+    @property
+    def options(self) -> TopicOptions:
+        return self.channel.options
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Send what the connection has missed; no backlog bounds it."""
+        outbox, codec = self.subscriber.outbox, self.subscriber.codec.name
+        for event in events:
+            outbox.deliver(self, event.encoded(codec), replayed=True)
+
+    def go_live(self) -> None:
+        """Send what was held, and hold no more."""
+        held, self.held = self.held or [], None
+        for event in held:
+            self.receive(event)
+
+    def receive(self, event: Event) -> None:
+        if self.held is not None:
+            self.held.append(event)
+        else:
+            self.subscriber.outbox.deliver(self, event.encoded(self.subscriber.codec.name))
+
+
+@final
+class Listener:
+    """What one ``async for`` over a topic has not taken yet.
+
+    While nobody iterates, its oldest events give way beyond the backlog; else ``when_full`` holds.
+
+    Args:
+        channel: the topic.
+        subscriber: the connection that it ends with, if there is one.
+        keeps: whether it goes on when its iterator is dropped, for the next one.
+
+    Attributes:
+        events: what was not taken yet.
+        lagged: whether it has missed events that its topic does not let it miss.
+        stopped: whether nothing more will come.
+        wake: is called when there is more, or nothing more will come.
+    """
+
+    __slots__ = (
+        "_channel",
+        "_iterator",
+        "_keeps",
+        "events",
+        "lagged",
+        "stopped",
+        "subscriber",
+        "wake",
+    )
+
+    def __init__(self, channel: Channel, subscriber: Subscriber | None, *, keeps: bool) -> None:
+        self._channel = channel
+        self._keeps = keeps
+        self._iterator: Callable[[], object] = nobody
+        self.subscriber = subscriber
+        self.events: deque[Event] = deque()
+        self.wake: Callable[[], object] = nobody
+        self.lagged = False
+        self.stopped = False
+        channel.listeners[self] = None
+        if subscriber is not None:
+            subscriber.listeners[self] = None
+
+    def taken_by(self, iterator: object) -> None:
+        """It is this iterator's, as long as somebody holds that."""
+        self._iterator = weakref.ref(iterator)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether another iterator may take it."""
+        return not self.stopped and self._iterator() is None
+
+    def receive(self, event: Event) -> None:
+        iterated = self._iterator() is not None
+        if not (iterated or self._keeps):
+            self.stop()
+        elif len(self.events) >= self._channel.options.backlog:
+            self._overflow(event, self._channel.options.when_full if iterated else "drop_oldest")
+        else:
+            self.events.append(event)
+        self.wake()
+
+    def _overflow(self, event: Event, policy: WhenFull) -> None:
+        if policy == "close":
+            self.lagged = True
+            if self.subscriber is not None:
+                self.subscriber.lagging(self._channel.name)
+        elif policy == "drop_oldest":
+            self.events.popleft()
+            self.events.append(event)
+        elif policy == "latest":
+            self.events.clear()
+            self.events.append(event)
+
+    def stop(self) -> None:
+        """Hear no more; doing it again changes nothing."""
+        self.stopped = True
+        self._channel.listeners.pop(self, None)
+        if self.subscriber is not None:
+            self.subscriber.listeners.pop(self, None)
+        self._channel.forget_if_idle()
+        self.wake()
+
+
+@final
+class Channel:
+    """One topic in this process: its members and its listeners."""
+
+    __slots__ = ("_channels", "listeners", "members", "name", "options")
+
+    def __init__(self, channels: Channels, name: str, options: TopicOptions) -> None:
+        self._channels = channels
+        self.name = name
+        self.options = options
+        self.members: dict[str, Membership] = {}
+        self.listeners: dict[Listener, None] = {}
+
+    def receive(self, event: Event) -> None:
+        """Hand an event to all members but those it excludes."""
+        exclude = event.envelope.exclude
+        try:
+            for id, membership in list(self.members.items()):
+                if id not in exclude:
+                    membership.receive(event)
+        except UnreadableError as exc:
+            self._channels.unreadable(f"topic {self.name!r}", exc)
+        for listener in list(self.listeners):
+            if listener.subscriber is None or listener.subscriber.id not in exclude:
+                listener.receive(event)
+
+    def leave(self, membership: Membership) -> None:
+        """Take a member out; doing it again changes nothing."""
+        self.members.pop(membership.subscriber.id, None)
+        membership.subscriber.memberships.pop(self.name, None)
+        if membership.announced:
+            membership.announced = False
+            self._channels.presence.left(self.name, membership.subscriber.id)
+        if not self.members and not self.listeners:
+            self._channels.forget(self)
+
+    def lose(self, membership: Membership) -> None:
+        """A member lags, and does not get a message."""
+        membership.dropped += 1
+        self._channels.counters["dropped"] += 1
+
+    def forget_if_idle(self) -> None:
+        if not self.members and not self.listeners:
+            self._channels.forget(self)
+
+    def announce(self, membership: Membership) -> None:
+        """A member whose handshake is accepted is present; again, if it has another presence."""
+        membership.announced = True
+        self._channels.presence.joined(self.name, membership.subscriber.id, membership.presence)
+
+
+@final
+class Channels:
+    """All topics of this process that somebody uses.
+
+    Args:
+        broker: makes what carries them between processes.
+        presence_type: finds the declared type of a topic's presences.
+
+    Attributes:
+        counters: what has happened: messages dropped for lag, connections closed for lag, messages
+            that could not be read.
+    """
+
+    def __init__(
+        self,
+        broker: Callable[[BrokerListener], Broker],
+        presence_type: Callable[[str], Any] = lambda _topic: None,
+    ) -> None:
+        self._channels: dict[str, Channel] = {}
+        self.presence_type = presence_type
+        self.broker = broker(self)
+        self.presence = Presence(self.broker, self)
+        self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0)
+        self._said = float("-inf")
+
+    async def start(self) -> None:
+        """Connect to the broker, and hear what is sent to everybody from now on.
+
+        Raises:
+            BrokerError: the broker cannot be reached.
+        """
+        await self.broker.start()
+        self.broker.subscribe(EVERYBODY, TopicOptions())
+        await self.broker.subscribed(EVERYBODY)
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for members that lag."""
+        channels = self._channels.values()
+        return sum(len(each.waiting) for channel in channels for each in channel.members.values())
+
+    def get(self, name: str) -> Channel | None:
+        return self._channels.get(name)
+
+    def use(self, name: str, options: TopicOptions) -> Channel:
+        """The channel of that name; the caller joins it or listens to it before anything awaits."""
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(self, name, options)
+            if name != EVERYBODY:
+                self.broker.subscribe(name, options)
+        return channel
+
+    def join(
+        self, name: str, options: TopicOptions, subscriber: Subscriber, presence: Any = None
+    ) -> Membership | None:
+        """Make ``subscriber`` a member. None if it is one: then its presence alone is replaced."""
+        channel = self.use(name, options)
+        if (member := channel.members.get(subscriber.id)) is not None:
+            if presence is not None:
+                member.presence = presence
+                if member.announced:
+                    channel.announce(member)
+            return None
+        membership = Membership(channel, subscriber, presence)
+        channel.members[subscriber.id] = subscriber.memberships[name] = membership
+        if subscriber.accepted and name != EVERYBODY:
+            channel.announce(membership)
+        return membership
+
+    def accepted(self, subscriber: Subscriber) -> None:
+        """A connection's handshake is accepted: it is present in what it has joined."""
+        for membership in subscriber.memberships.values():
+            membership.channel.announce(membership)
+
+    def forget(self, channel: Channel) -> None:
+        if self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            self.presence.release(channel.name, self)
+            if channel.name != EVERYBODY:
+                self.broker.unsubscribe(channel.name)
+
+    def leave_all(self, subscriber: Subscriber) -> None:
+        """Take a connection out of every topic, and its loops with it."""
+        for membership in list(subscriber.memberships.values()):
+            membership.channel.leave(membership)
+        for listener in list(subscriber.listeners):
+            listener.stop()
+
+    # -- for the broker
+
+    def deliver(self, topic: str, event: Event) -> None:
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.receive(event)
+
+    def heard(self, process: str, note: bytes) -> None:
+        self.presence.heard(process, note)
+
+    def appeared(self, process: str) -> None:
+        self.presence.appeared(process)
+
+    def gone(self, process: str) -> None:
+        self.presence.gone(process)
+
+    def unreadable(self, where: str, why: object) -> None:
+        """Count what nobody can read; say so at most once a second."""
+        self.counters["unreadable"] += 1
+        if time.monotonic() - self._said >= 1:
+            self._said = time.monotonic()
+            count = self.counters["unreadable"]
+            log.warning("%s: a message cannot be read (%s); %d so far", where, why, count)
+
+    # -- for the presence
+
+    def present(self, topic: str) -> Iterable[tuple[str, object]]:
+        channel = self._channels.get(topic)
+        members = channel.members.values() if channel is not None else ()
+        return [(each.subscriber.id, each.presence) for each in members if each.announced]
+
+    def find(self, topic: str, id: str) -> tuple[Any] | None:
+        channel = self._channels.get(topic)
+        member = channel.members.get(id) if channel is not None else None
+        return (member.presence,) if member is not None and member.announced else None

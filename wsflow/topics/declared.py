@@ -1,0 +1,43 @@
+"""The topics that an app declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from wsflow.messages.events import TopicOptions
+from wsflow.topics.names import topic_pattern
+from wsflow.topics.type import TopicType
+
+
+@final
+class DeclaredTopics:
+    """What an app's topics carry, by template.
+
+    Attributes:
+        types: for each template the type of its topics.
+    """
+
+    __slots__ = ("types",)
+
+    def __init__(self, types: Mapping[str, TopicType] | None = None) -> None:
+        self.types: Mapping[str, TopicType] = types or {}
+
+    def find(self, name: str) -> TopicType | None:
+        """The type of the topic whose template makes ``name``; None if no template does."""
+        for template, type in self.types.items():
+            if topic_pattern(template).fullmatch(name):
+                return type
+        return None
+
+    def presence_type(self, name: str) -> Any:
+        """The declared type of a topic's presences, None if there is none."""
+        found = self.find(name)
+        return found.options.presence if found is not None else None
+
+    @property
+    def with_history(self) -> dict[str, TopicOptions]:
+        """The options of those that keep a history, by template."""
+        return {
+            template: type.options for template, type in self.types.items() if type.options.history
+        }

@@ -1,0 +1,77 @@
+"""What a topic carries: from messages to what a broker takes, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Union
+
+import msgspec
+
+from wsflow.messages.codec import CODECS, Codec, decode_or_refuse, runtime_classes
+from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
+
+# What stands in an encoded payload until the broker has given the event its id. Random, so that no
+# message can hold it by accident or on purpose.
+_ID_TOKEN = os.urandom(12).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicType:
+    """What a topic carries, and how; worked out once.
+
+    Attributes:
+        types: the message types.
+        options: history and lag.
+        codecs: the codecs that events are encoded in.
+    """
+
+    types: tuple[Any, ...]
+    options: TopicOptions
+    codecs: tuple[Codec, ...]
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        return _classes(self.types)
+
+    def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
+        """Encode a message, once per codec."""
+        token = None
+        kind: Any = type(message)
+        if self.options.history and (field := event_id_field(kind)):
+            token = _ID_TOKEN
+            change: Any = (
+                msgspec.structs.replace
+                if isinstance(message, msgspec.Struct)
+                else dataclasses.replace
+            )
+            message = change(message, **{field: token})
+        payloads = {codec.name: codec.encoded(message) for codec in self.codecs}
+        return Envelope(payloads, exclude, token)
+
+    def decode(self, event: Event) -> Any:
+        """The message of an event, for those who iterate the topic in the process.
+
+        Raises:
+            UnreadableError: it has none.
+            BadMessage: it is of another type.
+        """
+        codec = self.codecs[0]
+        encoded = event.encoded(codec.name)
+        if encoded.raw:
+            return encoded.payload.decode() if encoded.text else encoded.payload
+        return decode_or_refuse(_decoder(codec.name, self.types), encoded.payload)
+
+
+@lru_cache(maxsize=1024)
+def _classes(types: tuple[Any, ...]) -> tuple[type, ...]:
+    found = tuple({cls for kind in types for cls in runtime_classes(kind)})
+    return (object,) if float in found and int not in found and len(found) == 1 else found
+
+
+@lru_cache(maxsize=1024)
+def _decoder(codec: str, types: tuple[Any, ...]) -> Callable[[bytes], Any]:
+    return CODECS[codec].decoder(Union[types])  # noqa: UP007

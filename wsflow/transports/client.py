@@ -1,0 +1,352 @@
+"""A client's end of a connection on a socket.
+
+``websockets.connect`` makes the connection: proxies, TLS, redirects, the time limit. It is given
+our transport to create in place of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast, final
+
+from websockets.asyncio.client import connect
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    SecurityError,
+)
+from websockets.protocol import OPEN
+
+from wsflow.errors import ConnectError
+from wsflow.http import check_headers, status_phrase, without_secrets
+from wsflow.limits import SocketLimits
+from wsflow.messages.encoded import EncodedMessage
+from wsflow.transports.base import NOBODY, Receiver
+from wsflow.transports.handshake import Head
+from wsflow.transports.host import Shared
+from wsflow.transports.library import Library
+from wsflow.transports.sockets import Phase, SocketTransport
+
+PASSING = frozenset({408, 425, 429, *range(500, 600)})
+"""HTTP statuses (RFC 9110 §15) after which trying again later may help."""
+
+
+LONGEST = 3600.0
+"""The most seconds that a Retry-After is heeded for."""
+
+
+@dataclass(slots=True)
+class Target:
+    """Where to connect to, and how.
+
+    Attributes:
+        uri: a ``ws://`` or ``wss://`` URI.
+        headers: more headers of the opening request.
+        subprotocols: what is offered, in order of preference.
+        options: more arguments of ``websockets.connect``.
+    """
+
+    uri: str
+    headers: Headers = field(default_factory=Headers)
+    subprotocols: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+class ClientTransport(SocketTransport):
+    """One attempt to connect, and the connection that comes of it."""
+
+    __slots__ = ("_answered", "_head", "_pings", "closed", "protocol")
+
+    def __init__(self, protocol: ClientProtocol, limits: SocketLimits, shared: Shared) -> None:
+        super().__init__(Library(protocol, limits), limits, shared)
+        self._library.ponged = self._ponged
+        self._head = Head()
+        self._answered = asyncio.Event()
+        self._pings: dict[bytes, asyncio.Event] = {}
+        self.closed = asyncio.Event()
+        self.protocol = protocol
+
+    # -- what websockets.connect asks for
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The socket."""
+        return self._socket
+
+    async def handshake(
+        self, additional_headers: Headers, user_agent_header: str | None = None
+    ) -> None:
+        """Send the opening request, and wait for its answer.
+
+        Raises:
+            InvalidHandshake: it is refused.
+        """
+        protocol = self.protocol
+        request = protocol.connect()
+        request.headers.update(additional_headers)
+        if user_agent_header is not None:
+            request.headers.setdefault("User-Agent", user_agent_header)
+        protocol.send_request(request)
+        self._flush_protocol()
+        self.flush()
+        await self._answered.wait()
+        if protocol.handshake_exc is not None:
+            raise protocol.handshake_exc
+
+    def start_keepalive(self) -> None:
+        """It starts once the app is told."""
+
+    # -- the answer to the opening request
+
+    def _read_head(self, data: bytes) -> None:
+        protocol = self.protocol
+        size = self._head.take(data)
+        protocol.receive_data(data[:size])
+        if protocol.state is OPEN:
+            self._phase = Phase.DECIDING
+            self._hold(data[size:])
+        elif size < len(data):
+            protocol.receive_data(data[size:])  # the body of a refusal
+        self._look()
+
+    def _look(self) -> None:
+        protocol = self.protocol
+        if protocol.events_received() or protocol.handshake_exc is not None:
+            self._answered.set()
+
+    def _ended(self) -> None:
+        if not self._eof:
+            self._eof = True
+            self._library.protocol.receive_eof()
+            self._look()
+
+    def eof_received(self) -> bool:
+        if self._phase is Phase.REQUESTING:
+            self._ended()
+            return False
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._phase is Phase.REQUESTING:
+            self._ended()
+        super().connection_lost(exc)
+        self.closed.set()
+        for pinged in self._pings.values():
+            pinged.set()
+
+    def begin(self, receiver: Receiver) -> None:
+        """Report to ``receiver`` from now on."""
+        self._receiver = receiver
+        self._opened()
+
+    # -- frames; a client masks each (RFC 6455 §5.3)
+
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        if self._phase is not Phase.OPEN:
+            return False
+        return self._write(self._library.extended(payload, text))
+
+    def share(self, message: EncodedMessage) -> None:
+        self.send(message.payload, message.text, message.raw)
+
+    def _report_close(self, protocol: Any) -> None:
+        super()._report_close(protocol)
+        self._linger()  # it is the server that closes the socket
+
+    async def ping(self) -> float | None:
+        """Send a ping; how many seconds passed until its pong. None if the socket is closed
+        before."""
+        if self._phase is not Phase.OPEN:
+            return None
+        data = time.monotonic_ns().to_bytes(8, "big")
+        pinged = self._pings[data] = asyncio.Event()
+        began = self._loop.time()
+        self._library.protocol.send_ping(data)
+        self._flush_protocol()
+        try:
+            await pinged.wait()
+            return self._loop.time() - began if data not in self._pings else None
+        finally:
+            self._pings.pop(data, None)
+
+    def _ponged(self, data: bytes) -> None:
+        pinged = self._pings.pop(data, None)
+        if pinged is not None:
+            pinged.set()
+
+
+@final
+class Dialler:
+    """The Transport of a client: connects when it is told to accept.
+
+    Args:
+        target: called then; where to connect to.
+        limits: the bounds, as of every transport.
+        shared: what it shares with others of the event loop.
+
+    Attributes:
+        wire: the open connection, once there is one.
+    """
+
+    from_loop = True
+    dials = True
+
+    def __init__(self, target: Callable[[], Target], limits: SocketLimits, shared: Shared) -> None:
+        self._target = target
+        self._limits = limits
+        self._shared = shared
+        self._receiver: Receiver = NOBODY
+        self._dialling: asyncio.Task[None] | None = None
+        self.wire: ClientTransport | None = None
+
+    def attach(self, receiver: Receiver) -> None:
+        """Report to ``receiver`` from now on."""
+        self._receiver = receiver
+
+    def now(self) -> float:
+        return self._shared.loop.time()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._shared.loop.call_later(seconds, call)
+
+    def accept(self, subprotocol: str | None) -> None:
+        self._dialling = self._shared.loop.create_task(self._dial(), name="wsflow connecting")
+
+    async def _dial(self) -> None:
+        try:
+            wire = await self._connect()
+        except ConnectError as exc:
+            self._receiver.refused(exc)
+            return
+        self.wire = wire
+        self._receiver.opened(wire.protocol.subprotocol)
+        wire.begin(self._receiver)
+
+    async def _connect(self) -> ClientTransport:
+        target = self._target()
+        limits = self._limits
+
+        def create(protocol: ClientProtocol, **_: Any) -> ClientTransport:
+            return ClientTransport(protocol, limits, self._shared)
+
+        try:
+            check_headers(target.headers.raw_items())
+            made: Any = await connect(
+                target.uri,
+                additional_headers=target.headers,
+                subprotocols=cast(Any, list(target.subprotocols) or None),
+                compression="deflate" if limits.compression == "deflate" else None,
+                open_timeout=limits.open_timeout,
+                max_size=limits.max_message_size,
+                create_connection=cast(Any, create),
+                **target.options,
+            )
+        except Exception as exc:
+            raise explained(exc, without_secrets(target.uri), limits.open_timeout) from exc
+        return cast(ClientTransport, made)
+
+    def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        """A client rejects nobody: it does not connect."""
+
+    def close(self, code: int, reason: str) -> None:
+        if self.wire is not None:
+            self.wire.close(code, reason)
+        elif self._dialling is not None:
+            self._dialling.cancel()
+
+    # What follows is asked for only once it is open.
+
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool:
+        return cast(ClientTransport, self.wire).send(payload, text, raw)
+
+    def share(self, message: EncodedMessage) -> None:
+        cast(ClientTransport, self.wire).share(message)
+
+    def pause_reading(self) -> None:
+        cast(ClientTransport, self.wire).pause_reading()
+
+    def resume_reading(self) -> None:
+        cast(ClientTransport, self.wire).resume_reading()
+
+    async def closed(self) -> None:
+        """Wait until nothing of it is left: each step bounds itself."""
+        if self._dialling is not None:
+            await asyncio.wait([self._dialling])
+        if self.wire is not None:
+            await self.wire.closed.wait()
+
+
+def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
+    """Why connecting failed, for people, and whether to try again."""
+    if isinstance(exc, InvalidStatus):
+        answer = exc.response
+        body = bytes(answer.body or b"").decode("utf-8", "replace")
+        return refused(uri, answer.status_code, answer.headers, body)
+    if isinstance(exc, TimeoutError):
+        return ConnectError(f"{uri} did not answer within {open_timeout:g} s")
+    if isinstance(exc, ssl.SSLError):
+        said_by_tls = (getattr(exc, name, None) for name in ("verify_message", "reason"))
+        why = next(filter(None, said_by_tls), None) or str(exc)
+        return ConnectError(f"{uri}: TLS failed: {why}", retryable=isinstance(exc, ssl.SSLEOFError))
+    if isinstance(exc, OSError):
+        number = None if isinstance(exc, socket.gaierror) else exc.errno
+        why = os.strerror(number) if number is not None else exc.strerror or str(exc)
+        return ConnectError(f"{uri} cannot be reached: {why or 'the connection was cut'}")
+    if isinstance(exc, InvalidProxyStatus):
+        status = exc.response.status_code
+        return ConnectError(
+            f"{uri}: the proxy answered {said(status)}", status=status, retryable=status in PASSING
+        )
+    if isinstance(exc, InvalidMessage) and isinstance(exc.__cause__, EOFError):
+        return ConnectError(f"{uri} hung up without an answer")
+    if isinstance(exc, InvalidHandshake | SecurityError):
+        return ConnectError(f"{uri} does not answer as a WebSocket server: {exc}", retryable=False)
+    return ConnectError(f"{uri}: {exc}", retryable=False)
+
+
+def refused(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
+    """A server's refusal."""
+    body = body.strip()
+    text = (
+        f": {body}"
+        if body not in ("", said(status)[4:]) and "\n" not in body and len(body) <= 200
+        else ""
+    )
+    return ConnectError(
+        f"{uri} answered {said(status)}{text}",
+        status=status,
+        headers=tuple(headers.raw_items()),
+        body=body,
+        retryable=status in PASSING,
+        retry_after=retry_after(headers.get("Retry-After")),
+    )
+
+
+def said(status: int) -> str:
+    """A status with its phrase."""
+    return f"{status} {status_phrase(status)}".strip()
+
+
+def retry_after(value: str | None) -> float | None:
+    """How many seconds a Retry-After header asks for (RFC 9110 §10.2.3): a number or a date."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return min(LONGEST, float(value))
+    try:
+        asked = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(LONGEST, max(0.0, asked))

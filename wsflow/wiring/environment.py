@@ -1,0 +1,53 @@
+"""What functions of one connection, or of the process, can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyio.abc import TaskGroup
+
+from wsflow.connection import Connection
+from wsflow.declare.router import Handler
+from wsflow.end import End
+from wsflow.opening import Opening
+from wsflow.request import Request
+from wsflow.topics.channels import Subscriber
+from wsflow.topics.registry import Directory, Registry
+
+
+@dataclass(slots=True)
+class Environment:
+    """Where sources find their values.
+
+    Attributes:
+        directory: the process's connections and topics.
+        values: what scope functions have provided so far.
+        read: what was read from the request, by source.
+        subscriber: the connection, as topics see it; None in a ``lifespan``.
+        connection: the connection; None in a ``lifespan``.
+        opening: a client's opening request; None in a server.
+        task_group: the injected task group, once it is open; None if no function asks for it.
+    """
+
+    directory: Directory
+    values: dict[Handler, Any]
+    read: Mapping[Any, Any] = field(default_factory=dict)
+    subscriber: Subscriber | None = None
+    connection: Connection | None = None
+    opening: Opening | None = None
+    task_group: TaskGroup | None = None
+
+    @property
+    def request(self) -> Request:
+        assert self.connection is not None  # wiring asks for it where there is one
+        return self.connection.request
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.directory, self.subscriber)
+
+    @property
+    def end(self) -> End | None:
+        return self.connection.end if self.connection is not None else None

@@ -1,0 +1,100 @@
+"""One call of a handler, worked out ahead.
+
+Declare: which source fills which parameter. Connect: ``bind`` reads the sources into one closure.
+Message: one call of that closure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wsflow.declare.router import Handler
+from wsflow.wiring.environment import Environment
+from wsflow.wiring.sources import PerMessage, Source
+
+Bound = Callable[..., Any]
+"""Called with what leads (a message, an exception, nothing)."""
+
+MessageValues = Mapping[Handler | None, Any]
+"""What ``on_message`` functions provided for one message; the message itself under None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How to call one function.
+
+    Attributes:
+        handler: whose function.
+        positional: sources by position, after what leads.
+        keywords: sources by name.
+        names: the parameters that ``positional`` fills.
+    """
+
+    handler: Handler
+    positional: tuple[Source, ...]
+    keywords: tuple[tuple[str, Source], ...]
+    names: tuple[str, ...]
+
+    @property
+    def per_message(self) -> bool:
+        """Whether some value is known per message only."""
+        return any(isinstance(source, PerMessage) for source in self.sources)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (*self.positional, *(source for _, source in self.keywords))
+
+    @property
+    def named_sources(self) -> tuple[tuple[str, Source], ...]:
+        """Each injected parameter, and where its value comes from."""
+        return (*zip(self.names, self.positional, strict=True), *self.keywords)
+
+    def bind(self, environment: Environment, *, leads: bool = False) -> Bound:
+        """Fix all values that the connection knows. Not for a call with values per message.
+
+        Args:
+            environment: what the connection knows.
+            leads: whether it is always called with one argument, a message.
+        """
+        fn = self.handler.fn
+        values = [source.get(environment) for source in self.positional]
+        if self.keywords:
+            named = {name: source.get(environment) for name, source in self.keywords}
+            return lambda *leading: fn(*leading, *values, **named)
+        match values:
+            case []:
+                return fn
+            case [one] if leads:
+                return lambda first: fn(first, one)
+            case [one, two] if leads:
+                return lambda first: fn(first, one, two)
+            case _:
+                return lambda *leading: fn(*leading, *values)
+
+    def bind_each(self, environment: Environment) -> Callable[[MessageValues], Bound]:
+        """The same for a call with values per message: a function from those to the closure."""
+        fn = self.handler.fn
+        holes = [
+            (index, source.handler)
+            for index, source in enumerate(self.positional)
+            if isinstance(source, PerMessage)
+        ]
+        named_holes = [
+            (name, source.handler)
+            for name, source in self.keywords
+            if isinstance(source, PerMessage)
+        ]
+        fixed = [source.get(environment) for source in self.positional]
+        fixed_named = {name: source.get(environment) for name, source in self.keywords}
+
+        def fill(provided: MessageValues) -> Bound:
+            values, named = fixed.copy(), fixed_named.copy()
+            for index, handler in holes:
+                values[index] = provided[handler]
+            for name, handler in named_holes:
+                named[name] = provided[handler]
+            return lambda *leading: fn(*leading, *values, **named)
+
+        return fill
