@@ -75,20 +75,17 @@ class Codec:
             TypeError: msgspec cannot encode it, or it is a Call or a Stream, which travel inside
                 a frame that gives them a number.
         """
-        kind = type(message)
-        if kind in self._sendable:
+        if type(message) in self._sendable:
             return self.encode(message), self.text, False
-        if kind is str:
-            return cast(str, message).encode(), True, True
-        if kind is bytes:
-            return cast(bytes, message), False, True
+        if isinstance(message, str):
+            return message.encode(), True, True
+        if isinstance(message, bytes):
+            return message, False, True
         return self._pack_new(message)
 
     def _pack_new(self, message: object) -> Packed:
-        """The same for a class that was not seen before, or that is no one's own."""
-        if isinstance(message, str):
-            return message.encode(), True, True
-        if isinstance(message, bytes | bytearray | memoryview):
+        """The same for a class that was not seen before."""
+        if isinstance(message, bytearray | memoryview):
             return bytes(message), False, True
         if isinstance(message, EXPECT_ANSWERS):
             name = type(message).__name__
