@@ -200,7 +200,7 @@ async def test_clients() -> None:
 
     note.__annotations__["message"] = notes["Note"]
     reader.consumer(note)
-    soon = Reconnect(first=0.01)
+    soon = Reconnect(initial_delay=0.01)
     async with connect(
         notes["app"], "/notes", client=reader, reconnect=soon, resume="after"
     ) as linked:

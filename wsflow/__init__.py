@@ -4,7 +4,7 @@ from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
 from wsflow.connection import Connection
 from wsflow.declare.markers import Cookie, Header, Message, Query, TopicName
 from wsflow.declare.router import Router
-from wsflow.end import End
+from wsflow.end import Cause, End
 from wsflow.errors import (
     BrokerError,
     CallError,
@@ -12,21 +12,26 @@ from wsflow.errors import (
     ConnectError,
     DeclarationError,
     Disconnected,
+    Problem,
     Reject,
 )
+from wsflow.limits import Limits
 from wsflow.messages.calls import Call, Stream
 from wsflow.messages.events import EventId
 from wsflow.opening import Opening
-from wsflow.request import Request
+from wsflow.request import Address, Params, Request
+from wsflow.topics.iterators import TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.publisher import Publisher, publisher
 from wsflow.topics.registry import Registry
 from wsflow.topics.topic import Joined, Topic, TopicCounters
 
 __all__ = [
+    "Address",
     "BrokerError",
     "Call",
     "CallError",
+    "Cause",
     "ClientLimits",
     "Close",
     "ConnectError",
@@ -38,11 +43,14 @@ __all__ = [
     "EventId",
     "Header",
     "Joined",
+    "Limits",
     "MemberJoined",
     "MemberLeft",
     "Message",
     "Opening",
+    "Params",
     "Peer",
+    "Problem",
     "Publisher",
     "Query",
     "Reconnect",
@@ -53,6 +61,7 @@ __all__ = [
     "Stream",
     "Topic",
     "TopicCounters",
+    "TopicIterator",
     "TopicMember",
     "TopicName",
     "connect",

@@ -7,11 +7,11 @@ an app, before it serves anybody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wsflow.end import End, check_close_code, cut_reason
-from wsflow.http import check_headers
+from wsflow.http import HeaderItems, check_headers, header_pairs
 
 
 class Close(Exception):
@@ -49,15 +49,14 @@ class Reject(Exception):
         self,
         status: int,
         body: str = "",
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        headers: HeaderItems = (),
     ) -> None:
         super().__init__(f"{status}: {body}".strip().removesuffix(":"))
         if not (isinstance(status, int) and 300 <= status <= 599):
             raise ValueError(f"{status!r} cannot reject a handshake: use a status from 300 to 599")
         self.status = int(status)
         self.body = body
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        self.headers = tuple(pairs)
+        self.headers = tuple(header_pairs(headers))
         check_headers(self.headers)
 
 

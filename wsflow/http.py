@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit, urlunsplit
+
+HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Headers as a user writes them: a mapping, or pairs."""
 
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
 _PHRASES = {each.value: each.phrase for each in HTTPStatus}
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def header_pairs(headers: HeaderItems) -> list[tuple[str, str]]:
+    """The headers as pairs.
+
+    Raises:
+        TypeError: it is a text.
+    """
+    if isinstance(headers, str):
+        raise TypeError(f"headers is {headers!r}: use a mapping, or pairs")
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:

@@ -11,8 +11,8 @@ from wsflow.request import Address, Request
 from wsflow.server.settings import Settings
 from wsflow.transports.base import Nobody, Transport
 from wsflow.transports.frames import Found
-from wsflow.transports.host import Kept, Shared
 from wsflow.transports.server import ServerTransport
+from wsflow.transports.shared import Shared
 
 
 class Answers(Nobody):
@@ -39,11 +39,11 @@ class Engine:
         transport.after(0, lambda: transport.accept(None))
         return Answers(transport)
 
-    def opened(self, transport: Kept) -> bool:
+    def opened(self, transport: ServerTransport) -> bool:
         return True
 
-    def requested(self, transport: Kept) -> None: ...
-    def closed(self, transport: Kept) -> None: ...
+    def requested(self, transport: ServerTransport) -> None: ...
+    def closed(self, transport: ServerTransport) -> None: ...
     def refused(self, address: Address | None, target: str, status: int) -> None: ...
 
     def client(self, address: Address | None, headers: object) -> Address | None:

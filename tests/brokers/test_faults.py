@@ -16,7 +16,7 @@ from tests.brokers.servers import KINDS, BrokerServer, Kind
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicName
 from wsflow.brokers import remote
 from wsflow.limits import Limits
-from wsflow.testing import MemoryServer, Peer, serve_in_memory
+from wsflow.testing import MemoryPeer, MemoryServer, serve_in_memory
 
 
 class News(msgspec.Struct, tag="news"):
@@ -110,7 +110,7 @@ class Writer:
                 await asyncio.sleep(0.005)
 
 
-async def hear(peer: Peer, writers: list[Writer], heard: list[int]) -> None:
+async def hear(peer: MemoryPeer, writers: list[Writer], heard: list[int]) -> None:
     """Read until everything that was acknowledged has come."""
     missing = {number for writer in writers for number in writer.acknowledged} - set(heard)
     while missing:
@@ -197,7 +197,7 @@ async def test_without_history_it_goes_on_afterwards(
                 writer = Writer(processes[0], "plain", 0)
                 heard: list[list[int]] = [[], []]
 
-                async def listen(index: int, peer: Peer) -> None:
+                async def listen(index: int, peer: MemoryPeer) -> None:
                     while True:
                         heard[index].append((await peer.receive(News, timeout=20)).number)
 

@@ -409,7 +409,8 @@ def test_version() -> None:
 class FakeServer:
     def __init__(self) -> None:
         self.stopped: list[bool] = []
-        self.app = type("App", (), {"sessions": {}, "left_behind": []})()
+        self.running: list[str] = []
+        self.left_behind: list[str] = []
 
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
         self.stopped.append(now)
@@ -430,7 +431,7 @@ def test_the_watchdog_ends_the_process(
     monkeypatch.setattr(logging, "shutdown", lambda: None)
     server: Any = FakeServer()
     stopping = Stopping(server, Settings(grace=0, close_timeout=0))
-    stopping.AT_ONCE = 0.001
+    stopping.SECOND_SIGNAL = 0.001
     stopping.signalled()
     assert exited.wait(10)
     assert codes == [1]
@@ -455,9 +456,9 @@ def test_done_while_something_is_left_behind(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "_exit", lambda _code: exited.set())
     monkeypatch.setattr(logging, "shutdown", lambda: None)
     server: Any = FakeServer()
-    server.app.left_behind = ["consumer stubborn"]
+    server.left_behind = ["consumer stubborn"]
     stopping = Stopping(server, Settings())
-    stopping.AT_ONCE = 0.001
+    stopping.SECOND_SIGNAL = 0.001
     stopping.done()
     assert exited.wait(10)
 

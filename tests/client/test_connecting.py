@@ -54,7 +54,7 @@ class News(msgspec.Struct, tag="news"):
     id: Annotated[str, EventId()] = ""
 
 
-SOON = Reconnect(first=0.01, most=0.05)
+SOON = Reconnect(initial_delay=0.01, max_delay=0.05)
 
 
 def echo() -> Router:
@@ -382,7 +382,7 @@ def news() -> Router:
 async def test_reconnect_resumes() -> None:
     """What is published while the client is away comes once it is back."""
     async with serve(news(), Settings(port=0)) as server:
-        registry = Registry(server.app.directory)
+        registry = Registry(server._app.directory)
         uri = f"ws://127.0.0.1:{server.port}/news"
         async with wsflow.connect(
             uri, receives=(News, Say), reconnect=SOON, resume="after"
@@ -404,7 +404,7 @@ async def test_reconnect_resumes() -> None:
 
 async def test_sending_while_away_waits() -> None:
     async with serve(news(), Settings(port=0)) as server:
-        registry = Registry(server.app.directory)
+        registry = Registry(server._app.directory)
         async with wsflow.connect(
             f"ws://127.0.0.1:{server.port}/news", receives=Say, reconnect=SOON
         ) as peer:

@@ -72,7 +72,7 @@ async def test_everything_arrives_once(server_of: Callable[..., BrokerServer]) -
                 client,
                 f"ws://127.0.0.1:{port}/news",
                 resume="after",
-                reconnect=Reconnect(first=0.02, most=0.1),
+                reconnect=Reconnect(initial_delay=0.02, max_delay=0.1),
             )
         )
         await publish("news", News(next(published)))
@@ -202,7 +202,7 @@ async def test_ten_thousand_calls_at_once() -> None:
         # A last call stands behind all cancels: what they ended is over when it is answered.
         assert await connection.call(Square(1)) == 1
         assert not session.calls._asked
-        for each in server.app.sessions.values():
+        for each in server._app.sessions.values():
             other: Any = each
             while server_life.waiting or other.calls._answering:
                 await asyncio.sleep(0.001)
@@ -213,7 +213,7 @@ async def test_ten_thousand_calls_at_once() -> None:
         before = len(asyncio.all_tasks())
         end = await run_client(client, f"ws://127.0.0.1:{server.port}/", reconnect=False)
         assert (end.cause, end.code) == ("finished", 1000)
-        while server.app.sessions:
+        while server._app.sessions:
             await asyncio.sleep(0.001)
         assert len(asyncio.all_tasks()) <= before
     assert outcomes == {

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from wsflow import ConnectError, End, Reconnect, Router
-from wsflow.client.reconnecting import Pauses, comes_back
+from wsflow.client.reconnecting import Pauses, reconnects
 from wsflow.testing import serve_in_memory
 
 
@@ -29,18 +29,18 @@ def anyio_backend(mock_clock: object) -> object:
     ],
 )
 def test_the_table(codes: list[int], again: bool) -> None:
-    assert {comes_back(End("peer", code)) for code in codes} == {again}
+    assert {reconnects(End("peer", code)) for code in codes} == {again}
 
 
 def test_refusals() -> None:
-    assert comes_back(End("unreachable", 1006, "", ConnectError("x")))
-    assert not comes_back(End("unreachable", 1006, "", ConnectError("x", retryable=False)))
-    assert comes_back(End("rejected", 503, "", ConnectError("x", status=503)))
-    assert not comes_back(End("rejected", 401))  # its own on_connect has refused
+    assert reconnects(End("unreachable", 1006, "", ConnectError("x")))
+    assert not reconnects(End("unreachable", 1006, "", ConnectError("x", retryable=False)))
+    assert reconnects(End("rejected", 503, "", ConnectError("x", status=503)))
+    assert not reconnects(End("rejected", 401))  # its own on_connect has refused
 
 
 def test_pauses_grow_up_to_the_cap_and_begin_anew() -> None:
-    pauses = Pauses(Reconnect(first=1, most=8, stable=30))
+    pauses = Pauses(Reconnect(initial_delay=1, max_delay=8, stable_after=30))
     lost = End("vanished", 1006)
     for most in (1, 2, 4, 8, 8, 8):
         assert 0 <= pauses.after(lost, 0) <= most
@@ -50,7 +50,7 @@ def test_pauses_grow_up_to_the_cap_and_begin_anew() -> None:
 
 
 def test_full_jitter() -> None:
-    waits = [Pauses(Reconnect(first=1)).after(End("vanished", 1006), 0) for _ in range(1000)]
+    waits = [Pauses(Reconnect(initial_delay=1)).after(End("vanished", 1006), 0) for _ in range(1000)]
     assert min(waits) < 0.05
     assert max(waits) > 0.95
     assert 0.4 < sum(waits) / 1000 < 0.6
@@ -58,14 +58,14 @@ def test_full_jitter() -> None:
 
 def test_the_server_may_ask_for_more() -> None:
     asked = End("rejected", 503, "", ConnectError("x", status=503, retry_after=100))
-    waits = [Pauses(Reconnect(first=1)).after(asked, 0) for _ in range(100)]
+    waits = [Pauses(Reconnect(initial_delay=1)).after(asked, 0) for _ in range(100)]
     assert all(100 <= wait <= 101 for wait in waits)
     assert max(waits) - min(waits) > 0.5  # and then they do not come at one moment
 
 
-@pytest.mark.parametrize("wrong", [{"first": 0}, {"first": 2, "most": 1}, {"stable": -1}])
+@pytest.mark.parametrize("wrong", [{"initial_delay": 0}, {"initial_delay": 2, "max_delay": 1}, {"stable_after": -1}])
 def test_bad_settings(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Reconnect: 0 < first <= most"):
+    with pytest.raises(ValueError, match="Reconnect: 0 < initial_delay <= max_delay"):
         Reconnect(**wrong)  # type: ignore[arg-type]
 
 

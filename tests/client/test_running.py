@@ -133,7 +133,7 @@ async def test_an_error_is_raised_if_it_does_not_come_back() -> None:
             await run_client(router, uri, reconnect=False)
 
 
-async def test_it_comes_back_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_reconnects_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
     router = Router()
     attempts: list[tuple[int, str]] = []
 
@@ -396,7 +396,7 @@ async def test_when_is_up_to_the_user() -> None:
         return False
 
     async with serve(news(), Settings(port=0)) as server:
-        registry = Registry(server.app.directory)
+        registry = Registry(server._app.directory)
         client = Router()
 
         @client.producer(on_end="keep")
@@ -412,7 +412,7 @@ async def test_when_is_up_to_the_user() -> None:
 async def test_stopping_while_it_waits_for_its_next_attempt(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    patient = Reconnect(first=60)
+    patient = Reconnect(initial_delay=60)
     task = asyncio.create_task(run_client(echo(), "ws://127.0.0.1:1/echo", reconnect=patient))
     while "again in" not in caplog.text:
         await asyncio.sleep(0.001)

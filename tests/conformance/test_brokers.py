@@ -25,7 +25,7 @@ from wsflow import (
 )
 from wsflow.brokers import remote
 from wsflow.limits import Limits
-from wsflow.testing import MemoryServer, Peer, serve_in_memory
+from wsflow.testing import MemoryPeer, MemoryServer, serve_in_memory
 
 
 class Said(msgspec.Struct, tag="said"):
@@ -159,7 +159,7 @@ def news() -> Router:
     return app
 
 
-async def read(peer: Peer, count: int) -> list[str]:
+async def read(peer: MemoryPeer, count: int) -> list[str]:
     return [(await peer.receive(News)).text for _ in range(count)]
 
 
@@ -360,7 +360,7 @@ async def test_members_are_listed_in_every_process(broker: str) -> None:
             assert [each.presence for each in there] == [Member("ada", 3)]
 
 
-async def until(peer: Peer, names: list[str]) -> None:
+async def until(peer: MemoryPeer, names: list[str]) -> None:
     """Ask until those are there."""
     with anyio.fail_after(5):
         while True:

@@ -19,8 +19,8 @@ from tests.transports.test_server import request
 from wsflow.server.settings import Settings
 from wsflow.transports import library
 from wsflow.transports.frames import Found
-from wsflow.transports.host import READ_BYTES, Shared
 from wsflow.transports.server import ServerTransport
+from wsflow.transports.shared import READ_BYTES, Shared
 from wsflow.transports.sockets import SMALL
 
 LARGEST = 70_000

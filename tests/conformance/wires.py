@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wsflow import Router
 from wsflow.server import Server, Settings, serve
-from wsflow.testing import MemoryServer, Peer, serve_in_memory
+from wsflow.testing import MemoryPeer, MemoryServer, serve_in_memory
 
 Raw = str | bytes
 
@@ -50,7 +50,7 @@ class Wire(Protocol):
 
 @dataclass
 class MemoryClient:
-    peer: Peer
+    peer: MemoryPeer
 
     async def send(self, message: Raw, fragments: int = 1) -> None:
         await self.peer.send(message, fragments=fragments)
@@ -150,7 +150,7 @@ class SocketWire:
 
     async def stop(self, restart: bool = False) -> None:
         self.server.stop(restart=restart)
-        while self.server.app.sessions:
+        while self.server._app.sessions:
             await anyio.lowlevel.checkpoint()
 
 

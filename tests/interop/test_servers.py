@@ -321,7 +321,7 @@ async def test_router(server: str, codes: Sequence[int]) -> None:
     """It comes back after a restart and after a loss, and not after another close."""
     story: list[str] = []
     router = talker(story, iter(codes))
-    end = await run_client(router, f"{server}/", reconnect=Reconnect(first=0.05))
+    end = await run_client(router, f"{server}/", reconnect=Reconnect(initial_delay=0.05))
     assert (end.cause, end.code) == ("peer", codes[-1])
     expected: list[str] = []
     for before, code in zip([None, *codes], codes, strict=False):

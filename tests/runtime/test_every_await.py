@@ -214,12 +214,12 @@ class Run:
         app = build(self.seen, *SHAPES[self.shape])
         async with serve_in_memory(app, limits=LIMITS) as self.server:
             # the block of ``connect`` would raise what the fault caused
-            self.peer = self.server.open("/path", (), ())
+            self.peer = self.server._open("/path", (), ())
             self.sessions = list(self.server._app.sessions.values())
             if self.in_place:
                 self.report_from_the_loop(faults)
             with contextlib.suppress(Disconnected, AssertionError, Reject):
-                await self.peer.opened()
+                await self.peer._opened()
                 for message in MESSAGES[self.shape]:
                     await self.peer.send(message)
                 await self.peer.receive(Answer, timeout=5)

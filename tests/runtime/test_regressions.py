@@ -69,8 +69,8 @@ class TestStubborn(Jumping):
                     await stop.wait()
 
         async with serve_in_memory(app) as server:
-            peer = server.open("/", (), ())
-            await peer.opened()
+            peer = server._open("/", (), ())
+            await peer._opened()
             assert peer.rejected.status == 503
             assert "still running: on_connect " in caplog.text
             stop.set()
@@ -85,8 +85,8 @@ class TestStubborn(Jumping):
         for leaves_first in (True, False):
             limits = Limits(close_timeout=60)
             async with serve_in_memory(app, limits=limits) as server:
-                peer = server.open("/", (), ())
-                await peer.opened()
+                peer = server._open("/", (), ())
+                await peer._opened()
                 await peer.send("x")
                 await anyio.sleep(0.1)
                 began = anyio.current_time()

@@ -38,7 +38,7 @@ async def test_twenty_peers_leave_and_twenty_handlers_are_gone() -> None:
                 all_cleaned.set()
 
     async with serve_in_memory(app) as server:
-        peers = [server.open("/", (), ()) for _ in range(20)]
+        peers = [server._open("/", (), ()) for _ in range(20)]
         await all_parked.wait()
         for peer in peers:
             await peer.close()
@@ -211,19 +211,21 @@ class TestLate(Jumping):
                 await swallow()
 
         async with serve_in_memory(app) as server:
-            peer = server.open("/", (), ())
-            await peer.opened()
+            peer = server._open("/", (), ())
+            await peer._opened()
             if kind == "consumer":
                 await peer.send("x")
                 await anyio.sleep(0.1)
-            await peer.close()
-            await peer.wait_closed(timeout=5)
-            assert len(server.registry) == 0
-            assert f"still running: {kind} " in caplog.text
-            assert "must not catch its cancellation" in caplog.text
-            with pytest.raises(AssertionError, match="still running after the connection's end"):
-                peer.check(server.knows)
-            stubborn.set()
+            try:
+                await peer.close()
+                await peer.wait_closed(timeout=5)
+                assert len(server.registry) == 0
+                assert f"still running: {kind} " in caplog.text
+                assert "must not catch its cancellation" in caplog.text
+                with pytest.raises(AssertionError, match="still running after the connection's"):
+                    peer._check(server._knows)
+            finally:
+                stubborn.set()
 
     async def test_a_farewell_has_a_limit(self, caplog: pytest.LogCaptureFixture) -> None:
         app = Router("/")
@@ -372,7 +374,7 @@ async def test_the_peer_leaves_during_on_connect() -> None:
 
     app.consumer(echo)
     async with serve_in_memory(app) as server:
-        peer = server.open("/", (), ())
+        peer = server._open("/", (), ())
         await started.wait()
         await peer.close()
         await finished.wait()
@@ -391,12 +393,12 @@ async def test_the_server_stops_during_on_connect() -> None:
 
     app.consumer(echo)
     async with serve_in_memory(app) as server:
-        peer = server.open("/", (), ())
+        peer = server._open("/", (), ())
         await started.wait()
         await server.drain()
         assert peer.rejected.status == 503
         assert (await peer.wait_closed()).cause == "shutdown"
-        late = server.open("/", (), ())
+        late = server._open("/", (), ())
         assert late.rejected.status == 503
 
 

@@ -66,7 +66,7 @@ async def test_leaving_the_block_answers_what_was_received() -> None:
         await client.recv()
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
-    assert not server.app.overran
+    assert not server._app.overran
 
 
 async def test_stopping_at_once_cuts_short() -> None:
@@ -84,10 +84,10 @@ async def test_stopping_at_once_cuts_short() -> None:
         idle[1].write(b"GET / HT")
         await client.send("a")
         await started.wait()
-        while len(server._requesting) < 1:
+        while len(server._transports._requesting) < 1:
             await asyncio.sleep(0)
         server.stop()
-        while not server.app._admission.closed:
+        while not server._app._admission.closed:
             await asyncio.sleep(0)
         server.stop(now=True)
         server.stop(now=True)
@@ -97,7 +97,7 @@ async def test_stopping_at_once_cuts_short() -> None:
         assert closed.value.rcvd.code == 1001
         assert (await idle[0].read()).startswith(b"HTTP/1.1 503 ")
         idle[1].close()
-    assert server.app.overran
+    assert server._app.overran
 
 
 async def test_a_restart_lets_in_who_has_come() -> None:
@@ -124,15 +124,15 @@ async def test_a_restart_lets_in_who_has_come() -> None:
         half = await asyncio.open_connection("127.0.0.1", server.port)
         request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         half[1].write(request)
-        while len(server._requesting) < 1:
+        while len(server._transports._requesting) < 1:
             await asyncio.sleep(0)
         server.stop(restart=True)
-        while server._condition._event is None:
+        while server._transports._condition._event is None:
             await asyncio.sleep(0)
         half[1].write(
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n"
         )
-        while server._requesting:
+        while server._transports._requesting:
             await asyncio.sleep(0)
         go.set()
         client = await connecting
@@ -184,10 +184,10 @@ async def test_a_restart_that_is_cut_short() -> None:
     async with serve(echo_app(), quick(open_timeout=100.0)) as server:
         half = await asyncio.open_connection("127.0.0.1", server.port)
         half[1].write(b"GET / HTTP/1.1\r\n")
-        while len(server._requesting) < 1:
+        while len(server._transports._requesting) < 1:
             await asyncio.sleep(0)
         server.stop(restart=True)
-        while server._condition._event is None:
+        while server._transports._condition._event is None:
             await asyncio.sleep(0)
         server.stop(now=True)
         assert (await half[0].read()).startswith(b"HTTP/1.1 503 ")
@@ -432,7 +432,7 @@ async def test_new_connections_are_answered_while_it_stops() -> None:
         await client.send("x")
         await started.wait()
         server.stop()
-        while not server.app._admission.closed:
+        while not server._app._admission.closed:
             await asyncio.sleep(0)
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"ws://127.0.0.1:{server.port}/")
@@ -474,7 +474,7 @@ async def test_tls(certificate: tuple[Path, Path]) -> None:
                 await client.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1003
-        while server._transports:
+        while server._transports._open:
             await asyncio.sleep(0.001)
 
 
@@ -492,7 +492,7 @@ async def test_a_restart_lets_in_who_is_in_the_tls_handshake(
     await server.started.wait()
     address = ("127.0.0.1", server.port)
     early, failing = socket.create_connection(address), socket.create_connection(address)
-    while len(server._arriving) < 2:
+    while len(server._transports._arriving) < 2:
         await asyncio.sleep(0)
     server.stop(restart=True)
     while server._listeners:
@@ -518,7 +518,7 @@ async def test_a_restart_does_not_wait_for_a_tls_handshake_for_ever(
     async with serve(echo_app(), quick(ssl_certfile=cert, ssl_keyfile=key)) as server:
         server.TLS_GRACE = 0.1
         slow = socket.create_connection(("127.0.0.1", server.port))
-        while not server._arriving:
+        while not server._transports._arriving:
             await asyncio.sleep(0)
         server.stop(restart=True)
     slow.close()

@@ -20,7 +20,7 @@ from wsflow import (
     Topic,
     TopicMember,
 )
-from wsflow.testing import FakeConnection, FakeTopic, Peer, connect, serve_in_memory
+from wsflow.testing import FakeConnection, FakeTopic, MemoryPeer, connect, serve_in_memory
 from wsflow.testing import peer as peer_module
 
 
@@ -153,11 +153,11 @@ async def test_registry_entries_and_memberships_that_are_left_fail_the_block() -
         async with server.connect("/") as peer:
             pass
         with pytest.raises(AssertionError, match="the registry still knows connection"):
-            peer.check(lambda _id: True)
+            peer._check(lambda _id: True)
         session: Any = peer._session
         session.memberships["room"] = None
         with pytest.raises(AssertionError, match="still a member of room"):
-            peer.check(lambda _id: False)
+            peer._check(lambda _id: False)
 
 
 def deaf() -> Router:
@@ -291,12 +291,12 @@ async def test_entering_can_be_cancelled() -> None:
 
 
 @pytest.fixture
-async def anyio_peer() -> AsyncIterator[Peer]:
+async def anyio_peer() -> AsyncIterator[MemoryPeer]:
     async with connect(build()) as peer:
         yield peer
 
 
-async def test_in_a_fixture_of_anyio(anyio_peer: Peer) -> None:
+async def test_in_a_fixture_of_anyio(anyio_peer: MemoryPeer) -> None:
     await anyio_peer.send(Say("several"))
     assert await anyio_peer.receive(Say) == Say("a")
     assert await anyio_peer.receive(Say) == Say("b")

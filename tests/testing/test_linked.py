@@ -82,7 +82,7 @@ async def test_cut() -> None:
 
 async def test_cut_and_back() -> None:
     ends = Ends()
-    soon = Reconnect(first=0.01)
+    soon = Reconnect(initial_delay=0.01)
     async with connect(ends.server, "/x", client=ends.client, reconnect=soon) as linked:
         first = linked.server.id
         linked.link.down = True

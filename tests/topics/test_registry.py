@@ -100,12 +100,12 @@ async def test_no_word_to_those_who_are_not_accepted_yet() -> None:
         return message
 
     async with serve_in_memory(app) as server:
-        peer = server.open("/", (), ())
+        peer = server._open("/", (), ())
         await entered.wait()
         assert len(server.registry) == 0
         await server.registry.broadcast("early")
         go.set()
-        await peer.opened()
+        await peer._opened()
         await server.registry.broadcast("late")
         assert await peer.receive() == "late"
 

@@ -120,9 +120,9 @@ async def test_encoded_once_for_all_who_have_joined() -> None:
     handed: list[EncodedMessage] = []
     app = chat()
     async with serve_in_memory(app) as server:
-        peers = [server.open("/a", (), ()) for _ in range(10)]
+        peers = [server._open("/a", (), ()) for _ in range(10)]
         for peer in peers:
-            await peer.opened()
+            await peer._opened()
         await peers[0].send("hi")
         assert await peers[0].receive(str) == "done"
         for peer in peers:
@@ -201,8 +201,8 @@ async def test_a_lagging_peer_loses_what_the_topic_says(when_full: str, got: lis
 
 async def test_a_lagging_peer_is_closed_and_the_others_are_not() -> None:
     async with serve_in_memory(flooding("close"), limits=LIMITS) as server:
-        slow = server.open("/", (), ())
-        await slow.opened()
+        slow = server._open("/", (), ())
+        await slow._opened()
         async with server.connect("/") as quick:
             for number in range(0, 20, 2):
                 await quick.send({"from": number, "to": number + 2})
@@ -257,7 +257,7 @@ async def test_messages_wait_for_the_handshake() -> None:
         return await topic.members()
 
     async with serve_in_memory(app) as server, server.connect("/?slow=false") as quick:
-        slow = server.open("/?slow=true", (), ())
+        slow = server._open("/?slow=true", (), ())
         await joined.wait()
         await quick.send("early")
         assert await quick.receive() == []  # presence is announced at accept

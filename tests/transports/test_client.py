@@ -18,7 +18,7 @@ from wsflow import Disconnected, Header, Registry, Router, Topic, run_client
 from wsflow.client.connecting import Peer
 from wsflow.server import Settings
 from wsflow.server.serve import serve
-from wsflow.transports.client import explained, retry_after
+from wsflow.transports.connect_errors import connect_error, retry_after
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -163,6 +163,6 @@ def test_when_to_come_back() -> None:
     ],
 )
 def test_why(error: Exception, why: str, again: bool) -> None:
-    explanation = explained(error, "ws://x/", 10)
+    explanation = connect_error(error, "ws://x/", 10)
     assert why in str(explanation)
     assert explanation.retryable is again

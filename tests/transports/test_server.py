@@ -18,8 +18,8 @@ from websockets.asyncio.client import connect
 from wsflow import Connection, End, Reject, Router, Topic
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.server import Server, Settings, serve
-from wsflow.transports.host import READ_BYTES
 from wsflow.transports.library import Library
+from wsflow.transports.shared import READ_BYTES
 
 REQUEST = (
     b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -118,7 +118,7 @@ def echo_app() -> Router:
 
 
 async def all_gone(server: Server) -> None:
-    while server._transports or server.app.sessions:
+    while server._transports._open or server._app.sessions:
         await asyncio.sleep(0.001)
 
 
@@ -391,7 +391,7 @@ async def test_a_flood_is_parsed_no_faster_than_it_is_handled() -> None:
 
     async with serve(app, settings(inbox_messages=10)) as server, raw(server) as client:
         await client.opened()
-        (session,) = server.app.sessions.values()
+        (session,) = server._app.sessions.values()
         client.send(frame(b"x", 2) * 20_000)
         for _ in range(50):
             await asyncio.sleep(0.001)
@@ -438,7 +438,7 @@ async def test_a_stalled_reader_costs_no_more_than_its_buffer() -> None:
         while len(asked) != before:
             before = len(asked)
             await asyncio.sleep(0.05)
-        (transport,) = server._transports
+        (transport,) = server._transports._open
         assert transport._socket.get_write_buffer_size() < 300_000
         client.reset()
         await all_gone(server)
@@ -495,7 +495,7 @@ async def test_compression_bombs_are_taken_one_by_one() -> None:
     offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
     async with serve(app, settings(compression="deflate")) as server, raw(server) as client:
         await client.opened(headers=offer)
-        (session,) = server.app.sessions.values()
+        (session,) = server._app.sessions.values()
         client.send(data * 200)
         for _ in range(50):
             await asyncio.sleep(0.001)
@@ -533,7 +533,7 @@ async def test_a_flood_of_pings_that_nobody_reads_the_answers_of() -> None:
     async with serve(echo_app(), patient) as server, raw(server) as client:
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await client.opened()
-        (transport,) = server._transports
+        (transport,) = server._transports._open
         transport._socket.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, 8192
         )
@@ -596,7 +596,7 @@ async def test_who_resets_while_a_consumer_is_parked_is_found_gone() -> None:
         await client.opened()
         client.send(frame(b"m") * 20_000)
         await asyncio.sleep(0.05)
-        (transport,) = server._transports
+        (transport,) = server._transports._open
         assert transport._held
         transport._socket.abort()  # as when a write fails
         await over.wait()
@@ -672,7 +672,7 @@ async def test_a_peer_that_resets_while_it_is_written_to() -> None:
 async def test_the_limits_of_a_running_server() -> None:
     async with serve(echo_app(), settings(max_message_size=77)) as server, raw(server) as client:
         await client.opened()
-        (transport,) = server._transports
+        (transport,) = server._transports._open
         assert transport._library.protocol.max_message_size == 77
         assert transport._library.protocol.extensions == []
         assert transport._limits.write_buffer == 65536
@@ -682,7 +682,7 @@ async def test_who_is_told_too_late_changes_nothing() -> None:
     """All that the runtime may say to a transport is ignored once it is closed."""
     async with serve(echo_app(), settings()) as server, raw(server) as client:
         await client.opened()
-        (transport,) = server._transports
+        (transport,) = server._transports._open
         transport.reject(500, (), b"late")
         client.reset()
         await all_gone(server)
@@ -718,9 +718,9 @@ async def test_a_socket_that_is_lost_while_messages_wait() -> None:
             handled.clear()
             over = anyio.Event()
             await client.opened()
-            (transport,) = server._transports
+            (transport,) = server._transports._open
             client.send(frame(b"m") * 1000)
-            while sum(each.received for each in server.app.sessions.values()) * 7 + len(
+            while sum(each.received for each in server._app.sessions.values()) * 7 + len(
                 transport._held
             ) < len(frame(b"m") * 1000):
                 await asyncio.sleep(0)
@@ -765,15 +765,15 @@ async def test_answers_without_any_write_buffer() -> None:
             assert (await silent.head())[0] == 101
         async with raw(server) as half:
             half.send(b"GET ")
-            while not server._requesting:
+            while not server._transports._requesting:
                 await asyncio.sleep(0)
-            (transport,) = server._requesting
+            (transport,) = server._transports._requesting
             transport.pause_writing()  # there is nobody yet to be told
             transport.resume_writing()
     quiet = settings(ping_interval=0)
     async with serve(echo_app(), quiet) as server, raw(server) as client:
         await client.opened()
-        (transport,) = server._transports
+        (transport,) = server._transports._open
         assert transport._ping_timer is None
 
 

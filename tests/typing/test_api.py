@@ -25,7 +25,7 @@ from wsflow import (
     Topic,
     TopicName,
 )
-from wsflow.testing import FakeConnection, FakeTopic, Linked, Peer, connect
+from wsflow.testing import FakeConnection, FakeTopic, Linked, MemoryPeer, connect
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -98,7 +98,7 @@ async def letters(call: Letters) -> AsyncIterator[str]:
         yield letter
 
 
-async def asks(connection: Connection, peer: Peer, held: wsflow.Peer) -> None:
+async def asks(connection: Connection, peer: MemoryPeer, held: wsflow.Peer) -> None:
     assert_type(await connection.call(Length("a")), int)
     assert_type(await peer.call(Length("a"), timeout=2), int)
     assert_type(await held.call(Length("a")), int)
@@ -130,7 +130,7 @@ async def connects() -> None:
         assert_type(peer, wsflow.Peer)
         await peer.send(Say("x"))
         assert_type(peer.end, End | None)
-    end = await wsflow.run_client(client, "ws://x/", reconnect=Reconnect(first=0.1), resume="after")
+    end = await wsflow.run_client(client, "ws://x/", reconnect=Reconnect(initial_delay=0.1), resume="after")
     assert_type(end, End)
 
 
@@ -149,7 +149,7 @@ async def gone(end: End) -> None:
     assert_type(end.code, int)
 
 
-async def typed_peer(peer: Peer) -> None:
+async def typed_peer(peer: MemoryPeer) -> None:
     assert_type(await peer.receive(Said), Said)
     assert_type(await peer.receive(Said, Say), Said | Say)
     assert_type(await peer.receive(Said, timeout=2), Said)
@@ -171,7 +171,7 @@ async def test_typed_app_runs() -> None:
         assert await peer.receive(Said) == Said("hi")
         await peer.send(b"raw")
         assert await peer.receive(bytes) == b"raw"
-        assert_type(peer, Peer)
+        assert_type(peer, MemoryPeer)
         assert await peer.call(Length("abc")) == 3
     async with connect(app, "/typed/a", client=client) as linked:
         assert_type(linked, Linked)

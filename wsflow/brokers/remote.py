@@ -35,7 +35,7 @@ BEAT = 1.0
 """Seconds between two signs of life of a process; after three without one it is taken for dead."""
 STABLE = 10.0
 """Seconds after which a connection counts as stable: the back-off begins anew."""
-AT_ONCE = 1000
+SUBSCRIBE_BATCH = 1000
 """Topics that are subscribed to at once."""
 REMEMBERED = 10_000
 """Messages without history whose sender and number are remembered, to know them again."""
@@ -209,8 +209,8 @@ class RemoteBroker:
         self, connection: EngineConnection, topics: Mapping[str, TopicOptions]
     ) -> None:
         names = list(topics)
-        for start in range(0, len(names), AT_ONCE):
-            part = {name: topics[name] for name in names[start : start + AT_ONCE]}
+        for start in range(0, len(names), SUBSCRIBE_BATCH):
+            part = {name: topics[name] for name in names[start : start + SUBSCRIBE_BATCH]}
             try:
                 await connection.subscribe(part)
             except BrokerError as exc:

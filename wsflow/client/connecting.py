@@ -15,7 +15,6 @@ from wsflow.client.options import check_options
 from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import (
     Client,
-    HeaderItems,
     check_uri,
     checked_headers,
     dial_sockets,
@@ -25,6 +24,7 @@ from wsflow.connection import Connection
 from wsflow.declare.router import Router
 from wsflow.end import End
 from wsflow.errors import DeclarationError, Disconnected
+from wsflow.http import HeaderItems
 from wsflow.messages.calls import Call, Stream
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
@@ -37,83 +37,100 @@ T = TypeVar("T")
 
 
 @final
-class Peer:
-    """The server, as the block of ``connect`` sees it. Safe from many tasks."""
+class _Mailbox:
+    """What has come for a peer, and over which connection.
 
-    def __init__(self, end: Callable[[], End | None]) -> None:
-        self._end = end
-        self._connection: Connection | None = None
-        self.asks = True
-        self._messages: deque[Any] = deque()
-        self._condition = Condition()
-        self.changed, self.wait_for = self._condition.notify_all, self._condition.wait_for
-        self._client: Client
+    Attributes:
+        connection: the connection of now; None while there is none.
+        messages: what has come, and was not read.
+        condition: tells of both.
+        asks: whether answers can be told apart from what comes.
+    """
 
-    # -- what the client tells
-
-    def of(self, client: Client) -> None:
-        """Know who keeps the connection."""
-        self._client = client
+    def __init__(self, *, asks: bool) -> None:
+        self.connection: Connection | None = None
+        self.messages: deque[Any] = deque()
+        self.condition = Condition()
+        self.asks = asks
 
     async def take(self, messages: AsyncIterator[Any], connection: Connection) -> None:
         """The consumer: hand over one message after the other. What has come when the connection
         ends is there to be read."""
-        self._connection = connection
-        self.changed()
+        self._connected(connection)
         try:
             async for message in messages:
-                self._messages.append(message)
-                self.changed()
-                await self.wait_for(lambda: not self._messages)
+                self._put(message)
+                await self.condition.wait_for(lambda: not self.messages)
         finally:
-            self._connection = None
+            self.connection = None
             with anyio.CancelScope(shield=True):
                 async for message in messages:  # the inbox is closed: nothing more comes
-                    self._messages.append(message)
-            self.changed()
+                    self._put(message)
+            self.condition.notify_all()
 
     async def hold(self, connection: Connection) -> None:
         """The producer, where nothing but answers comes: keep the connection."""
-        self._connection = connection
-        self.changed()
+        self._connected(connection)
         try:
             await anyio.sleep_forever()
         finally:
-            self._connection = None
-            self.changed()
+            self.connection = None
+            self.condition.notify_all()
 
-    def _check_asks(self) -> None:
-        if not self.asks:
-            raise TypeError(
-                "texts cannot be told apart from answers: name what comes, as in "
-                "connect(uri, receives=(Said, Came)), or receives=() for answers alone"
-            )
+    def _connected(self, connection: Connection) -> None:
+        self.connection = connection
+        self.condition.notify_all()
 
-    # -- for the user
+    def _put(self, message: Any) -> None:
+        self.messages.append(message)
+        self.condition.notify_all()
+
+
+@final
+class Peer:
+    """The server, as the block of ``connect`` sees it. Safe from many tasks.
+
+    A wait that takes too long ends with TimeoutError.
+    """
+
+    def __init__(self, client: Client, mailbox: _Mailbox) -> None:
+        self._client = client
+        self._mailbox = mailbox
 
     @property
     def connection(self) -> Connection | None:
         """The connection of now; None while there is none."""
-        return self._connection
+        return self._mailbox.connection
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was agreed on, None without one."""
-        return self._connection.subprotocol if self._connection is not None else None
+        connection = self.connection
+        return connection.subprotocol if connection is not None else None
 
     @property
     def end(self) -> End | None:
         """How the connection ended for good, None before that."""
-        return self._end()
+        return self._client.end if self._client.over else None
 
-    async def _gone(self, connection: Connection) -> None:
-        await self.wait_for(lambda: self._connection is not connection)
+    async def _wait_for(self, predicate: Callable[[], object]) -> None:
+        await self._mailbox.condition.wait_for(predicate)
 
     async def _connected(self) -> Connection:
-        await self.wait_for(lambda: self._connection or self.end)
-        if self._connection is None:
+        await self._wait_for(lambda: self.connection or self.end)
+        if (connection := self.connection) is None:
             raise Disconnected(self.end)
-        return self._connection
+        return connection
+
+    async def _gone(self, connection: Connection) -> None:
+        await self._wait_for(lambda: self.connection is not connection)
+
+    def _check_asks(self) -> None:
+        if not self._mailbox.asks:
+            raise TypeError(
+                "texts cannot be told apart from answers: name what comes, as in "
+                "connect(uri, receives=(Said, Came)), or receives=() for answers alone"
+            )
 
     async def send(self, message: object) -> None:
         """Send a message, as ``Connection.send``. With ``reconnect`` it waits for a connection;
@@ -144,9 +161,9 @@ class Peer:
             Disconnected: there is no connection now.
         """
         self._check_asks()
-        if self._connection is None:
+        if (connection := self.connection) is None:
             raise Disconnected(self.end)
-        return self._connection.stream(message)
+        return connection.stream(message)
 
     async def receive(self, *, timeout: float | None = None) -> Any:
         """The next message. Cancelling it loses none.
@@ -156,11 +173,12 @@ class Peer:
             Disconnected: the connection has ended for good, and all was read.
             ConnectError: it was lost, and the server refuses to have it back.
         """
+        messages = self._mailbox.messages
         with anyio.move_on_after(timeout):
-            await self.wait_for(lambda: self._messages or self.end)
-        if self._messages:
-            message = self._messages.popleft()
-            self.changed()
+            await self._wait_for(lambda: messages or self.end)
+        if messages:
+            message = messages.popleft()
+            self._mailbox.condition.notify_all()
             return message
         end = self.end
         if end is None:
@@ -200,8 +218,8 @@ class Peer:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection, as ``Connection.close``. It does not come back."""
         self._client.come_back_no_more()
-        if self._connection is not None:
-            await self._connection.close(code, reason)
+        if (connection := self.connection) is not None:
+            await connection.close(code, reason)
 
 
 @final
@@ -245,8 +263,9 @@ class connect:  # noqa: N801
         limits: ClientLimits | None = None,
         **options: Any,
     ) -> None:
-        self._peer = Peer(self._ended)
-        self._plan = _plan(self._peer, receives, codec)
+        kinds = tuple(receives) if isinstance(receives, tuple | list) else (receives,)
+        self._mailbox = _Mailbox(asks=not {str, bytes} & set(kinds))
+        self._plan = _plan(self._mailbox, kinds, codec)
         self._uri = check_uri(uri)
         self._limits = limits or ClientLimits()
         self._settings: dict[str, Any] = {
@@ -257,22 +276,20 @@ class connect:  # noqa: N801
             "options": check_options(options),
         }
 
-    def _ended(self) -> End | None:
-        return self._client.end if self._client.over else None
-
     async def __aenter__(self) -> Peer:
-        self._client = client = Client(
+        condition = self._mailbox.condition
+        client = Client(
             self._plan,
             self._uri,
             dial_sockets(self._limits),
             limits=self._limits,
-            changed=self._peer.changed,
+            changed=condition.notify_all,
             **self._settings,
         )
-        self._peer.of(client)
+        self._client, self._peer = client, Peer(client, self._mailbox)
         client.start()
         try:
-            await self._peer.wait_for(lambda: self._peer.connection or client.over)
+            await condition.wait_for(lambda: self._mailbox.connection or client.over)
         except BaseException:
             client.stop()
             await client.wait_shielded()
@@ -292,17 +309,15 @@ class connect:  # noqa: N801
         await self._client.wait_shielded()
 
 
-def _plan(peer: Peer, receives: Any, codec: Literal["json", "msgpack"]) -> AppPlan:
-    """A Router that hands everything to a peer."""
-    kinds = tuple(receives) if isinstance(receives, tuple | list) else (receives,)
-    peer.asks = not {str, bytes} & set(kinds)
+def _plan(mailbox: _Mailbox, kinds: tuple[Any, ...], codec: Literal["json", "msgpack"]) -> AppPlan:
+    """A Router that hands everything to a mailbox."""
     router = Router(codec=codec)
 
     async def hold(connection: Connection) -> None:
-        await peer.hold(connection)
+        await mailbox.hold(connection)
 
     async def take(messages: Any, connection: Connection) -> None:
-        await peer.take(messages, connection)
+        await mailbox.take(messages, connection)
 
     if kinds:
         take.__annotations__["messages"] = AsyncIterator[Union[kinds]]  # type: ignore[valid-type]  # noqa: UP007

@@ -22,7 +22,7 @@ ELSEWHERE: Mapping[str, str] = {
     "ping_interval": LIMITS.format("ping_interval=…"),
     "ping_timeout": LIMITS.format("ping_timeout=…"),
     "process_exception": "reconnect=Reconnect(when=…)",
-    "reconnect_delays": "reconnect=Reconnect(first=…, most=…)",
+    "reconnect_delays": "reconnect=Reconnect(initial_delay=…, max_delay=…)",
     "write_limit": LIMITS.format("write_buffer=…"),
 }
 """Arguments of ``websockets.connect`` that are said in another way here."""

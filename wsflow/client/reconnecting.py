@@ -1,7 +1,7 @@
-"""When a client comes back, and how long it waits before that.
+"""When a client reconnects, and how long it waits before that.
 
 ==================== ==========================================================================
-the connection ended  comes back
+the connection ended  reconnects
 ==================== ==========================================================================
 1000, 1005            no: the other end is done
 1001, 1006            yes: it went away, or vanished
@@ -33,10 +33,10 @@ DONE = frozenset({1000, 1001, 1005})
 """Close codes that say that all is well: the other end is done, or goes away in order."""
 
 STAY_AWAY = frozenset({1000, 1002, 1003, 1005, 1007, 1008, 1009, 1010})
-"""Close codes below 3000 after which a client does not come back."""
+"""Close codes below 3000 after which a client does not reconnect."""
 
 
-def comes_back(end: End) -> bool:
+def reconnects(end: End) -> bool:
     """Whether a client tries again after a connection that ended so."""
     if isinstance(end.error, ConnectError):
         return end.error.retryable
@@ -48,25 +48,31 @@ def comes_back(end: End) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconnect:
-    """How a client comes back: exponential back-off with full jitter.
+    """How a client reconnects: exponential back-off with full jitter.
 
     Attributes:
-        first: before the first attempt it waits up to so many seconds, at random; before each next
-            one up to twice as many.
-        most: but not more than that, unless the server asks for more by ``Retry-After``.
-        stable: a connection that was open for so many seconds starts the count anew.
-        when: whether it comes back at all, given how the connection ended; by default by the table
+        initial_delay: seconds; before the first attempt it waits up to so long, at random; before
+            each next one up to twice as long.
+        max_delay: seconds that it waits at most, unless the server asks for more by
+            ``Retry-After``.
+        stable_after: seconds after which an open connection starts the count anew.
+        when: whether it reconnects at all, given how the connection ended; by default by the table
             above.
+
+    Raises:
+        ValueError: a delay is 0 or less, or the first is longer than the longest.
     """
 
-    first: float = 1.0
-    most: float = 60.0
-    stable: float = 30.0
-    when: Callable[[End], bool] = comes_back
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+    stable_after: float = 30.0
+    when: Callable[[End], bool] = reconnects
 
     def __post_init__(self) -> None:
-        if not (0 < self.first <= self.most and self.stable >= 0):
-            raise ValueError("Reconnect: 0 < first <= most, and stable is 0 or more")
+        if not (0 < self.initial_delay <= self.max_delay and self.stable_after >= 0):
+            raise ValueError(
+                "Reconnect: 0 < initial_delay <= max_delay, and stable_after is 0 or more"
+            )
 
 
 class Pauses:
@@ -87,9 +93,9 @@ class Pauses:
         Who is asked to wait waits for that, and then for the same as others: not all of them come
         at one moment.
         """
-        if self.attempt == 1 or open_for >= self._reconnect.stable:
+        if self.attempt == 1 or open_for >= self._reconnect.stable_after:
             self.attempt = 1
-            self._delays = back_off(self._reconnect.first, self._reconnect.most)
+            self._delays = back_off(self._reconnect.initial_delay, self._reconnect.max_delay)
         self.attempt += 1
         asked = end.error.retry_after if isinstance(end.error, ConnectError) else None
         return (asked or 0.0) + next(self._delays)

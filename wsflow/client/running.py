@@ -21,7 +21,7 @@ from wsflow.client.reconnecting import Pauses, Reconnect
 from wsflow.declare.router import Router
 from wsflow.end import End
 from wsflow.errors import ConnectError
-from wsflow.http import check_headers, without_secrets
+from wsflow.http import HeaderItems, check_headers, header_pairs, without_secrets
 from wsflow.limits import Limits
 from wsflow.messages.codec import JSON
 from wsflow.opening import Opening
@@ -29,16 +29,16 @@ from wsflow.runtime.admission import prepare
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.background import Background
-from wsflow.transports.base import DiallingTransport
+from wsflow.transports.base import Begin, DiallingTransport, Transport
 from wsflow.transports.client import Dialler, Target
-from wsflow.transports.host import Shared
+from wsflow.transports.shared import Shared
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
 log = logging.getLogger("wsflow.client")
 
-HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
-Dial = Callable[[Callable[[], Target]], DiallingTransport]
+Dial = Callable[[Callable[[], Target], Begin], DiallingTransport]
+"""Makes a transport that connects to a target, and begins a connection on it."""
 
 
 @final
@@ -197,10 +197,15 @@ class Client:
         opening = Opening(self._uri, Headers(self._headers), self._last.ids, attempt, self.end)
         if self._resume and opening.last_event_id:
             opening.query[self._resume] = opening.last_event_id
-        transport = self._dial(partial(self._target, opening))
         dialling = Dialling(opening, self._last.note, self._opened)
-        self.session = session = self.app.begin(self._admitted, transport, dialling)
-        transport.attach(session)
+        sessions: list[Session] = []
+
+        def begin(transport: Transport) -> Session:
+            sessions.append(self.app.begin(self._admitted, transport, dialling))
+            return sessions[0]
+
+        transport = self._dial(partial(self._target, opening), begin)
+        self.session = session = sessions[0]
         self._changed()
         await session.over.wait()
         await transport.closed()
@@ -212,8 +217,7 @@ class Client:
         self._changed()
 
     def _target(self, opening: Opening) -> Target:
-        assert self.session is not None  # it asks for it
-        plan = self.session.plan
+        plan = self._admitted.plan
         codec = plan.codecs[0]
         own = () if codec is JSON else (codec.subprotocol,)
         offered = dict.fromkeys((*plan.subprotocols, *self._subprotocols, *own))
@@ -230,7 +234,7 @@ def dial_sockets(limits: ClientLimits) -> Dial:
         shared = Shared(asyncio.get_running_loop())
     except RuntimeError:
         raise RuntimeError("clients connect on asyncio: run them in asyncio.run(…)") from None
-    return lambda target: Dialler(target, limits, shared)
+    return lambda target, begin: Dialler(target, begin, limits, shared)
 
 
 def check_uri(uri: str) -> str:
@@ -257,9 +261,7 @@ def checked_headers(headers: HeaderItems) -> Headers:
     """
     if isinstance(headers, Headers):
         return headers
-    if isinstance(headers, str):
-        raise TypeError(f"headers is {headers!r}: use a mapping, or pairs")
-    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    pairs = header_pairs(headers)
     check_headers(pairs)
     return Headers(pairs)
 

@@ -64,7 +64,7 @@ class TopicName:
             own connections have joined with.
     """
 
-    __slots__ = ("options", "template")
+    __slots__ = ("_options", "template")
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class TopicName:
         presence: Any = None,
     ) -> None:
         self.template = template
-        self.options = TopicOptions(history, max_age, backlog, when_full, presence)
+        self._options = TopicOptions(history, max_age, backlog, when_full, presence)
 
 
 REQUEST_MARKERS = (Query, Header, Cookie)

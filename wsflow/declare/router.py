@@ -97,11 +97,11 @@ class Router:
         self.path = path
         self.codec = codec
         self.subprotocols = tuple(subprotocols)
-        self.where = _frame_place(sys._getframe(1))
-        self.declared = Declared()
+        self._where = _frame_place(sys._getframe(1))
+        self._declared = Declared()
 
     def __repr__(self) -> str:
-        return f"<Router {self.path} ({self.where})>"
+        return f"<Router {self.path} ({self._where})>"
 
     def include(self, other: Router, prefix: str = "") -> None:
         """Serve another Router's paths too.
@@ -110,7 +110,7 @@ class Router:
         ``on_connect``, ``on_message``, ``on_disconnect`` and ``on_error`` hold for it as well.
         """
         if isinstance(other, Router):
-            self.declared.included.append(Included(other, prefix))
+            self._declared.included.append(Included(other, prefix))
             return
         called = "it is a function: call it" if callable(other) else "pass a Router"
         self._problem(
@@ -123,7 +123,7 @@ class Router:
         )
 
     def _problem(self, where: str, subject: str, why: str, cure: str) -> None:
-        self.declared.problems.append(Problem(where, subject, why, cure))
+        self._declared.problems.append(Problem(where, subject, why, cure))
 
     def _record(self, kind: Kind, fn: object, frame: FrameType, **options: Any) -> Any:
         """Record ``fn``, or return the decorator that will."""
@@ -132,7 +132,7 @@ class Router:
         if callable(fn) and not isinstance(fn, type):
             # A module's names are the function's globals; a frame would keep more alive.
             local = None if frame.f_locals is frame.f_globals else frame
-            self.declared.handlers.append(Handler(kind, fn, local, **options))
+            self._declared.handlers.append(Handler(kind, fn, local, **options))
         elif inspect.iscoroutine(fn) or inspect.isasyncgen(fn):
             if inspect.iscoroutine(fn):
                 fn.close()

@@ -171,6 +171,11 @@ class App:
 
     # -- connections
 
+    @property
+    def running(self) -> list[str]:
+        """The handlers that are at work, by name."""
+        return [name for each in list(self.sessions.values()) for name in each.running]
+
     def open(self, request: Request, transport: Transport) -> Session | None:
         """Begin a connection, or answer why not. Needs no current task."""
         try:

@@ -55,6 +55,7 @@ class Dispatcher:
         "_calls",
         "_children",
         "_decoding",
+        "_environment",
         "_handlers",
         "_inbox",
         "_lane",
@@ -70,6 +71,7 @@ class Dispatcher:
     def __init__(
         self,
         plan: RoutePlan,
+        environment: Environment,
         inbox: Inbox,
         outbox: Outbox,
         children: Children,
@@ -77,6 +79,7 @@ class Dispatcher:
         seen: Callable[[Any, str], None] | None = None,
     ) -> None:
         self._plan = plan
+        self._environment = environment
         self._decoding = plan.decodings[outbox.codec.name]
         self._inbox = inbox
         self._outbox = outbox
@@ -127,7 +130,9 @@ class Dispatcher:
                     pass  # only answers are still awaited
                 elif not self.ready or consumer in lanes:
                     lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
-                elif (begun := self._handlers.begin(consumer, message)) is not None:  # type: ignore[union-attr]
+                elif (
+                    begun := (self._handlers or self._bound).begin(consumer, message)
+                ) is not None:
                     # The host goes on with what has to wait.
                     self.ready = False
                     self.doing = consumer.handler
@@ -150,6 +155,15 @@ class Dispatcher:
             if answering is not None:
                 consumer = cast(ConsumerPlan, asked.taker(answering.message))
                 self._lanes.get(consumer, self._lane).put(Item(consumer, answering, size))
+
+    @property
+    def _bound(self) -> Handlers:
+        """The connection's functions, bound to it when they are first needed."""
+        if self._handlers is None:
+            self._handlers = Handlers(
+                self._plan, self._environment, self._outbox, self._owner.call_failed, self._seen
+            )
+        return self._handlers
 
     @property
     def calls(self) -> Calls:
@@ -181,11 +195,9 @@ class Dispatcher:
 
     # -- the host
 
-    def start(self, environment: Environment) -> None:
-        """Bind all functions to the connection, and start the children."""
-        handlers = self._handlers = Handlers(
-            self._plan, environment, self._outbox, self._owner.call_failed, self._seen
-        )
+    def start(self) -> None:
+        """Start the children."""
+        handlers, environment = self._bound, self._environment
         for lane, consumer in {lane: each for each, lane in self._lanes.items()}.items():
             name = str(consumer.handler)
             if isinstance(lane, KeyedLane):
@@ -206,7 +218,7 @@ class Dispatcher:
         Args:
             eager: whether messages may be handled in this task's place while it waits.
         """
-        lane, handlers = self._lane, cast(Handlers, self._handlers)
+        lane, handlers = self._lane, self._bound
         while True:
             while lane.queue:
                 item = lane.take()

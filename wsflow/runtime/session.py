@@ -188,7 +188,9 @@ class Session:
         self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport, self._overflown)
         seen = dialling.seen if dialling is not None else None
-        self._dispatcher = Dispatcher(plan, self._inbox, self.outbox, self._children, self, seen)
+        self._dispatcher = Dispatcher(
+            plan, self._environment, self._inbox, self.outbox, self._children, self, seen
+        )
         self._host: Detached | None = None
         self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
         self._in: Handler | None = None  # the scope function that the host is in
@@ -384,9 +386,7 @@ class Session:
         """Cancel all that runs. The host goes on to tear down."""
         if self.phase >= STOPPING:
             return
-        has_host = self.phase is not RESTING and (
-            self.phase is not READY or self.plan.needs_host
-        )
+        has_host = self.phase is not RESTING and (self.phase is not READY or self.plan.needs_host)
         self._enter(STOPPING)
         end = self.ending.end or self.ending.settle(SHUTDOWN)
         if end.cause not in PEER_LEFT:
@@ -533,7 +533,7 @@ class Session:
                 if self._goodbye is not None and self.phase is OPEN:
                     self.finish(self._goodbye)
                 if not self.stopping:
-                    self._dispatcher.start(self._environment)
+                    self._dispatcher.start()
                     await self._dispatcher.consume(eager=self.transport.from_loop)
                     if self._goodbye is not None:
                         await self.outbox.drained()

@@ -111,7 +111,7 @@ async def _serve(
             return Exit.FAILED
         finally:
             stopping.done()
-    return Exit.FAILED if server.app.overran else Exit.STOPPED
+    return Exit.FAILED if server.overran else Exit.STOPPED
 
 
 def check_broker(settings: Settings) -> None:
@@ -137,7 +137,7 @@ class Stopping:
         settings: how long to wait.
     """
 
-    AT_ONCE = 1.0
+    SECOND_SIGNAL = 1.0
     """Seconds that scope functions have to tear down after the second signal."""
 
     def __init__(self, server: Server, settings: Settings) -> None:
@@ -176,11 +176,11 @@ class Stopping:
         if self._signals == 1:
             log.info("stopping: within %g s what was received is answered", self._settings.grace)
             # Handlers that swallow cancellation, or block the loop, must not keep the process.
-            self._watch(self._settings.grace + 3 * self._settings.close_timeout + self.AT_ONCE)
+            self._watch(self._settings.grace + 3 * self._settings.close_timeout + self.SECOND_SIGNAL)
             self._server.stop(restart=restart)
         else:
             log.warning("stopping at once")
-            self._watch(self.AT_ONCE)
+            self._watch(self.SECOND_SIGNAL)
             self._server.stop(now=True)
 
     def _watch(self, seconds: float) -> None:
@@ -193,16 +193,14 @@ class Stopping:
 
     def _give_up(self) -> None:
         """The process ends without those that do not."""
-        app = self._server.app
-        sessions = list(app.sessions.values())
-        running = [*app.left_behind, *(name for each in sessions for name in each.running)]
-        log.error("not stopped in time, exiting; still running: %s", ", ".join(running) or "-")
+        running = ", ".join(self._server.running) or "-"
+        log.error("not stopped in time, exiting; still running: %s", running)
         logging.shutdown()
         os._exit(Exit.FAILED)
 
     def done(self) -> None:
         """The server has stopped. The event loop still waits for what does not end: see to that."""
-        if self._server.app.left_behind:
-            self._watch(self.AT_ONCE)
+        if self._server.left_behind:
+            self._watch(self.SECOND_SIGNAL)
         elif self._watchdog is not None:
             self._watchdog.cancel()

@@ -8,34 +8,31 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, final
-from weakref import WeakSet
 
 import anyio
-from websockets.datastructures import Headers
 
 from wsflow.declare.router import Router
-from wsflow.request import Address
-from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
 from wsflow.server.listening import BACKLOG, bind_unix, inherited, tls_context
-from wsflow.server.proxies import resolver
 from wsflow.server.settings import Settings
+from wsflow.server.transports import Transports
 from wsflow.tasks.background import Background
-from wsflow.tasks.waiting import Condition
-from wsflow.transports.host import Kept, Shared
-from wsflow.transports.server import ServerTransport
+from wsflow.topics.registry import Registry
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
 
 @final
 class Server:
-    """Listens, keeps the transports, and stops in order.
+    """Listens, serves, and stops in order. Made by ``serve``.
+
+    Args:
+        plan: the wired app.
+        settings: how to serve it.
+        sockets: those to listen on, in place of what the settings say.
 
     Attributes:
-        plan: the wired app.
-        settings: how it serves.
-        app: the app that runs.
+        registry: the connections of the app.
         started: set when it listens.
 
     Raises:
@@ -48,86 +45,17 @@ class Server:
     def __init__(
         self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
     ) -> None:
-        self.plan = plan
-        self.settings = settings
-        self.app = App(plan, settings, settings.broker)
+        self._settings = settings
+        self._app = App(plan, settings, settings.broker)
+        self._transports = Transports(settings, self._app)
+        self.registry = Registry(self._app.directory)
         self.started = anyio.Event()
         self._stop = anyio.Event()
         self._now = False
         self._restart = False
-        self._arriving: WeakSet[Kept] = WeakSet()  # in the TLS handshake
-        self._requesting: set[Kept] = set()
-        self._transports: set[Kept] = set()
-        self._condition = Condition()  # of what becomes of the transports
-        self._resolve = resolver(settings.trusted_proxy)
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
-        self._shared: Shared | None = None
         self._inode = 0  # of the Unix socket that is ours
-
-    # -- for the transports
-
-    @property
-    def limits(self) -> Settings:
-        """The limits of its transports."""
-        return self.settings
-
-    @property
-    def shared(self) -> Shared:
-        """What its transports share."""
-        if self._shared is None:
-            self._shared = Shared(asyncio.get_running_loop())
-        return self._shared
-
-    @property
-    def acceptor(self) -> App:
-        """Who decides on opening requests."""
-        return self.app
-
-    def opened(self, transport: Kept) -> bool:
-        """A socket was accepted; False if too many have not sent their request."""
-        self._arriving.discard(transport)
-        self._condition.notify_all()
-        if len(self._requesting) >= self.settings.max_handshakes:
-            return False
-        # Those that were refused, or are closing, count here too.
-        most = self.settings.max_connections
-        if most and len(self._transports) >= most + self.settings.max_handshakes:
-            return False
-        per_client = self.settings.max_connections_per_client
-        if per_client and self._requests_from(transport.address) >= per_client:
-            return False
-        self._requesting.add(transport)
-        self._transports.add(transport)
-        return True
-
-    def requested(self, transport: Kept) -> None:
-        """Its opening request has come."""
-        self._forget_request(transport)
-
-    def closed(self, transport: Kept) -> None:
-        """Its socket is closed."""
-        self._transports.discard(transport)
-        self._forget_request(transport)
-
-    def _forget_request(self, transport: Kept) -> None:
-        self._requesting.discard(transport)
-        self._condition.notify_all()
-
-    def client(self, address: Address | None, headers: Headers) -> Address | None:
-        """The peer's address, seen through the trusted proxies."""
-        return self._resolve(address, headers)
-
-    def refused(self, address: Address | None, target: str, status: int) -> None:
-        """An opening request was no proper one, and was answered so."""
-        log_refusal(target, address, status)
-
-    def _requests_from(self, address: Address | None) -> int:
-        """How many from the same host have not sent their request."""
-        if address is None:
-            return 0
-        others = (each.address for each in self._requesting)
-        return sum(1 for other in others if other is not None and other.host == address.host)
 
     # -- running
 
@@ -137,6 +65,21 @@ class Server:
         sockets = self._listeners[0].sockets if self._listeners else ()
         name = sockets[0].getsockname() if sockets else ""
         return int(name[1]) if isinstance(name, tuple) else 0
+
+    @property
+    def overran(self) -> bool:
+        """Whether, in stopping, a connection was cut off because its time was over."""
+        return self._app.overran
+
+    @property
+    def left_behind(self) -> list[str]:
+        """The handlers that did not end although they were cancelled."""
+        return self._app.left_behind
+
+    @property
+    def running(self) -> list[str]:
+        """The handlers that are at work, and those that were left behind."""
+        return [*self._app.left_behind, *self._app.running]
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop`` is called or a task of the app fails. Calls ``bind`` if need be.
@@ -151,7 +94,7 @@ class Server:
         if not self._listeners:
             await self.bind()
         try:
-            await self.app.run(partial(self._serve, ready))
+            await self._app.run(partial(self._serve, ready))
         finally:
             self._unbind()
 
@@ -166,10 +109,10 @@ class Server:
         """
         self._restart = self._restart or restart
         self._now = self._now or now
-        self.app.abort_start()
+        self._app.abort_start()
         if now:
-            self.app.cut_short()
-            self._condition.notify_all()
+            self._app.cut_short()
+            self._transports.look_again()
         self._stop.set()
 
     async def _serve(self, ready: Callable[[], None]) -> None:
@@ -179,13 +122,10 @@ class Server:
         ready()
         await self._told_to_stop()
         await self._hand_over()
-        await self.app.drain(0 if self._now else self.settings.grace, restart=self._restart)
-        for transport in list(self._requesting):
-            transport.reject(503, (), b"Service Unavailable\n")
+        await self._app.drain(0 if self._now else self._settings.grace, restart=self._restart)
+        self._transports.refuse_requests()
         self._unbind()  # not before: whoever came meanwhile was answered
-        await self._condition.wait_for(
-            lambda: not self._transports
-        )  # each bounds its closing handshake
+        await self._transports.all_closed()
 
     async def _hand_over(self) -> None:
         """On a restart, leave the address to another process, and let in who has come before."""
@@ -199,8 +139,11 @@ class Server:
         self._unbind()  # not before: asyncio drops what it has accepted and not set up by then
         await self._set_up_accepted()  # by uvloop, which accepts until that
         with anyio.move_on_after(self.TLS_GRACE):
-            await self._condition.wait_for(lambda: self._now or not self._arriving)
-        await self._condition.wait_for(lambda: self._now or not self._requesting)
+            await self._transports.all_arrived(self._is_now)
+        await self._transports.all_requested(self._is_now)
+
+    def _is_now(self) -> bool:
+        return self._now
 
     async def _set_up_accepted(self) -> None:
         for _ in range(3):  # turns of the loop, from an accepted socket to its transport
@@ -212,7 +155,7 @@ class Server:
         for listener in listeners:
             listener.close()
         if listeners and not self._sockets:
-            path = self.settings.uds
+            path = self._settings.uds
             if path is not None and path.exists() and path.stat().st_ino == self._inode:
                 path.unlink()  # ours, and not of a server that came after
 
@@ -220,7 +163,7 @@ class Server:
         async with anyio.create_task_group() as tasks:
 
             async def app_fails() -> None:
-                await self.app.must_stop.wait()
+                await self._app.must_stop.wait()
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(app_fails)
@@ -234,17 +177,11 @@ class Server:
             OSError: the address cannot be listened on.
             ValueError: a TLS file cannot be used.
         """
-        settings = self.settings
+        settings = self._settings
         loop = asyncio.get_running_loop()
 
         context = tls_context(settings)
-
-        def factory() -> ServerTransport:
-            transport = ServerTransport(self)
-            if context is not None:
-                self._arriving.add(transport)
-            return transport
-
+        factory = partial(self._transports.make, secure=context is not None)
         listen: dict[str, Any] = {"backlog": BACKLOG, "start_serving": False}
         if context is not None:
             listen["ssl"] = context

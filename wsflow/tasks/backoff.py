@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterator
 
 
-def back_off(first: float = 0.1, most: float = 5.0) -> Iterator[float]:
+def back_off(initial: float = 0.1, longest: float = 5.0) -> Iterator[float]:
     """Seconds to wait before each attempt: exponential, with full jitter.
 
     Args:
-        first: the most before the first attempt; it doubles with each.
-        most: the most at all.
+        initial: the longest before the first attempt; it doubles with each.
+        longest: the longest at all.
     """
     while True:
-        yield random.uniform(0, first)
-        first = min(most, 2 * first)
+        yield random.uniform(0, initial)
+        initial = min(longest, 2 * initial)

@@ -11,17 +11,21 @@
 """
 
 from wsflow.testing.fakes import FakeConnection, FakeTopic
+from wsflow.testing.link import Link
 from wsflow.testing.linked import Linked
-from wsflow.testing.peer import Peer, PeerEnd
+from wsflow.testing.peer import MemoryPeer, PeerEnd
 from wsflow.testing.server import MemoryServer, connect, serve_in_memory
+from wsflow.transports.memory import Rejection
 
 __all__ = [
     "FakeConnection",
     "FakeTopic",
+    "Link",
     "Linked",
+    "MemoryPeer",
     "MemoryServer",
-    "Peer",
     "PeerEnd",
+    "Rejection",
     "connect",
     "serve_in_memory",
 ]

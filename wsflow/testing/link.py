@@ -15,8 +15,9 @@ from wsflow.limits import WireLimits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import detach
 from wsflow.tasks.waiting import Condition
-from wsflow.transports.base import NOBODY, Receiver
-from wsflow.transports.client import Target, refused
+from wsflow.transports.base import Begin
+from wsflow.transports.client import Target
+from wsflow.transports.connect_errors import refusal_error
 from wsflow.transports.memory import MemoryClock, MemoryTransport
 
 Open = Callable[[Target, Callable[[], None]], MemoryTransport]
@@ -60,6 +61,7 @@ class MemoryDialler(MemoryClock):
 
     Args:
         target: called when it is to connect; where to.
+        begin: begins the connection; called once, as it is made.
         open: begins the connection at the server.
         link: what is between them.
         limits: the bounds, as of every transport.
@@ -69,13 +71,17 @@ class MemoryDialler(MemoryClock):
     dials = True
 
     def __init__(
-        self, target: Callable[[], Target], open: Open, link: Link, limits: WireLimits
+        self,
+        target: Callable[[], Target],
+        begin: Begin,
+        open: Open,
+        link: Link,
+        limits: WireLimits,
     ) -> None:
         self._target = target
         self._open = open
         self._link = link
         self._limits = limits
-        self._receiver: Receiver = NOBODY
         self._server: MemoryTransport | None = None
         self._uri = ""
         self._is_open = False
@@ -88,10 +94,7 @@ class MemoryDialler(MemoryClock):
         self._closing = False
         self._pumps = 0
         self.over = False
-
-    def attach(self, receiver: Receiver) -> None:
-        """Report to ``receiver`` from now on."""
-        self._receiver = receiver
+        self._receiver = begin(self)
 
     async def _wait_for(self, ready: Callable[[], object]) -> None:
         await self._condition.wait_for(lambda: self.over or ready())
@@ -228,7 +231,7 @@ class MemoryDialler(MemoryClock):
             self._finish()
             answer = server.rejection
             headers = Headers(answer.headers)
-            self._receiver.refused(refused(self._uri, answer.status, headers, answer.body))
+            self._receiver.refused(refusal_error(self._uri, answer.status, headers, answer.body))
         else:
             self._is_open = True
             self._receiver.opened(server.subprotocol)

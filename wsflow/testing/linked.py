@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 from wsflow.client.reconnecting import Reconnect
-from wsflow.client.running import Client, HeaderItems, reconnecting
+from wsflow.client.running import Client, reconnecting
 from wsflow.connection import Connection
 from wsflow.declare.router import Router
 from wsflow.end import End
+from wsflow.http import HeaderItems
 from wsflow.limits import Limits
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
@@ -52,7 +53,7 @@ class Linked:
         self._client = Client(
             compile_app(client, override, client=True),
             f"ws://testserver{target}",
-            lambda where: MemoryDialler(where, open, self.link, limits),
+            lambda where, begin: MemoryDialler(where, begin, open, self.link, limits),
             reconnect=reconnecting(reconnect),
             resume=resume,
             headers=headers,
@@ -70,7 +71,7 @@ class Linked:
             self._clients.append(session)
         self._condition.notify_all()
 
-    async def opened(self) -> None:
+    async def _opened(self) -> None:
         """Connect.
 
         Raises:
@@ -124,7 +125,7 @@ class Linked:
 
     # -- leaving
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         """Close, and wait for the end of both."""
         self._client.come_back_no_more()
         if self._client.session is not None:
@@ -134,7 +135,7 @@ class Linked:
         for each in self._servers:
             await each.join()
 
-    def check(self, known: Callable[[str], bool]) -> None:
+    def _check(self, known: Callable[[str], bool]) -> None:
         """Fail on what either end has left behind.
 
         Raises:

@@ -69,23 +69,25 @@ class PeerEnd:
         return repr(self._end)
 
 
-class Peer:
-    """Sends to an app and receives from it, as a client would."""
+class MemoryPeer:
+    """Sends to an app and receives from it, as a client would. Made by ``connect``.
 
-    def __init__(self, transport_for: Callable[[Callable[[], None]], MemoryTransport]) -> None:
-        self._condition = Condition()
+    A wait that takes too long ends with AssertionError, since a test has failed by then; that of
+    ``wsflow.Peer``, the peer of a real client, with TimeoutError.
+    """
+
+    def __init__(
+        self, transport: MemoryTransport, session: Session | None, condition: Condition
+    ) -> None:
+        self._transport = transport
+        self._session = session  # None if it was refused at once
+        self._condition = condition  # of the transport
         self._unread: list[EncodedMessage] = []
-        self._transport = transport_for(self._condition.notify_all)
-        self._session: Session | None = None
         self._errors_seen = 0
         self._asked = 0
         self._unfinished = ""
 
-    def attach(self, session: Session | None) -> None:
-        """Know what serves this connection; None if it was refused at once."""
-        self._session = session
-
-    async def opened(self) -> None:
+    async def _opened(self) -> None:
         """Wait for the answer to the handshake."""
         wire = self._transport
         await self._condition.wait_for(lambda: wire.accepted or wire.closing is not None)
@@ -390,7 +392,7 @@ class Peer:
 
     # -- leaving
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         """Close, and wait for the end. Who does not read the close frame is left without."""
         self._transport.peer_close(1000, "")
         try:
@@ -410,7 +412,7 @@ class Peer:
             f"running: {', '.join(running) or 'nothing'}"
         )
 
-    def check(self, known: Callable[[str], bool]) -> None:
+    def _check(self, known: Callable[[str], bool]) -> None:
         """Fail on what the connection has left behind.
 
         Raises:

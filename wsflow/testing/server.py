@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast, final, overload
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.lowlevel import current_token
@@ -14,23 +16,23 @@ from websockets.datastructures import Headers
 from wsflow.brokers import select
 from wsflow.client.reconnecting import Reconnect
 from wsflow.declare.router import Router
+from wsflow.http import HeaderItems, header_pairs
 from wsflow.limits import Limits
 from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
 from wsflow.tasks.background import Background
+from wsflow.tasks.waiting import Condition
 from wsflow.testing.linked import Linked
-from wsflow.testing.peer import Peer
+from wsflow.testing.peer import MemoryPeer
 from wsflow.topics.registry import Registry
+from wsflow.transports.base import Transport
 from wsflow.transports.client import Target
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app
 
 LIMITS = Limits(open_timeout=5, close_timeout=1)
 """Limits of tests: what hangs is noticed soon."""
-
-HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
-
 
 log = logging.getLogger("wsflow")
 
@@ -45,13 +47,12 @@ class MemoryServer:
 
     def __init__(self, app: App, override: Mapping[Any, Any]) -> None:
         self._app = app
-        self.override = override
-        self.limits = app.limits
+        self._override = override
         self.registry = Registry(app.directory)
         self._background = Background()
-        self._stop = anyio.Event()
+        self._stopped = anyio.Event()
 
-    async def start(self) -> None:
+    async def _start(self) -> None:
         """Enter the lifespans.
 
         Raises:
@@ -63,21 +64,21 @@ class MemoryServer:
     async def _run(self, ready: Callable[[], None]) -> None:
         async def serve() -> None:
             ready()
-            await self._stop.wait()
+            await self._stopped.wait()
 
         await self._app.run(serve)
 
     def _abort(self) -> None:
         self._app.abort_start()
-        self._stop.set()
+        self._stopped.set()
 
-    async def stop(self) -> None:
+    async def _stop(self) -> None:
         """End all connections and leave the lifespans, whatever cancels the caller.
 
         Raises:
             Exception: what failed in the app beside its connections.
         """
-        self._stop.set()
+        self._stopped.set()
         await self._background.over.wait_shielded()
         self._background.result()
 
@@ -87,9 +88,9 @@ class MemoryServer:
 
     def connect(
         self, target: str, *, headers: HeaderItems = (), subprotocols: Iterable[str] = ()
-    ) -> Connecting[Peer]:
+    ) -> AbstractAsyncContextManager[MemoryPeer]:
         """Connect to a path: ``async with server.connect("/chat/lobby?name=ada") as peer``."""
-        return Connecting(lambda: self.open(target, headers, subprotocols), self.knows)
+        return Connecting(lambda: self._open(target, headers, subprotocols), self._knows)
 
     def link(
         self,
@@ -101,7 +102,7 @@ class MemoryServer:
         reconnect: Reconnect | bool = False,
         resume: str = "",
         override: Mapping[Any, Any] | None = None,
-    ) -> Connecting[Linked]:
+    ) -> AbstractAsyncContextManager[Linked]:
         """Connect a client Router to a path: ``async with server.link(bot, "/chat") as both``.
 
         Args:
@@ -116,15 +117,15 @@ class MemoryServer:
         sessions: list[Session] = []
 
         def open(where: Target, changed: Callable[[], None]) -> MemoryTransport:
-            transport = MemoryTransport(self._app.limits, changed)
             path = where.uri.removeprefix("ws://testserver")
-            session = self.begin(transport, path, where.headers.raw_items(), where.subprotocols)
+            transport, session = self._begin(
+                changed, path, where.headers.raw_items(), where.subprotocols
+            )
             if session is not None:
                 sessions.append(session)
             return transport
 
-        if not target.startswith("/"):
-            raise ValueError(f"{target!r} is no path: a target begins with /, as in '/chat/lobby'")
+        _check_target(target)
         linked = Linked(
             client,
             target,
@@ -138,59 +139,76 @@ class MemoryServer:
             override=override,
             limits=self._app.limits,
         )
-        return Connecting(lambda: linked, self.knows)
+        return Connecting(lambda: linked, self._knows)
 
-    def open(self, target: str, headers: HeaderItems, subprotocols: Iterable[str]) -> Peer:
+    def _open(self, target: str, headers: HeaderItems, subprotocols: Iterable[str]) -> MemoryPeer:
         """Begin a connection.
 
         Raises:
             ValueError: the target is no path.
         """
-        transports: list[MemoryTransport] = []
+        condition = Condition()
+        transport, session = self._begin(condition.notify_all, target, headers, subprotocols)
+        return MemoryPeer(transport, session, condition)
 
-        def transport(changed: Callable[[], None]) -> MemoryTransport:
-            transports.append(MemoryTransport(self._app.limits, changed))
-            return transports[0]
-
-        peer = Peer(transport)
-        peer.attach(self.begin(transports[0], target, headers, subprotocols))
-        return peer
-
-    def begin(
+    def _begin(
         self,
-        transport: MemoryTransport,
+        changed: Callable[[], None],
         target: str,
         headers: HeaderItems,
         subprotocols: Iterable[str],
-    ) -> Session | None:
-        """Begin a connection on a transport; None if it is refused.
+    ) -> tuple[MemoryTransport, Session | None]:
+        """Begin a connection: its transport, and what serves it; None if it is refused.
 
         Raises:
             ValueError: the target is no path.
         """
-        if not target.startswith("/"):
-            raise ValueError(f"{target!r} is no path: a target begins with /, as in '/chat/lobby'")
+        _check_target(target)
         sent = Headers(Host="testserver")
-        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        for name, value in header_pairs(headers):
             sent[name] = value
         if offered := ", ".join(subprotocols):
             sent["Sec-WebSocket-Protocol"] = offered
-        session = self._app.open(Request.parse(target, sent), transport)
-        if session is not None:
-            transport.attach(session)
-        return session
+        sessions: list[Session | None] = []
 
-    def knows(self, id: str) -> bool:
+        def begin(transport: Transport) -> Session | None:
+            sessions.append(self._app.open(Request.parse(target, sent), transport))
+            return sessions[0]
+
+        transport = MemoryTransport(self._app.limits, changed, begin)
+        return transport, sessions[0]
+
+    def _knows(self, id: str) -> bool:
         """Whether the registry has a connection of that id."""
         return self.registry.get(id) is not None
+
+
+def _check_router(router: object) -> None:
+    """See that an app is one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(router, Router):
+        raise TypeError(f"{router!r} is not a Router")
+
+
+def _check_target(target: str) -> None:
+    """See that a target is a path.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not target.startswith("/"):
+        raise ValueError(f"{target!r} is no path: a target begins with /, as in '/chat/lobby'")
 
 
 class Held(Protocol):
     """What a block of a test holds of a connection."""
 
-    async def opened(self) -> None: ...
-    async def leave(self) -> None: ...
-    def check(self, known: Callable[[str], bool]) -> None: ...
+    async def _opened(self) -> None: ...
+    async def _leave(self) -> None: ...
+    def _check(self, known: Callable[[str], bool]) -> None: ...
 
 
 P = TypeVar("P", bound=Held)
@@ -207,9 +225,9 @@ class Connecting(Generic[P]):
     async def __aenter__(self) -> P:
         self._end = self._open()
         try:
-            await self._end.opened()
+            await self._end._opened()
         except BaseException:
-            await self._end.leave()
+            await self._end._leave()
             raise
         return self._end
 
@@ -219,9 +237,9 @@ class Connecting(Generic[P]):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._end.leave()
+        await self._end._leave()
         if exc is None:
-            self._end.check(self._known)
+            self._end._check(self._known)
 
 
 @final
@@ -251,8 +269,7 @@ class serve_in_memory:  # noqa: N801
         limits: Limits = LIMITS,
         broker: str = select.MEMORY,
     ) -> None:
-        if not isinstance(router, Router):
-            raise TypeError(f"{router!r} is not a Router")
+        _check_router(router)
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
@@ -261,7 +278,7 @@ class serve_in_memory:  # noqa: N801
 
     async def __aenter__(self) -> MemoryServer:
         self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)
-        await self._server.start()
+        await self._server._start()
         return self._server
 
     async def __aexit__(
@@ -271,7 +288,7 @@ class serve_in_memory:  # noqa: N801
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self._server.stop()
+            await self._server._stop()
         except Exception as error:
             if exc is None:
                 raise
@@ -305,7 +322,8 @@ class _Shared:
             await self._serving.__aexit__(None, None, None)
 
 
-_shared: dict[tuple[object, int], _Shared] = {}
+_shared: WeakKeyDictionary[Router, dict[object, _Shared]] = WeakKeyDictionary()
+"""The apps that run now, and on which event loop."""
 
 
 @final
@@ -339,7 +357,7 @@ class connect(Generic[P]):  # noqa: N801
 
     @overload
     def __init__(
-        self: connect[Peer],
+        self: connect[MemoryPeer],
         router: Router,
         target: str = "/",
         *,
@@ -377,6 +395,7 @@ class connect(Generic[P]):  # noqa: N801
         override: Mapping[Any, Any] | None = None,
         limits: Limits | None = None,
     ) -> None:
+        _check_router(router)
         self._client = client
         self._client_settings: dict[str, Any] = {
             "reconnect": reconnect,
@@ -391,14 +410,14 @@ class connect(Generic[P]):  # noqa: N801
         self._limits = limits
 
     async def __aenter__(self) -> P:
-        self._key = (current_token(), id(self._router))
-        self._use = _shared.get(self._key) or self._share()
+        self._loop = current_token()
+        self._use = _shared.setdefault(self._router, {}).get(self._loop) or self._share()
         self._use.users += 1
         try:
             server = await self._use.running()
             self._check_same(server)
             offered: dict[str, Any] = {"headers": self._headers, "subprotocols": self._subprotocols}
-            self._connecting: Connecting[Peer] | Connecting[Linked] = (
+            self._connecting: AbstractAsyncContextManager[MemoryPeer | Linked] = (
                 server.connect(self._target, **offered)
                 if self._client is None
                 else server.link(self._client, self._target, **offered, **self._client_settings)
@@ -412,13 +431,13 @@ class connect(Generic[P]):  # noqa: N801
         serving = serve_in_memory(
             self._router, override=self._override, limits=self._limits or LIMITS
         )
-        use = _shared[self._key] = _Shared(serving)
+        use = _shared[self._router][self._loop] = _Shared(serving)
         return use
 
     def _check_same(self, server: MemoryServer) -> None:
         for name, mine, running in [
-            ("override", self._override, server.override),
-            ("limits", self._limits, server.limits),
+            ("override", self._override, server._override),
+            ("limits", self._limits, server._app.limits),
         ]:
             if mine is not None and mine != running:
                 raise ValueError(
@@ -429,7 +448,7 @@ class connect(Generic[P]):  # noqa: N801
     async def _release(self) -> None:
         self._use.users -= 1
         if not self._use.users:
-            del _shared[self._key]  # who comes from now on starts the app anew
+            del _shared[self._router][self._loop]  # who comes from now on starts the app anew
             await self._use.stop()
 
     async def __aexit__(

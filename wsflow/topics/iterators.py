@@ -22,7 +22,7 @@ M = TypeVar("M")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class ClosableIterator(Protocol[T_co]):
+class TopicIterator(Protocol[T_co]):
     """What a loop over a topic iterates: ``async with aclosing(aiter(topic)) as messages``."""
 
     def __aiter__(self) -> AsyncIterator[T_co]: ...

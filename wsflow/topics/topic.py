@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from wsflow.connection import Connection
 from wsflow.errors import BrokerError, Disconnected
 from wsflow.topics.channels import Channels, Listener, Membership, Subscriber
-from wsflow.topics.iterators import ClosableIterator, MemberIterator, MessageIterator
+from wsflow.topics.iterators import MemberIterator, MessageIterator, TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.presence import Observer
 from wsflow.topics.type import TopicType
@@ -184,7 +184,7 @@ class Topic(Generic[M]):
             if user is not self._channels:
                 presence.release(self.name, user)
 
-    def watch_members(self) -> ClosableIterator[MemberJoined | MemberLeft]:
+    def watch_members(self) -> TopicIterator[MemberJoined | MemberLeft]:
         """Iterate who comes and who goes, in every process.
 
         It begins with those who are there, ``earlier``. Everybody is yielded once, and once more
@@ -209,7 +209,7 @@ class Topic(Generic[M]):
             dropped=sum(each.dropped for each in members),
         )
 
-    def __aiter__(self) -> ClosableIterator[M]:
+    def __aiter__(self) -> TopicIterator[M]:
         """Iterate what is published from now on: hearing begins when ``async for`` does.
 
         What is published from then on is heard, and what has not been taken yet is bounded by

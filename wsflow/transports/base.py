@@ -86,10 +86,7 @@ class Transport(Protocol):
 
 
 class DiallingTransport(Transport, Protocol):
-    """The Transport of a client."""
-
-    def attach(self, receiver: Receiver) -> None:
-        """Report to ``receiver`` from now on."""
+    """The Transport of a client. It is made with what begins the connection: ``Begin``."""
 
     async def closed(self) -> None:
         """Wait until nothing of it is left: each step bounds itself."""
@@ -125,6 +122,10 @@ class Receiver(Protocol):
 
     def resume_writing(self) -> None:
         """The buffer is below its low-water mark again."""
+
+
+Begin = Callable[[Transport], Receiver]
+"""Begins a client's connection on a transport; what the transport is to report to."""
 
 
 class Nobody:

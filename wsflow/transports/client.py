@@ -7,10 +7,6 @@ our transport to create in place of its own.
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import os
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,31 +15,18 @@ from typing import Any, cast, final
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
-from websockets.exceptions import (
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidProxyStatus,
-    InvalidStatus,
-    SecurityError,
-)
 from websockets.protocol import OPEN
 
 from wsflow.errors import ConnectError
-from wsflow.http import check_headers, status_phrase, without_secrets
+from wsflow.http import check_headers, without_secrets
 from wsflow.limits import SocketLimits
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.transports.base import NOBODY, Receiver
+from wsflow.transports.base import Begin, Receiver
+from wsflow.transports.connect_errors import connect_error
 from wsflow.transports.handshake import Head
-from wsflow.transports.host import Shared
 from wsflow.transports.library import Library
+from wsflow.transports.shared import Shared
 from wsflow.transports.sockets import Phase, SocketTransport
-
-PASSING = frozenset({408, 425, 429, *range(500, 600)})
-"""HTTP statuses (RFC 9110 §15) after which trying again later may help."""
-
-
-LONGEST = 3600.0
-"""The most seconds that a Retry-After is heeded for."""
 
 
 @dataclass(slots=True)
@@ -193,6 +176,7 @@ class Dialler:
 
     Args:
         target: called then; where to connect to.
+        begin: begins the connection; called once, as it is made.
         limits: the bounds, as of every transport.
         shared: what it shares with others of the event loop.
 
@@ -203,17 +187,15 @@ class Dialler:
     from_loop = True
     dials = True
 
-    def __init__(self, target: Callable[[], Target], limits: SocketLimits, shared: Shared) -> None:
+    def __init__(
+        self, target: Callable[[], Target], begin: Begin, limits: SocketLimits, shared: Shared
+    ) -> None:
         self._target = target
         self._limits = limits
         self._shared = shared
-        self._receiver: Receiver = NOBODY
         self._dialling: asyncio.Task[None] | None = None
         self.wire: ClientTransport | None = None
-
-    def attach(self, receiver: Receiver) -> None:
-        """Report to ``receiver`` from now on."""
-        self._receiver = receiver
+        self._receiver = begin(self)
 
     def now(self) -> float:
         return self._shared.loop.time()
@@ -254,7 +236,7 @@ class Dialler:
                 **target.options,
             )
         except Exception as exc:
-            raise explained(exc, without_secrets(target.uri), limits.open_timeout) from exc
+            raise connect_error(exc, without_secrets(target.uri), limits.open_timeout) from exc
         return cast(ClientTransport, made)
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
@@ -286,67 +268,3 @@ class Dialler:
             await asyncio.wait([self._dialling])
         if self.wire is not None:
             await self.wire.closed.wait()
-
-
-def explained(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
-    """Why connecting failed, for people, and whether to try again."""
-    if isinstance(exc, InvalidStatus):
-        answer = exc.response
-        body = bytes(answer.body or b"").decode("utf-8", "replace")
-        return refused(uri, answer.status_code, answer.headers, body)
-    if isinstance(exc, TimeoutError):
-        return ConnectError(f"{uri} did not answer within {open_timeout:g} s")
-    if isinstance(exc, ssl.SSLError):
-        said_by_tls = (getattr(exc, name, None) for name in ("verify_message", "reason"))
-        why = next(filter(None, said_by_tls), None) or str(exc)
-        return ConnectError(f"{uri}: TLS failed: {why}", retryable=isinstance(exc, ssl.SSLEOFError))
-    if isinstance(exc, OSError):
-        number = None if isinstance(exc, socket.gaierror) else exc.errno
-        why = os.strerror(number) if number is not None else exc.strerror or str(exc)
-        return ConnectError(f"{uri} cannot be reached: {why or 'the connection was cut'}")
-    if isinstance(exc, InvalidProxyStatus):
-        status = exc.response.status_code
-        return ConnectError(
-            f"{uri}: the proxy answered {said(status)}", status=status, retryable=status in PASSING
-        )
-    if isinstance(exc, InvalidMessage) and isinstance(exc.__cause__, EOFError):
-        return ConnectError(f"{uri} hung up without an answer")
-    if isinstance(exc, InvalidHandshake | SecurityError):
-        return ConnectError(f"{uri} does not answer as a WebSocket server: {exc}", retryable=False)
-    return ConnectError(f"{uri}: {exc}", retryable=False)
-
-
-def refused(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
-    """A server's refusal."""
-    body = body.strip()
-    text = (
-        f": {body}"
-        if body not in ("", said(status)[4:]) and "\n" not in body and len(body) <= 200
-        else ""
-    )
-    return ConnectError(
-        f"{uri} answered {said(status)}{text}",
-        status=status,
-        headers=tuple(headers.raw_items()),
-        body=body,
-        retryable=status in PASSING,
-        retry_after=retry_after(headers.get("Retry-After")),
-    )
-
-
-def said(status: int) -> str:
-    """A status with its phrase."""
-    return f"{status} {status_phrase(status)}".strip()
-
-
-def retry_after(value: str | None) -> float | None:
-    """How many seconds a Retry-After header asks for (RFC 9110 §10.2.3): a number or a date."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return min(LONGEST, float(value))
-    try:
-        asked = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(LONGEST, max(0.0, asked))

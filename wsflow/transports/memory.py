@@ -15,7 +15,7 @@ import anyio
 from wsflow.limits import WireLimits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import detach
-from wsflow.transports.base import Receiver
+from wsflow.transports.base import NOBODY, Receiver, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class MemoryTransport(MemoryClock):
     Args:
         limits: the bounds, as of every transport.
         changed: called when something has come for the peer.
+        begin: begins the connection, or rejects it and returns None; called once, as it is made.
 
     Attributes:
         accepted: whether the handshake was answered with 101.
@@ -80,10 +81,10 @@ class MemoryTransport(MemoryClock):
         self,
         limits: WireLimits,
         changed: Callable[[], None],
+        begin: Callable[[Transport], Receiver | None],
     ) -> None:
         self._limits = limits
         self._changed = changed
-        self._receiver: Receiver | None = None
         self._to_peer: deque[EncodedMessage] = deque()
         self._to_peer_bytes = 0
         self._writing_paused = False
@@ -95,10 +96,7 @@ class MemoryTransport(MemoryClock):
         self.rejection: Rejection | None = None
         self.subprotocol: str | None = None
         self.closing: tuple[int, str] | None = None
-
-    def attach(self, receiver: Receiver) -> None:
-        """Report to ``receiver`` from now on."""
-        self._receiver = receiver
+        self._receiver = begin(self) or NOBODY
 
     # -- the server's end
 
@@ -123,7 +121,7 @@ class MemoryTransport(MemoryClock):
         self._to_peer_bytes += len(message.payload)
         if self._to_peer_bytes > self._limits.write_buffer and not self._writing_paused:
             self._writing_paused = True
-            self._report.pause_writing()
+            self._receiver.pause_writing()
         self._changed()
 
     def close(self, code: int, reason: str) -> None:
@@ -143,11 +141,6 @@ class MemoryTransport(MemoryClock):
         if not self._held and self._peer_closing is not None:
             self._close_as_peer(*self._peer_closing)
         self._changed()
-
-    @property
-    def _report(self) -> Receiver:
-        assert self._receiver is not None  # attached before anything else happens
-        return self._receiver
 
     # -- the peer's end
 
@@ -171,11 +164,11 @@ class MemoryTransport(MemoryClock):
             self._received(data, text)
 
     def _received(self, data: bytes, text: bool) -> None:
-        self._report.messages_received([(data, text, len(data))])
+        self._receiver.messages_received([(data, text, len(data))])
 
     def _fail(self, code: int, reason: str) -> None:
         self.close(code, reason)
-        self._report.peer_failed(code, reason)
+        self._receiver.peer_failed(code, reason)
 
     def peer_take(self) -> EncodedMessage | None:
         """The next message for the peer, None if there is none yet."""
@@ -185,7 +178,7 @@ class MemoryTransport(MemoryClock):
         self._to_peer_bytes -= len(message.payload)
         if self._writing_paused and self._to_peer_bytes <= self._limits.write_buffer // 2:
             self._writing_paused = False
-            self._report.resume_writing()
+            self._receiver.resume_writing()
         return message
 
     def peer_unread(self) -> list[EncodedMessage]:
@@ -207,10 +200,10 @@ class MemoryTransport(MemoryClock):
     def _close_as_peer(self, code: int, reason: str) -> None:
         if self.closing is None:
             self.close(code, reason)
-            self._report.peer_closed(code, reason)
+            self._receiver.peer_closed(code, reason)
 
     def peer_vanish(self) -> None:
         """Leave without a word."""
         if self.closing is None:
             self.close(1006, "")
-            self._report.peer_vanished()
+            self._receiver.peer_vanished()

@@ -6,44 +6,73 @@ import asyncio
 import http
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import cast, final
+from typing import Protocol, cast, final
 
+from websockets.datastructures import Headers
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from wsflow.limits import SocketLimits
 from wsflow.request import Address, Request
+from wsflow.transports.base import Acceptor
 from wsflow.transports.handshake import Head, refusal
-from wsflow.transports.host import Host
 from wsflow.transports.library import Library, server_protocol
+from wsflow.transports.shared import Shared
 from wsflow.transports.sockets import Phase, SocketTransport
+
+
+class Owner(Protocol):
+    """The server, as its transports see it."""
+
+    @property
+    def limits(self) -> SocketLimits: ...
+    @property
+    def acceptor(self) -> Acceptor: ...
+    @property
+    def shared(self) -> Shared: ...
+
+    def opened(self, transport: ServerTransport) -> bool:
+        """A socket was accepted; False if there are too many."""
+
+    def requested(self, transport: ServerTransport) -> None:
+        """Its opening request has come."""
+
+    def closed(self, transport: ServerTransport) -> None:
+        """Its socket is closed."""
+
+    def client(self, address: Address | None, headers: Headers) -> Address | None:
+        """The peer's address, seen through the proxies that are trusted."""
+
+    def refused(self, address: Address | None, target: str, status: int) -> None:
+        """An opening request was no proper one, and was answered so."""
 
 
 @final
 class ServerTransport(SocketTransport):
     """A Transport of a server on asyncio."""
 
-    __slots__ = ("__weakref__", "_host", "_opening")
+    __slots__ = ("__weakref__", "_owner", "_opening")
 
     dials = False
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, owner: Owner) -> None:
         super().__init__(
-            Library(server_protocol(host.limits), host.limits), host.limits, host.shared
+            Library(server_protocol(owner.limits), owner.limits), owner.limits, owner.shared
         )
-        self._host = host
+        self._owner = owner
         self._opening: _Opening | None = _Opening()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._host.opened(self):
+        if self._owner.opened(self):
             self._deadline = self._loop.call_later(self._limits.open_timeout, self._socket.abort)
         else:
             self._socket.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._host.closed(self)
+        self._owner.closed(self)
 
     # -- the opening request
 
@@ -65,20 +94,20 @@ class ServerTransport(SocketTransport):
     def _requested(self, handshake: Handshake, protocol: ServerProtocol) -> None:
         self._phase = Phase.DECIDING
         self._cancel_timers()
-        self._host.requested(self)
+        self._owner.requested(self)
         response = protocol.accept(handshake)
         if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._refused(handshake.path, response.status_code)
             protocol.send_response(response)
             return
         self._opening = _Opening(response=response)
-        client = self._host.client(self.address, handshake.headers)
+        client = self._owner.client(self.address, handshake.headers)
         try:
             request = Request.parse(handshake.path, handshake.headers, client)
         except ValueError:
             self.reject(400, (), b"the query cannot be read\n")
             return
-        receiver = self._host.acceptor.open(request, self)
+        receiver = self._owner.acceptor.open(request, self)
         if receiver is not None:
             self._receiver = receiver
 
@@ -88,7 +117,7 @@ class ServerTransport(SocketTransport):
         return cast(ServerProtocol, self._library.protocol)
 
     def _refused(self, target: str, status: int) -> None:
-        self._host.refused(self.address, target, status)
+        self._owner.refused(self.address, target, status)
 
     @property
     def address(self) -> Address | None:

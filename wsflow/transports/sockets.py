@@ -23,8 +23,8 @@ from wsflow.limits import SocketLimits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.frames import Found, split, waits, whole
-from wsflow.transports.host import READ_BYTES, Shared
 from wsflow.transports.library import Library
+from wsflow.transports.shared import READ_BYTES, Shared
 
 SMALL = 16 * 1024
 """The largest payload that takes the fast path, which keeps a frame until it is whole."""

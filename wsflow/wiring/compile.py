@@ -78,13 +78,13 @@ class _Compiler:
             )
         topics = self._topics()
         if not self.resolver.problems:
-            self.resolver.check_overrides(router.where)
+            self.resolver.check_overrides(router._where)
         if self.resolver.problems:
             raise DeclarationError(sorted(self.resolver.problems, key=_by_place))
         return AppPlan(tuple(self.lifespans.values()), self.routes, topics)
 
     def _router_problem(self, router: Router, why: str, cure: str) -> None:
-        problem = Problem(router.where, f"Router {router.path!r}", why, cure)
+        problem = Problem(router._where, f"Router {router.path!r}", why, cure)
         if problem not in self.resolver.problems:
             self.resolver.problems.append(problem)
 
@@ -93,7 +93,7 @@ class _Compiler:
         if any(level.router is router for level in outer):
             self._router_problem(router, "It includes itself.", "take one include away.")
             return
-        declared: Declared = router.declared
+        declared: Declared = router._declared
         new = [each for each in declared.problems if each not in self.resolver.problems]
         self.resolver.problems += new
         template = join(prefix, router.path)
@@ -122,7 +122,7 @@ class _Compiler:
         """Read the signatures of a Router's functions, and leave out what an override replaces."""
         handlers: list[Handler] = []
         offers: dict[Kind, list[Offer]] = {kind: [] for kind in SCOPES}
-        for handler in router.declared.handlers:
+        for handler in router._declared.handlers:
             signature = self._signature(handler)
             if signature is None:
                 continue
@@ -206,7 +206,7 @@ class _Compiler:
         ]
         plan = RoutePlan(
             template=place.template,
-            where=router.where,
+            where=router._where,
             codecs=tuple(CODECS[name] for name in decodings) or (JSON,),
             subprotocols=router.subprotocols,
             on_connect=self._scopes("on_connect", levels, place),
@@ -235,7 +235,7 @@ class _Compiler:
             sends=self._sends(senders, levels),
         )
         other = self.routes.add(place.template, plan)
-        if other is not None and other.where == router.where:
+        if other is not None and other.where == router._where:
             self._router_problem(
                 router,
                 f"It is included twice at {place.template!r}.",

@@ -51,7 +51,7 @@ def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, 
                 f"{place.template!r} has no such parameter.",
                 name_a_parameter(place),
             )
-    options = name.options
+    options = name._options
     if options.history < 0 or options.backlog < 1:
         return "history is at least 0, and backlog at least 1.", "mend the number."
     if options.max_age < 0 or (options.max_age and not options.history):

@@ -244,11 +244,11 @@ class Resolver:
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
-        for kind in (*types, name.options.presence):
+        for kind in (*types, name._options.presence):
             if (wrong := message_problem(kind)) is not None:
                 self.problem(handler, parameter, *wrong)
         keeps_hearing = handler.kind == "producer"
-        source = FromTopic(name.template, types, name.options, keeps_hearing)
+        source = FromTopic(name.template, types, name._options, keeps_hearing)
         self.topics.append((handler, source))
         return source, True
 

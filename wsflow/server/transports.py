@@ -1,0 +1,127 @@
+"""The transports of one server, from accept to close: how many there are, and who has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import final
+from weakref import WeakSet
+
+from websockets.datastructures import Headers
+
+from wsflow.request import Address
+from wsflow.runtime.access import log_refusal
+from wsflow.runtime.app import App
+from wsflow.server.proxies import resolver
+from wsflow.server.settings import Settings
+from wsflow.tasks.waiting import Condition
+from wsflow.transports.server import ServerTransport
+from wsflow.transports.shared import Shared
+
+
+@final
+class Transports:
+    """Knows the transports of a server, and is what they know of it.
+
+    Args:
+        settings: their limits.
+        app: decides on opening requests.
+
+    Attributes:
+        limits: their limits.
+        acceptor: decides on opening requests.
+
+    Raises:
+        ValueError: a trusted proxy is no address.
+    """
+
+    def __init__(self, settings: Settings, app: App) -> None:
+        self.limits = settings
+        self.acceptor = app
+        self._resolve = resolver(settings.trusted_proxy)
+        self._shared: Shared | None = None
+        self._arriving: WeakSet[ServerTransport] = WeakSet()  # in the TLS handshake
+        self._requesting: set[ServerTransport] = set()
+        self._open: set[ServerTransport] = set()
+        self._condition = Condition()
+
+    def make(self, *, secure: bool) -> ServerTransport:
+        """A transport for a socket that is being accepted."""
+        transport = ServerTransport(self)
+        if secure:
+            self._arriving.add(transport)
+        return transport
+
+    # -- what a transport asks, and tells
+
+    @property
+    def shared(self) -> Shared:
+        """What they share."""
+        if self._shared is None:
+            self._shared = Shared(asyncio.get_running_loop())
+        return self._shared
+
+    def opened(self, transport: ServerTransport) -> bool:
+        """A socket was accepted; False if there are too many."""
+        self._arriving.discard(transport)
+        self._condition.notify_all()
+        if len(self._requesting) >= self.limits.max_handshakes:
+            return False
+        # Those that were refused, or are closing, count here too.
+        most = self.limits.max_connections
+        if most and len(self._open) >= most + self.limits.max_handshakes:
+            return False
+        per_client = self.limits.max_connections_per_client
+        if per_client and self._requests_from(transport.address) >= per_client:
+            return False
+        self._requesting.add(transport)
+        self._open.add(transport)
+        return True
+
+    def requested(self, transport: ServerTransport) -> None:
+        """Its opening request has come."""
+        self._requesting.discard(transport)
+        self._condition.notify_all()
+
+    def closed(self, transport: ServerTransport) -> None:
+        """Its socket is closed."""
+        self._open.discard(transport)
+        self.requested(transport)
+
+    def client(self, address: Address | None, headers: Headers) -> Address | None:
+        """The peer's address, seen through the trusted proxies."""
+        return self._resolve(address, headers)
+
+    def refused(self, address: Address | None, target: str, status: int) -> None:
+        """An opening request was no proper one, and was answered so."""
+        log_refusal(target, address, status)
+
+    def _requests_from(self, address: Address | None) -> int:
+        """How many from the same host have not sent their request."""
+        if address is None:
+            return 0
+        others = (each.address for each in self._requesting)
+        return sum(1 for other in others if other is not None and other.host == address.host)
+
+    # -- what the server waits for
+
+    def look_again(self) -> None:
+        """Something that is waited for may have come to pass."""
+        self._condition.notify_all()
+
+    async def all_arrived(self, enough: Callable[[], bool]) -> None:
+        """Wait until nobody is in the TLS handshake, or that is ``enough``."""
+        await self._condition.wait_for(lambda: enough() or not self._arriving)
+
+    async def all_requested(self, enough: Callable[[], bool]) -> None:
+        """Wait until the request of everybody who is connected has come, or that is ``enough``."""
+        await self._condition.wait_for(lambda: enough() or not self._requesting)
+
+    def refuse_requests(self) -> None:
+        """Answer 503 to those whose request has not come."""
+        for transport in list(self._requesting):
+            transport.reject(503, (), b"Service Unavailable\n")
+
+    async def all_closed(self) -> None:
+        """Wait until all sockets are closed: each bounds its closing handshake."""
+        await self._condition.wait_for(lambda: not self._open)

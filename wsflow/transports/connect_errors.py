@@ -1,0 +1,91 @@
+"""Why a server could not be connected to, for people, and whether trying again may help."""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import socket
+import ssl
+import time
+
+from websockets.datastructures import Headers
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    SecurityError,
+)
+
+from wsflow.errors import ConnectError
+from wsflow.http import status_phrase
+
+PASSING = frozenset({408, 425, 429, *range(500, 600)})
+"""HTTP statuses (RFC 9110 §15) after which trying again later may help."""
+
+LONGEST = 3600.0
+"""The most seconds that a Retry-After is heeded for."""
+
+
+def connect_error(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
+    """Why connecting failed, for people, and whether to try again."""
+    if isinstance(exc, InvalidStatus):
+        answer = exc.response
+        body = bytes(answer.body or b"").decode("utf-8", "replace")
+        return refusal_error(uri, answer.status_code, answer.headers, body)
+    if isinstance(exc, TimeoutError):
+        return ConnectError(f"{uri} did not answer within {open_timeout:g} s")
+    if isinstance(exc, ssl.SSLError):
+        said_by_tls = (getattr(exc, name, None) for name in ("verify_message", "reason"))
+        why = next(filter(None, said_by_tls), None) or str(exc)
+        return ConnectError(f"{uri}: TLS failed: {why}", retryable=isinstance(exc, ssl.SSLEOFError))
+    if isinstance(exc, OSError):
+        number = None if isinstance(exc, socket.gaierror) else exc.errno
+        why = os.strerror(number) if number is not None else exc.strerror or str(exc)
+        return ConnectError(f"{uri} cannot be reached: {why or 'the connection was cut'}")
+    if isinstance(exc, InvalidProxyStatus):
+        status = exc.response.status_code
+        return ConnectError(
+            f"{uri}: the proxy answered {_said(status)}", status=status, retryable=status in PASSING
+        )
+    if isinstance(exc, InvalidMessage) and isinstance(exc.__cause__, EOFError):
+        return ConnectError(f"{uri} hung up without an answer")
+    if isinstance(exc, InvalidHandshake | SecurityError):
+        return ConnectError(f"{uri} does not answer as a WebSocket server: {exc}", retryable=False)
+    return ConnectError(f"{uri}: {exc}", retryable=False)
+
+
+def refusal_error(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
+    """A server's refusal."""
+    body = body.strip()
+    text = (
+        f": {body}"
+        if body not in ("", _said(status)[4:]) and "\n" not in body and len(body) <= 200
+        else ""
+    )
+    return ConnectError(
+        f"{uri} answered {_said(status)}{text}",
+        status=status,
+        headers=tuple(headers.raw_items()),
+        body=body,
+        retryable=status in PASSING,
+        retry_after=retry_after(headers.get("Retry-After")),
+    )
+
+
+def _said(status: int) -> str:
+    """A status with its phrase."""
+    return f"{status} {status_phrase(status)}".strip()
+
+
+def retry_after(value: str | None) -> float | None:
+    """How many seconds a Retry-After header asks for (RFC 9110 §10.2.3): a number or a date."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return min(LONGEST, float(value))
+    try:
+        asked = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(LONGEST, max(0.0, asked))
