@@ -12,8 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "wsflow"
 
-# From the ground up. A room, which is a folder or a file beside it, may import from the floors below
-# its own, and not from its siblings.
+# From the ground up. A room, which is a folder or a file beside one, may import from the floors
+# below its own, and not from its siblings.
 FLOORS = [
     ["end", "http", "limits", "tasks"],
     ["errors", "request", "opening", "messages"],

@@ -50,7 +50,9 @@ def test_pauses_grow_up_to_the_cap_and_begin_anew() -> None:
 
 
 def test_full_jitter() -> None:
-    waits = [Pauses(Reconnect(initial_delay=1)).after(End("vanished", 1006), 0) for _ in range(1000)]
+    waits = [
+        Pauses(Reconnect(initial_delay=1)).after(End("vanished", 1006), 0) for _ in range(1000)
+    ]
     assert min(waits) < 0.05
     assert max(waits) > 0.95
     assert 0.4 < sum(waits) / 1000 < 0.6
@@ -63,7 +65,9 @@ def test_the_server_may_ask_for_more() -> None:
     assert max(waits) - min(waits) > 0.5  # and then they do not come at one moment
 
 
-@pytest.mark.parametrize("wrong", [{"initial_delay": 0}, {"initial_delay": 2, "max_delay": 1}, {"stable_after": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"initial_delay": 0}, {"initial_delay": 2, "max_delay": 1}, {"stable_after": -1}]
+)
 def test_bad_settings(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Reconnect: 0 < initial_delay <= max_delay"):
         Reconnect(**wrong)  # type: ignore[arg-type]

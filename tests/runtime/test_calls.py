@@ -159,7 +159,7 @@ async def test_an_answer_of_any_type() -> None:
 async def test_messagepack(life: Life) -> None:
     server, client = Router(codec="msgpack"), Router(codec="msgpack")
     for router in (server, client):
-        router._declared = both(life).declared
+        router._declared = both(life)._declared
     async with connect(server, client=client) as linked:
         assert linked.client.subprotocol == "wsflow.msgpack"
         assert await linked.client.call(Add(1, 2)) == Sum(3)

@@ -130,7 +130,9 @@ async def connects() -> None:
         assert_type(peer, wsflow.Peer)
         await peer.send(Say("x"))
         assert_type(peer.end, End | None)
-    end = await wsflow.run_client(client, "ws://x/", reconnect=Reconnect(initial_delay=0.1), resume="after")
+    end = await wsflow.run_client(
+        client, "ws://x/", reconnect=Reconnect(initial_delay=0.1), resume="after"
+    )
     assert_type(end, End)
 
 

@@ -1,8 +1,7 @@
 """What a client of Redis or NATS has to do, so that a broker can stand on it.
 
-An engine makes connections. A connection is one established connection to the server; it does not reconnect,
-and once it is lost everything on it fails with ``ConnectionLostError``. What survives that is in
-``remote.py``.
+An engine connects to a server. Its connection does not reconnect: once it is lost, everything on it
+fails with ``ConnectionLostError``. What survives that is in ``remote.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One topic with history, as this process hears it: what has come, and whether anything is missing.
 
-Each event says which one was before it. While these connections hold, events go straight on. When one
-does not, or the connection was lost in between, what is missing is read from the history, and live
-events wait: no gap, nothing twice, in order.
+Each event says which one was before it. As long as one follows the other, events go straight on.
+When one does not, or the connection was lost in between, what is missing is read from the history,
+and live events wait: no gap, nothing twice, in order.
 """
 
 from __future__ import annotations

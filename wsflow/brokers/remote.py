@@ -1,9 +1,9 @@
 """A broker on a server: what holds while connections to it come and go.
 
-One connection at a time. When it is lost, another is made, after a jittered back-off; subscriptions are
-restored, and topics with history recover what was missed. Publishing waits for a connection; a message
-whose fate is unknown is sent again, so marked that nobody gets it twice. The connection belongs to tasks
-of the broker: cancelling who publishes does not touch it.
+One connection at a time. When it is lost, the broker reconnects, after a jittered back-off;
+subscriptions are restored, and topics with history recover what was missed. Publishing waits for a
+connection; a message whose fate is unknown is sent again, marked so that it can be deduplicated.
+The connection belongs to tasks of the broker: cancelling a publisher does not touch it.
 """
 
 from __future__ import annotations

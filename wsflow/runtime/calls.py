@@ -64,7 +64,7 @@ class Asked:
         may_come: how many more items the other end may send.
     """
 
-    __slots__ = ("items", "may_come", "condition", "over")
+    __slots__ = ("condition", "items", "may_come", "over")
 
     def __init__(self) -> None:
         self.items: deque[StreamItem] = deque()

@@ -144,8 +144,8 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_answered", "_app", "_children", "_dialling", "_dispatcher", "_due",
-        "_environment", "_goodbye", "_host", "_in", "_inbox", "_scope", "_started", "_timer", "accepted",
+        "_answered", "_app", "_children", "_dialling", "_dispatcher", "_due", "_environment",
+        "_goodbye", "_host", "_in", "_inbox", "_scope", "_started", "_timer", "accepted",
         "connection", "duration", "ending", "id", "listeners", "memberships", "outbox", "over",
         "phase", "plan", "received", "subprotocol", "transport",
     )

@@ -176,7 +176,9 @@ class Stopping:
         if self._signals == 1:
             log.info("stopping: within %g s what was received is answered", self._settings.grace)
             # Handlers that swallow cancellation, or block the loop, must not keep the process.
-            self._watch(self._settings.grace + 3 * self._settings.close_timeout + self.SECOND_SIGNAL)
+            self._watch(
+                self._settings.grace + 3 * self._settings.close_timeout + self.SECOND_SIGNAL
+            )
             self._server.stop(restart=restart)
         else:
             log.warning("stopping at once")

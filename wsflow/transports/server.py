@@ -52,7 +52,7 @@ class Owner(Protocol):
 class ServerTransport(SocketTransport):
     """A Transport of a server on asyncio."""
 
-    __slots__ = ("__weakref__", "_owner", "_opening")
+    __slots__ = ("__weakref__", "_opening", "_owner")
 
     dials = False
 

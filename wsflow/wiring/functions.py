@@ -306,12 +306,12 @@ class Functions:
                 continue
             self._outgoing(handler, signature)
             for other in plans:
+                others = other.invocation.handler
                 if other.depth == depth and set(other.types) & set(types):
                     self._problem(
                         handler,
                         first or "",
-                        f"{other.invocation.handler} ({other.invocation.handler.where}) on the same Router "
-                        "handles it already.",
+                        f"{others} ({others.where}) on the same Router handles it already.",
                         "handle it in one of them.",
                     )
             plans.append(ErrorPlan(call, types, depth))
