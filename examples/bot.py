@@ -1,4 +1,4 @@
-"""A bot in the chat: it greets who comes, and answers ``!time``. It comes back when it is cut off.
+"""A bot in the chat: it greets newcomers, answers ``!time``, and reconnects.
 
 Run the chat: ``wsflow run examples.chat:app``. Run the bot:
 ``wsflow client examples.bot:bot "ws://127.0.0.1:8000/chat/lobby?name=bot"``

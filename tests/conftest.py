@@ -40,8 +40,11 @@ def server_of() -> Iterator[Callable[..., BrokerServer]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take long come first, so that nobody waits for them at the end."""
+    """Those that take long come first, so that nothing waits for them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.timeout(240))
 
 
 def pytest_xdist_auto_num_workers() -> int:

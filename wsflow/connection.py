@@ -1,4 +1,4 @@
-"""What handlers hold of a connection, and how a connection ended."""
+"""The ``Connection`` that handlers use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class Asks(Protocol):
-    """What carries out calls."""
+    """Carries out calls."""
 
     async def call(self, message: Call[R], timeout: float | None) -> R: ...
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
 
 
 class Driver(Protocol):
-    """What carries out what a handler asks of its connection."""
+    """Carries out what handlers do with their connection."""
 
     @property
     def calls(self) -> Asks: ...
@@ -36,7 +36,7 @@ class Driver(Protocol):
 
 
 class Connection:
-    """One peer, as a handler sees it.
+    """A connection to one peer, as handlers use it.
 
     Attributes:
         id: unique among the connections of the app, 16 hexadecimal digits.
@@ -52,7 +52,7 @@ class Connection:
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on, None without one."""
+        """The negotiated subprotocol, None without one."""
         return self._driver.subprotocol
 
     @property
@@ -63,45 +63,45 @@ class Connection:
     async def send(self, message: object) -> None:
         """Send a message: encoded by the connection's codec, ``str`` and ``bytes`` as they are.
 
-        Safe from many tasks. Waits while the peer's buffer is full, and lets other tasks run at
-        least every 64 messages or 16 KiB. During ``on_connect`` it accepts the handshake first.
-        Cancelling it is safe: the message went out whole, or not at all. Once the peer has left,
-        messages are dropped and counted.
+        Safe to use from several tasks. Waits while the write buffer is full (backpressure), and
+        lets other tasks run at least every 64 messages or 16 KiB. During ``on_connect`` it accepts
+        the handshake first. Cancelling it is safe: the message was sent completely, or not at all.
+        Once the peer has left, messages are dropped and counted.
 
         Raises:
-            Disconnected: the connection was ended by this side.
+            Disconnected: this side has ended the connection.
             TypeError: msgspec cannot encode the message, or it is a Call or a Stream.
         """
         await self._driver.send(message)
 
     async def call(self, message: Call[R], *, timeout: float | None = None) -> R:
-        """Ask the other end, and wait for its answer.
+        """Call the peer, and wait for its answer.
 
-        Many calls may be under way at once, and answers come in any order. The answer bypasses the
-        inbox: a consumer that asks does not wait for itself. While an answer is awaited reading
-        does not pause; beyond ``inbox_hard_messages`` the connection is closed with 1008.
-        Cancelling it cancels the work at the other end.
+        Many calls may be pending at once, and answers come in any order. An answer bypasses the
+        inbox, so that a consumer can call the peer without waiting for itself. While a call is
+        pending, reading does not pause; beyond ``inbox_hard_messages`` the connection is closed
+        with 1008. Cancelling it cancels the work of the peer.
 
         Args:
-            message: what is asked. It is not changed.
-            timeout: seconds, from now until the answer has come; None for as long as the connection
+            message: the message to answer. It is not changed.
+            timeout: seconds from now until the answer has come; None for as long as the connection
                 lasts.
 
         Raises:
-            CallError: the other end says that it failed, or does not answer such calls.
-            TimeoutError: no answer came in time; the work at the other end is cancelled.
+            CallError: the peer has answered with an error, or does not answer such calls.
+            TimeoutError: no answer came in time; the work of the peer is cancelled.
             Disconnected: the connection has ended.
-            TypeError: the message is no Call, msgspec cannot encode it, or this path's messages
+            TypeError: the message is not a Call, msgspec cannot encode it, or this path's messages
                 have no tags.
         """
         return await self._driver.calls.call(message, timeout)
 
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        """Ask the other end for a stream: ``async with connection.stream(Count(10)) as ticks``.
+        """Call the peer for a stream: ``async with connection.stream(Count(10)) as ticks``.
 
-        Entering the block asks, and iterating what it gives reads the items, until the other end
-        has no more. Leaving the block before that cancels the work at the other end. At most 64
-        items come ahead of the reader: a slow one slows the other end.
+        Entering the block sends the call, and iterating the result reads the items, until the
+        stream is complete. Leaving the block before that cancels the work of the peer. The peer
+        sends at most 64 items ahead of the reader (backpressure).
 
         Raises:
             CallError: while iterating: as in ``call``.
@@ -111,10 +111,11 @@ class Connection:
         return self._driver.calls.stream(message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """End the connection. The first end counts; a later one changes nothing.
+        """End the connection. Only the first end takes effect.
 
-        The connection's functions are cancelled where they next wait, the caller among them. Does
-        not wait and does not raise: a code that may not be sent ends with 1011 and is logged.
+        The connection's functions are cancelled where they next wait, including the caller. Does
+        not wait and does not raise: a code that may not be sent ends the connection with 1011 and
+        is logged.
 
         Args:
             code: 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 §7.4).

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_REASON = 123
-"""Bytes of UTF-8 that fit in a close frame beside its code (RFC 6455 §5.5)."""
+"""Bytes of UTF-8 that fit in a close frame after its code (RFC 6455 §5.5)."""
 
-# RFC 6455 §7.4.1 and the IANA registry: 1004 is reserved; 1005, 1006 and 1015 never go on the wire.
+# RFC 6455 §7.4.1 and the IANA registry: 1004 is reserved; 1005, 1006 and 1015 are never sent.
 _SENDABLE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 Cause = Literal[
@@ -37,7 +37,7 @@ CAUSE_OF_CODE: Mapping[int, Cause] = {
     1008: "policy",
     1009: "too_large",
 }
-"""What a close code says when the peer broke a rule."""
+"""The cause for a close code that answers a violation by the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,16 @@ class End:
     """How a connection ended.
 
     Attributes:
-        cause: ``rejected`` (no handshake), ``unreachable`` (a client found no server), ``peer``
-            (it closed), ``vanished`` (it left without a close frame), ``finished`` (a producer or a
-            stream consumer returned), ``closed`` (by ``Close`` or ``Connection.close``),
-            ``unsupported``, ``invalid``, ``policy``, ``too_large`` and ``protocol`` (the peer broke
-            a rule), ``error`` (a handler raised), ``slow`` (the peer does not read), ``shutdown``
-            and ``restart`` (of the server).
+        cause: ``rejected`` (the handshake was refused), ``unreachable`` (a client could not reach
+            the server), ``peer`` (the peer closed), ``vanished`` (lost without a close frame),
+            ``finished`` (a producer or a consumer that iterates its messages returned), ``closed``
+            (by ``Close`` or ``Connection.close``), ``unsupported``, ``invalid``, ``policy``,
+            ``too_large`` and ``protocol`` (a violation by the peer), ``error`` (a handler raised),
+            ``slow`` (the peer does not read fast enough), ``shutdown`` and ``restart`` (of the
+            server).
         code: the close code (RFC 6455 §7.4), or the HTTP status if ``rejected``.
         reason: the reason that was sent or received.
-        error: what a handler raised, or a client's ConnectError; None if nothing did.
+        error: what a handler raised, or a client's ConnectError; None without an error.
     """
 
     cause: Cause

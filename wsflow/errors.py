@@ -1,8 +1,8 @@
 """The exceptions that handlers raise and catch, and the report of bad declarations.
 
 ``Reject`` and ``Close`` are how a handler ends its own connection on purpose. ``Disconnected`` is
-what a send raises once the connection has ended. ``DeclarationError`` lists all that is wrong with
-an app, before it serves anybody.
+what a send raises once the connection has ended. ``DeclarationError`` lists all mistakes in an app,
+before it serves.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Reject(Exception):
 
 
 class Disconnected(Exception):
-    """The connection has ended. Leaving a handler, it is no error.
+    """The connection has ended. If it leaves a handler, that is not an error.
 
     Attributes:
-        end: how the connection ended, where that is known.
+        end: how the connection ended, None if that is not known.
     """
 
     def __init__(self, end: End | None = None) -> None:
@@ -73,13 +73,15 @@ class Disconnected(Exception):
 
 
 class CallError(Exception):
-    """A call has failed. Raise it in a consumer to tell the caller why; ``call`` raises it there.
+    """A call has failed. Raise it in a consumer to answer a call with an error; ``call`` raises it
+    in the caller.
 
     Args:
-        code: what went wrong, for the program: a word of your own, as in ``"not_found"``. wsflow
-            itself uses ``"unknown"`` (nobody takes such calls), ``"invalid"`` (the call, or its
-            answer, is not of its type) and ``"internal"`` (the consumer raised something else).
-        message: the same for people.
+        code: the error for programs: an identifier of your own, as in ``"not_found"``. wsflow
+            itself uses ``"unknown"`` (no consumer takes such calls), ``"invalid"`` (the call, or
+            its answer, is not of its type) and ``"internal"`` (the consumer raised another
+            exception).
+        message: the error for people.
     """
 
     def __init__(self, code: str, message: str = "") -> None:
@@ -92,15 +94,16 @@ class CallError(Exception):
 
 
 class ConnectError(ConnectionError):
-    """A server cannot be connected to, or does not take the connection.
+    """A server cannot be reached, or refuses the connection.
 
     Attributes:
-        status: the HTTP status of its answer; None if there was none.
+        status: the HTTP status of its answer; None if there was no answer.
         headers: the headers of the answer.
-        body: its text.
-        retryable: whether trying later may help: the network, or the server for now, is the reason.
-        retry_after: seconds that the server asks to wait before that (RFC 9110 §10.2.3); None if it
-            does not say.
+        body: the text of the answer.
+        retryable: whether a later attempt may succeed: the reason is the network, or a temporary
+            condition of the server.
+        retry_after: seconds to wait before that, from ``Retry-After`` (RFC 9110 §10.2.3); None
+            without the header.
     """
 
     def __init__(
@@ -122,16 +125,15 @@ class ConnectError(ConnectionError):
 
 
 class BrokerError(Exception):
-    """The broker that carries topics between processes cannot do what was asked.
+    """The broker that carries topics between processes is unreachable, or refuses an operation.
 
-    Either it was away for longer than ``publish_timeout``, or it refused. It says which, and
-    whether what was published may have arrived nonetheless.
+    The message says which, and whether a message that was being published may still arrive.
     """
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong with a declaration: where, what about, why, and what to do."""
+    """One mistake in a declaration: where it is, its subject, the reason, and the fix."""
 
     where: str
     subject: str
@@ -143,10 +145,11 @@ class Problem:
 
 
 class DeclarationError(Exception):
-    """All that is wrong with an app's declarations, found before it serves.
+    """All mistakes in an app's declarations, found before it serves.
 
     Attributes:
-        problems: each with the place (file:line), the function and parameter, why, and a cure.
+        problems: each with the place (file:line), the function and parameter, the reason, and the
+            fix.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -157,14 +160,14 @@ class DeclarationError(Exception):
 
 
 def leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group, or the one exception; without ``Disconnected``, which is none."""
+    """The errors in a group, or the one exception; without ``Disconnected``, which is no error."""
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for part in exc.exceptions for leaf in leaves(part)]
     return [] if isinstance(exc, Disconnected) else [exc]
 
 
 def unwrap(exc: BaseException) -> BaseException:
-    """What matters in a group: the one exception, a ``Disconnected`` if there is nothing else."""
+    """The only error of a group; ``Disconnected`` if it has none, the group if it has several."""
     if not isinstance(exc, BaseExceptionGroup):
         return exc
     found = leaves(exc)

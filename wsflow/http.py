@@ -1,4 +1,4 @@
-"""Small parts of HTTP and of URLs: headers, statuses, percent-encoding, and URLs to be shown."""
+"""HTTP and URL helpers: headers, statuses, percent-encoding, and URLs without their secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit, urlunsplit
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
-"""Headers as a user writes them: a mapping, or pairs."""
+"""Headers as an argument: a mapping, or pairs."""
 
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
@@ -20,7 +20,7 @@ def header_pairs(headers: HeaderItems) -> list[tuple[str, str]]:
     """The headers as pairs.
 
     Raises:
-        TypeError: it is a text.
+        TypeError: ``headers`` is a string.
     """
     if isinstance(headers, str):
         raise TypeError(f"headers is {headers!r}: use a mapping, or pairs")
@@ -28,16 +28,16 @@ def header_pairs(headers: HeaderItems) -> list[tuple[str, str]]:
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:
-    """See that headers may be sent (RFC 9110 §5).
+    """Check that headers may be sent (RFC 9110 §5).
 
     Raises:
-        ValueError: a name is no token, or a value has a character that no header has.
+        ValueError: a name is not a token, or a value has a character that is not allowed.
     """
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
         if not _FIELD_VALUE.fullmatch(value):
-            raise ValueError(f"the value of header {name!r} has a character that is not sent")
+            raise ValueError(f"the value of header {name!r} has a character that is not allowed")
 
 
 def status_phrase(status: int) -> str:
@@ -51,14 +51,14 @@ def percent_encode(text: str) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """A URI for people and logs: with neither user and password nor the query."""
+    """A URI for messages and logs: without user, password, query and fragment."""
     parts = urlsplit(uri)
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=place, query="", fragment=""))
 
 
 def without_password(url: str) -> str:
-    """A URL for people and logs: with its user, its query, and no password."""
+    """A URL for messages and logs: without its password."""
     scheme, between, rest = url.partition("://")
     head, at, host = rest.rpartition("@")
     user, colon, _ = head.partition(":")

@@ -1,4 +1,4 @@
-"""What an app, one connection and one end of the wire may use; each option describes itself."""
+"""Limits of an app, of a connection and of a transport; each option carries its help text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 
 def option(default: Any, help: str, *, group: str) -> Any:
-    """A field that says, for people, what it is: the one source of flags, TOML and help."""
+    """A field with its help text: the single source of flags, TOML keys and ``--help``."""
     return field(default=default, metadata={"help": help, "group": group})
 
 
@@ -17,18 +17,18 @@ class WireLimits:
 
     max_message_size: int = option(
         1024 * 1024,
-        "Largest message accepted, in bytes; beyond it the close code is 1009.",
+        "Largest message accepted, in bytes; a larger one is closed with 1009.",
         group="Limits",
     )
     max_fragments: int = option(
-        4096, "Most fragments of one message; beyond it the close code is 1009.", group="Limits"
+        4096, "Most fragments of one message; more are closed with 1009.", group="Limits"
     )
     write_buffer: int = option(
         64 * 1024, "Bytes buffered for one peer before senders wait.", group="Limits"
     )
     open_timeout: float = option(
         10.0,
-        "Seconds for a peer to send its opening request, and for each on_connect function to set "
+        "Seconds for a client to send its opening request, and for each on_connect function to set "
         "up.",
         group="Timeouts",
     )
@@ -46,7 +46,7 @@ class SocketLimits(WireLimits):
 
     max_header_size: int = option(
         64 * 1024,
-        "Largest opening request, in bytes; beyond it the answer is 431. One line is at most "
+        "Largest opening request, in bytes; a larger one is answered with 431. One line is at most "
         "8 KiB, and there are at most 128.",
         group="Limits",
     )
@@ -54,7 +54,7 @@ class SocketLimits(WireLimits):
         20.0, "Seconds between keepalive pings; 0 for none.", group="Timeouts"
     )
     ping_timeout: float = option(
-        20.0, "Seconds after a ping within which something must come.", group="Timeouts"
+        20.0, "Seconds after a ping for the peer to send or read anything.", group="Timeouts"
     )
     compression: Literal["none", "deflate"] = option(
         "none", "Compress messages with permessage-deflate (RFC 7692).", group="Messages"
@@ -66,28 +66,36 @@ class Limits(WireLimits):
     """Limits of the runtime."""
 
     inbox_messages: int = option(
-        256, "Received messages that may wait for one connection's consumers.", group="Limits"
+        256,
+        "Received messages that may wait for one connection's consumers before reading pauses.",
+        group="Limits",
     )
     inbox_bytes: int = option(
-        1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
+        1024 * 1024,
+        "Bytes of received messages that may wait for one connection's consumers before reading "
+        "pauses.",
+        group="Limits",
     )
     inbox_hard_messages: int = option(
         16_384,
-        "The same while a call is under way on the connection, when reading cannot pause; beyond "
-        "it the close code is 1008.",
+        "Received messages that may wait for one connection's consumers while a call is pending, "
+        "when reading cannot pause; more are closed with 1008.",
         group="Limits",
     )
     inbox_hard_bytes: int = option(
-        16 * 1024 * 1024, "Bytes of received messages that may wait likewise.", group="Limits"
+        16 * 1024 * 1024,
+        "Bytes of received messages that may wait for one connection's consumers while a call is "
+        "pending; more are closed with 1008.",
+        group="Limits",
     )
     backlog_bytes: int = option(
         16 * 1024 * 1024,
-        "Bytes of topic messages that may wait for one peer, besides each topic's own backlog.",
+        "Bytes of topic messages that may wait for one peer, in addition to each topic's backlog.",
         group="Limits",
     )
     max_connections: int = option(
         10_000,
-        "Most connections at a time; beyond it the answer is 503. 0 for no limit.",
+        "Most connections at a time; further ones are answered with 503. 0 for no limit.",
         group="Limits",
     )
     max_connections_per_client: int = option(
@@ -95,13 +103,13 @@ class Limits(WireLimits):
     )
     publish_timeout: float = option(
         10.0,
-        "Seconds that publishing, joining and asking who is there wait for a broker that is away; "
-        "0 to fail at once.",
+        "Seconds that publishing, joining and listing members wait for an unreachable broker. With "
+        "0, publishing fails at once; joining and listing members wait up to 3 seconds.",
         group="Timeouts",
     )
     origin: tuple[str, ...] = option(
         (),
-        "Allow browsers' connections from pages of this origin, as in https://example.com, besides "
-        'those of the same host; "*" allows any. Repeatable.',
+        "Allow browsers to connect from pages of this origin, as in https://example.com, in "
+        'addition to pages of the same host; "*" allows any. Repeatable.',
         group="Security",
     )

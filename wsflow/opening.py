@@ -1,4 +1,4 @@
-"""The opening request of a client, before it goes out."""
+"""The opening request of a client, before it is sent."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from wsflow.end import End
 
 @final
 class Opening:
-    """What a client's ``on_connect`` functions may still change: ask for it by its type.
+    """The opening request, which a client's ``on_connect`` functions may change; it is injected by
+    its type.
 
-    They run before the opening request goes out, for every attempt anew: here is the place for a
-    token that expires, and for going on where the last connection ended.
+    They run before the opening request is sent, again for every attempt: set a token that expires,
+    or resume where the last connection ended.
 
     Attributes:
-        query: the query of the URI, by name; a list gives a name many times.
-        headers: more headers to send. Setting one adds to those of its name.
+        query: the query of the URI, by name; a list is a name with several values.
+        headers: more headers to send. Setting one adds to those of the same name.
         attempt: 1 for the first attempt since a connection was stable, then 2, and so on.
-        previous: how the last connection, or the last attempt, ended; None before there was one.
+        previous: how the previous connection or attempt ended; None for the first one.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class Opening:
 
     @property
     def last_event_id(self) -> str:
-        """The event id that was handled last, ``""`` before there was one. Of messages with an
-        ``EventId()`` field: ``topic.join(after=…)`` at the server goes on behind it."""
+        """The id of the last event that was handled, ``""`` if there was none. It is read from
+        messages with an ``EventId()`` field; ``topic.join(after=…)`` in the server resumes after
+        it."""
         return next(reversed(list(self._last_event_ids.values())), "")
 
     @property
     def last_event_ids(self) -> Mapping[type, str]:
-        """The same for each message type, for a connection that hears more than one topic."""
+        """The last event id by message type, for a connection that receives several topics."""
         return MappingProxyType(dict(self._last_event_ids))
 
     def __repr__(self) -> str:

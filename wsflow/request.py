@@ -1,4 +1,4 @@
-"""The opening request: what the peer asked for before the connection was open."""
+"""The opening request of a connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_QUERY_FIELDS = 1000
 
 
 class Address(NamedTuple):
-    """Where the peer connects from."""
+    """The address that the client connects from."""
 
     host: str
     port: int
@@ -24,7 +24,7 @@ class Address(NamedTuple):
 
 
 class Params(Mapping[str, str]):
-    """The query of a URL. Indexing gives the last value of a name, ``get_all`` gives each."""
+    """The query of a URL. Indexing returns the last value of a name, ``get_all`` all values."""
 
     __slots__ = ("_values",)
 
@@ -67,8 +67,8 @@ class Request:
         query: the query, percent-decoded.
         headers: the headers; names are case-insensitive.
         cookies: the cookies.
-        client: the peer's address, None where there is none (a Unix socket, a test).
-        subprotocols: what the peer offered, in its order of preference.
+        client: the client's address, None where there is none (a Unix socket, a test).
+        subprotocols: what the client offered, in its order of preference.
     """
 
     path: str
@@ -114,7 +114,7 @@ def _subprotocols(headers: Headers) -> tuple[str, ...]:
 
 
 def _cookies(headers: Headers) -> dict[str, str]:
-    """Read the Cookie headers; a malformed one is as good as none (RFC 6265 §4.2)."""
+    """Read the Cookie headers; if one is malformed, there are no cookies (RFC 6265 §4.2)."""
     jar: SimpleCookie = SimpleCookie()
     try:
         for value in headers.get_all("Cookie"):

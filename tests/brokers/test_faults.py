@@ -239,10 +239,11 @@ async def test_publishing_says_that_the_broker_is_away(
             with pytest.raises(BrokerError) as raised:
                 await topic.publish(News(1))
             assert str(raised.value).startswith(
-                f"publishing on topic 'plain' at the broker {server.url} failed: it is away ("
+                f"publishing on topic 'plain' at the broker {server.url} failed: "
+                "it is unreachable ("
             )
-            assert str(raised.value).endswith(") within 0.5 s (publish_timeout)")
-            with pytest.raises(BrokerError, match="asking who is there"):
+            assert str(raised.value).endswith("); publish_timeout is 0.5 s")
+            with pytest.raises(BrokerError, match="listing members"):
                 await processes[0].registry.topic("elsewhere").members()
             async with processes[0].connect("/") as late:  # all its topics are joined already
                 await late.receive_nothing(0.01)
@@ -267,7 +268,7 @@ async def test_no_timeout_fails_at_once(kind: Kind, server_of: Callable[..., Bro
         with anyio.fail_after(5):
             while broker._connected.is_set():
                 await asyncio.sleep(0.01)
-        with pytest.raises(BrokerError, match="it is away"):
+        with pytest.raises(BrokerError, match="it is unreachable"):
             await topic.publish(News(1))
 
 

@@ -382,7 +382,7 @@ async def test_nats_without_jetstream(tmp_path: Any) -> None:
             async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
                 await publish("plain", News("hi"))
                 assert await peer.receive(News) == News("hi")
-        with pytest.raises(BrokerError, match="topics with history need JetStream, and this NATS"):
+        with pytest.raises(BrokerError, match="topics with history need JetStream, which is not"):
             async with serve_in_memory(app(), broker=server.url, limits=Limits(publish_timeout=1)):
                 raise AssertionError
 
@@ -400,7 +400,7 @@ async def test_nats_refuses(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> 
             await select.reach(server.url)
         url = server.url.replace("//", "//a:b@")
         async with wsflow.publisher(f"{url},{url}", timeout=1) as publish:
-            with pytest.raises(BrokerError, match="bytes is more than the broker takes"):
+            with pytest.raises(BrokerError, match="bytes is larger than the broker accepts"):
                 await publish("plain", "x" * 2000)
             await publish("plain", "x")
             with pytest.raises(BrokerError, match="publishing on topic 'no'"):
@@ -465,7 +465,7 @@ def test_urls() -> None:
         ("memory://", "is a process's own: no other one hears what is said there"),
         ("redis://host:port", "'redis://host:port' cannot be used"),
         ("nats://", "it names no host"),
-        ("nats://host?prefix=a.b", "prefix is 'a.b': letters, digits, _ and - may be in it"),
+        ("nats://host?prefix=a.b", "prefix is 'a.b': use letters, digits, _ and -"),
         ("nats://host?replicas=many", "cannot be used"),
     ]:
         with pytest.raises(ValueError, match=r"broker|own|used") as raised:
@@ -624,7 +624,7 @@ async def test_a_feed_says_what_is_lost() -> None:
     feed.take(stamp(9, 8), b"")
     await feed.recover(FakeLink(at(9), (False, [(at(8), b""), (at(9), b"")])))  # type: ignore[arg-type]
     assert taken.numbers == [8, 9]
-    assert "its history does not go back enough" in taken.lost[0]
+    assert "its history does not reach back" in taken.lost[0]
     feed.take(stamp(1, 0, "b"), b"")  # begun anew
     await feed.recover(FakeLink(at(1, "b"), (True, [(at(1, "b"), b"")])))  # type: ignore[arg-type]
     assert taken.numbers == [8, 9, 1]
@@ -803,7 +803,7 @@ async def test_a_farewell_that_nobody_takes(caplog: pytest.LogCaptureFixture) ->
         await until(lambda: "ping" in lines.made[0].calls)
         lines.made[0].failing["ping"] = ConnectionLostError("gone")
         await broker.stop()
-    assert "did not take the farewell" in caplog.text
+    assert "did not acknowledge the goodbye" in caplog.text
 
 
 async def test_a_topic_that_was_left_while_it_was_recovered() -> None:
@@ -846,7 +846,7 @@ async def test_what_a_link_may_do(
         assert await broker.declared() == {}
         lines.made[-1].waits.set()
         broker._timeout = 0.1
-        with pytest.raises(BrokerError, match=r"did not answer within .*; it may arrive"):
+        with pytest.raises(BrokerError, match=r"did not answer; .*; the message may still arrive"):
             await broker.publish("t", Envelope({}), plain)
         broker._timeout = 5
         lines.made[-1].failing["last"] = BrokerError("no room")
@@ -993,7 +993,7 @@ async def test_messages_that_nats_had_to_drop(server_of: Callable[..., BrokerSer
     connection = nats_client.NatsClient()
     await connection.connect(server.url)
     await connection._error(SlowConsumerError("subject", "", 1, None))
-    with pytest.raises(ConnectionLostError, match="faster than they could be handled"):
+    with pytest.raises(ConnectionLostError, match="slow consumer"):
         await connection.lost()
     with pytest.raises(ConnectionLostError):
         await connection.ping()

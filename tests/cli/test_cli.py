@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import errno
 import logging
@@ -23,7 +24,7 @@ from tests.processes import free_port, running
 from wsflow.cli.explain import try_lines
 from wsflow.cli.flags import GROUPS
 from wsflow.cli.main import main
-from wsflow.server import Server, Settings
+from wsflow.server import Settings
 from wsflow.server.loading import wired
 from wsflow.server.process import Stopping
 
@@ -132,7 +133,7 @@ async def test_a_grace_time_that_is_too_short(folder: Path) -> None:
             run.process.terminate()
             assert await receive(client) == ["1001"]
         assert await run.ended() == 1
-    assert "its time was over: consumer work" in run.log
+    assert "the time was over: consumer work" in run.log
     assert "lifespan out" in run.log
 
 
@@ -144,7 +145,7 @@ async def test_a_second_signal_stops_at_once(folder: Path) -> None:
             await client.send("1000")
             assert await client.recv() == "started"
             run.process.terminate()
-            await run.until("stopping: within 20 s")
+            await run.until("stopping: draining for at most 20 s")
             run.process.terminate()
             assert await receive(client) == ["1001"]
         assert await run.ended() == 1
@@ -160,7 +161,7 @@ async def test_a_stubborn_handler_does_not_keep_the_process(folder: Path) -> Non
             await client.send("stubborn")
             assert await client.recv() == "started"
             run.process.terminate()
-            await run.until("stopping: within")
+            await run.until("stopping: draining")
             run.process.terminate()
             assert (await receive(client))[-1] in ("1001", "1006")
         assert await run.ended() == 1
@@ -233,23 +234,23 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ("nowhere:app", "there is no module 'nowhere' in "),
         ("mine.sub:app", "there is no module 'mine.sub'"),
         ("mine:nothing", "has no attribute 'nothing': did you mean mine:app?"),
-        ("mine:make_app", "'mine:make_app' is a function: to call it for the app, write"),
+        ("mine:make_app", "'mine:make_app' is a function: if it is a factory, write"),
         ("mine:not_an_app", "is an int, not a Router: did you mean mine:app?"),
-        ("mine:not_an_app()", "'mine:not_an_app' cannot be called: leave the () away"),
+        ("mine:not_an_app()", "'mine:not_an_app' cannot be called: remove the ()"),
         ("mine:broken_factory()", "calling 'mine:broken_factory()' failed: ValueError: no luck"),
         ("mine:needs()", "'mine:needs()' is called without arguments: missing a required argument"),
-        ("mine:later()", "'mine:later()' is async: a factory is a plain function"),
+        ("mine:later()", "'mine:later()' is async: a factory must be a plain function"),
         ("mine.py:app", "name the module, not the file: mine:app"),
         ("./mine:app", "name the module, not the file: mine:app"),
         (".mine:app", "'.mine:app' is relative: name the module in full"),
         ("leaving:app", "importing 'leaving' failed: SystemExit: 0 ("),
         ("mine:Router", "is a type, not a Router"),
-        ("mine", "'mine' names no app: write module:attribute"),
-        (":app", "':app' names no app"),
+        ("mine", "'mine' is not module:attribute"),
+        (":app", "':app' is not module:attribute"),
         ("failing:app", "importing 'failing' failed: ZeroDivisionError"),
         ("imports:app", "importing 'imports' failed: ModuleNotFoundError: No module named 'nope"),
         ("syntax:app", "importing 'syntax' failed: SyntaxError"),
-        ("empty:app", "has no attribute 'app': 'empty' has no Router at all"),
+        ("empty:app", "has no attribute 'app': 'empty' has no Router"),
     ],
 )
 def test_apps_that_cannot_be_loaded(
@@ -363,7 +364,7 @@ def test_usage_in_the_environment_and_in_toml(
     monkeypatch.setenv("WSFLOW_PROT", "1")
     code, out, err = call(capsys, "run", "mine:app")
     assert code == 2
-    assert "WSFLOW_PROT, which is no setting: did you mean WSFLOW_PORT?" in err
+    assert "WSFLOW_PROT is not a setting: did you mean WSFLOW_PORT?" in err
     monkeypatch.delenv("WSFLOW_PROT")
     monkeypatch.setenv("WSFLOW_PORT", "x")
     code, out, err = call(capsys, "run", "mine:app")
@@ -444,10 +445,11 @@ def test_the_watchdog_ends_the_process(
 def test_a_keyboard_interrupt_before_the_signals_are_handled(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(_runner: asyncio.Runner, serving: Any) -> None:
+        serving.close()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Server, "bind", interrupted)
+    monkeypatch.setattr(asyncio.Runner, "run", interrupted)
     assert call(capsys, "run", "mine:app")[0] == 0
 
 
@@ -466,10 +468,10 @@ def test_done_while_something_is_left_behind(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_privileged_port(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(*_: Any) -> None:
+    async def refused(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Server, "bind", refused)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_server", refused)
     code, _, err = call(capsys, "run", "mine:app", "--port", "81")
     assert code == 2
     assert "Permission denied; ports below 1024 need privileges" in err

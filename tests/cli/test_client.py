@@ -127,7 +127,7 @@ async def test_a_second_signal_waits_for_nobody() -> None:
 async def test_it_waits_for_a_server() -> None:
     port = free_port()
     run = await start(port)
-    await run.until("cannot be reached: Connection refused; again in")
+    await run.until("cannot be reached: Connection refused; reconnecting in")
     async with serve(server(Close(1000)), Settings(port=port)):
         assert await run.ended() == 0
 
@@ -135,8 +135,8 @@ async def test_it_waits_for_a_server() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (["tests.cli.test_client:bot", "http://x"], 2, "'http://x' is no URI to connect to"),
-        (["tests.cli.test_client:bot", "ws://x/", "--header", "x"], 2, "is no header"),
+        (["tests.cli.test_client:bot", "http://x"], 2, "'http://x' is not a WebSocket URI"),
+        (["tests.cli.test_client:bot", "ws://x/", "--header", "x"], 2, "is not a header"),
         (["tests.cli.test_client:nobody", "ws://x/"], 3, "has no attribute 'nobody'"),
         (["tests.cli.test_client:bot", "ws://127.0.0.1:1/", "--no-reconnect"], 6, "refused"),
         (["tests.cli.test_client:broken", "ws://x/"], 1, "no database"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import io
 import os
@@ -14,7 +15,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -161,7 +161,9 @@ async def test_messagepack_is_shown_as_json(server: Server) -> None:
 async def test_a_line_that_is_no_message(server: Server) -> None:
     code, out, err = await pipe(server, "say txt=hi\n", *KNOWN)
     assert (code, out) == (2, [])
-    assert err == "wsflow: line 1: 'txt=hi' is no field of say: it has text, times; write field=…\n"
+    assert (
+        err == "wsflow: line 1: 'txt=hi' is not a field of say: it has text, times; write field=…\n"
+    )
 
 
 async def test_a_bad_end(server: Server) -> None:
@@ -204,14 +206,22 @@ async def test_an_interrupt(server: Server) -> None:
 async def test_a_send_that_meets_the_end(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def lines(*_: object) -> None:
-        raise Disconnected(End("peer", 4001))
+    class Ended:
+        """A peer that is gone when it is sent to."""
 
-    monkeypatch.setattr(cli_connect, "_send_lines", lines)
-    monkeypatch.setattr(cli_connect, "Lines", lambda fd: None)
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(fileno=lambda: 0))
-    uri = f"ws://127.0.0.1:{server.port}{PATH}"
-    assert await cli_connect._pipe(connect(uri), Typed(JSON), JSON, 1) == 7
+        async def send(self, message: object) -> None:
+            raise Disconnected(End("peer", 4001))
+
+        async def receive(self) -> None:
+            await asyncio.Event().wait()
+
+    read, write = os.pipe()
+    os.write(write, b"x\n")
+    os.close(write)
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        connecting: Any = contextlib.nullcontext(Ended())
+        assert await cli_connect._pipe(connecting, Typed(JSON), JSON, 1) == 7
     assert "ended: peer (4001)" in capsys.readouterr().err
 
 
@@ -231,8 +241,8 @@ async def test_refusals(server: Server) -> None:
     ("arguments", "code", "why"),
     [
         (["ws://127.0.0.1:1/"], 6, "ws://127.0.0.1:1/ cannot be reached: Connection refused"),
-        (["127.0.0.1"], 2, "'127.0.0.1' is no URI to connect to"),
-        (["ws://x/", "--header", "nonsense"], 2, "--header 'nonsense' is no header: write 'Name:"),
+        (["127.0.0.1"], 2, "'127.0.0.1' is not a WebSocket URI"),
+        (["ws://x/", "--header", "nonsense"], 2, "'nonsense' is not a header: write 'Name:"),
         (["ws://x/", *KNOWN], 2, "the app has no path /: it has /chat/{room}"),
         (["ws://x/", "--app", "nowhere:app"], 3, "there is no module 'nowhere'"),
     ],
@@ -263,7 +273,7 @@ async def test_it_answers_no_calls(server: Server) -> None:
     assert (code, err) == (0, "")
     assert out == [
         '{"type":"$call","id":1,"message":{"type":"double","number":4}}',
-        '{"type":"$answer","id":1,"value":"unknown: wsflow connect answers no calls"}',
+        '{"type":"$answer","id":1,"value":"unknown: wsflow connect does not answer calls"}',
     ]
 
 
@@ -292,7 +302,7 @@ def test_what_a_line_is(line: str, sent: str) -> None:
     ("line", "why"),
     [
         ("shout text=hi", "the app takes no 'shout'; it takes say, bye, double, asks"),
-        ("say text", "'text' is no field of say: it has text, times; write field=…"),
+        ("say text", "'text' is not a field of say: it has text, times; write field=…"),
         ("say text='a", "No closing quotation: write a value with spaces as field='…'"),
         ("say times=x text=y", "Expected `int`, got `str` - at `$.times`"),
         ("say", "Object missing required field `text`"),
@@ -349,7 +359,7 @@ def test_completion(text: str, words: list[str]) -> None:
     found = list(typed().complete(text))
     assert [word for word, _, _ in found] == words
     meanings = {word: meaning for word, _, meaning in typed().complete("say ")}
-    assert meanings == {"text=": "str", "times=": "int, may be left out"}
+    assert meanings == {"text=": "str", "times=": "int, optional"}
     assert next(typed().complete("say"))[2] == "text=str times=int"
 
 
@@ -425,7 +435,7 @@ async def test_a_conversation(
         keys.send_text("double number=4\r")
         await until(printed, '"value":8')
         keys.send_text("asks number=4\r")
-        await until(printed, "wsflow connect answers no calls")
+        await until(printed, "wsflow connect does not answer calls")
     assert "say text=hi" in (tmp_path / "wsflow" / "history").read_text()
 
 
@@ -491,27 +501,30 @@ async def test_sending_on_a_connection_that_has_ended(
             measuring.cancel()
 
 
-async def test_a_server_that_refuses_to_have_it_back(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = f"ws://127.0.0.1:{server.port}{PATH}"
+async def test_a_server_that_refuses_to_have_it_back() -> None:
+    class Refused:
+        """A peer that has lost its connection for good."""
+
+        end = None
+
+        async def receive(self) -> None:
+            raise ConnectError("not you again", retryable=False)
+
+        async def ping(self) -> float:
+            return 0.1
+
+    peer: Any = Refused()
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        async with connect(uri) as peer:
-
-            async def refused() -> None:
-                raise ConnectError("not you again", retryable=False)
-
-            talk = shell.Shell(peer, uri, Typed(JSON), JSON)
-            monkeypatch.setattr(peer, "receive", refused)
-            with pytest.raises(ConnectError, match="not you again"):
-                await talk.run()
+        talk = shell.Shell(peer, "ws://x/", Typed(JSON), JSON)
+        with pytest.raises(ConnectError, match="not you again"):
+            await talk.run()
 
 
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
-        ("/nothing", "there is no /nothing: /ping, /close, /help, /quit; //… sends a text"),
-        ("/close x", "'x' is no close code"),
+        ("/nothing", "there is no /nothing: /ping, /close, /help, /quit; //… sends a message"),
+        ("/close x", "'x' is not a close code"),
         ("/close 1", None),
         ("/close", None),
         ("//x", "the app takes no '/x'"),

@@ -49,7 +49,7 @@ def test_what_is_refused(
             (two("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
             (two("--broker", "redis://127.0.0.1:1"), 5, "redis://127.0.0.1:1 cannot be reached: "),
             (two("--ssl-certfile", "nowhere.pem"), 2, "TLS cannot use nowhere.pem"),
-            (("--workers", "0"), 2, "workers is 0: nobody would serve"),
+            (("--workers", "0"), 2, "workers is 0: no process would serve"),
             (("--workers", "2", "--port", port), 4, f"127.0.0.1:{port} is in use"),
             (two("--host", "203.0.113.1"), 2, "cannot listen on 203.0.113.1:0"),
             (("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
@@ -112,7 +112,7 @@ async def test_an_embedded_server_that_says_nothing(
     program = tmp_path / "nats-server"
     program.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n")
     program.chmod(0o755)
-    with pytest.raises(Exception, match="did not start: no sign within"):
+    with pytest.raises(Exception, match="did not start: it does not listen after"):
         async with embedded.EmbeddedNats(program):
             raise AssertionError
 
@@ -131,11 +131,11 @@ async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixt
         while "did not start" not in caplog.text:
             await asyncio.sleep(0.01)
         server._program = program
-        while "the embedded NATS server is back" not in caplog.text:
+        while "the embedded NATS server is running again" not in caplog.text:
             await asyncio.sleep(0.01)
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
-    assert "the embedded NATS server ended with exit code -9; it is started again" in caplog.text
+    assert "the embedded NATS server ended with exit code -9; restarting it" in caplog.text
 
 
 @pytest.mark.long

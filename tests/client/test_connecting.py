@@ -125,9 +125,9 @@ async def test_texts_as_they_are(uri: str) -> None:
         await peer.receive()
     with pytest.raises(Disconnected):
         await peer.ping()
-    with pytest.raises(TypeError, match="texts cannot be told apart from answers: name what comes"):
+    with pytest.raises(TypeError, match="raw messages cannot be told apart from answers"):
         peer.stream(Upto(1))
-    with pytest.raises(TypeError, match=r"or receives=\(\) for answers alone"):
+    with pytest.raises(TypeError, match=r"or receives=\(\) for none"):
         await peer.call(Double(1))
     assert [message async for message in peer] == []
 
@@ -239,9 +239,9 @@ async def test_refusals(uri: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("http://x", "'http://x' is no URI to connect to: a WebSocket's begins with ws:// or"),
-        ("localhost:8000", "is no URI to connect to: a WebSocket's begins with ws:// or wss://"),
-        ("ws://", "'ws://' is no URI to connect to: "),
+        ("http://x", "'http://x' is not a WebSocket URI: use ws:// or"),
+        ("localhost:8000", "is not a WebSocket URI: use ws:// or wss://"),
+        ("ws://", "'ws://' is not a WebSocket URI: "),
     ],
 )
 async def test_bad_uris(uri: str, why: str) -> None:
@@ -254,7 +254,7 @@ async def test_bad_uris(uri: str, why: str) -> None:
     [
         ((str, Say), "It takes raw text messages, and the path decodes text messages as json"),
         ((object(),), "msgspec does not know the type"),
-        (Double, "Who iterates messages cannot answer each"),
+        (Double, "consumer that iterates its messages cannot answer each"),
     ],
 )
 async def test_bad_types(receives: Any, why: str) -> None:
@@ -327,7 +327,7 @@ async def test_a_connection_in_vain_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("answer", "why", "again"),
     [
-        (b"", "hung up without an answer", True),
+        (b"", "closed the connection without an answer", True),
         (b"SSH-2.0-OpenSSH\r\n", "does not answer as a WebSocket server", False),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "answered 200 OK: hi", False),
         (b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", "answered 503", True),

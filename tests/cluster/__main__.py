@@ -1,6 +1,6 @@
 """``python -m tests.cluster``: the scenarios in full, for each broker, with what was seen.
 
-Exits with 1 if a message was lost, came twice or out of order, or if somebody was refused.
+Exits with 1 if a message was lost, came twice or out of order, or if a peer was refused.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from websockets.asyncio.client import ClientConnection
@@ -19,33 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wsflow import Router
 from wsflow.server import Server, Settings, serve
 from wsflow.testing import MemoryPeer, MemoryServer, serve_in_memory
-
-Raw = str | bytes
-
-
-class Refused(Exception):
-    """The handshake was answered with an HTTP error."""
-
-    def __init__(self, status: int, body: str, headers: dict[str, str]) -> None:
-        super().__init__(status, body)
-        self.status = status
-        self.body = body
-        self.headers = headers
-
-
-class Client(Protocol):
-    async def send(self, message: Raw, fragments: int = 1) -> None: ...
-    async def receive(self) -> Raw: ...
-    async def close(self, code: int | None = 1000, reason: str = "") -> None: ...
-    async def vanish(self) -> None: ...
-    async def closed(self) -> tuple[int, str]: ...
-
-
-class Wire(Protocol):
-    def connect(
-        self, target: str, headers: dict[str, str] | None = None, offers: Iterable[str] = ()
-    ) -> Any: ...
-    async def stop(self, restart: bool = False) -> None: ...
+from wsflow.testing.conformance.transports import Client, Raw, Refused, Wire
 
 
 @dataclass

@@ -190,15 +190,15 @@ async def test_failures_are_typed(life: Life) -> None:
         with pytest.raises(TimeoutError, match=r"no answer to Work within 0\.01 s"):
             await linked.client.call(Work("late"), timeout=0.01)
         await life.until("over late")
-        with pytest.raises(TypeError, match="Say is no Call: nothing would answer it"):
+        with pytest.raises(TypeError, match="Say is not a Call: the peer would not answer it"):
             await linked.client.call(Say("x"))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"Add is a Call: use call\(…\)"):
             linked.client.stream(Add(1, 2))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"Count is a Stream: use stream\(…\)"):
             await linked.client.call(Count(1))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=r"Add is a class: pass one of it, as in call\(Add\(…"):
+        with pytest.raises(TypeError, match=r"Add is a class: pass an instance, as in call\(Add"):
             await linked.client.call(Add)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=r"Add expects an answer: ask with call\(…\)"):
+        with pytest.raises(TypeError, match=r"Add expects an answer: send it with call\(…\)"):
             await linked.client.send(Add(1, 2))
         with pytest.raises(TypeError):
             await linked.client.call(Add(object(), 1))  # type: ignore[arg-type]
@@ -858,7 +858,7 @@ async def test_the_hard_limit(life: Life) -> None:
             await peer.send(Say("x"))
         await peer.wait_closed()
         assert peer.close_code == 1008
-        assert peer.close_reason == "more messages came than can wait during a call"
+        assert peer.close_reason == "too many messages are waiting while a call is pending"
 
 
 async def test_reading_pauses_again_once_nothing_is_awaited(life: Life) -> None:

@@ -501,9 +501,7 @@ async def test_a_poll_that_has_nothing_is_asked_again() -> None:
         assert [await peer.receive(str), await peer.receive(str)] == ["a", "b"]
 
 
-async def test_what_says_that_it_is_a_coroutine_function_and_is_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_what_says_that_it_is_a_coroutine_function_and_is_none() -> None:
     """As ``inspect.markcoroutinefunction`` lets a function do: it gives something to await."""
 
     class Later:
@@ -514,13 +512,17 @@ async def test_what_says_that_it_is_a_coroutine_function_and_is_none(
             yield from anyio.lowlevel.checkpoint().__await__()
             return self.value
 
-    monkeypatch.setattr("wsflow.declare.signatures.is_coroutine", lambda _fn: True)
+    class Marked:
+        def __init__(self) -> None:
+            async def says(message: str) -> str: ...
+
+            self.__call__ = says  # this is looked at, and that of the class is called
+
+        def __call__(self, message: str) -> Any:
+            return Later(message)
+
     app = Router("/")
-
-    def later(message: str) -> str:
-        return Later(message)  # type: ignore[return-value]
-
-    app.consumer(later)  # type: ignore[type-var]
+    app.consumer(Marked())
     async with connect(app) as peer:
         await peer.send("a")
         assert await peer.receive(str) == "a"

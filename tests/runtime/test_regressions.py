@@ -526,9 +526,9 @@ async def test_two_may_receive_at_a_time() -> None:
             await anyio.lowlevel.checkpoint()
             await peer.send("a")
         assert got == ["a", b"a"]
-        with pytest.raises(TypeError, match="the timeout is named"):
+        with pytest.raises(TypeError, match="pass timeout as a keyword"):
             await peer.receive(0.5)
-        with pytest.raises(ValueError, match="is no path"):
+        with pytest.raises(ValueError, match="is not a path"):
             await connect(app, "ws://x/").__aenter__()
         with pytest.raises(TypeError, match="'app' is not a Router"):
             await connect("app").__aenter__()  # type: ignore[arg-type]

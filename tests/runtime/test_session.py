@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from wsflow import Close, Connection, Disconnected, Reject, Router
 from wsflow.limits import Limits
+from wsflow.runtime.session import NEXT, Phase
 from wsflow.testing import connect, serve_in_memory
 
 
@@ -156,7 +157,7 @@ class TestLate(Jumping):
 
         async with connect(app) as peer:
             await peer.send("x")
-        assert "cancelled, for its time was over: consumer " in caplog.text
+        assert "cancelled because the time was over: consumer " in caplog.text
 
     async def test_set_up_has_a_limit(self, caplog: pytest.LogCaptureFixture) -> None:
         app = Router("/")
@@ -183,6 +184,66 @@ class TestLate(Jumping):
             await peer.close()
             await peer.wait_closed(timeout=5)
         assert "took too long to tear down" in caplog.text
+
+    @pytest.mark.parametrize("step", ["set-up", "tear-down"])
+    async def test_a_step_that_swallows_its_cancellation_is_given_up(
+        self, step: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stubborn = anyio.Event()
+        app = Router("/")
+
+        async def swallow() -> None:
+            try:
+                await anyio.sleep_forever()
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await stubborn.wait()
+
+        @app.on_connect
+        async def park() -> AsyncIterator[None]:
+            if step == "set-up":
+                await swallow()
+            yield
+            await swallow()
+
+        app.consumer(echo)
+        limits = Limits(open_timeout=1, close_timeout=1)
+        async with serve_in_memory(app, limits=limits) as server:
+            try:
+                peer = server._open("/", (), ())
+                began = anyio.current_time()
+                if step == "tear-down":
+                    await peer._opened()
+                    await peer.close()
+                end = await peer.wait_closed(timeout=10)
+                assert anyio.current_time() - began == pytest.approx(2)
+                assert end.cause == ("rejected" if step == "set-up" else "peer")
+                assert "still running: on_connect " in caplog.text
+                assert len(server.registry) == 0
+            finally:
+                stubborn.set()
+
+    @pytest.mark.parametrize(("first", "second"), [(1, 5), (5, 1)])
+    async def test_of_two_drains_the_shorter_counts(self, first: float, second: float) -> None:
+        app = Router("/")
+        at_work = anyio.Event()
+
+        @app.consumer
+        async def park(message: str) -> None:
+            at_work.set()
+            await anyio.sleep_forever()
+
+        limits = Limits(close_timeout=second)
+        async with serve_in_memory(app, limits=limits) as server, server.connect("/") as peer:
+            await peer.send("x")
+            await at_work.wait()
+            began = anyio.current_time()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.drain, first)
+                await anyio.wait_all_tasks_blocked()
+                await peer.close()
+                await peer.wait_closed(timeout=20)
+            assert anyio.current_time() - began == pytest.approx(1)
 
     @pytest.mark.parametrize("kind", ["consumer", "producer"])
     async def test_who_swallows_his_cancellation_is_left_behind(
@@ -221,7 +282,7 @@ class TestLate(Jumping):
                 await peer.wait_closed(timeout=5)
                 assert len(server.registry) == 0
                 assert f"still running: {kind} " in caplog.text
-                assert "must not catch its cancellation" in caplog.text
+                assert "must not swallow its cancellation" in caplog.text
                 with pytest.raises(AssertionError, match="still running after the connection's"):
                     peer._check(server._knows)
             finally:
@@ -447,7 +508,7 @@ async def test_a_drain_that_takes_too_long_cuts_off(caplog: pytest.LogCaptureFix
         await server.drain(0.01)
         assert (await peer.wait_closed()).code == 1001
         assert server._app.overran
-    assert "its time was over" in caplog.text
+    assert "the time was over" in caplog.text
 
 
 async def test_the_task_group_ends_with_the_connection() -> None:
@@ -793,3 +854,11 @@ async def test_sending_in_a_tear_down_after_our_own_end() -> None:
     async with connect(app) as peer:
         await peer.send("x")
         assert (await peer.wait_closed()).code == 4000
+
+
+def test_phases_go_one_way() -> None:
+    assert set(NEXT) == set(Phase)
+    for phase, following in NEXT.items():
+        assert all(each > phase for each in following)
+        assert phase >= Phase.STOPPING or Phase.STOPPING in following
+    assert NEXT[Phase.STOPPING] == (Phase.OVER,)

@@ -364,7 +364,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
 async def test_a_unix_socket_of_somebody_else(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with serve(echo_app(), Settings(uds=path)):
-        with pytest.raises(OSError, match="somebody listens there"):
+        with pytest.raises(OSError, match="another process listens there"):
             async with serve(echo_app(), Settings(uds=path)):
                 pass
         path.unlink()
@@ -542,7 +542,7 @@ async def test_tls_files_that_cannot_be_used(certificate: tuple[Path, Path]) -> 
         ({"grace": -1}, "grace is -1: it must be 0 or more"),
         ({"ping_interval": float("nan")}, "ping_interval is nan"),
         ({"ssl_keyfile": Path("x")}, "ssl_certfile is not"),
-        ({"open_timeout": 0}, "nobody could connect"),
+        ({"open_timeout": 0}, "no client could connect"),
         ({"origin": ("example.com",)}, "origin is 'example.com': write scheme and host"),
         ({"origin": ("https://a.example/",)}, "write scheme and host"),
         ({"uds": Path("x"), "fd": 3}, "uds and fd are both set"),

@@ -263,10 +263,11 @@ async def test_a_worker_that_keeps_dying(
     """The back-off begins anew after a stable time; stopping does not wait for it."""
     settings = Settings(broker=server_of("valkey").url, workers=1, port=0)
     sockets = listen(settings, 1)
-    supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
     serving = asyncio.Event()
     delays = [0.0, 0.0, 3600.0]
-    monkeypatch.setattr(workers, "back_off", lambda: iter([delays.pop(0)]))
+    supervisor = workers.Supervisor(
+        "examples.echo:app", settings, sockets, lambda: iter([delays.pop(0)])
+    )
     monkeypatch.setattr(workers, "STABLE", 0.0)
     running = asyncio.create_task(supervisor.run(serving.set))
     await serving.wait()

@@ -161,7 +161,7 @@ async def test_cut_before_it_is_open() -> None:
             async with linking as linked:
                 assert linked.end is not None
                 assert linked.end.cause == "unreachable"
-                assert linked.end.reason.endswith("hung up without an answer")
+                assert linked.end.reason.endswith("closed the connection without an answer")
 
 
 async def test_sending_in_on_connect_connects() -> None:
@@ -230,7 +230,7 @@ async def test_cut_before_anything_has_passed() -> None:
             tasks.start_soon(cut)
             async with linking as linked:
                 assert linked.end is not None
-                assert linked.end.reason == "hung up without an answer"
+                assert linked.end.reason == "closed the connection without an answer"
 
 
 async def test_what_is_on_its_way_when_it_ends() -> None:
@@ -333,7 +333,7 @@ async def test_what_a_block_raises_leaves_it_as_it_is() -> None:
 
         async with connect(ends.server, "/x", client=ends.client):
             raise AssertionError
-    with pytest.raises(ValueError, match="'x' is no path"):
+    with pytest.raises(ValueError, match="'x' is not a path"):
         async with connect(ends.server, "x", client=ends.client):
             raise AssertionError
 
@@ -397,5 +397,5 @@ async def test_a_fake_connection_answers() -> None:
     assert fake.sent == [Double(21), Upto(3)]
     with pytest.raises(CallError, match="not today"):
         await FakeConnection(answers={Double: refuse}).call(Double(1))
-    with pytest.raises(CallError, match=r"FakeConnection\(answers=…\) has none for Double"):
+    with pytest.raises(CallError, match=r"FakeConnection\(answers=…\) has no answer to Double"):
         await FakeConnection().call(Double(1))

@@ -94,7 +94,7 @@ async def test_members_of_other_processes(caplog: pytest.LogCaptureFixture) -> N
     told(presence, "c", Changes("room", {}, []))  # it has not heard that yet
     assert broker.told[-1] == ("c", Unwatch(["room"]))
     presence.heard("c", b"nonsense")
-    assert "a process tells what cannot be read" in caplog.text
+    assert "a note from another process cannot be read" in caplog.text
 
 
 def test_who_asks_is_told_until_he_is_gone() -> None:

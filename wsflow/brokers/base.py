@@ -60,10 +60,10 @@ class BrokerListener(Protocol):
         """Something came that no wsflow has sent."""
 
     def heard(self, process: str, note: bytes) -> None:
-        """Another process tells something."""
+        """A note from another process."""
 
     def appeared(self, process: str) -> None:
-        """Another process is there; or was, and may have missed what it was told."""
+        """Another process has started; or it runs, and may have missed notes."""
 
     def gone(self, process: str) -> None:
         """Another process has ended, in order or not."""
@@ -97,7 +97,7 @@ class Broker(Protocol):
         """Wait until what is published to ``topic`` from now on will be delivered.
 
         Raises:
-            BrokerError: the broker is away.
+            BrokerError: the broker is unreachable.
         """
 
     def unsubscribe(self, topic: str) -> None:
@@ -110,7 +110,7 @@ class Broker(Protocol):
             The event's id, ``""`` on a topic without history.
 
         Raises:
-            BrokerError: the broker is away, or refuses.
+            BrokerError: the broker is unreachable, or refuses.
         """
 
     async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
@@ -123,16 +123,16 @@ class Broker(Protocol):
                 delivered from then on is later than what is replayed.
 
         Raises:
-            BrokerError: the broker is away.
+            BrokerError: the broker is unreachable.
         """
 
     def tell(self, process: str, note: bytes) -> None:
-        """Tell another process something, or with ``""`` all of them. Nobody knows if it arrives:
+        """Send a note to another process, or with ``""`` to all of them. It may be lost:
         ``appeared`` is called again for a process that may have missed something."""
 
     async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
         """Wait until ``processes`` is complete, and then for their answers to a question.
 
         Raises:
-            BrokerError: the broker is away, or went away.
+            BrokerError: the broker is unreachable, or was lost meanwhile.
         """

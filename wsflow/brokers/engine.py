@@ -1,7 +1,7 @@
-"""What a client of Redis or NATS has to do, so that a broker can stand on it.
+"""The interface of a broker's engine: what a Redis or NATS client must implement.
 
-An engine connects to a server. Its connection does not reconnect: once it is lost, everything on it
-fails with ``ConnectionLostError``. What survives that is in ``remote.py``.
+An engine connects to a server. Its connection does not reconnect: once it is lost, every operation
+on it raises ``ConnectionLostError``. Reconnecting is in ``remote.py``.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from wsflow.messages.events import TopicOptions
 
 
 class ConnectionLostError(Exception):
-    """The connection to the broker is lost, or cannot be made: why."""
+    """The connection to the broker is lost, or cannot be made; the message says why."""
 
 
 def settle(waiting: asyncio.Future[Any], value: Any) -> None:
-    """Give somebody who waits his answer, or the error that is one; unless he has gone."""
+    """Set the result of a future, or the exception if ``value`` is one, unless it is done."""
     if waiting.done():
         return
     if isinstance(value, Exception):
         waiting.set_exception(value)
-        waiting.exception()  # whoever has gone does not come back for it
+        waiting.exception()  # retrieved here, since the waiting task may have been cancelled
     else:
         waiting.set_result(value)
 
 
 @final
 class Failure:
-    """Why a connection is lost, once it is."""
+    """The reason why a connection was lost, once it is."""
 
     def __init__(self) -> None:
         self._why: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def set(self, exc: Exception) -> ConnectionLostError:
-        """The connection is lost; the first reason is kept. Returns what its users are told."""
+        """The connection is lost; the first reason is kept. Returns the error for its users."""
         settle(self._why, exc)
         return ConnectionLostError(str(exc))
 
     async def wait(self) -> None:
-        """Wait until the connection is lost, and raise why."""
+        """Wait until the connection is lost, and raise the reason."""
         await asyncio.shield(self._why)
 
     def check(self) -> None:
@@ -57,7 +57,7 @@ class Stamp(NamedTuple):
 
     Attributes:
         mark: its own place.
-        previous: the place of the event before it; empty if the history has none.
+        previous: the place of the event before it; empty if there is none in the history.
     """
 
     mark: Mark
@@ -81,8 +81,8 @@ class Attempt:
     """A message that is being published.
 
     Attributes:
-        key: what it is known by, if it must be sent again.
-        again: whether an earlier attempt may have gone through.
+        key: identifies the message, to deduplicate it if it must be sent again.
+        again: whether an earlier attempt may have been successful.
         age: seconds since the first attempt.
     """
 
@@ -92,16 +92,16 @@ class Attempt:
 
 
 class EngineListener(Protocol):
-    """Whom a connection reports to; synchronous."""
+    """What a connection reports to; synchronous."""
 
     def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
-        """A message on a topic; with a stamp if the topic has history."""
+        """A message has come on a topic; with a stamp if the topic has history."""
 
     def told(self, data: bytes) -> None:
-        """A note from another process."""
+        """A note has come from another process."""
 
     def unreadable(self, where: str, why: object) -> None:
-        """Something came that no wsflow has sent."""
+        """A message has come that wsflow has not sent, or cannot read."""
 
 
 class EngineConnection(Protocol):
@@ -109,7 +109,7 @@ class EngineConnection(Protocol):
 
     @property
     def heard(self) -> int:
-        """How many things have come from the server, of whatever kind."""
+        """How many messages and answers have come from the server."""
 
     async def lost(self) -> None:
         """Wait until the connection is lost.
@@ -119,18 +119,18 @@ class EngineConnection(Protocol):
         """
 
     async def ping(self) -> None:
-        """Wait until the server has answered on all that the connection consists of."""
+        """Wait until the server has answered on every socket of the connection."""
 
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
-        """Return when the server has it."""
+        """Return when the server has processed it."""
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
-        """Return when it is on its way."""
+        """Return when the request is queued or sent."""
 
     async def publish(
         self, topic: str, data: bytes, options: TopicOptions, attempt: Attempt
     ) -> str:
-        """Return the event's id when the server has it; "" without history.
+        """Return the event's id when the server has acknowledged it; "" without history.
 
         Raises:
             BrokerError: the server refuses it.
@@ -143,29 +143,29 @@ class EngineConnection(Protocol):
         """The events that are later than ``after`` and not later than ``upto``."""
 
     def tell(self, process: str, data: bytes) -> None:
-        """Send a note to a process, or with "" to all; it may be lost."""
+        """Send a note to a process, or with "" to all of them; it may be lost."""
 
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
-        """Leave word at the server of which topics have history, by template."""
+        """Store at the server which topics have history, by template."""
 
     async def declared(self) -> Mapping[str, TopicOptions]:
-        """What others have declared."""
+        """The topics with history that are stored at the server, by template."""
 
     async def close(self) -> None:
         """Close the connection, whatever state it is in. Raises nothing."""
 
 
 class Engine(Protocol):
-    """Makes connections to one server."""
+    """Creates connections to one server."""
 
     @property
     def address(self) -> str:
-        """The server's URL without its password, for people."""
+        """The server's URL without its password, for messages and logs."""
 
     async def connect(self, listener: EngineListener, process: str) -> EngineConnection:
         """Connect. ``process`` is the name that notes are sent to.
 
         Raises:
-            ConnectionLostError: that does not work now.
-            BrokerError: it will not work without somebody's doing.
+            ConnectionLostError: connecting failed; a retry may succeed.
+            BrokerError: connecting failed; a retry does not help (for example, a wrong password).
         """

@@ -1,8 +1,8 @@
-"""One topic with history, as this process hears it: what has come, and whether anything is missing.
+"""The events of one topic with history in this process: in order, without gaps or duplicates.
 
-Each event says which one was before it. As long as one follows the other, events go straight on.
-When one does not, or the connection was lost in between, what is missing is read from the history,
-and live events wait: no gap, nothing twice, in order.
+Each event names the event before it. As long as they are consecutive, live events are delivered at
+once. When there is a gap, or the connection was lost in between, the missing events are read from
+the history, and live events wait.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from wsflow.messages.events import TopicOptions
 
 @final
 class Feed:
-    """What this process hears of one topic.
+    """Receives the events of one topic.
 
     Args:
         topic: its name.
         options: its history.
-        passes: takes each event, in order.
-        recovers: is called when somebody must run ``recover``.
-        lost: is told when events are gone for good.
+        passes: called with each event, in order.
+        recovers: called with the topic's name when ``recover`` must be run.
+        lost: called with a log message when events are lost.
 
     Attributes:
-        position: the last event that was taken; None until it is known where to begin.
-        gap: the place of the last event before which the history is known to lack some.
-        live: set while events go straight on.
+        position: the last event that was taken; None until the first position is known.
+        gap: the place of the last event before which events are known to be missing.
+        live: set while live events are delivered at once.
     """
 
     __slots__ = (
@@ -66,21 +66,21 @@ class Feed:
         self._recovering = False
 
     def stop(self) -> None:
-        """Nobody wants to hear it any more, whatever is still being read."""
+        """Deliver no more events, even if the history is still being read."""
         self._passes = _nobody
 
     def catch_up(self) -> None:
-        """Something may be missing: live events wait until ``recover`` has run."""
+        """Events may be missing: live events wait until ``recover`` has run."""
         self.live.clear()
         self._recovers(self.topic)
 
     def behind(self, mark: Mark) -> bool:
-        """Whether somebody has seen more of this history than has come here."""
+        """Whether a mark in the same history is later than what has come here."""
         position = self.position
         return position is None or (mark.epoch == position.epoch and mark.order > position.order)
 
     def goes_back_to(self, mark: Mark) -> bool:
-        """Whether nothing is known to be missing between a place and the last event taken."""
+        """Whether no events are known to be missing between a mark and the last event taken."""
         assert self.position is not None
         if mark.epoch != self.position.epoch or self.behind(mark):
             return False
@@ -95,12 +95,13 @@ class Feed:
             self.catch_up()
 
     def _begun_anew(self, stamp: Stamp) -> bool:
-        """Whether it is the first of a history, and not later than what was there before."""
+        """Whether it is the first event of a history, and not later than the last event taken."""
         assert self.position is not None
         return not stamp.previous and stamp.mark.order <= self.position.order
 
     def _take_next(self, stamp: Stamp, data: bytes) -> bool:
-        """Take an event, unless it has been taken. False if something may be before it."""
+        """Deliver an event, unless it was delivered. Returns False if there may be a gap before
+        it."""
         assert self.position is not None
         mark, previous = stamp
         epoch, order = self.position
@@ -115,10 +116,10 @@ class Feed:
         self._passes(self.topic, mark, data)
 
     async def recover(self, connection: EngineConnection) -> None:
-        """Take what is missing, then go live. One at a time: a second call leaves it to the first.
+        """Read the missing events, then go live. A call during another one returns at once.
 
         Raises:
-            ConnectionLostError: then it must run again, on another connection.
+            ConnectionLostError: it must run again, on another connection.
             BrokerError: the history cannot be used.
         """
         if self._recovering:
@@ -128,7 +129,7 @@ class Feed:
             while not self.live.is_set():
                 last = await connection.last(self.topic, self.options)
                 if self.position is None:
-                    self.position = last  # it begins here: what was before is not for its members
+                    self.position = last  # its members receive what comes after this
                 else:
                     await self._read(connection, self.position, last)
                 if self._let_go():
@@ -137,11 +138,11 @@ class Feed:
             self._recovering = False
 
     async def _read(self, connection: EngineConnection, position: Mark, last: Mark) -> None:
-        """Take all events up to ``last``."""
+        """Read and deliver all events up to ``last``."""
         if position.epoch and position.epoch != last.epoch:
             self._lost(f"the history of topic {self.topic!r} was lost at the broker")
             position = self.position = Mark(last.epoch)
-        if last.order < position.order and last.order:  # without any, they were too old
+        if last.order < position.order and last.order:  # an empty history has expired
             self.gap, self.position = position, last
             self._lost(f"the end of the history of topic {self.topic!r} was lost at the broker")
         if last.order <= position.order:
@@ -150,14 +151,15 @@ class Feed:
         if position.order and not complete:
             self.gap = position
             self._lost(
-                f"topic {self.topic!r} may have lost events: its history does not go back enough"
+                f"topic {self.topic!r} may have lost events: its history does not reach back "
+                "far enough"
             )
         for mark, data in entries:
             self._pass(mark, data)
-        self.position = last  # the entry itself may be gone by now
+        self.position = last  # the entry itself may have expired by now
 
     def _let_go(self) -> bool:
-        """Take what was held. False if something is missing again."""
+        """Deliver the events that have waited. Returns False if there is a gap again."""
         held, self._held = self._held, []
         for index, (stamp, data) in enumerate(held):
             if not self._take_next(stamp, data):
@@ -167,4 +169,4 @@ class Feed:
 
 
 def _nobody(topic: str, mark: Mark, data: bytes) -> None:
-    """Stands where nobody listens any more."""
+    """Takes the events of a feed that was stopped."""

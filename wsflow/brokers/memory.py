@@ -12,11 +12,11 @@ from wsflow.brokers.base import BrokerListener, Mark, Replay
 from wsflow.messages.events import Envelope, Event, TopicOptions
 
 MAX_STREAMS = 10_000
-"""Topics whose history is kept; beyond it, the one whose last event is oldest is forgotten."""
+"""The most topics whose history is kept; beyond it, the least recently used history is dropped."""
 
 
 class _Stream:
-    """The history of one topic. Its epoch tells its ids from those of a stream that was lost."""
+    """The history of one topic. Its epoch distinguishes its ids from those of a lost history."""
 
     def __init__(self) -> None:
         self.epoch = os.urandom(4).hex()
@@ -48,7 +48,7 @@ class MemoryBroker:
     """Carries topics within one process.
 
     Args:
-        listener: whom it delivers to.
+        listener: what it delivers to.
     """
 
     processes = ()
@@ -69,7 +69,7 @@ class MemoryBroker:
         self._options[topic] = options
 
     async def subscribed(self, topic: str) -> None:
-        """It is: what is published is delivered at once."""
+        """Returns at once: what is published is delivered from the start."""
 
     def unsubscribe(self, topic: str) -> None:
         self._options.pop(topic, None)
@@ -95,7 +95,7 @@ class MemoryBroker:
         return stream.after(after, options.max_age)
 
     def tell(self, process: str, note: bytes) -> None:
-        """There is nobody to be told."""
+        """Does nothing: there are no other processes."""
 
     async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
-        """There is nobody to wait for."""
+        """Returns at once: there are no other processes."""

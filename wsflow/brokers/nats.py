@@ -1,8 +1,9 @@
 """NATS: topics are subjects, history is kept by JetStream.
 
 All topics with the same ``history`` and ``max_age`` share a stream, which republishes what it has
-stored, with the place of each event and of the one before it. Live events are heard from there, by
-plain subscriptions; a consumer is never made. What was missed is read directly from the stream.
+stored, with the sequence number of each event and of the one before it. Live events are received
+from there, by core NATS subscriptions, without a JetStream consumer. Missed events are read with
+direct gets from the stream.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from wsflow.http import percent_encode, without_secrets
 from wsflow.messages.events import TopicOptions
 
 PAGE = 500
-"""Events that are read from a history at once."""
+"""Events that are read from a history with one request."""
 
 
 @final
@@ -40,12 +41,12 @@ class NatsEngine:
     """Connects to NATS.
 
     Args:
-        url: ``nats://`` or ``tls://``; several servers of a cluster with commas between them.
-            ``?prefix=`` in it is what all subjects begin with, ``wsflow`` by default, and
-            ``?replicas=`` how many servers of a cluster keep each history, 1 by default.
+        url: ``nats://`` or ``tls://``; several servers of a cluster are separated by commas.
+            ``?prefix=`` is what all subjects begin with, ``wsflow`` by default, and ``?replicas=``
+            how many servers of a cluster keep each history, 1 by default.
 
     Raises:
-        ValueError: the URL is none.
+        ValueError: the URL is invalid.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,7 +64,7 @@ class NatsEngine:
         self.prefix = query.get("prefix", ["wsflow"])[0]
         self.replicas = int(query.get("replicas", ["1"])[0])
         if not self.prefix or percent_encode(self.prefix) != self.prefix:
-            raise ValueError(f"prefix is {self.prefix!r}: letters, digits, _ and - may be in it")
+            raise ValueError(f"prefix is {self.prefix!r}: use letters, digits, _ and -")
 
     async def connect(self, listener: EngineListener, process: str) -> NatsConnection:
         client = NatsClient()
@@ -79,7 +80,7 @@ class NatsEngine:
 
 @final
 class NatsConnection:
-    """Topics over a connection to NATS."""
+    """Topics on a connection to NATS."""
 
     def __init__(
         self, client: NatsClient, listener: EngineListener, prefix: str, replicas: int
@@ -99,7 +100,7 @@ class NatsConnection:
         return self._client.heard
 
     async def begin(self, process: str) -> None:
-        """Have notes come in."""
+        """Subscribe to the notes between processes."""
         for subject in (f"{self._prefix}.c", f"{self._prefix}.c.{process}"):
             await self._client.subscribe(subject, self._told)
         await self.ping()
@@ -114,7 +115,8 @@ class NatsConnection:
     # -- topics
 
     def _subject(self, kind: str, topic: str, options: TopicOptions) -> str:
-        """Where a topic is: ``t`` plain, ``s`` to be stored, ``l`` stored and live."""
+        """The subject of a topic. Its kind: ``t`` without history, ``s`` to be stored, ``l`` stored
+        and live."""
         if options.history:
             return f"{self._prefix}.{kind}.{_class(options)}.{_token(topic)}"
         return f"{self._prefix}.t.{_token(topic)}"
@@ -148,7 +150,7 @@ class NatsConnection:
             order = (int(headers["Nats-Sequence"]),)
             previous = int(headers["Nats-Last-Sequence"])
         except (KeyError, ValueError):
-            self._listener.unreadable(f"topic {topic!r}", "it did not come out of the history")
+            self._listener.unreadable(f"topic {topic!r}", "it was not republished by the stream")
             return
         mark = Mark(self._epochs.get(stream, ""), order)
         self._listener.arrived(topic, Stamp(mark, (previous,) if previous else ()), message.data)
@@ -164,7 +166,7 @@ class NatsConnection:
         await self._ensure_stream(options)
         headers = {"Nats-Msg-Id": attempt.key}
         answer = await self._client.ask(subject, data, headers)
-        if status(answer) == "503":  # the stream has been lost since
+        if status(answer) == "503":  # the stream was lost meanwhile
             self._epochs.clear()
             await self._ensure_stream(options)
             answer = await self._client.ask(subject, data, headers)
@@ -174,17 +176,17 @@ class NatsConnection:
     # -- history
 
     async def _ensure_stream(self, options: TopicOptions) -> None:
-        """See to it that there is the stream for topics with these options, as far as we know."""
+        """Create the stream for topics with these options, unless this connection has found it."""
         if self._stream(options) not in self._epochs:
             await self._open_stream(options)
 
     async def _open_stream(self, options: TopicOptions) -> Mark:
-        """Find or make the stream for topics with these options. Returns its beginning."""
+        """Find or create the stream for topics with these options. Returns its beginning."""
         name = self._stream(options)
         stream = await self._find_or_make(
             name,
             subjects=[f"{self._prefix}.s.{_class(options)}.>"],
-            # The one before the oldest says that nothing is missing.
+            # One more, to prove that no event is missing before the oldest.
             max_msgs_per_subject=options.history + 1,
             max_age=int(options.max_age * 1e9),
             republish={
@@ -197,7 +199,7 @@ class NatsConnection:
         return Mark(epoch)
 
     async def _find_or_make(self, name: str, **config: Any) -> Any:
-        """What JetStream says of a stream."""
+        """The description of a stream by JetStream."""
         config = {
             "name": name,
             "retention": "limits",
@@ -211,7 +213,7 @@ class NatsConnection:
         return found or await self._client.api(f"STREAM.CREATE.{name}", config)
 
     async def _find(self, what: str, absent: int, request: dict[str, Any] | None = None) -> Any:
-        """Ask JetStream; None if it answers with the code ``absent``."""
+        """Send a request to JetStream; None if it answers with the error code ``absent``."""
         try:
             return await self._client.api(what, request)
         except RefusedError as exc:
@@ -220,7 +222,7 @@ class NatsConnection:
             return None
 
     async def last(self, topic: str, options: TopicOptions) -> Mark:
-        beginning = await self._open_stream(options)  # it may be another one by now
+        beginning = await self._open_stream(options)  # it may have been replaced meanwhile
         subject = self._subject("s", topic, options)
         found = await self._find(
             f"STREAM.MSG.GET.{self._stream(options)}",
@@ -248,11 +250,12 @@ class NatsConnection:
         return Stored(complete, entries[1:] if complete else entries)
 
     async def _page(self, stream: str, subject: str, start: int) -> list[tuple[int, bytes]]:
-        """Read up to ``PAGE`` events from a place on, by one request with many answers."""
+        """Read up to ``PAGE`` events from a sequence number on, by one request with many
+        answers."""
         page: list[tuple[int, bytes]] = []
 
         def take(answer: Msg) -> bool:
-            if status(answer):  # the end of them
+            if status(answer):  # the last answer
                 return True
             page.append((int((answer.headers or {})["Nats-Sequence"]), answer.data))
             return False
@@ -286,11 +289,11 @@ class NatsConnection:
 
 
 def _class(options: TopicOptions) -> str:
-    """What topics share that are kept alike."""
+    """The part of a subject that topics with the same history options share."""
     return f"{options.history}_{int(options.max_age * 1000)}"
 
 
 def _token(name: str, between: str = ".") -> str:
-    """A topic's name as a subject: no wildcard, no empty part, and no two alike."""
+    """A topic's name as a subject: no wildcard, no empty token, distinct for distinct names."""
     parts = name.split(".") if between else [name]
     return ".".join(percent_encode(part) or "%" for part in parts)

@@ -1,7 +1,8 @@
-"""A connection of nats-py, whose requests fail at once when it is lost.
+"""A connection of nats-py, whose pending requests fail at once when it is lost.
 
-nats-py leaves them to their time limit. Here each answer is expected under a number in the
-connection's inbox, and what waits for the server to have done everything shares one message.
+nats-py leaves them to their timeout. Here each answer is expected under a number in the
+connection's inbox, and tasks that wait for the server to have processed everything share one
+message.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from wsflow.errors import BrokerError
 T = TypeVar("T")
 
 NO_LIMIT = 24 * 3600
-"""nats-py wants a time limit where wsflow has its own: seconds."""
+"""A timeout for nats-py where wsflow has its own: seconds."""
 
 CLOSE = 0.5
-"""Seconds to say farewell to a server."""
+"""Seconds to close the connection to a server in order."""
 
 to_json = msgspec.json.encode
 
@@ -65,14 +66,14 @@ class NatsClient:
         self._notes: list[tuple[str, bytes]] = []
         self._telling: asyncio.Task[None] | None = None
 
-    # -- its life
+    # -- lifecycle
 
     async def connect(self, server: str) -> None:
         """Connect.
 
         Raises:
-            ConnectionLostError: that does not work now.
-            BrokerError: it refuses the user.
+            ConnectionLostError: connecting failed; a retry may succeed.
+            BrokerError: the server refuses the user.
         """
         connecting = self._client.connect(
             server,
@@ -99,7 +100,7 @@ class NatsClient:
 
     async def _error(self, exc: Exception) -> None:
         if isinstance(exc, SlowConsumerError):
-            self._fail(ConnectionLostError("messages came faster than they could be handled"))
+            self._fail(ConnectionLostError("slow consumer: messages came faster than handled"))
         elif "permissions violation" in str(exc).lower():
             self._fail(BrokerError(f"it refuses: {exc}"))
         elif not self._client.is_connected:
@@ -118,7 +119,7 @@ class NatsClient:
         self._unconfirmed = []
 
     async def close(self) -> None:
-        """Close it, whatever state it is in."""
+        """Close it, in whatever state it is."""
         self._fail(ConnectionLostError("closed"))
         tasks = {each for each in (self._connecting, self._flushing, self._telling) if each}
         await cancel_all(tasks)
@@ -129,7 +130,7 @@ class NatsClient:
             self._transport.close()
 
     def _left_behind(self) -> set[asyncio.Task[None]]:
-        """Tasks of nats-py. When it fails while it closes, it forgets them, and its socket."""
+        """Tasks of nats-py. If its close fails, it leaves them and its socket behind."""
         names = ("_flusher_task", "_reading_task", "_ping_interval_task")
         tasks = [getattr(self._client, name, None) for name in names]
         subscriptions = getattr(self._client, "_subs", {}).values()
@@ -145,28 +146,28 @@ class NatsClient:
     async def subscribe(
         self, subject: str, handle: Callable[[Msg], Awaitable[None]]
     ) -> Subscription:
-        """Subscribe; the server has it when a later ``ping`` returns."""
+        """Subscribe; the server has processed it when a later ``ping`` returns."""
         made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
         return made
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """Subscribe no more."""
+        """Unsubscribe."""
         await self._through(subscription.unsubscribe())
 
     async def send(
         self, subject: str, data: bytes, reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
-        """Send; the server has it when a later ``ping`` returns."""
+        """Send; the server has processed it when a later ``ping`` returns."""
         try:
             await self._through(self._client.publish(subject, data, reply=reply, headers=headers))
         except MaxPayloadError:
             raise BrokerError(
-                f"a message of {len(data)} bytes is more than the broker takes: raise its "
+                f"a message of {len(data)} bytes is larger than the broker accepts: raise its "
                 "max_payload"
             ) from None
 
     async def _through(self, call: Awaitable[T]) -> T:
-        """What nats-py does, with what it means when it cannot."""
+        """Call nats-py, and translate its errors."""
         try:
             return await call
         except MaxPayloadError:
@@ -192,7 +193,7 @@ class NatsClient:
             self._telling = None
 
     async def ping(self) -> None:
-        """Wait until the server has done all that was sent before."""
+        """Wait until the server has processed all that was sent before."""
         self._failure.check()
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unconfirmed.append(confirmed)
@@ -201,9 +202,10 @@ class NatsClient:
         await confirmed
 
     async def _flush(self) -> None:
-        """One message to ourselves for all that wait at that moment: it comes back in its turn.
+        """Send one message to this connection itself for all that wait at that moment.
 
-        The PING of nats-py overtakes what was published before it and is not written yet.
+        It arrives after all that was sent before. The PING of nats-py would overtake messages that
+        were published before it and are not written yet.
         """
         try:
             while self._unconfirmed:
@@ -231,9 +233,9 @@ class NatsClient:
         take: Callable[[Msg], bool],
         headers: dict[str, Any] | None = None,
     ) -> None:
-        """Send a request, and give ``take`` its answers until it returns True.
+        """Send a request, and call ``take`` with its answers until it returns True.
 
-        Without a subject it is its own answer.
+        Without a subject, the request is sent to its own inbox, and is its own answer.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -265,10 +267,10 @@ class NatsClient:
         return answers[0]
 
     async def api(self, what: str, request: dict[str, Any] | None = None) -> Any:
-        """Ask JetStream.
+        """Send a request to JetStream, and return its answer.
 
         Raises:
-            BrokerError: it refuses, or is not there.
+            BrokerError: JetStream refuses, or is not enabled.
         """
         data = to_json(request) if request is not None else b""
         return read_answer(await self.ask(f"$JS.API.{what}", data))
@@ -277,8 +279,8 @@ class NatsClient:
 async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
     """Cancel tasks that run functions of nats-py, which can swallow a cancellation.
 
-    Those that live on after some attempts are left to themselves: their connection is closed.
-    How they end is of no interest.
+    Tasks that still run after ten attempts are abandoned: their connection is closed. Their
+    exceptions are ignored.
     """
     for task in tasks:
         task.add_done_callback(_retrieve)
@@ -297,20 +299,20 @@ def _retrieve(task: asyncio.Task[None]) -> None:
 
 
 def status(answer: Msg) -> str:
-    """The status of an answer that has no content, else ``""``."""
+    """The status of an answer without content, else ``""``."""
     return (answer.headers or {}).get("Status", "")
 
 
 def read_answer(answer: Msg) -> Any:
-    """What JetStream answers.
+    """The content of an answer of JetStream.
 
     Raises:
-        BrokerError: it refuses, or there is none.
+        BrokerError: JetStream refuses, or is not enabled.
     """
     if status(answer) == "503":
         raise BrokerError(
-            "topics with history need JetStream, and this NATS server has none: start it with "
-            "nats-server -js"
+            "topics with history need JetStream, which is not enabled on this NATS server: start "
+            "it with nats-server -js"
         )
     value = msgspec.json.decode(answer.data)
     if (error := value.get("error")) is not None:

@@ -1,8 +1,8 @@
-"""Which processes of the app are there.
+"""Membership of processes: which processes of the app are alive.
 
-Each says so once per ``beat`` seconds, and at once when it comes and when another one comes. Who
-was silent for three beats is taken to have ended. A process that has lost its connection to the
-broker counts up its generation: the others know by it that it may have missed what they told.
+Each sends a heartbeat once per ``beat`` seconds, when it starts, and in answer to one that starts.
+A process without a heartbeat for three intervals is considered dead. A process that reconnects to
+the broker increments its generation, so that the others know that it may have missed their notes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Kind = Literal["hello", "beat", "bye", "note"]
 
 
 class Told(msgspec.Struct, array_like=True, frozen=True):
-    """What a process tells others.
+    """A message from one process to others.
 
     Attributes:
-        version: of this format.
-        kind: ``hello`` (answer with a beat), ``beat``, ``bye``, or a ``note`` for the listener.
-        process: who tells it.
-        generation: how often it has connected.
-        note: of a note.
+        version: version of this format.
+        kind: ``hello`` (answer with a heartbeat), ``beat`` (a heartbeat), ``bye``, or a ``note``
+            for the listener.
+        process: the sender.
+        generation: how often the sender has connected.
+        note: the content of a note.
     """
 
     version: Literal[1]
@@ -48,13 +49,13 @@ class Processes:
     """The other processes of the app.
 
     Args:
-        listener: is told who comes and who goes, and gets the notes.
-        beat: seconds between two signs of life.
-        send: sends bytes to a process, or with "" to all.
+        listener: notified of processes that appear and end, and of notes.
+        beat: seconds between two heartbeats.
+        send: sends bytes to a process, or with "" to all of them.
 
     Attributes:
         own: the id of this process.
-        settled: set when all processes that are there are known.
+        settled: set when all live processes are known.
     """
 
     def __init__(
@@ -71,18 +72,18 @@ class Processes:
 
     @property
     def others(self) -> list[str]:
-        """Those that are there."""
+        """The other processes that are alive."""
         return list(self._heard)
 
     def tell(self, process: str, kind: Kind, note: bytes = b"") -> None:
-        """Send to a process, or with "" to all."""
+        """Send to a process, or with "" to all of them."""
         self._send(process, _encode(Told(1, kind, self.own, self._generation, note)))
 
     def told(self, data: bytes) -> None:
-        """Something came from a process, this one included.
+        """A message from a process has come; from this one, too.
 
         Raises:
-            UnreadableError: from no process.
+            UnreadableError: it is not such a message.
         """
         try:
             told = _decode(data)
@@ -104,10 +105,10 @@ class Processes:
             self._listener.heard(process, told.note)
 
     async def live(self) -> None:
-        """Say that this process is there, for as long as it is connected."""
+        """Send heartbeats, as long as this process is connected."""
         self._generation += 1
         now = time.monotonic()
-        self._heard = dict.fromkeys(self._heard, now)  # while it was away, it heard nobody
+        self._heard = dict.fromkeys(self._heard, now)  # none was received while disconnected
         self.tell("", "hello")
         for process in self.others:
             self._listener.appeared(process)
@@ -121,7 +122,7 @@ class Processes:
                 if tick == 3:
                     self.settled.set()
                 now, before = time.monotonic(), now
-                if now - before < self._beat:  # else this process was held up, and heard nobody
+                if now - before < self._beat:  # else the event loop was blocked, and received none
                     self._miss(now - 3 * self._beat)
         finally:
             self.settled.clear()

@@ -1,7 +1,8 @@
-"""Whether a broker's server still answers.
+"""Keepalive: whether a broker's server still answers.
 
-Its answer to a ping stands behind all that it has sent before, and this process may be busy. So
-silence counts, in looks and not in seconds alone: a stall of the event loop is one look.
+The answer to a ping comes after all that the server has sent before, and this process may be busy.
+So only silence counts, and it is counted in checks and not in seconds alone: while the event loop
+is blocked, at most one check passes.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import time
 from wsflow.brokers.engine import ConnectionLostError, EngineConnection
 
 LOOKS = 6
-"""How often it is looked at what has come, while an answer is awaited patiently."""
+"""How often it is checked whether anything has come, within ``patience`` seconds."""
 MOST = 5
-"""How many times the patience may pass without an answer, whatever else comes."""
+"""How many times ``patience`` seconds may pass without an answer, whatever else comes."""
 
 
 async def watch(connection: EngineConnection, patience: float, interval: float) -> None:
-    """Ping again and again.
+    """Ping the server in a loop.
 
     Args:
         connection: the connection.
-        patience: seconds of silence within which an answer has to come.
+        patience: seconds of silence after which a ping times out.
         interval: seconds between an answer and the next ping.
 
     Raises:

@@ -1,11 +1,11 @@
 """Redis and Valkey: topics over PUBLISH, history in a stream per topic.
 
-A topic with history is published by a script that adds to the stream and publishes at once, so that
-the order of both is one. Its stream has a hash beside it, with the epoch and the last id: what
-stands there and not in the stream has been lost.
+An event of a topic with history is published by a Lua script that adds it to the stream and
+publishes it atomically, so that both have the same order. Each stream has a hash with its epoch and
+its last id: an id in the hash that is not in the stream shows that events were lost.
 
-It takes two connections of redis-py, driven by a task each: one for commands, which are sent as
-they come and answered in order, and one for what is subscribed to.
+There are two connections of redis-py, each driven by tasks: one for commands, which are pipelined
+and answered in order, and one for subscriptions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from wsflow.http import without_secrets
 from wsflow.messages.events import TopicOptions
 
 PAGE = 500
-"""Events that are read from a history at once."""
+"""Events that are read from a history with one request."""
 
 _PUBLISH = """
 local stream, meta = KEYS[1], KEYS[2]
@@ -94,8 +94,8 @@ class RedisEngine:
     """Connects to Redis.
 
     Args:
-        url: ``redis://`` or ``rediss://``, as redis-py takes it. ``?prefix=`` in it is what all
-            keys and channels begin with, ``wsflow`` by default.
+        url: ``redis://`` or ``rediss://``, as redis-py takes it. ``?prefix=`` is what all keys and
+            channels begin with, ``wsflow`` by default.
 
     Raises:
         ValueError: the URL is not one that redis-py takes.
@@ -134,7 +134,7 @@ class RedisEngine:
 
 
 class _Pipe:
-    """One connection: what is sent, and who waits for the answers, in order."""
+    """One connection: outgoing commands, and the futures of their answers, in order."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -143,19 +143,19 @@ class _Pipe:
         self._more = asyncio.Event()
 
     def send(self, *words: Any) -> None:
-        """Send a command, in its turn."""
+        """Send a command, in order."""
         self._outgoing += self.connection.pack_command(*words)
         self._more.set()
 
     def call(self, *words: Any) -> asyncio.Future[Any]:
-        """Send a command; the future has its answer."""
+        """Send a command. Returns the future of its answer."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.waiting.append(answer)
         self.send(*words)
         return answer
 
     async def write(self) -> None:
-        """Write what is sent, as long as the connection lasts."""
+        """Write what was sent, as long as the connection lasts."""
         while True:
             await self._more.wait()
             self._more.clear()
@@ -163,18 +163,18 @@ class _Pipe:
             await self.connection.send_packed_command(b"".join(outgoing), check_health=False)
 
     async def read(self) -> Any:
-        """The next thing that comes: an answer, or an error that is one."""
+        """Read the next answer or message; an error of the server is returned as an exception."""
         try:
             return await self.connection.read_response()
         except ResponseError as exc:
             return exc
 
     def answer(self, value: Any) -> None:
-        """Give whoever has waited longest what has come."""
+        """Set the result of the oldest pending command."""
         settle(self.waiting.popleft(), value)
 
     def fail(self, exc: Exception) -> None:
-        """There will be no more answers."""
+        """Fail all pending commands: no more answers will come."""
         for waiting in self.waiting:
             settle(waiting, exc)
         self.waiting.clear()
@@ -182,7 +182,7 @@ class _Pipe:
 
 @final
 class RedisConnection:
-    """Topics over two connections to Redis."""
+    """Topics on two connections to Redis."""
 
     def __init__(
         self,
@@ -203,10 +203,10 @@ class RedisConnection:
         self.lost = self._failure.wait
         self._tasks: list[asyncio.Task[None]] = []
 
-    # -- its life
+    # -- lifecycle
 
     async def begin(self) -> None:
-        """Start its tasks, and have the server ready."""
+        """Start the tasks, and wait until the server answers."""
         jobs = (self._commands.write(), self._events.write(), self._answers(), self._messages())
         self._tasks = [asyncio.create_task(self._run(job), name="wsflow redis") for job in jobs]
         self._events.send("SUBSCRIBE", self._control(""), self._control(self._process))
@@ -246,7 +246,7 @@ class RedisConnection:
         while True:
             came = await self._events.read()
             self.heard += 1
-            if isinstance(came, ResponseError):  # of SUBSCRIBE: nothing else can fail here
+            if isinstance(came, ResponseError):  # of SUBSCRIBE: no other command can fail here
                 raise BrokerError(f"it refuses: {came}")
             if came[0] == b"message":
                 self._message(came[1], came[2])
@@ -262,7 +262,7 @@ class RedisConnection:
         try:
             stamp = _stamp(head)
         except ValueError:
-            self._listener.unreadable(f"topic {topic!r}", "it has no head that wsflow knows")
+            self._listener.unreadable(f"topic {topic!r}", "its header is not one of wsflow's")
         else:
             self._listener.arrived(topic, stamp, body)
 
@@ -275,12 +275,12 @@ class RedisConnection:
         return f"{self._prefix}:t:{topic}"
 
     def _keys(self, topic: str) -> tuple[str, str]:
-        """The stream of a topic, and the hash beside it; in one slot of a cluster."""
+        """The keys of a topic's stream and of its hash; both in one slot of a cluster."""
         return f"{self._prefix}:h:{{{topic}}}", f"{self._prefix}:m:{{{topic}}}"
 
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
         self._events.send("SUBSCRIBE", *map(self._channel, topics))
-        await self._events.call("PING")  # what was sent before it has been done
+        await self._events.call("PING")  # answered after all that was sent before it
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         self._events.send("UNSUBSCRIBE", *map(self._channel, topics))
@@ -301,7 +301,7 @@ class RedisConnection:
             data,
             attempt.key,
             os.urandom(4).hex(),
-            options.history + 1,  # the one before the oldest says that nothing is missing
+            options.history + 1,  # one more, to prove that no event is missing before the oldest
             int(options.max_age * 1000),
             int(attempt.age * 1000) if attempt.again else -1,
         )
@@ -358,14 +358,14 @@ class RedisConnection:
 
 
 def _refusal(exc: ResponseError) -> Exception:
-    """What an error that the server answers with means to who has asked."""
+    """The exception for an error that the server answers with."""
     if "WSFLOW UNKNOWN" in str(exc):
         return BrokerError(
-            "the connection was lost while publishing, and the topic's history is too short to "
-            "tell whether the message arrived"
+            "the connection to the broker was lost while publishing, and the topic's history is "
+            "too short to tell whether the message arrived"
         )
     if isinstance(exc, ReadOnlyError | MasterDownError):
-        return ConnectionLostError(str(exc))  # a fail-over: another connection will do
+        return ConnectionLostError(str(exc))  # a failover: reconnect
     return BrokerError(f"the broker refuses: {exc}")
 
 
@@ -376,15 +376,15 @@ def _mark(epoch: bytes | str, id: bytes) -> Mark:
 
 
 def _id(mark: Mark) -> str:
-    """A mark's id in the stream; before the first one it is 0-0."""
+    """A mark's id in the stream; 0-0 for the mark before the first event."""
     return "-".join(map(str, mark.order)) or "0-0"
 
 
 def _stamp(head: bytes) -> Stamp | None:
-    """What stands before a message: epoch, id and the id before it; nothing without history.
+    """Parse the header of a message: epoch, id and the id before it; empty without history.
 
     Raises:
-        ValueError: something else.
+        ValueError: the header is malformed.
     """
     if not head:
         return None

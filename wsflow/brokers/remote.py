@@ -1,9 +1,10 @@
-"""A broker on a server: what holds while connections to it come and go.
+"""A broker on a server, independent of single connections to it.
 
-One connection at a time. When it is lost, the broker reconnects, after a jittered back-off;
-subscriptions are restored, and topics with history recover what was missed. Publishing waits for a
-connection; a message whose fate is unknown is sent again, marked so that it can be deduplicated.
-The connection belongs to tasks of the broker: cancelling a publisher does not touch it.
+There is one connection at a time. When it is lost, the broker reconnects, after a jittered
+back-off; subscriptions are restored, and topics with history recover missed events. Publishing
+waits for a connection; a message that may or may not have arrived is sent again, marked so that it
+can be deduplicated. The connection belongs to tasks of the broker: cancelling a publisher does not
+affect it.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ from wsflow.tasks.backoff import back_off
 log = logging.getLogger("wsflow.broker")
 
 PATIENCE = 3.0
-"""Seconds within which a connection has to be answered, or a ping while nothing else comes."""
+"""The timeout, in seconds, of connecting, and of a ping while nothing else comes."""
 PING_INTERVAL = 1.0
 BEAT = 1.0
-"""Seconds between two signs of life of a process; after three without one it is taken for dead."""
+"""Seconds between two heartbeats of a process; after three without one it is considered dead."""
 STABLE = 10.0
-"""Seconds after which a connection counts as stable: the back-off begins anew."""
+"""Seconds after which a connection counts as stable, and the back-off is reset."""
 SUBSCRIBE_BATCH = 1000
-"""Topics that are subscribed to at once."""
+"""Topics that are subscribed to with one request."""
 REMEMBERED = 10_000
-"""Messages without history whose sender and number are remembered, to know them again."""
+"""Messages without history whose sender and number are remembered, to deduplicate them."""
 
 
 @final
 class RemoteBroker:
-    """Carries topics over a server.
+    """Carries topics by a server.
 
     Args:
-        listener: whom it delivers to; None to publish only, and be no process of the app.
-        engine: makes the connections.
-        timeout: seconds that publishing and joining wait for the server; 0 to fail at once while
-            there is no connection.
+        listener: what it delivers to; None to publish only, without being a process of the app.
+        engine: creates the connections.
+        timeout: seconds that operations wait for the server. Connecting, joining and listing
+            members wait for at least ``PATIENCE``; with 0, publishing and replaying fail at once
+            while there is no connection.
         declared: the app's topics with history, by template.
     """
 
@@ -79,7 +81,7 @@ class RemoteBroker:
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._connection: EngineConnection | None = None
         self._connected = asyncio.Event()
-        self._given_up = asyncio.Event()  # somebody has found the connection to be lost
+        self._given_up = asyncio.Event()  # an operation has found the connection to be lost
         self._why = "not connected yet"
         self._asked = float("-inf")
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +90,7 @@ class RemoteBroker:
     def processes(self) -> list[str]:
         return self._processes.others
 
-    # -- living
+    # -- lifecycle
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._live(), name="wsflow broker")
@@ -113,8 +115,8 @@ class RemoteBroker:
             try:
                 await asyncio.wait_for(self._connection.ping(), 0.5)
             except (ConnectionLostError, TimeoutError):
-                log.debug("the broker did not take the farewell")
-        while not task.done():  # a group that fails at that moment swallows a cancellation
+                log.debug("the broker did not acknowledge the goodbye")
+        while not task.done():  # a task group that fails at that moment swallows a cancellation
             task.cancel()
             await asyncio.wait([task], timeout=0.1)
 
@@ -129,14 +131,14 @@ class RemoteBroker:
                 self._why = str(exc) or f"no answer within {PATIENCE:g} s"
             else:
                 self._why = await self._live_on(connection)
-                log.warning("the broker %s is away: %s", self._engine.address, self._why)
+                log.warning("the broker %s is unreachable: %s", self._engine.address, self._why)
                 self.counters["reconnected"] += 1
                 if time.monotonic() - began > STABLE:
                     delays = back_off()
             await asyncio.sleep(next(delays))
 
     async def _live_on(self, connection: EngineConnection) -> str:
-        """Do all that a connection is for, until it is lost. Returns why it was."""
+        """Use a connection until it is lost. Returns the reason."""
         self._given_up.clear()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -170,7 +172,7 @@ class RemoteBroker:
         return why
 
     def _give_up(self, connection: EngineConnection | None) -> None:
-        """The connection is lost: nobody uses it from now on."""
+        """The connection is lost: it is not used from now on."""
         if self._connection is connection:
             self._connection = None
             self._connected.clear()
@@ -225,7 +227,7 @@ class RemoteBroker:
     async def _sort_out(
         self, connection: EngineConnection, part: Mapping[str, TopicOptions], exc: BrokerError
     ) -> None:
-        """One of these topics is refused: find out which, for the others are not."""
+        """One of these topics is refused: subscribe to them one by one."""
         if len(part) == 1:
             self._refuse(next(iter(part)), exc)
         else:
@@ -233,7 +235,7 @@ class RemoteBroker:
                 await self._subscribe(connection, {name: options})
 
     async def _follow(self, connection: EngineConnection, there: dict[str, TopicOptions]) -> None:
-        """Have the server know what this process wants to hear, as that changes."""
+        """Subscribe and unsubscribe as the topics of this process change."""
         while True:
             await self._change.wait()
             self._change.clear()
@@ -253,7 +255,7 @@ class RemoteBroker:
         self._recovery.set()
 
     async def _recover(self, connection: EngineConnection) -> None:
-        """Have every topic with history recover what it has missed."""
+        """Recover the missed events of topics with history."""
         async with asyncio.TaskGroup() as tasks:
             room = asyncio.Semaphore(64)
             while True:
@@ -302,7 +304,7 @@ class RemoteBroker:
         self._listener.deliver(topic, Event(str(mark) if mark else "", packet.envelope))
 
     def _is_known(self, sender: str, number: int) -> bool:
-        """Whether a message has come before; it is remembered."""
+        """Whether a message has come before. Remembers it."""
         if (sender, number) in self._seen:
             return True
         self._seen[sender, number] = None
@@ -338,7 +340,7 @@ class RemoteBroker:
                 async with asyncio.timeout(left):
                     id = await connection.publish(topic, data, options, attempt)
             except TimeoutError:
-                raise self._too_late(what, "; it may arrive nonetheless") from None
+                raise self._too_late(what, "; the message may still arrive") from None
             except ConnectionLostError:
                 self._give_up(connection)
                 attempt.again = True
@@ -357,7 +359,7 @@ class RemoteBroker:
             if feed is None or mark is None:
                 begin()
                 return Replay(False, [])
-            for _ in range(2):  # a recovery under way may have looked before the peer saw it
+            for _ in range(2):  # a recovery in progress may have begun before the event was stored
                 if feed.behind(mark):
                     feed.catch_up()
                     await self._within(feed.live.wait(), what)
@@ -388,10 +390,11 @@ class RemoteBroker:
         return Replay(True, events)
 
     async def declared(self) -> Mapping[str, TopicOptions]:
-        """The topics with history of the app at this broker, by template; a second old at most.
+        """The app's topics with history, as stored at this broker, by template; at most one second
+        old.
 
         Raises:
-            BrokerError: the broker is away.
+            BrokerError: the broker is unreachable.
         """
         began = time.monotonic()
         while began - self._asked >= 1:
@@ -404,7 +407,7 @@ class RemoteBroker:
         return self._declared
 
     async def _within_connection(self, began: float, what: str) -> EngineConnection:
-        """The connection, as soon as there is one."""
+        """Wait for a connection, and return it."""
         while self._connection is None:
             left = began + self._timeout - time.monotonic()
             try:
@@ -422,10 +425,14 @@ class RemoteBroker:
             raise self._too_late(what) from None
 
     def _too_late(self, what: str, more: str = "") -> BrokerError:
-        why = "it did not answer" if self._connection is not None else f"it is away ({self._why})"
+        why = (
+            "it did not answer"
+            if self._connection is not None
+            else f"it is unreachable ({self._why})"
+        )
         return BrokerError(
-            f"{what} at the broker {self._engine.address} failed: {why} within "
-            f"{self._timeout:g} s (publish_timeout){more}"
+            f"{what} at the broker {self._engine.address} failed: {why}; publish_timeout is "
+            f"{self._timeout:g} s{more}"
         )
 
     # -- between processes
@@ -442,19 +449,19 @@ class RemoteBroker:
             await self._processes.settled.wait()
             await answers()
 
-        await self._within(everybody(), "asking who is there")
+        await self._within(everybody(), "listing members")
 
 
 class _Nobody:
-    """Hears nothing."""
+    """A listener that ignores everything."""
 
     def ignore(self, *_: object) -> None:
-        """Whatever it is."""
+        """Do nothing."""
 
     deliver = heard = appeared = gone = unreadable = ignore
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What came first, within groups of groups."""
+    """The first exception of nested groups."""
     inner = errors.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from urllib.parse import urlsplit
+from importlib.metadata import entry_points
 
 from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.brokers.engine import Engine
@@ -15,13 +16,36 @@ from wsflow.http import without_password
 from wsflow.messages.events import TopicOptions
 
 MEMORY = "memory://"
+ENTRY_POINTS = "wsflow.engines"
+"""The group of entry points in which packages name their engines, by scheme."""
+
 # Per scheme: the extra that it needs, the module that serves it, and its class.
-_ENGINES = {
+_BUILT_IN = {
     "redis": ("redis", "wsflow.brokers.redis", "RedisEngine"),
     "rediss": ("redis", "wsflow.brokers.redis", "RedisEngine"),
     "nats": ("nats", "wsflow.brokers.nats", "NatsEngine"),
     "tls": ("nats", "wsflow.brokers.nats", "NatsEngine"),
 }
+_registered: dict[str, Callable[[str], Engine]] = {}
+
+
+def register_engine(scheme: str, make: Callable[[str], Engine]) -> None:
+    """Have URLs of a scheme served by an engine, in this process.
+
+    Args:
+        scheme: what stands before ``://``; not one of wsflow's own.
+        make: makes the engine for a URL; a ValueError that it raises says what is wrong with that.
+
+    Raises:
+        ValueError: the scheme is wsflow's own, or is none (RFC 3986 §3.1).
+    """
+    if scheme in _BUILT_IN or f"{scheme}://" == MEMORY:
+        raise ValueError(f"{scheme}:// is wsflow's own: choose another scheme")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise ValueError(
+            f"{scheme!r} is no scheme of a URL: lower-case letters, digits, +, . and -"
+        )
+    _registered[scheme] = make
 
 
 def engine(url: str) -> Engine:
@@ -30,23 +54,40 @@ def engine(url: str) -> Engine:
     Raises:
         ValueError: it is no such URL, or its client is not installed.
     """
-    scheme = urlsplit(url).scheme
     if url == MEMORY:
         raise ValueError(f"{MEMORY} is a process's own: no other one hears what is said there")
-    if "://" not in url or scheme not in _ENGINES:
-        schemes = ", ".join(f"{each}://" for each in ["memory", *_ENGINES])
-        raise ValueError(f"{without_password(url)!r} is no broker: it begins with one of {schemes}")
-    extra, module, name = _ENGINES[scheme]
-    try:
-        make: Callable[[str], Engine] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as exc:
-        raise ValueError(
-            f"{scheme}:// needs {exc.name}, which is not installed: pip install 'wsflow[{extra}]'"
-        ) from None
+    make = _find(url)
     try:
         return make(url)
     except ValueError as exc:
         raise ValueError(f"{without_password(url)!r} cannot be used: {exc}") from None
+
+
+def _find(url: str) -> Callable[[str], Engine]:
+    """What makes the engine for a URL."""
+    scheme, between, _ = url.partition("://")
+    scheme = scheme.lower()
+    if not between:
+        scheme = ""
+    if scheme in _registered:
+        return _registered[scheme]
+    if scheme in _BUILT_IN:
+        extra, module, name = _BUILT_IN[scheme]
+        try:
+            built_in: Callable[[str], Engine] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as exc:
+            raise ValueError(
+                f"{scheme}:// needs {exc.name}, which is not installed: "
+                f"pip install 'wsflow[{extra}]'"
+            ) from None
+        return built_in
+    for entry_point in entry_points(group=ENTRY_POINTS, name=scheme):
+        found: Callable[[str], Engine] = entry_point.load()
+        return found
+    others = {each.name for each in entry_points(group=ENTRY_POINTS)}
+    known = ["memory", *_BUILT_IN, *sorted({*_registered, *others})]
+    schemes = ", ".join(f"{each}://" for each in known)
+    raise ValueError(f"{without_password(url)!r} is no broker: it begins with one of {schemes}")
 
 
 def broker(
@@ -55,7 +96,8 @@ def broker(
     """What makes the broker at ``url``.
 
     Args:
-        url: ``memory://``, ``redis://``, ``rediss://``, ``nats://`` or ``tls://``.
+        url: ``memory://``, ``redis://``, ``rediss://``, ``nats://``, ``tls://``, or the
+            scheme of a registered engine.
         timeout: seconds that publishing and joining wait for it.
         declared: the app's topics with history, by template.
 

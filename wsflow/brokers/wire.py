@@ -1,8 +1,8 @@
-"""Messages at the broker: a small versioned header, and one payload per codec.
+"""The format of messages at the broker: a small versioned header, and one payload per codec.
 
-MessagePack, as an array: version, sender, number, whether it is sent again, ids that are excluded,
-the token that stands for the event's id, and per codec its payload with what kind it is. A payload
-is the very bytes that go to the peers.
+A MessagePack array: version, sender, number, whether it is sent again, excluded ids, the
+placeholder of the event's id, and per codec the payload with its kind. A payload has the exact
+bytes that are sent to the peers.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from wsflow.messages.events import Envelope, UnreadableError
 
 VERSION: Literal[1] = 1
 MAX_SIZE = 64 * 1024 * 1024
-"""Bytes of the largest message that is taken from a broker."""
+"""Bytes of the largest message that is accepted from a broker."""
 
 _TEXT, _RAW = 1, 2
 
 
 class Packet(msgspec.Struct, array_like=True, frozen=True):
-    """A published message as it stands at the broker.
+    """A published message at the broker.
 
     Attributes:
-        version: of this format.
+        version: version of this format.
         sender: the process that has published it.
-        number: its number among those of the sender; with it, it is known again.
-        again: whether an earlier attempt to publish it may have gone through.
-        exclude: ids of connections that do not get it.
-        token: what stands in the payloads where the event's id belongs, "" if nowhere.
-        payloads: per codec, what kind it is and its bytes.
+        number: its number among those of the sender, to deduplicate it.
+        again: whether an earlier attempt to publish it may have been successful.
+        exclude: ids of connections that do not receive it.
+        token: the placeholder of the event's id in the payloads, "" if there is none.
+        payloads: per codec, the kind and the bytes.
     """
 
     version: Literal[1]
@@ -56,7 +56,7 @@ _decode = msgspec.msgpack.Decoder(Packet).decode
 
 
 def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
-    """The bytes of a message for the broker."""
+    """Encode a message for the broker."""
     payloads = {
         codec: (_TEXT * message.text | _RAW * message.raw, message.payload)
         for codec, message in envelope.payloads.items()
@@ -66,10 +66,10 @@ def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
 
 
 def unpack(data: bytes) -> Packet:
-    """The message in bytes from the broker.
+    """Decode a message from the broker.
 
     Raises:
-        UnreadableError: they are none.
+        UnreadableError: the bytes are not a message of this format, or too many.
     """
     if len(data) > MAX_SIZE:
         raise UnreadableError(f"{len(data)} bytes, more than {MAX_SIZE}")

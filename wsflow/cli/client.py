@@ -1,4 +1,4 @@
-"""``wsflow client``: run a client Router until it has ended for good."""
+"""``wsflow client``: run a client Router until it has ended and does not reconnect."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Subprotocols = Annotated[tuple[str, ...], Parameter(help="A subprotocol to offer
 
 def client(
     target: Annotated[
-        str, Parameter(help="The client: module:attribute, or module:factory() to call for it.")
+        str, Parameter(help="The client: module:attribute, or module:factory() to call a factory.")
     ],
     uri: Uri,
     /,
     *,
     reconnect: Annotated[
-        bool, Parameter(help="Come back when the connection is lost, or cannot be made yet.")
+        bool, Parameter(help="Reconnect when the connection is lost, or cannot be made yet.")
     ] = True,
     resume: Annotated[
         str, Parameter(help="The query parameter in which the server takes the last event id.")
@@ -46,22 +46,23 @@ def client(
     header: HeaderLines = (),
     subprotocol: Subprotocols = (),
     broker: Annotated[
-        str, Parameter(help="What carries the client's own topics.", env_var="WSFLOW_BROKER")
+        str, Parameter(help="Broker of the client's own topics.", env_var="WSFLOW_BROKER")
     ] = MEMORY,
     grace: Annotated[
         float,
-        Parameter(help="Seconds for consumers to finish what was received when it is stopped."),
+        Parameter(help="Grace period in seconds: for consumers to handle what was received."),
     ] = 10.0,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Parameter(help="Least severe messages that are logged."),
+        Parameter(help="Lowest level of log messages that are written."),
     ] = "info",
 ) -> int:
     """Connect to a server, and serve the connection by a Router.
 
-    Exit codes: 0 stopped by a signal, or the connection ended well, 1 crashed, 2 usage, 3 the
-    client cannot be loaded or does not wire, 5 the broker cannot be reached, 6 the server cannot be
-    reached or refuses, 7 it closed with a code after which one does not come back.
+    Exit codes: 0 stopped by a signal, or the connection ended normally, 1 crashed, 2 usage error,
+    3 the client cannot be loaded or its declarations are invalid, 5 the broker cannot be reached,
+    6 the server cannot be reached or refuses the connection, 7 it closed with a code after which a
+    client does not reconnect.
     """
     plan = compile_app(load(target), client=True)
     logging.basicConfig(
@@ -100,7 +101,7 @@ def client(
 
 
 class _Stopping:
-    """What a signal does: the first lets consumers finish, the second does not."""
+    """What a signal does: the first one drains, the second one stops at once."""
 
     def __init__(self, running: Client, grace: float) -> None:
         self._running = running
@@ -123,19 +124,19 @@ def headers_of(lines: tuple[str, ...]) -> list[tuple[str, str]]:
     """The headers of ``--header``.
 
     Raises:
-        UsageError: one is none.
+        UsageError: one is not a header.
     """
     found = []
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise UsageError(f"--header {line!r} is no header: write 'Name: value'")
+            raise UsageError(f"--header {line!r} is not a header: write 'Name: value'")
         found.append((name.strip(), value.strip()))
     return found
 
 
 def outcome(end: End | None) -> Exit:
-    """Say how a connection ended, if that was not well. Returns the exit code."""
+    """Print how a connection ended, if that was not normal. Returns the exit code."""
     if end is None or end.cause == "closed" or end.code in DONE:
         return Exit.STOPPED
     print(f"wsflow: the connection ended: {end}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``wsflow connect``: talk to a server from the terminal, or from a pipe."""
+"""``wsflow connect``: send and receive messages in the terminal, or in a pipe."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ def connect(
     app: Annotated[
         str | None,
         Parameter(
-            help="The server's app: module:attribute. With it, messages are completed, and checked "
-            "before they go: say text=hello"
+            help="The server's app: module:attribute. With it, messages are completed, and "
+            "validated before they are sent: say text=hello"
         ),
     ] = None,
     codec: Annotated[
         Literal["json", "msgpack"],
-        Parameter(help="How messages are written. msgpack is shown as JSON, and typed as JSON."),
+        Parameter(help="How messages are encoded. msgpack is shown and typed as JSON."),
     ] = "json",
     header: HeaderLines = (),
     subprotocol: Subprotocols = (),
-    origin: Annotated[str | None, Parameter(help="The Origin to send.")] = None,
-    reconnect: Annotated[bool, Parameter(help="Come back when the connection is lost.")] = False,
+    origin: Annotated[str | None, Parameter(help="The Origin header to send.")] = None,
+    reconnect: Annotated[bool, Parameter(help="Reconnect when the connection is lost.")] = False,
     wait: Annotated[
         float,
         Parameter(
-            help="At the end of a pipe: close once calls are answered, and so many seconds have "
-            "passed with no message; inf to wait until the server closes."
+            help="At the end of piped input: close once all calls are answered and no message has "
+            "come for this many seconds; inf to wait until the server closes."
         ),
     ] = 1.0,
     timeout: Annotated[float, Parameter(help="Seconds to wait for the connection.")] = 10.0,
 ) -> int:
-    """Talk to a WebSocket server.
+    """Connect to a WebSocket server, and send and receive messages.
 
-    In a terminal: type a message, see what comes, with time and direction; /help says what else.
-    From a pipe: each line is sent, and each message that comes is written as a line. Exit codes: 0
-    the connection ended well, 2 usage, or a line that is no message, 3 the app cannot be loaded, 6
-    the server cannot be reached or refuses, 7 it closed with a code that is not 1000 or 1001, or
-    vanished.
+    In a terminal: type messages, and see what is received, with time and direction; /help lists the
+    commands. In a pipe: each input line is sent, and each received message is written as a line.
+    Exit codes: 0 the connection ended normally, 2 usage error, or a line that is not a valid
+    message, 3 the app cannot be loaded, 6 the server cannot be reached or refuses the connection,
+    7 it closed with a code other than 1000 or 1001, or the connection was lost.
     """
     codecs = CODECS[codec]
     try:
@@ -143,12 +143,12 @@ async def _send_lines(peer: Peer, typed: Typed, lines: Lines) -> None:
 
 
 class Lines:
-    """The lines of a file that may block: a thread reads them, and nobody waits for that."""
+    """The lines of a file that may block: a daemon thread reads them, which is never joined."""
 
     def __init__(self, fd: int) -> None:
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        # Not through sys.stdin, whose lock the thread would hold when the process ends.
+        # Not by sys.stdin, whose lock the thread would hold when the process ends.
         threading.Thread(target=self._read, args=(fd,), daemon=True).start()
 
     def _read(self, fd: int) -> None:
@@ -163,7 +163,7 @@ class Lines:
 
     def _put(self, line: bytes | None) -> None:
         text = line.decode("utf-8", "replace").rstrip("\r") if line is not None else None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is no reader
             self._loop.call_soon_threadsafe(self._queue.put_nowait, text)
 
     async def next(self) -> str | None:

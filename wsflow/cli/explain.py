@@ -1,4 +1,4 @@
-"""What an app is, in lines for people: its routes, and where each parameter comes from."""
+"""An app in readable lines: its routes, and where each parameter comes from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _takes(consumer: ConsumerPlan) -> str:
 
 
 def _kind(kind: Any) -> str:
-    """A type; of a call also what answers it."""
+    """A type; for a call, with the type of its answer."""
     if not is_call(kind):
         return type_name(kind)
     many = "stream of " if issubclass(get_origin(kind) or kind, Stream) else ""
@@ -42,7 +42,7 @@ def _kind(kind: Any) -> str:
 
 
 def explain(plan: AppPlan) -> Iterator[str]:
-    """Each path with its functions, and where every parameter of theirs comes from."""
+    """Each path with its functions, and where each of their parameters comes from."""
     if plan.lifespans:
         yield "lifespan of the app"
         for scope in plan.lifespans:
@@ -75,7 +75,7 @@ def _sorted(plan: AppPlan) -> list[RoutePlan]:
 
 
 def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
-    """For each path its URL, and a line that connects to it.
+    """For each path its URL, and a command that connects to it.
 
     Args:
         plan: the app.
@@ -87,7 +87,7 @@ def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
 
 
 def _sample_target(route: RoutePlan) -> str:
-    """A path and query that the route takes, as far as the types tell."""
+    """A path and query that the route accepts, as far as the types allow to guess."""
     path = route.template
     query: dict[str, str] = {}
     for source in route.request_sources:
@@ -101,7 +101,7 @@ def _sample_target(route: RoutePlan) -> str:
 
 
 def _wanted(source: FromRequest) -> bool:
-    """A query parameter without a default that says something."""
+    """Whether it is a query parameter without a default, or with an empty one."""
     is_query = str(source).startswith("query")
     return is_query and (source.default is EMPTY or not source.default)
 

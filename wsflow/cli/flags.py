@@ -1,4 +1,4 @@
-"""From the Settings type to flags: nothing about a setting is said twice."""
+"""Command-line flags, generated from the Settings type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def with_settings(run: Run) -> Callable[..., int]:
 
 
 def _whole(_type: object, tokens: Sequence[Token]) -> int:
-    """A whole number: 1.5 is not rounded."""
+    """An integer; 1.5 is refused, not rounded."""
     try:
         return int(tokens[0].value)
     except ValueError:

@@ -18,7 +18,7 @@ from wsflow.server.loading import wired
 
 
 def check(target: Target, /) -> int:
-    """Wire an app without serving it; say where every parameter comes from."""
+    """Check an app without serving it; show where every parameter comes from."""
     plan = wired(target)
     for line in explain(plan):
         print(line)
@@ -34,7 +34,7 @@ def show_routes(target: Target, /) -> int:
 
 
 def build() -> App:
-    """The command line, with its settings from the environment and pyproject.toml."""
+    """The command line, with settings from the environment and pyproject.toml."""
     app = App(name="wsflow", help=__doc__.partition(":")[0] + " of wsflow.")
     configured = [
         Env("WSFLOW_", command=False),
@@ -55,7 +55,7 @@ def build() -> App:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit. A user's mistake is a line, never a traceback."""
+    """Run the command line and exit. A user error prints one line, not a traceback."""
     try:
         code = build()(arguments, result_action="return_value")
     except REFUSALS as exc:

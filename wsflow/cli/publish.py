@@ -1,4 +1,4 @@
-"""``wsflow publish``: say something on a topic of a running app."""
+"""``wsflow publish``: publish messages on a topic of a running app."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def publish(
     topic: Annotated[str, Parameter(help="The topic's name, as in room.lobby.")],
     message: Annotated[
         str | None,
-        Parameter(help="The message in JSON. Without it, one is read from each line of the input."),
+        Parameter(help="The message in JSON. Without it, each line of standard input is one."),
     ] = None,
     /,
     *,
@@ -30,14 +30,15 @@ def publish(
     ] = MEMORY,
     app: Annotated[
         str | None,
-        Parameter(help="The app: module:attribute. With it, messages are checked before they go."),
+        Parameter(help="The app: module:attribute. With it, messages are validated first."),
     ] = None,
     timeout: Annotated[float, Parameter(help="Seconds to wait for the broker.")] = 10.0,
 ) -> int:
     """Publish messages on a topic of a running app.
 
-    On a topic with history their event ids are printed. Exit codes: 0 published, 2 usage, 3 the app
-    cannot be loaded or does not wire, 5 the broker cannot be reached or refuses.
+    On a topic with history their event ids are printed. Exit codes: 0 published, 2 usage error,
+    3 the app cannot be loaded or its declarations are invalid, 5 the broker cannot be reached or
+    refuses the message.
     """
     if broker == MEMORY:
         raise UsageError("name the app's broker: --broker redis://… or nats://…, or WSFLOW_BROKER")
@@ -69,6 +70,6 @@ async def _publish(
             try:
                 message = msgspec.json.decode(line, type=kind)
             except msgspec.MsgspecError as exc:
-                raise UsageError(f"{line.strip()!r} is not published: {exc}") from None
+                raise UsageError(f"{line.strip()!r} was not published: {exc}") from None
             if id := await send(topic, message):
                 print(id, flush=True)

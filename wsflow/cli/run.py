@@ -21,7 +21,7 @@ from wsflow.server.settings import Settings
 from wsflow.wiring.plan import AppPlan
 
 Target = Annotated[
-    str, Parameter(help="The app: module:attribute, or module:factory() to call for it.")
+    str, Parameter(help="The app: module:attribute, or module:factory() to call a factory.")
 ]
 
 
@@ -29,9 +29,9 @@ def run(target: Target, settings: Settings) -> int:
     """Serve an app.
 
     Settings come from flags, then from WSFLOW_… in the environment, then from [tool.wsflow] in
-    pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed or cut connections off, 2 usage,
-    3 the app cannot be loaded or does not wire, 4 the address is in use, 5 the broker cannot be
-    reached.
+    pyproject.toml. Exit codes: 0 stopped by a signal, 1 crashed, or cancelled handlers because the
+    grace period was over, 2 usage error, 3 the app cannot be loaded or its declarations are
+    invalid, 4 the address is in use, 5 the broker cannot be reached.
     """
     check_environment()
     plan = wired(target)
@@ -42,7 +42,7 @@ def run(target: Target, settings: Settings) -> int:
 
 
 def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
-    """Say where it serves, and how to try it."""
+    """Print where the server listens, and how to connect to it."""
     by = f" with {settings.workers} workers" if settings.workers > 1 else ""
     print(f"wsflow {version('wsflow')} serves {target}{by}; stop it with Ctrl-C", file=sys.stderr)
     if not port:
@@ -57,16 +57,16 @@ def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
 
 
 def check_environment() -> None:
-    """Refuse a WSFLOW_… variable that is no setting: it would be ignored, and missed.
+    """Check that each WSFLOW_… variable is a setting, since others would be ignored silently.
 
     Raises:
-        UsageError: there is one.
+        UsageError: one is not.
     """
     known = {f"WSFLOW_{each.name.upper()}" for each in fields(Settings)} | {"WSFLOW_TARGET"}
     for name in os.environ:
         if name.startswith("WSFLOW_") and name not in known:
             near = get_close_matches(name, known, 1)
             raise UsageError(
-                f"the environment has {name}, which is no setting"
+                f"the environment variable {name} is not a setting"
                 + (f": did you mean {near[0]}?" if near else "; see wsflow run --help")
             )

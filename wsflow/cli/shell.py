@@ -1,4 +1,4 @@
-"""``wsflow connect`` in a terminal: a prompt below what comes and goes."""
+"""``wsflow connect`` in a terminal: a prompt below the messages that are sent and received."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ PING_EVERY = 10.0
 """Seconds between two measurements of the round-trip time."""
 
 HELP = """\
-a message       is sent as it stands; with --app: name field=value …, or JSON
+a message       is sent as typed; with --app: name field=value …, or JSON
 /ping           measure the round-trip time
 /close [CODE [REASON]]
 /help, /quit    or Ctrl-D
-//…             a message that begins with /
-Tab completes, the arrow keys bring back what was typed before."""
+//…             send a message that begins with /
+Tab completes, the arrow keys recall earlier lines."""
 
 COMMANDS = ("/ping", "/close", "/help", "/quit")
 
 
 def history() -> History:
-    """What was typed before, in this terminal or another."""
+    """The line history, shared by all terminals."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     file = Path(base) / "wsflow" / "history"
     try:
@@ -54,10 +54,10 @@ def history() -> History:
 
 
 async def talk(connecting: open_peer, uri: str, typed: Typed, codec: Codec) -> End | None:
-    """Talk to a server until it closes, or the user leaves. Returns how that ended.
+    """Run the prompt until the server closes or the user leaves. Returns how the connection ended.
 
     Raises:
-        ConnectError: it cannot be reached, or refuses.
+        ConnectError: the server cannot be reached, or refuses the connection.
     """
     async with connecting as peer:
         return await Shell(peer, uri, typed, codec).run()
@@ -65,7 +65,7 @@ async def talk(connecting: open_peer, uri: str, typed: Typed, codec: Codec) -> E
 
 @final
 class Shell:
-    """One conversation."""
+    """The prompt of one connection."""
 
     def __init__(self, peer: Peer, uri: str, typed: Typed, codec: Codec) -> None:
         self._peer = peer
@@ -89,7 +89,7 @@ class Shell:
         return f"{self._uri}{trip}  ↑{self._sent} ↓{self._received}  /help"
 
     async def run(self) -> End | None:
-        """Until either end has enough."""
+        """Run until the server closes or the user leaves."""
         self._say("class:hint", f"connected to {self._uri}")
         with patch_stdout():
             tasks = [
@@ -133,7 +133,7 @@ class Shell:
             try:
                 line = await self._prompt.prompt_async()
             except KeyboardInterrupt:
-                continue  # the line is given up
+                continue  # the line is discarded
             except EOFError:
                 return
             if line.startswith("/") and not line.startswith("//"):
@@ -147,12 +147,12 @@ class Shell:
         try:
             await self._peer.send(message)
         except Disconnected:
-            return  # whoever listens says so
+            return  # _listen reports it
         self._sent += 1
         self._show("→", "ansicyan", shown(message, self._codec))
 
     async def _command(self, name: str, *arguments: str) -> bool:
-        """Returns whether that was the last."""
+        """Run a command. Returns whether to leave."""
         if name == "/quit":
             return True
         if name == "/close":
@@ -213,7 +213,7 @@ def coloured(text: str) -> list[tuple[str, str]]:
 
 
 def _token(text: str, at: int) -> tuple[int, str]:
-    """Where the token ends that begins at ``at``, and its style."""
+    """The end of the token that begins at ``at``, and its style."""
     if text[at] == '"':
         _, end = json.decoder.scanstring(text, at + 1)  # type: ignore[attr-defined]
         return end, "ansiblue" if text[end:].lstrip().startswith(":") else "ansigreen"
@@ -245,7 +245,7 @@ class _Words(Completer):
 
 
 class _Check(Validator):
-    """Says what is wrong with a line before it is sent."""
+    """Validates a line before it is sent."""
 
     def __init__(self, typed: Typed) -> None:
         self._typed = typed
@@ -267,7 +267,7 @@ def _mistyped_command(line: str) -> str | None:
     if name.startswith("//"):
         return None
     if name not in COMMANDS:
-        return f"there is no {name}: {', '.join(COMMANDS)}; //… sends a text that begins with /"
+        return f"there is no {name}: {', '.join(COMMANDS)}; //… sends a message that begins with /"
     if name == "/close" and arguments and not arguments[0].isdecimal():
-        return f"{arguments[0]!r} is no close code: /close 4000 a reason"
+        return f"{arguments[0]!r} is not a close code: /close 4000 a reason"
     return None

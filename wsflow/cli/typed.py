@@ -1,4 +1,5 @@
-"""What can be typed at ``wsflow connect``: from a line to a message, checked before it goes."""
+"""What can be typed at ``wsflow connect``: from a line to a message, validated before it is
+sent."""
 
 from __future__ import annotations
 
@@ -19,16 +20,16 @@ from wsflow.wiring.plan import AppPlan, RoutePlan
 
 
 class MistypedError(Exception):
-    """A line is no message: what is wrong with it."""
+    """A line is not a valid message: what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type of message that the app takes, as one types it.
+    """A type of message that the app takes, as it is typed.
 
     Attributes:
         name: its tag.
-        fields: its fields, each with its type and whether it must be given.
+        fields: its fields, each with its type and whether it is required.
         calls: whether it expects an answer.
     """
 
@@ -42,10 +43,10 @@ class Typed:
 
     Args:
         codec: how messages are written.
-        plan: what the app does at the path; None if it is not known.
+        plan: the plan of the app's path; None if it is not known.
 
     Attributes:
-        asked: the calls that are not answered yet.
+        asked: the ids of pending calls.
     """
 
     def __init__(self, codec: Codec, plan: RoutePlan | None = None) -> None:
@@ -80,7 +81,7 @@ class Typed:
         return data.decode() if self._codec.text else data
 
     def heard(self, message: str | bytes) -> str | bytes | None:
-        """A message has come. Returns what is sent in reply: nobody here answers calls."""
+        """A message was received. Returns the reply to send: calls are refused here."""
         try:
             frame = self._codec.decoder(dict[str, Any])(
                 message.encode() if isinstance(message, str) else message
@@ -93,10 +94,10 @@ class Typed:
         if tag != "$call":
             return None
         refusal = {self._tag_field: "$error", "id": id, "code": "unknown"}
-        return self._written({**refusal, "message": "wsflow connect answers no calls"})
+        return self._written({**refusal, "message": "wsflow connect does not answer calls"})
 
     def check(self, line: str) -> Any:
-        """The message that a line is; None if any text will do.
+        """The message of a line; None if any text is a message.
 
         Raises:
             MistypedError: the app takes no such message.
@@ -120,7 +121,7 @@ class Typed:
             raise MistypedError(f"{exc}: {self._codec.name} needs JSON to write it from") from None
 
     def _fields(self, line: str) -> Any:
-        """The fields of a message, of JSON or of ``name field=value …``."""
+        """The fields of a message in JSON, or in the form ``name field=value …``."""
         if line.lstrip()[:1] in ("{", "[", '"'):
             return msgspec.json.decode(line)
         name, _, rest = line.strip().partition(" ")
@@ -136,12 +137,14 @@ class Typed:
             field, equals, value = word.partition("=")
             if not equals or field not in self.kinds[name].fields:
                 has = ", ".join(self.kinds[name].fields) or "no fields"
-                raise MistypedError(f"{word!r} is no field of {name}: it has {has}; write field=…")
+                raise MistypedError(
+                    f"{word!r} is not a field of {name}: it has {has}; write field=…"
+                )
             fields[field] = _value(value, self.kinds[name].fields[field][0])
         return fields
 
     def complete(self, text: str) -> Iterator[tuple[str, int, str]]:
-        """What may come next: the words, how much of the text each replaces, and what they mean."""
+        """Completions: each word, how much of the text it replaces, and what it means."""
         name, space, rest = text.partition(" ")
         if not space:
             for each in self.kinds.values():
@@ -153,7 +156,7 @@ class Typed:
             given = {each.partition("=")[0] for each in rest.split(" ")[:-1]}
             for field, (kind, needed) in self.kinds[name].fields.items():
                 if field.startswith(word) and field not in given:
-                    yield f"{field}=", -len(word), kind if needed else f"{kind}, may be left out"
+                    yield f"{field}=", -len(word), kind if needed else f"{kind}, optional"
 
 
 def shown(message: str | bytes, codec: Codec) -> str:
@@ -169,10 +172,10 @@ def shown(message: str | bytes, codec: Codec) -> str:
 
 
 def route(plan: AppPlan, uri: str) -> RoutePlan:
-    """What an app does at the path of a URI.
+    """The plan of an app for the path of a URI.
 
     Raises:
-        LookupError: it serves no such path.
+        LookupError: the app has no such path.
     """
     path = urlsplit(uri).path or "/"
     found = plan.routes.match(path)
@@ -196,7 +199,7 @@ def _kind(kind: Any) -> Kind | None:
 
 
 def _value(text: str, kind: str) -> Any:
-    """A value as it is typed: JSON, or a text as it stands."""
+    """The value of a typed text: JSON, or the text itself."""
     if kind == "str":
         return text
     try:

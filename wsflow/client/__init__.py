@@ -1,4 +1,4 @@
-"""The connecting end: the same Routers, and a peer to hold in one's hand."""
+"""Clients: the same Routers, or a ``Peer`` object."""
 
 from wsflow.client.connecting import Peer, connect
 from wsflow.client.limits import ClientLimits

@@ -1,4 +1,4 @@
-"""A connection to hold in one's hand: ``async with wsflow.connect(uri) as peer``."""
+"""A client connection as an object: ``async with wsflow.connect(uri) as peer``."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ T = TypeVar("T")
 
 @final
 class _Mailbox:
-    """What has come for a peer, and over which connection.
+    """The messages that a peer has received, and its connection.
 
     Attributes:
-        connection: the connection of now; None while there is none.
-        messages: what has come, and was not read.
-        condition: tells of both.
-        asks: whether answers can be told apart from what comes.
+        connection: the current connection; None while there is none.
+        messages: what was received and not read yet.
+        condition: notified of changes of both.
+        asks: whether answers to calls can be told apart from other messages.
     """
 
     def __init__(self, *, asks: bool) -> None:
@@ -54,8 +54,8 @@ class _Mailbox:
         self.asks = asks
 
     async def take(self, messages: AsyncIterator[Any], connection: Connection) -> None:
-        """The consumer: hand over one message after the other. What has come when the connection
-        ends is there to be read."""
+        """The consumer: hand over one message after the other. What was received before the
+        connection ended can still be read."""
         self._connected(connection)
         try:
             async for message in messages:
@@ -64,12 +64,12 @@ class _Mailbox:
         finally:
             self.connection = None
             with anyio.CancelScope(shield=True):
-                async for message in messages:  # the inbox is closed: nothing more comes
+                async for message in messages:  # the inbox is closed: this ends
                     self._put(message)
             self.condition.notify_all()
 
     async def hold(self, connection: Connection) -> None:
-        """The producer, where nothing but answers comes: keep the connection."""
+        """The producer, where only answers to calls are received: keep the connection open."""
         self._connected(connection)
         try:
             await anyio.sleep_forever()
@@ -88,9 +88,9 @@ class _Mailbox:
 
 @final
 class Peer:
-    """The server, as the block of ``connect`` sees it. Safe from many tasks.
+    """The server, as the peer of a client. Safe to use from several tasks.
 
-    A wait that takes too long ends with TimeoutError.
+    A wait that exceeds its timeout raises TimeoutError.
     """
 
     def __init__(self, client: Client, mailbox: _Mailbox) -> None:
@@ -99,18 +99,18 @@ class Peer:
 
     @property
     def connection(self) -> Connection | None:
-        """The connection of now; None while there is none."""
+        """The current connection; None while there is none."""
         return self._mailbox.connection
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on, None without one."""
+        """The negotiated subprotocol, None without one."""
         connection = self.connection
         return connection.subprotocol if connection is not None else None
 
     @property
     def end(self) -> End | None:
-        """How the connection ended for good, None before that."""
+        """How the last connection ended, once the client does not reconnect; None before that."""
         return self._client.end if self._client.over else None
 
     async def _wait_for(self, predicate: Callable[[], object]) -> None:
@@ -128,16 +128,16 @@ class Peer:
     def _check_asks(self) -> None:
         if not self._mailbox.asks:
             raise TypeError(
-                "texts cannot be told apart from answers: name what comes, as in "
-                "connect(uri, receives=(Said, Came)), or receives=() for answers alone"
+                "raw messages cannot be told apart from answers: name the message types that the "
+                "server sends, as in connect(uri, receives=(Said, Came)), or receives=() for none"
             )
 
     async def send(self, message: object) -> None:
         """Send a message, as ``Connection.send``. With ``reconnect`` it waits for a connection;
-        what was sent on one that then breaks may be lost.
+        what was sent shortly before a connection is lost may be lost with it.
 
         Raises:
-            Disconnected: the connection has ended for good.
+            Disconnected: the connection has ended, and the client does not reconnect.
             TypeError: msgspec cannot encode the message.
         """
         while True:
@@ -150,15 +150,15 @@ class Peer:
                 return
 
     async def call(self, message: Call[R], *, timeout: float | None = None) -> R:
-        """Ask the server, and wait for its answer: see ``Connection.call``."""
+        """Call the server, and wait for its answer: see ``Connection.call``."""
         self._check_asks()
         return await (await self._connected()).call(message, timeout=timeout)
 
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        """Ask the server for a stream: see ``Connection.stream``.
+        """Call the server for a stream: see ``Connection.stream``.
 
         Raises:
-            Disconnected: there is no connection now.
+            Disconnected: there is no connection at the moment.
         """
         self._check_asks()
         if (connection := self.connection) is None:
@@ -166,12 +166,16 @@ class Peer:
         return connection.stream(message)
 
     async def receive(self, *, timeout: float | None = None) -> Any:
-        """The next message. Cancelling it loses none.
+        """Wait for the next message, and return it. Cancelling it loses no message.
+
+        Args:
+            timeout: seconds; None to wait without a limit.
 
         Raises:
-            TimeoutError: none came within so many seconds.
-            Disconnected: the connection has ended for good, and all was read.
-            ConnectError: it was lost, and the server refuses to have it back.
+            TimeoutError: no message came within ``timeout``.
+            Disconnected: the connection has ended, the client does not reconnect, and all messages
+                were read.
+            ConnectError: the connection was lost, and reconnecting failed for good.
         """
         messages = self._mailbox.messages
         with anyio.move_on_after(timeout):
@@ -189,10 +193,10 @@ class Peer:
         return self
 
     async def __anext__(self) -> Any:
-        """The next message; none after the connection was closed with 1000, 1001 or no code.
+        """The next message. The iteration ends after a close with 1000, 1001 or without a code.
 
         Raises:
-            Disconnected: it ended otherwise.
+            Disconnected: the connection ended in another way.
         """
         try:
             return await self.receive()
@@ -202,7 +206,8 @@ class Peer:
             raise
 
     async def ping(self) -> float:
-        """Send a ping (RFC 6455 §5.5.2), and wait for its pong: how many seconds that took.
+        """Send a ping (RFC 6455 §5.5.2) and wait for its pong. Returns the round-trip time in
+        seconds.
 
         Raises:
             Disconnected: the connection has ended, or ends meanwhile.
@@ -216,7 +221,7 @@ class Peer:
         return seconds
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, as ``Connection.close``. It does not come back."""
+        """Close the connection, as ``Connection.close``. The client does not reconnect."""
         self._client.come_back_no_more()
         if (connection := self.connection) is not None:
             await connection.close(code, reason)
@@ -231,10 +236,10 @@ class connect:  # noqa: N801
 
     Args:
         uri: a ``ws://`` or ``wss://`` URI.
-        receives: the types of the messages that come: one, or a tuple of them; ``()`` for a peer
-            that only asks. Without it they are ``str`` and ``bytes``, as they come, and nothing can
-            be asked.
-        reconnect: whether and how to come back; see ``wsflow.client.reconnecting`` for when.
+        receives: the types of the messages that the server sends: one, or a tuple of them; ``()``
+            if it only answers calls. Without it messages are raw ``str`` and ``bytes``, and calls
+            are not available.
+        reconnect: whether and how to reconnect; see ``wsflow.client.reconnecting`` for when.
         resume: the name of the query parameter in which the server takes the last event id.
         codec: how messages are written: ``"json"`` or ``"msgpack"``.
         headers: headers of the opening request.
@@ -244,10 +249,10 @@ class connect:  # noqa: N801
             ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
 
     Raises:
-        ValueError: the URI is none, or a header cannot be sent.
-        TypeError: ``receives`` has something that msgspec cannot decode, or cannot tell apart; or
-            there is no such option.
-        ConnectError: on entering: the server cannot be reached, or refuses.
+        ValueError: the URI is invalid, or a header cannot be sent.
+        TypeError: ``receives`` has a type that msgspec cannot decode, or types that it cannot tell
+            apart; or there is no such option.
+        ConnectError: on entering: the server cannot be reached, or refuses the connection.
     """
 
     def __init__(
@@ -295,7 +300,7 @@ class connect:  # noqa: N801
             await client.wait_shielded()
             raise
         if not client.was_open:
-            await client.wait()  # it raises why
+            await client.wait()  # raises the reason
         return self._peer
 
     async def __aexit__(
@@ -310,7 +315,7 @@ class connect:  # noqa: N801
 
 
 def _plan(mailbox: _Mailbox, kinds: tuple[Any, ...], codec: Literal["json", "msgpack"]) -> AppPlan:
-    """A Router that hands everything to a mailbox."""
+    """The plan of a Router that hands all messages to a mailbox."""
     router = Router(codec=codec)
 
     async def hold(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What a client may use."""
+"""Limits of a client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsflow.limits import Limits, SocketLimits, option
 
 @dataclass(frozen=True, kw_only=True)
 class ClientLimits(Limits, SocketLimits):
-    """Limits of a client: those of a server's connection, where they mean something here."""
+    """Limits of a client: those of a server's connection, as far as they apply."""
 
     compression: Literal["none", "deflate"] = option(
         "deflate",

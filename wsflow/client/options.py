@@ -1,4 +1,4 @@
-"""What a client passes on to ``websockets.connect``, and how the rest of it is said here."""
+"""Options that a client passes on to ``websockets.connect``, and what replaces the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMITS = "limits=ClientLimits({})"
 ELSEWHERE: Mapping[str, str] = {
     "additional_headers": "headers=…",
     "compression": LIMITS.format('compression="none"'),
-    "create_connection": "nothing: wsflow makes the connection",
+    "create_connection": "nothing: wsflow creates the connection",
     "close_timeout": LIMITS.format("close_timeout=…"),
     "logger": 'the logger "wsflow.client"',
     "max_queue": LIMITS.format("inbox_messages=…"),
@@ -25,7 +25,7 @@ ELSEWHERE: Mapping[str, str] = {
     "reconnect_delays": "reconnect=Reconnect(initial_delay=…, max_delay=…)",
     "write_limit": LIMITS.format("write_buffer=…"),
 }
-"""Arguments of ``websockets.connect`` that are said in another way here."""
+"""Arguments of ``websockets.connect`` that have another name here."""
 
 SOCKETS = frozenset(
     {
@@ -34,7 +34,7 @@ SOCKETS = frozenset(
         *("ssl_handshake_timeout", "ssl_shutdown_timeout", "unix"),
     }
 )
-"""What it passes on to ``loop.create_connection``."""
+"""Arguments that it passes on to ``loop.create_connection``."""
 
 KNOWN = frozenset(inspect.signature(connect.__init__).parameters) - {
     *("self", "uri", "subprotocols", "kwargs"),
@@ -46,7 +46,7 @@ def check_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return ``options`` if ``websockets.connect`` takes them.
 
     Raises:
-        TypeError: it does not take one, or that is said in another way here.
+        TypeError: it does not take one of them, or wsflow has another argument for it.
     """
     for name in options:
         if name in ELSEWHERE:

@@ -1,23 +1,23 @@
 """When a client reconnects, and how long it waits before that.
 
-==================== ==========================================================================
-the connection ended  reconnects
-==================== ==========================================================================
-1000, 1005            no: the other end is done
-1001, 1006            yes: it went away, or vanished
-1002, 1003, 1007,     no: one end does not understand the other, and would not the next time
-1009, 1010
-1008                  no: a policy forbids it
-1011, 1012, 1013,     yes: an error, a restart, too much load, a bad gateway
-1014
-3000-3999             no, but 3008 (timeout)
-4400-4499             no: the client's mistake, as HTTP's 4xx
-other 4000-4999       yes
-==================== ==========================================================================
-
-A server that cannot be reached is tried again, and so is one whose answer is 408, 425, 429 or 5xx;
-after any other answer, and after a certificate that is not valid, it is not. ``Retry-After`` is
-heeded.
+============================== ================================================================
+how the connection ended        reconnects
+============================== ================================================================
+1000, or without a code (1005)  no: the peer is done
+1001, 1006                      yes: the peer goes away, or the connection was lost
+1002, 1003, 1007, 1009, 1010    no: the peers do not understand each other
+1008                            no: a policy forbids it
+1011, 1012, 1013, 1014          yes: an error, a restart, overload, a bad gateway
+3000-3999                       no, except 3008 (timeout)
+4400-4499                       no: a client error, as HTTP's 4xx
+other 4000-4999                 yes
+the server cannot be reached,   yes
+or does not answer in time
+the server answers 408, 425,    yes, after its ``Retry-After`` (an hour at most)
+429 or 5xx
+any other answer, or an         no
+invalid certificate
+============================== ================================================================
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from wsflow.errors import ConnectError
 from wsflow.tasks.backoff import back_off
 
 DONE = frozenset({1000, 1001, 1005})
-"""Close codes that say that all is well: the other end is done, or goes away in order."""
+"""Close codes of a normal end: the peer is done, or goes away in order."""
 
 STAY_AWAY = frozenset({1000, 1002, 1003, 1005, 1007, 1008, 1009, 1010})
 """Close codes below 3000 after which a client does not reconnect."""
 
 
 def reconnects(end: End) -> bool:
-    """Whether a client tries again after a connection that ended so."""
+    """Whether a client reconnects after a connection that ended this way."""
     if isinstance(end.error, ConnectError):
         return end.error.retryable
     code = end.code
@@ -51,16 +51,16 @@ class Reconnect:
     """How a client reconnects: exponential back-off with full jitter.
 
     Attributes:
-        initial_delay: seconds; before the first attempt it waits up to so long, at random; before
-            each next one up to twice as long.
-        max_delay: seconds that it waits at most, unless the server asks for more by
-            ``Retry-After``.
-        stable_after: seconds after which an open connection starts the count anew.
-        when: whether it reconnects at all, given how the connection ended; by default by the table
-            above.
+        initial_delay: seconds: the longest random wait before the first attempt; it doubles with
+            each further attempt.
+        max_delay: seconds: the longest wait before any attempt. A ``Retry-After`` of the server is
+            waited for in addition.
+        stable_after: seconds after which an open connection resets the back-off.
+        when: whether to reconnect, given how the connection ended; by default the table above.
 
     Raises:
-        ValueError: a delay is 0 or less, or the first is longer than the longest.
+        ValueError: a delay is 0 or less, ``initial_delay`` is greater than ``max_delay``, or
+            ``stable_after`` is negative.
     """
 
     initial_delay: float = 1.0
@@ -79,7 +79,7 @@ class Pauses:
     """How long to wait before each attempt of one client.
 
     Attributes:
-        attempt: which one is the next, since a connection was stable.
+        attempt: the number of the next attempt, counted from 1 since a connection was stable.
     """
 
     def __init__(self, reconnect: Reconnect) -> None:
@@ -88,10 +88,10 @@ class Pauses:
         self._delays: Iterator[float] = iter(())
 
     def after(self, end: End, open_for: float) -> float:
-        """Seconds to wait after a connection that was open for so many seconds.
+        """Seconds to wait after a connection that was open for ``open_for`` seconds.
 
-        Who is asked to wait waits for that, and then for the same as others: not all of them come
-        at one moment.
+        The back-off is added to the ``Retry-After`` of the server, so that the clients that have
+        received the same one do not reconnect all at once.
         """
         if self.attempt == 1 or open_for >= self._reconnect.stable_after:
             self.attempt = 1

@@ -1,4 +1,4 @@
-"""A client: one connection at a time, again and again, on the runtime of the server."""
+"""A client: one connection at a time, with reconnects, on the same runtime as the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from wsflow.wiring.plan import AppPlan
 log = logging.getLogger("wsflow.client")
 
 Dial = Callable[[Callable[[], Target], Begin], DiallingTransport]
-"""Makes a transport that connects to a target, and begins a connection on it."""
+"""Creates a transport that connects to a target, and begins a connection on it."""
 
 
 @final
@@ -49,7 +49,7 @@ class LastEvents:
         self.ids: dict[type, str] = {}
 
     def note(self, message: Any, id: str) -> None:
-        """A message is being handled; the latest comes last."""
+        """A message is being handled. The ids are kept in order, the latest one last."""
         if id:
             self.ids.pop(type(message), None)
             self.ids[type(message)] = id
@@ -57,24 +57,24 @@ class LastEvents:
 
 @final
 class Client:
-    """Keeps a connection to a server, as long as it is to come back.
+    """Keeps a connection to a server, and reconnects when it is lost.
 
     Args:
         plan: the wired Router.
         uri: where to connect to.
-        dial: makes the transport of each attempt.
-        reconnect: how it comes back; None to connect once.
+        dial: creates the transport of each attempt.
+        reconnect: how to reconnect; None to connect once.
         headers: headers of each opening request.
-        subprotocols: what is offered, beside the Router's own.
-        resume: the name of the query parameter that takes the last event id, if it is to go there.
-        limits: what it may use.
-        broker: what carries topics of its own, as ``wsflow run --broker`` takes it.
+        subprotocols: subprotocols to offer, in addition to the Router's own.
+        resume: the name of the query parameter that takes the last event id; ``""`` to send none.
+        limits: limits of the runtime and of the connection.
+        broker: the broker of the client's own topics, as ``wsflow run --broker`` takes it.
         options: more arguments of ``websockets.connect``.
-        changed: called when it is connected, and when it has ended for good.
+        changed: called on each attempt, when it is connected, and when the client has ended.
 
     Attributes:
         end: how the last connection ended.
-        session: the connection, or the attempt, of now.
+        session: the current connection or attempt.
     """
 
     def __init__(
@@ -110,18 +110,18 @@ class Client:
         self.end: End | None = None
         self.session: Session | None = None
 
-    # -- its life
+    # -- lifecycle
 
     def start(self) -> None:
-        """Begin, in a task of its own."""
+        """Start, in a task of its own."""
         self._background.begin(self._run, "wsflow client", self._changed)
 
     async def wait(self) -> End:
-        """Wait until it has ended for good. Cancelling it stops the client and waits.
+        """Wait until the client has ended. Cancelling it stops the client and waits for that.
 
         Raises:
-            ConnectError: the server could not be reached, or refused.
-            Exception: what a handler raised and ended it with, or a lifespan.
+            ConnectError: the server could not be reached, or refused the connection.
+            Exception: what a handler or a lifespan raised, if that ended the client.
         """
         await self._background.finished(self.stop)
         assert self.end is not None  # there was an attempt, unless something failed
@@ -131,31 +131,32 @@ class Client:
 
     @property
     def was_open(self) -> bool:
-        """Whether the connection of now, or the last one, was open."""
+        """Whether the current or the last connection has been open."""
         return self.session is not None and self.session.was_open
 
     @property
     def over(self) -> bool:
-        """Whether it has ended for good."""
+        """Whether the client has ended: it does not reconnect."""
         return self._background.over.is_set
 
     async def wait_shielded(self) -> None:
-        """Wait for its end, whatever cancels the caller, and whatever it is."""
+        """Wait until the client has ended, even if the caller is cancelled. Raises no error of the
+        client."""
         await self._background.over.wait_shielded()
 
     def come_back_no_more(self) -> None:
-        """The connection of now is the last."""
+        """Do not reconnect after the current connection."""
         self._stop.set()
 
     def stop(self) -> None:
-        """End the connection, and come back no more. Nothing is waited for."""
+        """End the connection, and do not reconnect. Does not wait."""
         self._stop.set()
         self.app.abort_start()
         if self.session is not None:
             self.session.finish(End("shutdown", 1001))
 
     async def drain(self, grace: float) -> None:
-        """The same, after consumers have finished what was received, within so many seconds."""
+        """Stop after consumers have finished what was received, for at most ``grace`` seconds."""
         self._stop.set()
         self.app.abort_start()
         await self.app.drain(grace)
@@ -188,12 +189,13 @@ class Client:
             why = str(end.error)
             if not isinstance(end.error, ConnectError):
                 why = f"{without_secrets(self._uri)} ended: {end}"
-            log.warning("%s; again in %.1f s", why, pause)
+            log.warning("%s; reconnecting in %.1f s", why, pause)
             with anyio.move_on_after(pause):
                 await self._stop.wait()
 
     async def _connect_once(self, attempt: int) -> tuple[End, float]:
-        """Returns how it ended, and for how long it was open."""
+        """Connect, and wait for the end. Returns the end, and for how many seconds the connection
+        was open."""
         opening = Opening(self._uri, Headers(self._headers), self._last.ids, attempt, self.end)
         if self._resume and opening.last_event_id:
             opening.query[self._resume] = opening.last_event_id
@@ -225,39 +227,39 @@ class Client:
 
 
 def dial_sockets(limits: ClientLimits) -> Dial:
-    """Makes transports on sockets. For asyncio.
+    """What creates transports on sockets. For asyncio.
 
     Raises:
-        RuntimeError: the event loop is another.
+        RuntimeError: no asyncio event loop is running.
     """
     try:
         shared = Shared(asyncio.get_running_loop())
     except RuntimeError:
-        raise RuntimeError("clients connect on asyncio: run them in asyncio.run(…)") from None
+        raise RuntimeError("clients need asyncio: run them in asyncio.run(…)") from None
     return lambda target, begin: Dialler(target, begin, limits, shared)
 
 
 def check_uri(uri: str) -> str:
-    """Return ``uri`` if it can be connected to.
+    """Return ``uri`` if it is a valid WebSocket URI.
 
     Raises:
-        ValueError: it cannot; it says why.
+        ValueError: it is not; the message says why.
     """
     try:
         parse_uri(uri)
     except (InvalidURI, ValueError) as exc:
         scheme = urlsplit(uri).scheme
-        cure = ": a WebSocket's begins with ws:// or wss://" if scheme not in ("ws", "wss") else ""
+        cure = ": use ws:// or wss://" if scheme not in ("ws", "wss") else ""
         why = "" if cure else f": {exc}"
-        raise ValueError(f"{uri!r} is no URI to connect to{cure}{why}") from None
+        raise ValueError(f"{uri!r} is not a WebSocket URI{cure}{why}") from None
     return uri
 
 
 def checked_headers(headers: HeaderItems) -> Headers:
-    """Headers that can be sent.
+    """The headers, checked.
 
     Raises:
-        ValueError: one cannot.
+        ValueError: a header cannot be sent.
     """
     if isinstance(headers, Headers):
         return headers
@@ -267,7 +269,7 @@ def checked_headers(headers: HeaderItems) -> Headers:
 
 
 def reconnecting(reconnect: Reconnect | bool) -> Reconnect | None:
-    """How to come back, of what a user may say."""
+    """The settings for a ``reconnect`` argument; None to connect once."""
     if isinstance(reconnect, bool):
         return Reconnect() if reconnect else None
     if not isinstance(reconnect, Reconnect):
@@ -288,40 +290,40 @@ async def run_client(
     broker: str = select.MEMORY,
     **options: Any,
 ) -> End:
-    """Connect to a server, and serve the connection by a Router: its functions mean what they mean
-    in a server. For asyncio.
+    """Connect to a server, and serve the connection by a Router, whose functions work as in a
+    server. For asyncio.
 
     ``lifespan`` functions run once. ``on_connect`` functions run for each attempt, before the
-    opening request goes out: they may ask for the ``Opening`` and change it. ``on_disconnect``
-    functions run after a connection that was open. Consumers and producers begin anew with each
-    connection. The Router's path is that of the URI, with its parameters, or ``/`` for any.
+    opening request is sent: they may ask for the ``Opening`` and change it. ``on_disconnect``
+    functions run after a connection that was open. Consumers and producers start again with each
+    connection. The Router's path is matched with that of the URI; ``/`` matches any URI.
     Cancelling it ends the connection with 1001 and waits for that.
 
     Args:
         router: what the client does.
         uri: a ``ws://`` or ``wss://`` URI. ``Query()`` parameters are those of its query.
-        reconnect: whether and how it comes back; see ``wsflow.client.reconnecting`` for when.
-        resume: the name of the query parameter in which the server takes the last event id: with
-            it, each new connection goes on behind the last message that was handled. To do
-            something else with it, ask for the ``Opening``.
+        reconnect: whether and how to reconnect; see ``wsflow.client.reconnecting`` for when.
+        resume: the name of the query parameter in which the server takes the last event id: each
+            new connection then resumes after the last message that was handled. To send the id in
+            another way, ask for the ``Opening``.
         headers: headers of the opening request.
         subprotocols: subprotocols to offer, after the Router's own.
-        override: values by type that are injected in place of others.
+        override: values by type that are injected instead of others.
         limits: limits of the runtime and of the connection.
-        broker: what carries topics of the client's own.
+        broker: the broker of the client's own topics.
         options: more arguments of ``websockets.connect``: ``ssl``, ``proxy``, ``origin``,
             ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
 
     Returns:
-        How the last connection ended, when it is not to come back.
+        How the last connection ended, once the client does not reconnect.
 
     Raises:
-        ConnectError: the server could not be reached, or refused, and trying again would not help
-            or is not wanted.
-        DeclarationError: the Router does not wire.
-        ValueError: the URI is none, or the Router has no path for it; a header cannot be sent.
+        ConnectError: the server could not be reached, or refused the connection, and a retry would
+            not help or is not wanted.
+        DeclarationError: the Router's declarations are invalid.
+        ValueError: the URI is invalid, the Router has no path for it, or a header cannot be sent.
         TypeError: there is no such option.
-        Exception: what a handler raised, if the client does not come back after that; what a
+        Exception: what a handler raised, if the client does not reconnect after that; what a
             lifespan raised.
     """
     limits = limits or ClientLimits()

@@ -1,1 +1,1 @@
-"""From functions to records: the Router, the markers, the signatures. Nothing is resolved here."""
+"""Declarations: the Router, the markers, and the signatures of functions."""

@@ -1,4 +1,4 @@
-"""What stands in ``Annotated[…]``: where a parameter's value comes from, what a field is for."""
+"""Markers for ``Annotated[…]``: where a parameter's value comes from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Header:
     """A header of the opening request.
 
     Args:
-        name: its name; by default the parameter's own with ``-`` for ``_``.
+        name: its name; by default the parameter's own with ``_`` replaced by ``-``.
     """
 
     name: str | None = None
@@ -43,25 +43,25 @@ class Cookie:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The message being handled, in ``on_message``: ``Annotated[object, Message()]``."""
+    """The message that is being handled, in ``on_message``: ``Annotated[object, Message()]``."""
 
 
 class TopicName:
-    """The name of an injected topic, and how the topic treats its members.
+    """The name and the options of an injected topic.
 
     ``Annotated[Topic[Said], TopicName("room.{room}", history=100)]``; a plain string is the name
-    with all defaults.
+    with default options.
 
     Args:
-        template: the name; ``{param}`` stands for a path parameter.
-        history: how many of the last events are kept for ``join(after=…)``, by the broker.
+        template: the name; ``{param}`` is replaced by a path parameter.
+        history: how many of the last events the broker keeps for ``join(after=…)``.
         max_age: how many seconds an event is kept at most; 0 for no limit but ``history``.
         backlog: how many messages one peer may lag behind.
         when_full: what happens beyond that: ``"close"`` with 1013, ``"drop_oldest"``,
-            ``"drop_newest"``, or ``"latest"``.
-        presence: the type of what connections join with: ``members`` tells values of that type, of
-            connections to other processes too. Without it, types are known by what this process's
-            own connections have joined with.
+            ``"drop_newest"``, or keep only the ``"latest"``.
+        presence: the type of the members' presence: ``members`` returns values of that type, for
+            members in other processes too. Without it, a presence from another process is decoded
+            to the type that connections of this process have joined with.
     """
 
     __slots__ = ("_options", "template")

@@ -1,8 +1,7 @@
 """The Router: a path and the functions that serve connections to it.
 
-A decorator records its function and returns it unchanged. Nothing is checked but the shape of the
-call; what is wrong is kept with the record and reported with everything else, before the app
-serves.
+A decorator registers its function and returns it unchanged. Only the arguments of the decorator are
+checked at once; mistakes are recorded, and reported with all others before the app serves.
 """
 
 from __future__ import annotations
@@ -26,12 +25,13 @@ Kind = Literal[
 
 @dataclass(frozen=True, eq=False)
 class Handler:
-    """A decorated function, as the Router recorded it.
+    """A decorated function, as registered with a Router.
 
     Attributes:
         kind: which decorator.
         fn: the function itself.
-        frame: where the decorator stood, if in a function: annotations may name its locals.
+        frame: the frame of the function in which the decorator was applied, if any: annotations may
+            name its locals.
         concurrency: of a consumer: how many messages at a time; None for the default.
         key: of a consumer: the field whose equal values keep their order.
         on_end: of a producer: whether its end closes the connection.
@@ -61,7 +61,7 @@ class Handler:
 
 @dataclass(frozen=True, eq=False)
 class Included:
-    """A Router within another."""
+    """A Router that another one includes."""
 
     router: Router
     prefix: str
@@ -80,11 +80,11 @@ class Router:
     """A path and the functions that serve connections to it; includes other Routers.
 
     Args:
-        path: the path, with parameters as ``{name}``; each stands for one segment. A Router
-            without a consumer and a producer serves no path of its own.
-        codec: how messages are written by default: ``"json"`` or ``"msgpack"``. A client chooses
+        path: the path, with parameters as ``{name}``; each matches one segment. A Router with
+            neither a consumer nor a producer serves no path of its own.
+        codec: how messages are encoded by default: ``"json"`` or ``"msgpack"``. A client chooses
             with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
-        subprotocols: more subprotocols that connections may agree on, in order of preference.
+        subprotocols: more subprotocols that can be negotiated, in order of preference.
     """
 
     def __init__(
@@ -106,8 +106,9 @@ class Router:
     def include(self, other: Router, prefix: str = "") -> None:
         """Serve another Router's paths too.
 
-        Paths add up: this Router's, the prefix, the other's. This Router's ``lifespan``,
-        ``on_connect``, ``on_message``, ``on_disconnect`` and ``on_error`` hold for it as well.
+        Paths are joined: this Router's, the prefix, the other's. This Router's ``lifespan``,
+        ``on_connect``, ``on_message``, ``on_disconnect`` and ``on_error`` functions apply to it as
+        well.
         """
         if isinstance(other, Router):
             self._declared.included.append(Included(other, prefix))
@@ -126,7 +127,7 @@ class Router:
         self._declared.problems.append(Problem(where, subject, why, cure))
 
     def _record(self, kind: Kind, fn: object, frame: FrameType, **options: Any) -> Any:
-        """Record ``fn``, or return the decorator that will."""
+        """Register ``fn``, or return the decorator that does."""
         if fn is None:
             return lambda fn: self._record(kind, fn, sys._getframe(1), **options)
         if callable(fn) and not isinstance(fn, type):
@@ -140,18 +141,18 @@ class Router:
                 _frame_place(frame),
                 f"{kind} {fn.__qualname__}",
                 f"{kind} was given what the function returns, not the function.",
-                f"take the parentheses off: @router.{kind} above the function, or "
+                f"remove the parentheses: @router.{kind} above the function, or "
                 f"router.{kind}({fn.__name__}).",
             )
         else:
             self._problem(
                 _frame_place(frame),
                 f"{kind}({_describe(fn)})",
-                f"{kind} decorates a function, and {_describe(fn)} is none.",
+                f"{kind} decorates a function, and {_describe(fn)} is not one.",
                 f"write @router.{kind} or @router.{kind}(option=…) above a function; "
                 "options are named.",
             )
-            # The call was meant to give a decorator: the report is better than its failure.
+            # The call was meant to return a decorator; the report is clearer than its failure.
             return lambda fn: fn
         return fn
 
@@ -185,8 +186,8 @@ class Router:
     def on_message(self, fn: Any = None, /) -> Any:
         """Run around every message that a consumer handles; its value is injected by type.
 
-        A coroutine, or an async generator that yields once. What the consumer raises is thrown in
-        at the ``yield``.
+        A coroutine, or an async generator that yields once. What the consumer raises is raised at
+        the ``yield``.
         """
         return self._record("on_message", fn, sys._getframe(1))
 
@@ -218,9 +219,9 @@ class Router:
     @overload
     def producer(self, /, *, on_end: Literal["close", "keep"] = "close") -> Callable[[F], F]: ...
     def producer(self, fn: Any = None, /, *, on_end: Literal["close", "keep"] = "close") -> Any:
-        """Make what is sent to the peer, once per connection, beside the consumers.
+        """Produce messages for the peer, once per connection, concurrently with the consumers.
 
-        An async generator: each item is sent. ``async def f() -> M``: called again and again, each
+        An async generator: each item is sent. ``async def f() -> M``: called in a loop, each
         result is sent. ``async def f() -> None``: runs once and sends through its Connection.
 
         Args:
@@ -234,7 +235,7 @@ class Router:
     @overload
     def on_disconnect(self, /) -> Callable[[F], F]: ...
     def on_disconnect(self, fn: Any = None, /) -> Any:
-        """Run once per connection that was set up, after everything else of it has stopped."""
+        """Run once per connection that was set up, after all its other tasks have stopped."""
         return self._record("on_disconnect", fn, sys._getframe(1))
 
     @overload
@@ -244,7 +245,8 @@ class Router:
     def on_error(self, fn: Any = None, /) -> Any:
         """Run when a handler raises the exception type that its first parameter is annotated with.
 
-        To return means handled: what is not None is sent, the connection goes on. To raise ends it.
+        If it returns, the error is handled: a result that is not None is sent, and the connection
+        stays open. If it raises, the connection ends.
         """
         return self._record("on_error", fn, sys._getframe(1))
 

@@ -1,4 +1,4 @@
-"""What a function's signature says, with its annotations resolved."""
+"""The signatures of functions, with their annotations resolved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
 
 
 class Unresolved(Exception):
-    """An annotation names what is not there."""
+    """An annotation has a name that cannot be resolved."""
 
     def __init__(self, parameter: str, annotation: str, error: Exception) -> None:
         super().__init__(f"{annotation!r} cannot be resolved: {error}")
@@ -54,7 +54,7 @@ class Parameter:
 
     @property
     def marks(self) -> tuple[Any, ...]:
-        """What stands in its ``Annotated`` beside the type."""
+        """The metadata of its ``Annotated``."""
         is_annotated = get_origin(self.annotation) is Annotated
         return get_args(self.annotation)[1:] if is_annotated else ()
 
@@ -66,7 +66,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A function's parameters and what it gives back.
+    """A function's parameters and its result.
 
     Attributes:
         parameters: in order.
@@ -82,7 +82,8 @@ class Signature:
 
     @property
     def gives(self) -> Any:
-        """The type it returns, or yields as a generator; None for nothing, EMPTY if unsaid."""
+        """The type that it returns, or that its generator yields; None for nothing, EMPTY without
+        an annotation."""
         if not self.generator:
             return None if self.returns is NoneType else self.returns
         if get_origin(self.returns) in ITERATORS:
@@ -92,17 +93,17 @@ class Signature:
 
 
 def is_generator(fn: Any) -> bool:
-    """Whether calling ``fn`` gives an async generator."""
+    """Whether calling ``fn`` returns an async generator."""
     return any(map(inspect.isasyncgenfunction, _faces(fn)))
 
 
 def is_coroutine(fn: Any) -> bool:
-    """Whether calling ``fn`` gives a coroutine."""
+    """Whether calling ``fn`` returns a coroutine."""
     return any(map(inspect.iscoroutinefunction, _faces(fn)))
 
 
 def _faces(fn: Any) -> tuple[Any, Any]:
-    """``fn`` itself and, for an object that is called, its ``__call__``."""
+    """``fn`` itself and, for a callable object, its ``__call__``."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return fn, getattr(fn, "__call__", None)  # noqa: B004
@@ -149,7 +150,7 @@ def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str,
         holder = SimpleNamespace(__annotations__={name: annotation})
         try:
             hints = get_type_hints(holder, namespace, local, include_extras=True)
-        except Exception as exc:  # whatever evaluating the user's text raises is reported
+        except Exception as exc:  # anything that evaluating the annotation raises is reported
             raise Unresolved(name, type_name(annotation), exc) from exc
         found[name] = hints[name]
     return found
@@ -164,7 +165,7 @@ def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, seen through ``Annotated`` and type aliases; else the type itself."""
+    """The types of a union, also within ``Annotated`` and type aliases; else the type itself."""
     if hasattr(annotation, "__value__"):  # a `type X = …` statement
         return members(annotation.__value__)
     origin = get_origin(annotation)
@@ -176,7 +177,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as one would write it, without its modules."""
+    """A type as it is written in source code, without module names."""
     if isinstance(annotation, str):
         return annotation
     if annotation is None or annotation is NoneType:

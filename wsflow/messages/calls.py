@@ -1,7 +1,7 @@
 """Messages that expect an answer, and the frames that carry calls and answers (docs/protocol.md).
 
-A call travels inside a frame of ours, which gives it a number; each end counts its own calls. The
-frames are messages like others, told apart by their tag. Tags that begin with ``$`` are ours.
+A call is sent inside a call frame, which has its id; each peer numbers its own calls. Call frames
+are messages like others, distinguished by their tag. Tags that begin with ``$`` are reserved.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 WINDOW = 64
-"""How many items of a stream may come before its reader grants more."""
+"""How many items of a stream may be sent before its reader grants more."""
 
 
 class Call(msgspec.Struct, Generic[R], tag=True):
     """A message that expects an answer of type ``R``: ``class Add(Call[Sum], tag="add")``.
 
-    Ask with ``await connection.call(Add(1, 2))``; a consumer answers by returning. Without a
-    ``tag`` of its own it has the name of its class.
+    Call with ``await connection.call(Add(1, 2))``; a consumer answers by returning. Without
+    ``tag=``, the tag is the name of the class.
     """
 
 
 class Stream(msgspec.Struct, Generic[T], tag=True):
-    """A message that is answered by many of type ``T``: ``class Count(Stream[Tick], tag="count")``.
+    """A message that expects many answers of type ``T``: ``class Count(Stream[Tick])``.
 
-    Read with ``async with connection.stream(Count(10)) as ticks``; a consumer answers by yielding.
-    Without a ``tag`` of its own it has the name of its class.
+    Call with ``async with connection.stream(Count(10)) as ticks``; a consumer answers by yielding.
+    Without ``tag=``, the tag is the name of the class.
     """
 
 
@@ -39,14 +39,15 @@ EXPECT_ANSWERS = (Call, Stream)
 
 
 def is_call(kind: Any) -> bool:
-    """Whether messages of a type expect an answer, or many."""
+    """Whether messages of a type expect one answer, or many."""
     kind = get_origin(kind) or kind
     return isinstance(kind, type) and issubclass(kind, EXPECT_ANSWERS)
 
 
 @functools.cache
 def answer_type(kind: Any) -> Any:
-    """What answers messages of a type: ``R`` of its ``Call[R]``, ``T`` of its ``Stream[T]``."""
+    """The type of the answers to messages of a type: ``R`` of ``Call[R]``, ``T`` of
+    ``Stream[T]``."""
     cls = get_origin(kind) or kind
     for each in cls.__mro__:
         for base in getattr(each, "__orig_bases__", ()):
@@ -55,7 +56,7 @@ def answer_type(kind: Any) -> Any:
                 if not isinstance(found, TypeVar):
                     return found
                 named = dict(zip(cls.__parameters__, get_args(kind), strict=False))
-                return named.get(found, Any)  # of a generic class: what it was given
+                return named.get(found, Any)  # the argument of a generic class
     return Any
 
 
@@ -63,7 +64,7 @@ def answer_type(kind: Any) -> Any:
 
 
 class Ask(msgspec.Struct, tag="$call", omit_defaults=True):
-    """A call. ``items`` is how many items of a stream may be sent for now."""
+    """A call. ``items`` is how many items of a stream may be sent before ``$more``."""
 
     id: int
     message: msgspec.Raw
@@ -78,7 +79,7 @@ class Answer(msgspec.Struct, tag="$answer"):
 
 
 class StreamItem(msgspec.Struct, tag="$item"):
-    """One of a stream's items."""
+    """One item of a stream."""
 
     id: int
     value: msgspec.Raw
@@ -99,13 +100,13 @@ class Failed(msgspec.Struct, tag="$error", omit_defaults=True):
 
 
 class Cancel(msgspec.Struct, tag="$cancel"):
-    """Nobody waits for the answer any more."""
+    """The caller no longer waits for the answer."""
 
     id: int
 
 
 class More(msgspec.Struct, tag="$more"):
-    """So many more items of a stream may be sent."""
+    """Grants ``items`` more items of a stream."""
 
     id: int
     items: int
@@ -117,7 +118,7 @@ _FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More)
 
 @functools.cache
 def call_frames(tag_field: str) -> Mapping[Any, Any]:
-    """The frames for messages whose tag is in a field of this name, by their class here."""
+    """The call frames for messages with this tag field, by their class in this module."""
     if tag_field == "type":
         return {each: each for each in _FRAMES}
     return {

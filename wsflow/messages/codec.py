@@ -1,8 +1,8 @@
-"""Messages to payloads and back, compiled once per set of types.
+"""Encoding and decoding of messages, compiled once per set of types.
 
-JSON travels in text frames and MessagePack in binary ones. Payloads are decoded from bytes and
-encoded to bytes, with no ``str`` between. ``str`` and ``bytes`` messages are not encoded: they are
-the payload of a raw text or binary frame.
+JSON is sent in text frames and MessagePack in binary ones. Payloads are decoded from bytes and
+encoded to bytes, without an intermediate ``str``. ``str`` and ``bytes`` messages are not encoded:
+they are the payload of a raw text or binary frame.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ T = TypeVar("T")
 _NAMES = {"json": msgspec.json, "msgpack": msgspec.msgpack}
 
 Packed = tuple[bytes, bool, bool]
-"""A payload, whether it goes as text, and whether it is raw."""
+"""A payload, whether it is sent as text, and whether it is raw."""
 
 MAX_SENDABLE = 1024
-"""How many classes of messages a codec remembers."""
+"""How many message classes a codec caches."""
 
 
 class BadMessage(Exception):
-    """The peer sent what cannot be decoded, or a kind of frame that nobody takes.
+    """The peer has sent a message that is not accepted.
 
     Attributes:
-        code: 1007 or 1003.
-        reason: where and why, for the peer.
+        code: the close code: 1007 if it cannot be decoded, 1003 if no consumer takes its kind of
+            frame, 1008 if it violates the rules of calls.
+        reason: the close reason: what is wrong, and where.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -46,13 +47,13 @@ class BadMessage(Exception):
 
 @final
 class Codec:
-    """One way to write messages as bytes.
+    """An encoding of messages.
 
     Attributes:
         name: ``"json"`` or ``"msgpack"``.
-        subprotocol: what a client offers to choose it.
-        text: whether its messages travel in text frames.
-        encode: from a message to bytes.
+        subprotocol: the subprotocol by which a client chooses it.
+        text: whether its messages are sent in text frames.
+        encode: encodes a message to bytes.
     """
 
     __slots__ = ("_sendable", "encode", "name", "subprotocol", "text")
@@ -62,18 +63,18 @@ class Codec:
         self.subprotocol = f"wsflow.{name}"
         self.encode = encode
         self.text = text
-        self._sendable: set[type] = set()  # classes whose messages may be sent as they are
+        self._sendable: set[type] = set()  # classes whose messages may be sent directly
 
     def decoder(self, kind: Any) -> Callable[[bytes], Any]:
-        """A function from bytes to a value of type ``kind``."""
+        """A function that decodes bytes to a value of type ``kind``."""
         return cast("Callable[[bytes], Any]", _NAMES[self.name].Decoder(kind).decode)
 
     def pack(self, message: object) -> Packed:
-        """What carries ``message``: encoded, or raw for ``str`` and ``bytes``.
+        """Encode ``message``; ``str`` and ``bytes`` are raw.
 
         Raises:
-            TypeError: msgspec cannot encode it, or it is a Call or a Stream, which travel inside
-                a frame that gives them a number.
+            TypeError: msgspec cannot encode it, or it is a Call or a Stream, which must be sent
+                inside a call frame.
         """
         if type(message) in self._sendable:
             return self.encode(message), self.text, False
@@ -84,19 +85,19 @@ class Codec:
         return self._pack_new(message)
 
     def _pack_new(self, message: object) -> Packed:
-        """The same for a class that was not seen before."""
+        """Encode a message of a class that is not cached."""
         if isinstance(message, bytearray | memoryview):
             return bytes(message), False, True
         if isinstance(message, EXPECT_ANSWERS):
             name = type(message).__name__
-            raise TypeError(f"{name} expects an answer: ask with call(…) or stream(…)")
+            raise TypeError(f"{name} expects an answer: send it with call(…) or stream(…)")
         if len(self._sendable) > MAX_SENDABLE:
-            self._sendable.clear()  # classes that are made again and again must not pile up
+            self._sendable.clear()  # classes that are created dynamically must not accumulate
         self._sendable.add(type(message))
         return self.encode(message), self.text, False
 
     def encoded(self, message: object) -> EncodedMessage:
-        """``message``, encoded once for many.
+        """Encode ``message`` once for many peers.
 
         Raises:
             TypeError: as ``pack``.
@@ -113,27 +114,27 @@ CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (JSON, MSGPACK)}
 
 
 Way = tuple[Callable[[bytes], Any], T | None]
-"""How a kind of frame is decoded, and who takes it; None if the message's class says.
+"""How a kind of frame is decoded, and its taker; None if that depends on the message's class.
 
-What decoding raises, ``bad_message`` puts in words."""
+``bad_message`` translates what decoding raises."""
 
 
 @final
 class Decoding(Generic[T]):
-    """What a path does with what it receives in one codec: decode, and find whose it is.
+    """How a path decodes the messages of one codec, and which consumer takes them.
 
     Args:
         codec: the codec of the connection.
         kinds: the types that are decoded, each with its taker.
         text: the taker of raw text, if any.
         binary: the taker of raw binary, if any.
-        call_frames: the types of the frames that calls need, which nobody takes; none if they
-            could not be told apart from ``kinds``.
+        call_frames: the types of call frames, which have no taker; none if they could not be told
+            apart from ``kinds``.
 
     Attributes:
-        text: how the payload of a text frame is decoded, and who takes it.
+        text: how the payload of a text frame is decoded, and its taker.
         binary: the same for a binary frame.
-        calls: whether frames of calls are decoded.
+        calls: whether call frames are decoded.
     """
 
     __slots__ = ("_classes", "_fallback", "binary", "calls", "text")
@@ -173,14 +174,14 @@ class Decoding(Generic[T]):
                     self._classes[cls] = taker
 
     def taker(self, message: object) -> T | None:
-        """Who takes a message of which the frame does not say it; None for a frame of calls."""
+        """The taker of a message, by its class; None for a call frame."""
         return self._classes.get(type(message), self._fallback)
 
 
 def _or_else(
     decode: Callable[[bytes], Any], refuse: Callable[[bytes], None]
 ) -> Callable[[bytes], Any]:
-    """``decode``, or ``refuse`` what it does not know."""
+    """``decode``, with ``refuse`` for what it does not know."""
 
     def attempt(data: bytes) -> Any:
         try:
@@ -200,7 +201,7 @@ def _nobody_takes_binary(data: bytes) -> None:
 
 
 def decode_or_refuse(decode: Callable[[bytes], T], data: bytes) -> T:
-    """Decode what somebody else has sent.
+    """Decode a payload that was received.
 
     Raises:
         BadMessage: it cannot be decoded.
@@ -213,10 +214,10 @@ def decode_or_refuse(decode: Callable[[bytes], T], data: bytes) -> T:
 
 
 def bad_message(exc: Exception) -> BadMessage:
-    """What is wrong with bytes whose decoding raised ``exc``, in words for the peer.
+    """The BadMessage for an exception of decoding.
 
-    What is not the decoder's own verdict (an error in a ``__post_init__``) is its cause, for the
-    log; the peer sees no word of it.
+    An exception that is not the decoder's own (an error in a ``__post_init__``) becomes its
+    ``__cause__``, for the log; the peer does not receive its text.
     """
     if isinstance(exc, BadMessage):
         return exc
@@ -233,12 +234,12 @@ def bad_message(exc: Exception) -> BadMessage:
 
 @functools.cache
 def answer_decoder(kind: Any, codec: Codec) -> Callable[[Any], Any]:
-    """What decodes the answers to messages of a type."""
+    """The decoder of the answers to messages of a type."""
     return codec.decoder(answer_type(kind))
 
 
 def runtime_classes(kind: Any) -> Iterable[type]:
-    """The classes that values of a type have once decoded; ``object`` if any."""
+    """The classes of the decoded values of a type; ``object`` if it can be any."""
     return _classes_of(inspect.type_info(kind))
 
 

@@ -1,4 +1,4 @@
-"""A message in bytes, on its way to many peers."""
+"""An encoded message for many peers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import final
 
 @final
 class EncodedMessage:
-    """One message, encoded once for all who get it.
+    """One message, encoded once for all its receivers.
 
     Attributes:
         payload: its bytes.
-        text: whether it goes as text or as binary.
-        raw: whether it is a ``str`` or ``bytes`` as it is, and not encoded by a codec.
+        text: whether it is sent as text or as binary.
+        raw: whether it is a raw ``str`` or ``bytes``, not encoded by a codec.
         wire: the bytes of its frame without an extension, once a transport has built them.
-        forms: the same for peers that share an extension's parameters.
+        forms: the bytes of its frame by the parameters of an extension.
     """
 
     __slots__ = ("forms", "payload", "raw", "text", "wire")

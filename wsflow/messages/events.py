@@ -1,4 +1,4 @@
-"""What is published on a topic, on its way through a broker: options, envelopes, events."""
+"""What a broker carries: the options of topics, envelopes, events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
 @dataclass(frozen=True, slots=True)
 class TopicOptions:
-    """How a topic treats those who lag, and what it keeps.
+    """The options of a topic: its history, and its policy for slow peers.
 
     Attributes:
         history: how many of the last events are kept for ``join(after=…)``; 0 keeps none.
@@ -26,7 +26,7 @@ class TopicOptions:
         backlog: how many messages one peer may lag behind.
         when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
             ``drop_newest``, or keep only the ``latest``.
-        presence: the type of what connections join with, None if that is not declared.
+        presence: the type of the members' presence, None if it is not declared.
     """
 
     history: int = 0
@@ -39,8 +39,8 @@ class TopicOptions:
 class EventId:
     """Marks the field of a message type that carries its event id on a topic with history.
 
-    ``id: Annotated[str, EventId()] = ""``. The broker assigns the id; the published object is not
-    changed, and ``publish`` returns it.
+    ``id: Annotated[str, EventId()] = ""``. The broker assigns the id, and ``publish`` returns it.
+    The published object is not changed.
     """
 
 
@@ -58,17 +58,17 @@ def event_id_field(kind: Any) -> str | None:
 
 
 class UnreadableError(Exception):
-    """What came from the broker is nothing that wsflow has sent: why."""
+    """A message from the broker is not one of wsflow's; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A published message on its way: a payload per codec.
+    """A published message: a payload per codec.
 
     Attributes:
-        payloads: per codec name, the message as it goes to the peers.
-        exclude: ids of connections that do not get it.
-        id_token: what stands in the payloads where the event's id belongs, None if nowhere.
+        payloads: per codec name, the encoded message.
+        exclude: ids of connections that do not receive it.
+        id_token: the placeholder of the event's id in the payloads, None if there is none.
     """
 
     payloads: Mapping[str, EncodedMessage]
@@ -78,7 +78,7 @@ class Envelope:
 
 @final
 class Event:
-    """An envelope with the id that the broker gave it; ``""`` on a topic without history."""
+    """An envelope with the id that the broker has assigned; ``""`` on a topic without history."""
 
     __slots__ = ("_messages", "envelope", "id")
 
@@ -89,10 +89,10 @@ class Event:
         self._messages = envelope.payloads if envelope.id_token is None else {}
 
     def encoded(self, codec: str) -> EncodedMessage:
-        """The message for peers of this codec, made once, with the id in its place.
+        """The message for peers of this codec, with the event's id; built once.
 
         Raises:
-            UnreadableError: there is no payload for them.
+            UnreadableError: there is no payload in this codec.
         """
         message = self._messages.get(codec)
         if message is None:

@@ -1,1 +1,1 @@
-"""One connection's life, on anyio: the same for every transport."""
+"""The lifecycle of a connection, on anyio: the same for every transport."""

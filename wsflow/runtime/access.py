@@ -1,4 +1,4 @@
-"""The access log: a line for each connection that is over, and for each that was refused."""
+"""The access log: a line for each connection that has ended, and for each that was refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger("wsflow.access")
 
 
 def log_connection(session: Session) -> None:
-    """Route, id, peer, how it ended and its close code, messages in and out, duration."""
+    """Log route, id, peer, cause of the end, close code, messages in and out, and duration."""
     if not log.isEnabledFor(logging.INFO):
         return
     end = session.end
@@ -30,5 +30,5 @@ def log_connection(session: Session) -> None:
 
 
 def log_refusal(target: str, client: Address | None, status: int) -> None:
-    """What was asked for, by whom, and the HTTP status of the answer."""
+    """Log the request target, the peer, and the HTTP status of the answer."""
     log.info("%r peer=%s refused=%d", target or "-", client or "-", status)

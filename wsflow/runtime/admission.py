@@ -1,4 +1,4 @@
-"""Who is let in: the path, the origin, and how many there are already."""
+"""Admission of connections: by path, by origin, and by the number of open connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 
 
 class Admitted(NamedTuple):
-    """A request that may begin: what its path does, and what was read from the request."""
+    """An accepted opening request: the plan of its path, and what was read from the request."""
 
     plan: RoutePlan
     request: Request
@@ -35,7 +35,7 @@ class Admission:
     """Decides on opening requests.
 
     Attributes:
-        closed: whether nobody is let in any more.
+        closed: whether all further requests are refused.
     """
 
     def __init__(self, routes: RouteTable[RoutePlan], limits: Limits) -> None:
@@ -46,10 +46,10 @@ class Admission:
         self.closed = False
 
     def admit(self, request: Request) -> Admitted:
-        """Let a request in.
+        """Accept a request.
 
         Raises:
-            Reject: it is not let in, or asks for what cannot be.
+            Reject: it is refused, or invalid.
         """
         if self.closed:
             raise Reject(503)
@@ -67,12 +67,12 @@ class Admission:
         return _read(plan, request.at(params))
 
     def begun(self, request: Request) -> None:
-        """A connection has begun."""
+        """Count a connection that has begun."""
         self._count += 1
         self._clients[_client(request)] += 1
 
     def ended(self, request: Request) -> None:
-        """A connection is over."""
+        """Count a connection that has ended."""
         self._count -= 1
         client = _client(request)
         self._clients[client] -= 1
@@ -98,10 +98,10 @@ class Admission:
 
 
 def prepare(routes: RouteTable[RoutePlan], uri: str, headers: Headers) -> Admitted:
-    """What a client does at a URI: its path for that; one at ``/`` alone goes anywhere.
+    """Match a client's paths with a URI; a single path ``/`` matches any URI.
 
     Raises:
-        ValueError: none of its paths is for that URI, or the URI lacks what they need.
+        ValueError: no path matches the URI, or the URI lacks a parameter.
     """
     parts = urlsplit(uri)
     request = Request.parse(f"{parts.path or '/'}?{parts.query}", headers)
@@ -121,10 +121,10 @@ def prepare(routes: RouteTable[RoutePlan], uri: str, headers: Headers) -> Admitt
 
 
 def _read(plan: RoutePlan, request: Request) -> Admitted:
-    """Read what functions ask of the opening request, converted.
+    """Read and convert the parameters that functions take from the opening request.
 
     Raises:
-        Reject: something is missing, or of another type.
+        Reject: a parameter is missing or invalid.
     """
     read: dict[Source, Any] = {source: source.convert(request) for source in plan.request_sources}
     return Admitted(plan, request, read)
@@ -135,7 +135,7 @@ def _client(request: Request) -> str:
 
 
 def _same_host(origin: str, hosts: list[str]) -> bool:
-    """Whether an Origin (RFC 6454 §7) names the host that was asked."""
+    """Whether an Origin (RFC 6454 §7) has the host of the request."""
     try:
         page = urlsplit(origin)
         default = _DEFAULT_PORTS[page.scheme]

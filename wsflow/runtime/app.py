@@ -1,4 +1,4 @@
-"""An app that runs: its lifespans, its connections, and how all of it stops."""
+"""A running app: its lifespans, its connections, and its shutdown."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ class App:
 
     Args:
         plan: the wired app.
-        limits: what it and its connections may use.
-        broker: what carries topics between processes, as ``wsflow run --broker`` takes it.
+        limits: the limits of the app and of its connections.
+        broker: URL of the broker that carries topics between processes, as ``wsflow run --broker``
+            takes it.
 
     Attributes:
-        sessions: the connections that are not over, by id.
+        sessions: the connections that have not ended, by id.
         directory: the connections that are open, and the topics.
         values: what lifespans have provided.
-        must_stop: set when the app must stop, because a task of its own has failed.
-        left_behind: what did not end although it was cancelled, by name.
-        context: where connections run: what lifespans set is there for them.
-        overran: whether, in stopping, a connection was cut off because its time was over.
+        must_stop: set when the app must stop, because one of its own tasks has failed.
+        left_behind: the names of handlers and tasks that did not end although they were cancelled.
+        context: the context of connections, with the context variables that lifespans have set.
+        overran: whether, during shutdown, handlers were cancelled because their time was over.
 
     Raises:
-        ValueError: the broker's URL is none, or its client is not installed.
+        ValueError: the broker's URL is invalid, or its client is not installed.
     """
 
     def __init__(self, plan: AppPlan, limits: Limits, broker: str = select.MEMORY) -> None:
@@ -75,14 +76,15 @@ class App:
     # -- running
 
     async def run(self, serve: Run) -> None:
-        """Connect to the broker and enter the lifespans, ``serve``, end what connections are left,
-        then go back.
+        """Connect to the broker, enter the lifespans and call ``serve``. When it returns, end all
+        connections, leave the lifespans and disconnect.
 
-        It is shielded: ``serve`` returning is what ends it, and ``abort_start`` before that.
+        It is shielded from cancellation: it ends when ``serve`` returns, or by ``abort_start``
+        before that.
 
         Raises:
-            Exception: what failed: the broker, a lifespan, a task of the injected TaskGroup,
-                ``serve``.
+            Exception: the first error of the broker, a lifespan, a task of the injected TaskGroup,
+                or ``serve``.
         """
 
         async def live(started: bool) -> None:
@@ -106,7 +108,7 @@ class App:
             raise self._error
 
     async def _connect(self) -> bool:
-        """Connect to the broker. Returns whether to go on."""
+        """Connect to the broker. Returns False if the start was aborted."""
         with anyio.CancelScope() as scope:
             self._setting_up = scope
             await self.directory.channels.start()
@@ -118,14 +120,14 @@ class App:
         return True
 
     def abort_start(self) -> None:
-        """Stop connecting to the broker and setting up the lifespans. Later it changes nothing."""
+        """Stop connecting to the broker and setting up the lifespans. No effect after the start."""
         if self._setting_up is not None:
             self._aborted = True
             self._setting_up.cancel()
 
     async def _serve(self, serve: Run) -> None:
-        """Raises nothing."""
-        self.context = contextvars.copy_context()  # what lifespans set is there for handlers
+        """Call ``serve``, then end all connections. Raises nothing."""
+        self.context = contextvars.copy_context()  # with the context variables of the lifespans
         try:
             await serve()
         except BaseException as exc:
@@ -136,7 +138,7 @@ class App:
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing more is to be set up."""
+        """Whether no further function may set up."""
         return self._aborted or self._error is not None
 
     def entering(self, handler: Handler, scope: anyio.CancelScope) -> None:
@@ -146,7 +148,7 @@ class App:
         self._setting_up = None
 
     def leaving(self, handler: Handler) -> None:
-        """It has no limit."""
+        """A lifespan has no timeout to tear down."""
 
     def failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
         self._setting_up = None
@@ -160,11 +162,11 @@ class App:
         self.fail(unwrap(exc))
 
     def fail(self, exc: BaseException) -> None:
-        """The app cannot go on. The first failure is raised by ``run``, the others are logged."""
+        """Stop the app because of an error. ``run`` raises the first one, the others are logged."""
         if self._error is None:
             self._error = exc
         else:
-            log.error("while stopping", exc_info=exc)
+            log.error("an error while stopping", exc_info=exc)
         self.must_stop.set()
         if self._setting_up is not None:
             self._setting_up.cancel()
@@ -173,11 +175,11 @@ class App:
 
     @property
     def running(self) -> list[str]:
-        """The handlers that are at work, by name."""
+        """The names of the handlers that run."""
         return [name for each in list(self.sessions.values()) for name in each.running]
 
     def open(self, request: Request, transport: Transport) -> Session | None:
-        """Begin a connection, or answer why not. Needs no current task."""
+        """Begin a connection, or refuse it with an HTTP answer. Needs no current task."""
         try:
             admitted = self._admission.admit(request)
         except Reject as refusal:
@@ -189,7 +191,7 @@ class App:
     def begin(
         self, admitted: Admitted, transport: Transport, dialling: Dialling | None = None
     ) -> Session:
-        """Begin a connection that is let in, or that a client makes."""
+        """Begin a connection that was accepted, or that a client makes."""
         plan, request, read = admitted
         session = Session(self, plan, request, transport, read, dialling)
         self.sessions[session.id] = session
@@ -198,7 +200,7 @@ class App:
         return session
 
     def ended(self, session: Session) -> None:
-        """A connection is over."""
+        """A connection has ended."""
         del self.sessions[session.id]
         self._admission.ended(session.connection.request)
         self.left_behind += session.ending.left_behind
@@ -209,10 +211,10 @@ class App:
             self._idle.set()
 
     async def drain(self, grace: float, *, restart: bool = False) -> None:
-        """Let no one in, and end all connections: 1001, or 1012 on a restart.
+        """Refuse new connections, and end all connections: with 1001, or with 1012 on a restart.
 
-        Consumers finish and answer what was received, for at most ``grace`` seconds; then they are
-        cancelled, and named in the log. Returns when every connection is over.
+        Consumers handle what was received, for a grace period of at most ``grace`` seconds; then
+        they are cancelled, and named in the log. Returns when every connection has ended.
         """
         self._admission.closed = True
         for session in list(self.sessions.values()):
@@ -224,7 +226,7 @@ class App:
             await self._idle.wait()
 
     def cut_short(self) -> None:
-        """Wait no longer for a drain that is under way."""
+        """End a drain that is in progress at once."""
         if self._admission.closed:
             for session in list(self.sessions.values()):
                 session.cut_short()

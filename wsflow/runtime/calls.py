@@ -1,9 +1,10 @@
-"""The calls of one connection: those that its functions ask, and those that they answer.
+"""The calls of one connection: those that its functions make, and those that they answer.
 
-What comes for a call bypasses the inbox: it is dealt with where it is read, so that a consumer that
-asks never waits for itself. Cancelling and granting go out at once, past whoever waits for room.
-While a call is under way, in either direction, reading goes on: an answer, a cancel or a grant may
-stand behind what fills the inbox, and what fills it may be waiting for just that.
+Frames of pending calls bypass the inbox: they are processed where they are read, so that a consumer
+that calls the peer never waits for itself. ``$cancel`` and ``$more`` are sent at once, ahead of
+senders that wait for room. While a call is pending, in either direction, reading does not pause: an
+answer, a cancel or a grant may come after the messages that fill the inbox, and their handlers may
+be waiting for it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 MOST_ASKED = 12_288
-"""How many calls of one end may be under way; more wait here. So many fit in the other's inbox."""
+"""How many calls one peer may have pending; more wait here. This many fit in the other's inbox."""
 
 
 class Owner(Protocol):
@@ -55,13 +56,13 @@ class Owner(Protocol):
 
 @final
 class Asked:
-    """A call of ours that is not answered yet.
+    """A pending call that this side has made.
 
     Attributes:
-        items: what has come and was not read.
-        condition: tells of items and of the end.
-        over: what ends it: ``Done``, an ``Answer``, or what its reader is to raise.
-        may_come: how many more items the other end may send.
+        items: items that have come and were not read.
+        condition: notified of items and of the end.
+        over: what has ended it: ``Done``, an ``Answer``, or the exception for its caller.
+        may_come: how many more items the peer may send.
     """
 
     __slots__ = ("condition", "items", "may_come", "over")
@@ -79,11 +80,11 @@ class Asked:
 
 @final
 class Answering:
-    """A call of theirs: from its coming to its answer.
+    """A pending call that the peer has made.
 
     Attributes:
-        message: what is asked.
-        cancelled: whether nobody waits for the answer any more.
+        message: the message to answer.
+        cancelled: whether the caller no longer waits for the answer.
     """
 
     __slots__ = ("_calls", "_granted", "_id", "_more", "_scope", "cancelled", "message")
@@ -98,18 +99,18 @@ class Answering:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Nobody waits any more: stop the work on it."""
+        """The caller no longer waits: cancel the work on it."""
         self.cancelled = True
         if self._scope is not None:
             self._scope.cancel()
 
     def working(self) -> anyio.CancelScope:
-        """What is cancelled when nobody waits any more."""
+        """The scope of the work on it, which ``cancel`` cancels."""
         self._scope = anyio.CancelScope()
         return self._scope
 
     def grant(self, items: int) -> None:
-        """The reader takes so many more items."""
+        """The caller takes ``items`` more items."""
         self._granted += items
         if self._more is not None:
             self._more.set()
@@ -118,7 +119,8 @@ class Answering:
         await self._calls.send(Answer, id=self._id, value=value)
 
     async def stream(self, items: AsyncGenerator[Any, None]) -> None:
-        """Send items, each asked for when the last one went out and the reader wants more."""
+        """Send items. The next one is requested when the last one was sent and the caller has
+        granted more."""
         async with aclosing(items):
             while True:
                 while self._granted < 1:
@@ -138,20 +140,20 @@ class Answering:
         await self._calls.send(Failed, id=self._id, code=error.code, message=error.message)
 
     def forget(self) -> None:
-        """It is over, however it ended."""
+        """Remove the call, however it ended."""
         self._calls.forget(self._id)
 
 
 @final
 class Calls:
-    """Both ends of a connection may ask; each numbers its own calls.
+    """The calls of a connection in both directions; each peer numbers its own.
 
     Args:
-        outbox: what sends past who waits.
-        owner: the session; what it sends first accepts the handshake.
-        frames: the frames of calls, by their class in ``wsflow.messages.calls``.
-        inbox: what keeps reading while an answer is awaited.
-        supported: whether answers could be told apart from the path's messages.
+        outbox: sends urgent frames, ahead of senders that wait.
+        owner: the session; sending by it accepts the handshake first.
+        frames: the call frames, by their class in ``wsflow.messages.calls``.
+        inbox: does not pause reading while a call is pending.
+        supported: whether call frames can be told apart from the path's messages.
     """
 
     __slots__ = (
@@ -183,7 +185,7 @@ class Calls:
         self._tag_field = frames[Ask].__struct_config__.tag_field
         self._ids = itertools.count(1)
         self._asked: dict[int, Asked] = {}
-        self._room: anyio.Event | None = None  # set when there is room for another
+        self._room: anyio.Event | None = None  # set when there is room for another call
         self._answering: dict[int, Answering] = {}
 
     async def send(self, frame: Any, **fields: Any) -> None:
@@ -192,7 +194,7 @@ class Calls:
     def urge(self, frame: Any, **fields: Any) -> None:
         self._outbox.urge(self._frames[frame](**fields))
 
-    # -- asking
+    # -- making calls
 
     async def call(self, message: Call[R], timeout: float | None) -> R:
         """See ``Connection.call``."""
@@ -237,15 +239,15 @@ class Calls:
         try:
             await self.send(Ask, id=id, message=message)
         except BaseException:
-            self._drop(id)  # it has not been sent
+            self._drop(id)  # it was not sent
             raise
         return id, asked
 
     def leave(self, id: int, asked: Asked) -> None:
-        """Nobody waits any more: if it is not over, the other end may stop working on it."""
+        """The caller no longer waits: if the call is pending, cancel the work of the peer."""
         if asked.over is None:
             self.urge(Cancel, id=id)
-            asked.finish(Done(id))  # for whoever still reads
+            asked.finish(Done(id))  # for a reader in another task
         self._drop(id)
 
     def _drop(self, id: int) -> None:
@@ -256,15 +258,15 @@ class Calls:
             self._room = None
 
     def grant(self, id: int, asked: Asked, items: int) -> None:
-        """The reader of a stream takes so many more items."""
+        """Grant the peer ``items`` more items of a stream."""
         asked.may_come += items
         self.urge(More, id=id, items=items)
 
     def decode(self, message: Any, frame: Any) -> Any:
-        """The value of an answer or an item.
+        """Decode the value of an answer or an item.
 
         Raises:
-            CallError: it is not of its type.
+            CallError: it is not of the expected type.
         """
         try:
             kind: Any = type(message)
@@ -272,10 +274,10 @@ class Calls:
         except BadMessage as bad:
             raise CallError("invalid", f"the answer is not valid: {bad.reason}") from bad
 
-    # -- what comes; there may be no current task
+    # -- receiving; there may be no current task
 
     def receive(self, frame: Answer | StreamItem | Done | Failed | Cancel | More) -> None:
-        """Take a frame that belongs to a call that is known; others come too late."""
+        """Process a frame of a pending call. A frame of another call is late, and ignored."""
         match frame:
             case Cancel():
                 if (answering := self._answering.get(frame.id)) is not None:
@@ -301,10 +303,10 @@ class Calls:
             asked.condition.notify_all()
 
     def begin(self, ask: Ask, decode: Callable[[Any], Any]) -> Answering | None:
-        """Take in a call; None if it is refused.
+        """Accept a call of the peer. Returns None if it is refused.
 
         Args:
-            ask: the call.
+            ask: the call frame.
             decode: decodes its message.
         """
         if ask.id in self._answering:
@@ -320,18 +322,18 @@ class Calls:
             self.urge(Failed, id=ask.id, code=code, message=why)
             return None
         answering = self._answering[ask.id] = Answering(self, ask, message)
-        self._inbox.expect()  # its cancel, or that its reader wants more
+        self._inbox.expect()  # its cancel, or a grant of more items
         return answering
 
     def forget(self, id: int) -> None:
-        """A call of theirs is over."""
+        """A call of the peer has ended."""
         del self._answering[id]
         self._inbox.expected()
 
     # -- the end
 
     def lost(self, end: End) -> None:
-        """There will be no more answers, and nobody reads streams any more."""
+        """The connection has ended: fail pending calls, and cancel streams."""
         for asked in self._asked.values():
             if asked.over is None:
                 asked.finish(Disconnected(end))
@@ -340,7 +342,7 @@ class Calls:
         self.end_streams()
 
     def end_streams(self) -> None:
-        """Cancel what is being streamed."""
+        """Cancel the streams that are being answered."""
         for answering in list(self._answering.values()):
             if isinstance(answering.message, Stream):
                 answering.cancel()
@@ -348,7 +350,7 @@ class Calls:
 
 @final
 class Items(Generic[T]):
-    """The answers to a ``Stream``: enter it, and iterate. Made by ``Connection.stream``."""
+    """The items of a ``Stream``: enter it, and iterate. Created by ``Connection.stream``."""
 
     def __init__(self, calls: Calls, message: Stream[T]) -> None:
         self._calls = calls
@@ -390,12 +392,12 @@ class Items(Generic[T]):
 
 
 def _no_call(message: object, other: type, right: str, wrong: str) -> str:
-    """Why a message cannot be asked so, and what to do."""
+    """The error text for a message that cannot be used as a call, or as a stream."""
     if isinstance(message, type):
         return (
-            f"{message.__name__} is a class: pass one of it, as in {wrong}({message.__name__}(…))"
+            f"{message.__name__} is a class: pass an instance, as in {wrong}({message.__name__}(…))"
         )
     name = type(message).__name__
     if isinstance(message, other):
         return f"{name} is a {other.__name__}: use {right}(…)"
-    return f"{name} is no {wrong.capitalize()}: nothing would answer it"
+    return f"{name} is not a {wrong.capitalize()}: the peer would not answer it"

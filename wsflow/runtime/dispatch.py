@@ -41,13 +41,13 @@ class Owner(Protocol):
 class Dispatcher:
     """Consumers and producers of one connection.
 
-    Consumers one at a time are run by the host (``consume``); the others, and the producers, are
-    its children. While the host waits, a message is handled where it comes in, in the host's place,
-    and the host goes on with what has to wait.
+    Consumers without concurrency are run by the host (``consume``); the others, and the producers,
+    are its children. While the host waits, a message is handled where it is received, in the host's
+    place; if the handler has to wait, the host continues it.
 
     Attributes:
         ready: whether the host waits for a message, and one can be handled in its place.
-        doing: the consumer that the host is in.
+        doing: the consumer that the host is running.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class Dispatcher:
         self._outbox = outbox
         self._children = children
         self._owner = owner
-        self._seen = seen  # is called with the event ids of what is handled
+        self._seen = seen  # called with messages and their event ids as they are handled
         self._lane = Lane(inbox)
         self._lanes: dict[ConsumerPlan, Lane] = {}
         for each in plan.consumers:
@@ -100,14 +100,14 @@ class Dispatcher:
         self.doing: Handler | None = None
 
     def speak(self, codec: Codec) -> None:
-        """The codec is agreed on only now."""
+        """Set the codec, once the subprotocol is negotiated."""
         self._outbox.codec = codec
         self._decoding = self._plan.decodings[codec.name]
 
-    # -- what has been received; there is no current task, or it is the host that is ``ready``
+    # -- receiving; there is no current task, or it is the host that is ``ready``
 
     def receive(self, messages: Sequence[Found]) -> int:
-        """Take messages as far as there is room; how many."""
+        """Take messages while there is room. Returns how many were taken."""
         inbox, decoding, lanes = self._inbox, self._decoding, self._lanes
         count = 0
         for data, text, _ in messages:
@@ -127,24 +127,24 @@ class Dispatcher:
                 if consumer is None:
                     self._of_a_call(message, len(data))
                 elif inbox.closed:
-                    pass  # only answers are still awaited
+                    pass  # only answers to calls are still expected
                 elif not self.ready or consumer in lanes:
                     lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
                 elif (
                     begun := (self._handlers or self._bound).begin(consumer, message)
                 ) is not None:
-                    # The host goes on with what has to wait.
+                    # The handler has to wait: the host continues it.
                     self.ready = False
                     self.doing = consumer.handler
                     self._begun = begun
                     self._lane.wake()
             except BaseException as exc:
-                # What the handler raised, or a key that cannot be hashed.
+                # The handler raised, or the key cannot be hashed.
                 self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
         return count
 
     def _of_a_call(self, frame: Any, size: int) -> None:
-        """Take a frame of a call: a new call waits for its consumer, all others are for now."""
+        """Process a call frame: a new call waits for its consumer, others take effect at once."""
         if not isinstance(frame, Ask):
             self.calls.receive(frame)
         elif not self._inbox.closed:
@@ -158,7 +158,7 @@ class Dispatcher:
 
     @property
     def _bound(self) -> Handlers:
-        """The connection's functions, bound to it when they are first needed."""
+        """The connection's functions, bound when they are first needed."""
         if self._handlers is None:
             self._handlers = Handlers(
                 self._plan, self._environment, self._outbox, self._owner.call_failed, self._seen
@@ -179,18 +179,18 @@ class Dispatcher:
         return self._calls
 
     def end_streams(self) -> None:
-        """Cancel what is being streamed: it might never end."""
+        """Cancel the streams that are being answered: they might never end."""
         if self._calls is not None:
             self._calls.end_streams()
 
     def lost(self, end: End) -> None:
-        """The connection has ended: no answer will come."""
+        """The connection has ended: fail pending calls."""
         if self._calls is not None:
             self._calls.lost(end)
 
     @property
     def busy(self) -> bool:
-        """Whether some message is being handled, or waits."""
+        """Whether a message is being handled, or waits."""
         return self.doing is not None or self._inbox.waiting or self._children.alive("slot")
 
     # -- the host
@@ -206,14 +206,14 @@ class Dispatcher:
                 run: Run = partial(self._run_stream, handlers, consumer, lane)
                 self._children.start(name, "consumer", run)
         if self._inbox.closed:
-            return  # what was received is still to be handled, and nothing is produced for it
+            return  # the peer has left: handle what was received, and start no producers
         for producer in self._plan.producers:
             bound = producer.invocation.bind(environment)
             run = partial(self._run_producer, handlers, producer, bound)
             self._children.start(str(producer.handler), "producer", run)
 
     async def consume(self, *, eager: bool) -> None:
-        """Handle messages one by one; once no more can come, wait for the other consumers.
+        """Handle messages one by one; once the inbox is closed, wait for the other consumers.
 
         Args:
             eager: whether messages may be handled in this task's place while it waits.
@@ -263,7 +263,7 @@ class Dispatcher:
             self._owner.finish(FINISHED)
 
     async def _pump(self, items: AsyncIterator[Any]) -> None:
-        """Send items. The next one is asked for when there is room for it."""
+        """Send items. The next one is requested when there is room for it (backpressure)."""
         outbox = self._outbox
         async for item in items:
             if item is None:
@@ -274,7 +274,7 @@ class Dispatcher:
                 await outbox.drained()
 
     async def _poll(self, bound: Bound) -> None:
-        """The same for what a function returns again and again."""
+        """Call a function in a loop, and send what it returns."""
         while True:
             item = await bound()
             if item is None:
@@ -284,10 +284,11 @@ class Dispatcher:
                 await self._outbox.drained()
 
     async def _raised(self, handlers: Handlers, exc: Exception) -> None:
-        """What serves the whole connection raised: the connection ends, handled or not.
+        """A function that runs once per connection raised: end the connection, even if ``on_error``
+        handles the error.
 
         Raises:
-            Exception: what nobody handled.
+            Exception: the error, if it is not handled.
         """
         await handlers.recover(exc)
         error = unwrap(exc)
@@ -306,7 +307,7 @@ class Dispatcher:
             self._owner.finish(FINISHED)
 
     async def _run_lane(self, handlers: Handlers, lane: KeyedLane) -> None:
-        """Keep the slots of a consumer with concurrency busy."""
+        """Start slots of a consumer with concurrency, as messages come."""
         while True:
             while lane.queue and lane.free:
                 lane.running += 1
@@ -318,7 +319,7 @@ class Dispatcher:
             await lane.more()
 
     async def _run_slot(self, handlers: Handlers, lane: KeyedLane, item: Item) -> None:
-        """One slot: handle a message, and more as long as there are some."""
+        """One slot: handle a message, and further ones while there are any."""
         try:
             while True:
                 await handlers.handle(item.consumer, item.message)

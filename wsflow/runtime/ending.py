@@ -1,7 +1,7 @@
-"""How one connection ends: exceptions go in, one End comes out, and nothing is lost.
+"""How a connection ends: from exceptions to one ``End``.
 
-The first end counts. What fails after it is logged, and stands in ``End.error`` if nothing did.
-Of an error the wire is told its code, and nothing else.
+Only the first end takes effect. Later errors are logged, and ``End.error`` is the first error. The
+peer receives the close code of an error, and no details.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ VANISHED = End("vanished", 1006)
 SHUTDOWN = End("shutdown", 1001)
 RESTART = End("restart", 1012)
 SLOW = End("slow", 1013, "the messages are not read fast enough")
-OVERFLOWN = End("policy", 1008, "more messages came than can wait during a call")
+OVERFLOWN = End("policy", 1008, "too many messages are waiting while a call is pending")
 
 PEER_LEFT = frozenset({"peer", "vanished"})
-"""Causes of an end that the peer knows already."""
+"""Causes of an end by the peer, which needs no close frame."""
 
 RAISED = "%s raised %s"
 
 ANSWERS = {"error": 500, "slow": 503, "shutdown": 503, "restart": 503}
-"""The HTTP status of an end that came before the handshake was answered."""
+"""The HTTP status of an end before the handshake was answered."""
 
 
 def is_cancellation(exc: BaseException) -> bool:
@@ -43,7 +43,7 @@ def is_cancellation(exc: BaseException) -> bool:
 
 
 def end_of(exc: BaseException, *, accepted: bool) -> End:
-    """How a connection ends if ``exc`` leaves one of its functions.
+    """How a connection ends if one of its functions raises ``exc``.
 
     Args:
         exc: not a group, unless it holds several errors.
@@ -59,24 +59,24 @@ def end_of(exc: BaseException, *, accepted: bool) -> End:
 
 
 def end_of_bad_message(bad: BadMessage) -> End:
-    """How it ends when the peer has sent what cannot be decoded, or what it may not."""
+    """How it ends when the peer has sent a message that is not accepted."""
     return End(CAUSE_OF_CODE[bad.code], bad.code, cut_reason(bad.reason))
 
 
 def end_of_protocol_error(code: int, reason: str) -> End:
-    """How it ends when the peer broke the protocol, or a limit."""
+    """How it ends when the peer violates the protocol or a limit."""
     return End(CAUSE_OF_CODE.get(code, "protocol"), code, reason)
 
 
 def end_of_refusal(error: ConnectError) -> End:
-    """How a client's connection ends that was not taken."""
+    """How a client's connection ends that was refused, or could not be made."""
     if error.status is not None:
         return End("rejected", error.status, cut_reason(error.body), error)
     return End("unreachable", 1006, cut_reason(str(error)), error)
 
 
 def refuse(transport: Transport, rejection: Reject) -> None:
-    """Answer a handshake with an HTTP error; without a body it says its status."""
+    """Answer a handshake with an HTTP error; the default body is the reason phrase."""
     phrase = status_phrase(rejection.status)
     body = rejection.body or (f"{phrase}\n" if phrase else "")
     transport.reject(rejection.status, rejection.headers, body.encode("utf-8", "replace"))
@@ -84,7 +84,7 @@ def refuse(transport: Transport, rejection: Reject) -> None:
 
 @final
 class Ending:
-    """Decides how a connection ends, and logs what went wrong.
+    """Decides how a connection ends, and logs errors.
 
     Args:
         id: the connection's id, for the log.
@@ -92,9 +92,9 @@ class Ending:
 
     Attributes:
         end: how it ended; None while it is open.
-        errors: what failed and nobody handled, in order.
-        overran: whether something had to be cut off because its time was over.
-        left_behind: handlers that swallowed their cancellation, and may still run.
+        errors: the unhandled errors, in order.
+        overran: whether handlers were cancelled because their time was over, or did not end.
+        left_behind: handlers that have swallowed their cancellation, and may still run.
     """
 
     __slots__ = (
@@ -112,25 +112,25 @@ class Ending:
         self._id = id
         self._template = template
         self._rejection: Reject | None = None
-        self._provisional = False  # the end is a cancellation whose cause may come to be known
+        self._provisional = False  # the end is a cancellation, whose cause may still be reported
         self.end: End | None = None
         self.errors: list[BaseException] = []
         self.overran = False
         self.left_behind: list[str] = []
 
-    # -- what decides the end
+    # -- deciding the end
 
     def settle(self, end: End) -> End:
-        """End so, unless it has ended. Returns how it ended."""
+        """Set the end, unless there is one. Returns the end."""
         if self.end is None:
             self.end = end
         return self.end
 
     def raised(self, what: object, exc: BaseException, *, accepted: bool) -> bool:
-        """An exception has left ``what``: that decides the end, unless it came too late.
+        """``what`` has raised an exception: it decides the end, unless there is one.
 
         Returns:
-            Whether the connection is to stop. Once it has ended, ``Disconnected`` is no error.
+            Whether the connection must stop. Once it has ended, ``Disconnected`` is not an error.
         """
         cause, errors = exc, [exc]
         if isinstance(exc, BaseExceptionGroup):
@@ -150,29 +150,30 @@ class Ending:
         return True
 
     def cancelled(self, what: object) -> None:
-        """Somebody else has cancelled ``what``. What leaves a scope function may yet say why."""
+        """``what`` was cancelled from outside. An exception of a scope function may still replace
+        this end by its cause."""
         if self.end is None:
             self.end = End("error", 1011, "", RuntimeError(f"{what} was cancelled from outside"))
             self._provisional = True
 
     def reject(self, status: int, *, accepted: bool) -> None:
-        """It ends with an HTTP error, unless it has ended; after the handshake, with 1008."""
+        """End with an HTTP error, or with 1008 after the handshake, unless there is an end."""
         if self.end is None:
             self._rejection = Reject(status)
             self.end = end_of(self._rejection, accepted=accepted)
 
     def confirm(self) -> None:
-        """It is over: if it was cancelled by somebody else, nothing has said why."""
+        """The connection is over: log a cancellation from outside whose cause was not reported."""
         if self._provisional and self.end is not None and self.end.error is not None:
             self.failed("the connection", self.end.error)
 
-    # -- telling the peer
+    # -- closing
 
     def tell(self, transport: Transport, accepted: bool, subprotocol: str | None) -> bool:
-        """Tell the peer: by an HTTP answer if there was none yet, else by a close frame.
+        """Send the end to the peer: by an HTTP answer before the handshake, else by a close frame.
 
-        An end with a close code of its own is told by one even then: the handshake is accepted
-        first.
+        An end that has only a close code is sent by a close frame in any case: the handshake is
+        accepted first.
 
         Returns:
             Whether the handshake is accepted.
@@ -195,32 +196,32 @@ class Ending:
     # -- the log
 
     def failed(self, what: object, exc: BaseException) -> None:
-        """Something raised, and nobody handled it."""
+        """Log an unhandled error, and keep it."""
         self.errors.append(exc)
         self._log(logging.ERROR, RAISED, what, type(exc).__name__, exc_info=exc)
 
     def note(self, what: object, exc: BaseException) -> None:
-        """Something raised, and it is the peer's doing; but somebody should look at it."""
+        """Log an error of decoding a message, which does not count as an error of a handler."""
         self._log(logging.ERROR, RAISED, what, type(exc).__name__, exc_info=exc)
 
     def scope_cancelled(self, handler: Handler, why: str) -> None:
-        """A step of a scope function was cancelled."""
+        """Log that a step of a scope function was cancelled."""
         self._log(logging.ERROR, "%s (%s) %s", handler, handler.where, why)
 
     def cut_off(self, running: Sequence[str]) -> None:
-        """Handlers were given time to finish, and it is over."""
+        """Log the handlers that are cancelled because their time is over."""
         self.overran = True
         names = ", ".join(running) or "nothing"
-        self._log(logging.WARNING, "cancelled, for its time was over: %s", names)
+        self._log(logging.WARNING, "cancelled because the time was over: %s", names)
 
     def stuck(self, running: Sequence[str], seconds: float) -> None:
-        """Handlers do not end although they were cancelled."""
+        """Log the handlers that swallow their cancellation."""
         self.overran = True
         self.left_behind += running
         self._log(
             logging.ERROR,
             "cancelled %g seconds ago and still running: %s. "
-            "A handler must not catch its cancellation and go on",
+            "A handler must not swallow its cancellation",
             seconds,
             ", ".join(running) or "nothing",
         )
@@ -233,9 +234,9 @@ class Ending:
 
 
 def _sort(exc: BaseException) -> tuple[BaseException, list[BaseException]]:
-    """Of a group, what decides the end, and what are errors.
+    """The exception of a group that decides the end, and its errors.
 
-    What was raised to end the connection comes first; without that, all of it is one error.
+    ``Close`` and ``Reject`` take precedence; without them, the group is one error.
     """
     found = leaves(exc)
     for each in found:
@@ -246,9 +247,9 @@ def _sort(exc: BaseException) -> tuple[BaseException, list[BaseException]]:
 
 
 def _with_error(end: End, error: BaseException) -> End:
-    """The same end, after something failed on the way out.
+    """The same end with an error of the tear-down.
 
-    An end that would be 1000 becomes 1011: nobody is told that all went well.
+    An end with 1000 becomes one with 1011, since the connection did not end normally.
     """
     if end.code == 1000 and end.cause in ("finished", "closed"):
         return End("error", 1011, "", error)
@@ -256,8 +257,8 @@ def _with_error(end: End, error: BaseException) -> End:
 
 
 def _sendable(end: End) -> tuple[int, str]:
-    """The close code and reason that a client's end is told by."""
+    """The close code and reason that a client sends for an end."""
     try:
         return check_close_code(end.code), end.reason
     except ValueError:
-        return 1000, ""  # it was refused: there is nobody to tell
+        return 1000, ""  # it was refused: there is no peer to send it to

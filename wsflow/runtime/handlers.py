@@ -1,4 +1,4 @@
-"""One call of a handler: around it ``on_message``, behind it the reply, and ``on_error``."""
+"""Calling a handler: the ``on_message`` functions around it, its reply, and ``on_error``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Handlers:
 
     Args:
         plan: the path's plan.
-        environment: what the connection knows.
+        environment: the values of the connection.
         outbox: sends to the peer.
-        call_failed: is called with what was raised in answering a call, and nobody handled.
-        seen: is called with each message that carries an event id, as it is handled.
+        call_failed: called with an unhandled error of a consumer that answers a call.
+        seen: called with each message that carries an event id, as it is handled.
     """
 
     __slots__ = (
@@ -71,7 +71,8 @@ class Handlers:
         return lambda _values: bound
 
     def _bind_consumer(self, consumer: ConsumerPlan) -> Callable[[Any], Any]:
-        """Most consumers need nothing around them: then it is the bound function itself."""
+        """Bind a consumer. Without ``on_message`` functions, calls and generators, it is the bound
+        function itself."""
         call: Callable[[Any], Any]
         if consumer.calls or consumer.generator or self._plan.on_message:
             around = self._answer_call if consumer.calls else self._around
@@ -88,7 +89,7 @@ class Handlers:
         return call(message)
 
     def seen(self, message: Any) -> None:
-        """A message is being handled: if it has an event id, that is noted."""
+        """A message is being handled: report its event id, if it has one."""
         if (
             self._seen is not None
             and (field := event_id_field(cast(Hashable, type(message)))) is not None
@@ -96,14 +97,14 @@ class Handlers:
             self._seen(message, getattr(message, field))
 
     def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
-        """Have a consumer handle a message, as far as that goes without waiting.
+        """Have a consumer handle a message, up to its first wait.
 
         Returns:
-            What is left to do, None if nothing is.
+            The rest of the work, None if it is done.
 
         Raises:
-            Close, Reject: as the handler did.
-            Exception: what it raised, and no ``on_error`` function handled.
+            Close, Reject: the handler raised it.
+            Exception: the handler raised it, and no ``on_error`` function has handled it.
         """
         call = self._bound.get(consumer) or self._bind_consumer(consumer)
         rest: Awaitable[Any]
@@ -126,7 +127,7 @@ class Handlers:
         return begin(self._settle(rest))
 
     async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
-        """Have a consumer handle a message. Other tasks get their turn once in a while.
+        """Have a consumer handle a message. Lets other tasks run every 64 messages.
 
         Raises:
             Close, Reject, Exception: as ``begin``.
@@ -139,7 +140,7 @@ class Handlers:
             await begun.finish()
 
     async def _settle(self, handling: Awaitable[Any]) -> None:
-        """Send what a handler returns, and recover from what it raises."""
+        """Send what a handler returns, and have ``on_error`` handle what it raises."""
         try:
             if (reply := await handling) is not None:
                 await self._outbox.send(reply)
@@ -174,7 +175,7 @@ class Handlers:
         await self.reply(bind(values), consumer.generator, message)
 
     async def _answer_call(self, consumer: ConsumerPlan, bind: Bind, call: Answering) -> None:
-        """Answer a call within the ``on_message`` functions, unless nobody waits any more."""
+        """Answer a call within the ``on_message`` functions, unless it was cancelled."""
         answer: Any = None
 
         async def inner(values: MessageValues) -> None:
@@ -196,10 +197,10 @@ class Handlers:
             call.forget()
 
     async def _call_error(self, consumer: ConsumerPlan, exc: Exception) -> CallError:
-        """What the caller is told of an error.
+        """The error that the caller receives.
 
         Raises:
-            Close, Reject: as the handler did.
+            Close, Reject: the handler raised it.
         """
         error = unwrap(exc)
         try:
@@ -233,17 +234,17 @@ class Handlers:
         """Have ``on_error`` handle what a handler raised.
 
         Raises:
-            Exception: ``exc`` if nobody handles it, or what the ``on_error`` function raised.
+            Exception: ``exc`` if no function handles it, or what the ``on_error`` function raised.
         """
         caught = self._catch(exc)
         if caught is not None:
             await self._recover(*caught)
 
     def _catch(self, exc: Exception) -> tuple[ErrorPlan, BaseException] | None:
-        """Who handles what a handler raised, and what it was; None if it is no error.
+        """The ``on_error`` function for an exception, and the error; None for ``Disconnected``.
 
         Raises:
-            Exception: what nobody handles.
+            Exception: there is no function for it.
         """
         error: BaseException = exc
         if isinstance(exc, BaseExceptionGroup):
@@ -271,10 +272,10 @@ class Handlers:
 
 
 def _is_meant(exc: Exception) -> bool:
-    """Whether somebody has asked for the connection's end."""
+    """Whether it ends the connection on purpose: ``Close`` or ``Reject``."""
     return any(isinstance(each, Close | Reject) for each in leaves(exc))
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:
-    """For a function that says it gives a coroutine, and gives something like it."""
+    """A coroutine for an awaitable that is not a plain coroutine."""
     return await awaitable

@@ -1,7 +1,7 @@
-"""What has been received and waits for its consumer: bounded in messages and bytes, in lanes.
+"""Received messages that wait for their consumers, in lanes; bounded in messages and bytes.
 
-Consumers one at a time share the lane that the host serves. A consumer with concurrency, and one
-that iterates its messages, have a lane of their own.
+Consumers without concurrency share the lane that the host serves. A consumer with concurrency, and
+one that iterates its messages, have lanes of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wsflow.wiring.plan import ConsumerPlan
 
 
 class Item(NamedTuple):
-    """A decoded message, whose it is, how many bytes it came in, and the key it is kept by."""
+    """A decoded message, its consumer, its size in bytes, and the key that keeps its order."""
 
     consumer: ConsumerPlan
     message: Any
@@ -29,20 +29,20 @@ class Item(NamedTuple):
 
 @final
 class Inbox:
-    """Counts what waits in all lanes; pauses reading while that is too much.
+    """Counts the messages that wait in all lanes, and pauses reading above a limit (backpressure).
 
-    While a call is under way, reading goes on, for what it waits for stands behind what came
-    before. Then a hard limit holds.
+    While a call is pending, reading does not pause, since its answer comes after the messages that
+    were sent before it. Then a hard limit applies.
 
     Args:
         limits: how many messages may wait, and how many bytes of them.
-        transport: whose reading is paused.
-        overflown: told when more than the hard limit waits.
+        transport: the transport whose reading is paused.
+        overflown: called when more than the hard limit waits.
 
     Attributes:
-        full: whether reading is paused because of what waits.
-        closed: whether nothing more will come.
-        expecting: how many calls are under way, of either end.
+        full: whether reading is paused because too much waits.
+        closed: whether no more messages will come.
+        expecting: how many calls are pending, in both directions.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Inbox:
 
     @property
     def waiting(self) -> bool:
-        """Whether some message has not been taken yet."""
+        """Whether there is a message that was not taken yet."""
         return self._waiting > 0
 
     def added(self, size: int) -> None:
@@ -104,27 +104,27 @@ class Inbox:
             self._transport.resume_reading()
 
     def expect(self) -> None:
-        """A call is under way: reading must go on."""
+        """A call is pending: reading must not pause."""
         self.expecting += 1
         if self.full and not self.closed:
             self.full = False
             self._transport.resume_reading()
 
     def expected(self) -> None:
-        """It is over."""
+        """A call has ended."""
         self.expecting -= 1
         if not self.expecting and not self.closed:
             self._check()
 
     def close(self) -> None:
-        """Nothing more will come: who waits for a message is to go on."""
+        """No more messages will come: wake all tasks that wait for one."""
         self.closed = True
         for lane in self.lanes:
             lane.wake()
 
 
 class Lane:
-    """Messages in the order in which they came."""
+    """Messages in the order in which they were received."""
 
     __slots__ = ("_more", "inbox", "queue")
 
@@ -151,12 +151,13 @@ class Lane:
             self._more.set()
 
     def more(self) -> Signal:
-        """Awaited, waits for a message, or for the inbox to close. For one task at a time."""
+        """A signal to await a message, or the closing of the inbox. For one task at a time."""
         self._more = more = signal()
         return more
 
     async def messages(self, taken: Callable[[Any], None]) -> AsyncGenerator[Any, None]:
-        """The messages, until the inbox is closed and empty; ``taken`` is told of each."""
+        """Iterate the messages, until the inbox is closed and empty; ``taken`` is called with
+        each."""
         while True:
             while self.queue:
                 message = self.take().message
@@ -169,7 +170,7 @@ class Lane:
 
 @final
 class KeyedLane(Lane):
-    """The lane of a consumer with concurrency: equal keys one at a time, in order.
+    """The lane of a consumer with concurrency: messages with equal keys one at a time, in order.
 
     Attributes:
         running: slots in use.
@@ -185,7 +186,7 @@ class KeyedLane(Lane):
         if key and consumer.calls:
             key = f"message.{key}"
         self._key: Callable[[Any], Hashable] | None = attrgetter(key) if key else None
-        self._behind: dict[Hashable, deque[Item]] = {}  # behind a busy key, by key
+        self._behind: dict[Hashable, deque[Item]] = {}  # waiting for a busy key, by key
 
     def put(self, item: Item) -> None:
         if self._key is not None:
@@ -199,7 +200,7 @@ class KeyedLane(Lane):
         super().put(item)
 
     def release(self, item: Item) -> None:
-        """The message has been handled: the next one of its key is ready."""
+        """A message was handled: the next one with its key is ready."""
         if self._key is None:
             return
         behind = self._behind[item.key]

@@ -1,7 +1,8 @@
-"""The one way out: every message that a connection sends leaves through here.
+"""All messages that a connection sends.
 
-A handler's message waits for room, in its own task. A topic's message waits for nobody: while the
-peer lags it is kept here, as far as the topic's backlog goes; beyond that the topic's policy holds.
+The sender of a handler's message waits for room (backpressure). The publisher of a topic's message
+does not wait: while the peer lags, the message is kept here, up to the topic's backlog; beyond that
+the topic's policy applies.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ from wsflow.topics.channels import Membership
 from wsflow.transports.base import Transport
 
 BURST_MESSAGES = 64
-"""How many may be sent in a row before other tasks get their turn. They get it before that if the
+"""How many messages may be sent in a row before other tasks run. They run before that if the
 transport has collected enough to write: 16 KiB."""
 
 MAX_URGENT = 1024 * 1024
-"""How many bytes are written past a full buffer before the peer is one that does not read."""
+"""How many bytes are written to a full buffer before the peer is closed for not reading."""
 
 
 @final
 class Outbox:
-    """What one connection sends.
+    """Sends the messages of one connection.
 
-    ``send`` waits for room; ``post`` and ``reply`` send if that needs no waiting; ``urge`` and
+    ``send`` waits for room; ``post`` and ``reply`` send if they need not wait; ``urge`` and
     ``deliver`` never wait.
 
     Args:
         transport: what it writes to.
-        codec: how messages are written.
+        codec: how messages are encoded.
         backlog_bytes: how many bytes of topics' messages may wait.
-        lagging: is called with what the peer does not read: it is too slow.
+        lagging: called when the peer is too slow, with the name of what it does not read.
 
     Attributes:
-        codec: how messages are written; a client's is agreed on in the handshake.
-        clear: whether a message can be written at once, and in its turn.
-        sent: messages written. A reply to a message that was read counts itself: how much is read
-            bounds how many there are, and no burst of them is cut.
-        dropped: messages that a lagging or departed peer did not get.
+        codec: how messages are encoded; a client's is negotiated in the handshake.
+        clear: whether a message can be written at once, without overtaking others.
+        sent: messages written. ``reply`` does not interrupt a burst: the number of replies is
+            bounded by the number of messages that are read at once.
+        dropped: messages that were dropped because the peer was lagging or had left.
     """
 
     __slots__ = (
@@ -84,19 +85,19 @@ class Outbox:
         self._paused = False
         self._dropping = False
         self._refusing: End | None = None
-        self._order: deque[Membership | anyio.Event] = EMPTY  # whose turn it is
+        self._order: deque[Membership | anyio.Event] = EMPTY  # who sends next
         self._granted = False  # a sender has its turn, and has not used it yet
         self._waiting_bytes = 0
         self._urgent_bytes = 0  # written since the buffer is full
-        self._burst_ends = BURST_MESSAGES  # of ``sent``; then others get their turn
+        self._burst_ends = BURST_MESSAGES  # the value of ``sent`` at which other tasks run
         self.clear = False
         self.sent = 0
         self.dropped = 0
 
-    # -- what changes its state; synchronous
+    # -- changes of state; synchronous
 
     def open(self) -> None:
-        """The handshake is accepted: what waited goes out."""
+        """The handshake is accepted: send what has waited."""
         self._open = True
         self._flush()
 
@@ -107,12 +108,12 @@ class Outbox:
         self.clear = False
 
     def resume(self) -> None:
-        """There is room again."""
+        """The transport's buffer has room again."""
         self._paused = False
         self._flush()
 
     def drop(self) -> None:
-        """The peer has left: drop and count from now on."""
+        """The peer has left: drop and count messages from now on."""
         self._dropping = True
         self._discard()
 
@@ -160,7 +161,7 @@ class Outbox:
         )
 
     def _take(self, membership: Membership) -> EncodedMessage:
-        """The oldest message that waits."""
+        """Take the oldest message that waits."""
         message = membership.waiting.popleft()
         if membership.replayed:
             membership.replayed -= 1
@@ -171,7 +172,7 @@ class Outbox:
     # -- a handler's message
 
     async def send(self, message: object) -> None:
-        """Write a message once there is room. Cancelled, it has not been written.
+        """Write a message once there is room. If it is cancelled, the message was not written.
 
         Raises:
             Disconnected: this side has ended the connection.
@@ -201,7 +202,7 @@ class Outbox:
             self._turn_is_over()
 
     def reply(self, message: object) -> bool:
-        """Write the reply to a message that was read, if that needs no waiting.
+        """Write the reply to a message that was read, if it need not wait.
 
         Returns:
             Whether it was written.
@@ -217,7 +218,7 @@ class Outbox:
         return True
 
     def post(self, message: object) -> bool:
-        """Write what a producer has made, if that needs no waiting, and others have had their turn.
+        """Write an item of a producer, if it need not wait, and other tasks need not run first.
 
         Returns:
             Whether it was written.
@@ -234,9 +235,9 @@ class Outbox:
         return True
 
     def urge(self, message: object) -> None:
-        """Write a message now, whoever waits for room: it is small, and cannot wait.
+        """Write a small message now, ahead of senders that wait for room.
 
-        A peer that makes many of them due, and reads none, is closed as any that does not read.
+        A peer that causes many of them, and does not read, is closed as a slow peer (1013).
         """
         if not self._open or self._dropping or self._refusing:
             return
@@ -250,13 +251,14 @@ class Outbox:
             self._transport.send(*packed)
 
     async def drained(self) -> None:
-        """Wait until what was sent so far is out, as far as the transport can tell."""
+        """Wait until what was sent so far has been written to the transport."""
         if not (self.clear or self._dropping or self._refusing):
             await self._turn()
             self._turn_is_over()
 
     async def _turn(self) -> None:
-        """Wait for a turn, behind all that waits now. Nothing else is written until it is over."""
+        """Wait for a turn, after all that waits now. No other message is written until
+        ``_turn_is_over``."""
         turn = anyio.Event()
         self._queue(turn)
         self._burst_ends = self.sent + BURST_MESSAGES
@@ -280,7 +282,7 @@ class Outbox:
     ) -> None:
         """Write a topic's message, or keep it until there is room.
 
-        A replay is bounded by the topic's history, and by nothing else.
+        A replay is bounded by the topic's history only, not by its backlog.
         """
         if self.clear:
             self._share(message)

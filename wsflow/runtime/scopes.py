@@ -1,8 +1,8 @@
-"""Scope functions: set something up, hand over a value, tear it down.
+"""Scope functions: set something up, provide a value, tear it down.
 
-A generator is stepped twice, in one task. No cancel scope of ours is opened or closed between the
-step that sets up and the one that tears down other than around both: a generator may hold scopes of
-its own across its ``yield``, and they nest. Around each function are two: the outer one cancels its
+A generator is resumed twice, in the same task. A generator may hold cancel scopes across its
+``yield``, and scopes must nest: so no scope of wsflow is opened or closed between its set-up and
+its tear-down, except around both. Each function has two scopes around it: the outer one cancels its
 set-up, the inner one shields it from then on and limits its tear-down.
 """
 
@@ -24,7 +24,7 @@ Step = Literal["set up", "tear down"]
 
 
 async def enter(plan: ScopePlan, bound: Bound) -> tuple[Any, Generator | None]:
-    """Set up: the value, and the generator that is to be left.
+    """Set up. Returns the value, and the generator that must be left.
 
     Raises:
         RuntimeError: the generator ended without a ``yield``.
@@ -84,35 +84,35 @@ async def _yielded_again(handler: Handler, generator: Generator) -> None:
 
 
 class Steps(Protocol):
-    """Who is told of the steps of a nest: an app, or a connection."""
+    """Is notified of the steps of a nest: an app, or a connection."""
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing more is to be set up."""
+        """Whether no further function may set up."""
 
     def entering(self, handler: Handler, scope: anyio.CancelScope) -> None:
-        """A function begins to set up; cancelling ``scope`` ends that."""
+        """A function begins to set up; cancelling ``scope`` cancels that."""
 
     def entered(self, handler: Handler) -> None:
-        """It has set up."""
+        """A function has set up."""
 
     def leaving(self, handler: Handler) -> None:
-        """It begins to tear down."""
+        """A function begins to tear down."""
 
     def failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
-        """A step of it was left by ``exc``; ``late`` if its limit had passed."""
+        """A step of a function raised ``exc``; ``late`` if its timeout had passed."""
 
 
 @dataclass(slots=True)
 class Nest:
-    """Scope functions of an app or of a connection, one within the other.
+    """The nested scope functions of an app or of a connection.
 
     Attributes:
         plans: the functions, outermost first.
-        environment: what they are given, and where their values go.
-        set_up_limit: seconds that each has to set up.
-        tear_down_limit: seconds that each has to tear down.
-        steps: is told of each step.
+        environment: the source of their parameters, and the destination of their values.
+        set_up_limit: the timeout of each set-up, in seconds.
+        tear_down_limit: the timeout of each tear-down, in seconds.
+        steps: is notified of each step.
     """
 
     plans: Sequence[ScopePlan]
@@ -125,9 +125,9 @@ class Nest:
         """Set up, run ``inner``, tear down in reverse.
 
         Args:
-            inner: run within all functions that have set up, and told whether those are all.
-                Raises nothing.
-            index: with which function to begin.
+            inner: called within all functions that have set up, with whether these are all
+                functions. Raises nothing.
+            index: the function to begin with.
         """
         if index == len(self.plans):
             await inner(True)
@@ -146,8 +146,8 @@ class Nest:
             except BaseException as exc:
                 self.steps.failed(handler, exc, "set up", anyio.current_time() >= limit)
             else:
-                # From here on the outer scope does not reach the function, even if it was cancelled
-                # in the very moment in which the set-up was done.
+                # From here on the outer scope does not cancel the function, even if it was
+                # cancelled at the moment when the set-up was complete.
                 keeping.shield = True
                 self.steps.entered(handler)
                 self.environment.values[handler] = value

@@ -1,26 +1,27 @@
-"""One connection's life.
+"""The lifecycle of one connection.
 
 One task, the host, enters the scope functions, dispatches messages and tears down. Producers,
-stream consumers and concurrent consumers are its children. The first to finish ends the connection;
-the others are cancelled and awaited.
+consumers that iterate their messages and consumers with concurrency are its children. The first to
+finish ends the connection; the others are cancelled and awaited.
 
-The host starts when there is something for it to do: a path without ``on_connect`` and producers
-rests without one until its first message. While the host waits, messages are handled where they
-are read, in its place and as itself (``Detached.within``); it goes on with what has to wait.
+The host starts when it is needed: a connection on a path without ``on_connect`` functions and
+producers has no host until its first message. While the host waits, messages are handled where they
+are read, in its place and as the current task (``Detached.within``); the host continues handlers
+that have to wait.
 
-A connection goes through the phases of ``NEXT``, and back never. What holds at every point where a
+A connection goes through the phases of ``NEXT``, never backwards. Invariants at every point where a
 task can be cancelled:
 
-- the close frame goes out at most once;
-- after the end no task of the connection lives, no registry and no topic knows it;
+- the close frame is sent at most once;
+- after the end no task of the connection runs, and it is in no registry and no topic;
 - every scope function that was entered is left in the task that entered it, the host;
-- no exception is lost: it reaches ``on_error``, or the log with its traceback;
-- nobody but the transport reads.
+- no exception is lost: it is handled by ``on_error``, or logged with its traceback;
+- only the transport reads from the socket.
 
-The host is never handed out; others ``join`` it. Steps that hold an invariant are synchronous and
-idempotent (``_release``): nothing can pierce them. A native cancellation of the host can interrupt
-an await of a user's tear-down, and every later step still runs. Handlers that swallow their
-cancellation are given up by a timer (``_give_up``): their task may outlive the connection.
+The host is never handed out; other tasks ``join`` it. Steps that keep an invariant are synchronous
+and idempotent (``_release``), so that no cancellation can interrupt them. A native cancellation of
+the host can interrupt an await in a tear-down, and every later step still runs. A timer abandons
+handlers that swallow their cancellation (``_give_up``): their task may outlive the connection.
 """
 
 from __future__ import annotations
@@ -72,17 +73,17 @@ from wsflow.wiring.sources import Source
 
 
 class Phase(enum.IntEnum):
-    """Where a connection stands."""
+    """The phase of a connection."""
 
     CONNECTING = 1  # on_connect functions set up
-    READY = 2  # all have; a client waits for the answer to its opening request
-    RESTING = 3  # it is open, and has no host: no message has come yet
+    READY = 2  # all have set up; a client waits for the answer to its opening request
+    RESTING = 3  # open, without a host: no message has come yet
     OPEN = 4  # consumers and producers run
-    DRAINING = 5  # nothing more comes; consumers finish what was received
-    STOPPING = 6  # all is cancelled, and tears down
-    OVER = 7  # nothing of it is left
+    DRAINING = 5  # no more messages are taken; consumers finish what was received
+    STOPPING = 6  # all tasks are cancelled, and the scope functions tear down
+    OVER = 7  # ended
 
-    __hash__ = int.__hash__  # an enum's own is many times as slow
+    __hash__ = int.__hash__  # an enum's own is many times slower
 
 
 CONNECTING, READY, RESTING, OPEN, DRAINING, STOPPING, OVER = Phase
@@ -116,12 +117,12 @@ class Owner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """What the session of a client has beside.
+    """What the session of a client has in addition.
 
     Attributes:
         opening: its opening request.
-        seen: is called with what is handled, and its event id.
-        opened: is called when it is open.
+        seen: called with each message that is handled, and its event id.
+        opened: called when the connection is open.
     """
 
     opening: Opening
@@ -131,15 +132,15 @@ class Dialling:
 
 @final
 class Session:
-    """One connection: what its transport reports to, and what its handlers' asking reaches.
+    """One connection: the receiver of its transport, and the driver of its ``Connection``.
 
     Attributes:
-        ending: how it ends, and what went wrong.
-        phase: where it stands.
-        accepted: whether the handshake has been answered with 101, or begun by a client.
-        received: how many messages have come.
-        over: set when nothing of it is left.
-        duration: seconds from the request to the end.
+        ending: how it ends, and its errors.
+        phase: the current phase.
+        accepted: whether the handshake was answered with 101, or was begun by a client.
+        received: how many messages were received.
+        over: set when it has ended and all is released.
+        duration: seconds from the opening request to the end.
     """
 
     # fmt: off
@@ -180,8 +181,8 @@ class Session:
         self._dialling = dialling
         self._answered = Latch() if transport.dials else None  # a client's handshake, until it is
         self._started = transport.now()
-        self._timer: Timer | None = None  # of what takes too long
-        # What scope functions provide; a connection that has none shares the app's.
+        self._timer: Timer | None = None  # the timeout of the current step
+        # The values of scope functions; a connection without such functions shares the app's.
         values = dict(app.values) if plan.on_connect else app.values
         opening = dialling.opening if dialling is not None else None
         self._environment = Environment(app.directory, values, read, self, self.connection, opening)
@@ -192,10 +193,10 @@ class Session:
             plan, self._environment, self._inbox, self.outbox, self._children, self, seen
         )
         self._host: Detached | None = None
-        self._scope: anyio.CancelScope | None = None  # what ``_stop`` cancels of the host
-        self._in: Handler | None = None  # the scope function that the host is in
-        self._goodbye: End | None = None  # how a drain ends
-        self._due: float | None = None  # when it must have ended
+        self._scope: anyio.CancelScope | None = None  # the part of the host that ``_stop`` cancels
+        self._in: Handler | None = None  # the scope function that the host is running
+        self._goodbye: End | None = None  # the end after a drain
+        self._due: float | None = None  # the deadline of a drain
 
     @property
     def end(self) -> End | None:
@@ -204,22 +205,22 @@ class Session:
 
     @property
     def codec(self) -> Codec:
-        """How its messages are written."""
+        """How its messages are encoded."""
         return self.outbox.codec
 
     @property
     def was_open(self) -> bool:
-        """Whether the handshake is done, or was."""
+        """Whether the handshake has been completed."""
         return self.accepted and self._answered is None
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing more of it is to begin."""
+        """Whether nothing more may start on it."""
         return self.phase >= STOPPING
 
     @property
     def running(self) -> list[str]:
-        """The handlers that are at work."""
+        """The names of the handlers that run."""
         host = [str(each) for each in (self._in, self._dispatcher.doing) if each is not None]
         return host + self._children.names
 
@@ -232,7 +233,7 @@ class Session:
         assert phase in NEXT[self.phase], f"{self.phase.name} is not followed by {phase.name}"
         self.phase = phase
 
-    # -- what the transport reports; there may be no current task
+    # -- reports of the transport; there may be no current task
 
     def opened(self, subprotocol: str | None) -> None:
         answered, dialling = self._answered, self._dialling
@@ -289,14 +290,14 @@ class Session:
         else:
             self._stop()
 
-    # -- what handlers, topics and the dispatcher ask for
+    # -- requests of handlers, topics and the dispatcher
 
     async def send(self, message: object) -> None:
         if not self.was_open:
-            self.codec.pack(message)  # what cannot be sent does not answer the handshake
+            self.codec.pack(message)  # if it cannot be encoded, the handshake is not accepted
             self._accept()
             if self._answered is not None:
-                await self._answered.wait()  # the codec is agreed on only then
+                await self._answered.wait()  # the codec is negotiated only then
         await self.outbox.send(message)
 
     def close(self, code: int, reason: str) -> None:
@@ -312,13 +313,13 @@ class Session:
         self.finish(SLOW)
 
     def refuse(self, bad: BadMessage) -> None:
-        """The peer sent what cannot be decoded, or what it may not."""
+        """The peer has sent a message that is not accepted."""
         if bad.__cause__ is not None:
             self.ending.note("decoding a message", bad.__cause__)
         self.finish(end_of_bad_message(bad))
 
     def call_failed(self, what: object, exc: BaseException) -> None:
-        """A call could not be answered: that is between the two ends of the call."""
+        """A consumer failed to answer a call. The connection stays open."""
         self.ending.failed(what, exc)
 
     def _overflown(self) -> None:
@@ -332,25 +333,26 @@ class Session:
         self._stop()
 
     def left(self, what: object, exc: BaseException) -> None:
-        """Anything at all has left a function of the connection."""
+        """A function of the connection has raised ``exc``, of whatever kind."""
         if not isinstance(exc, Exception):
             if is_cancellation(exc):
                 self._cancelled(what)
                 return
-            self._app.fail(exc)  # SystemExit and its like are not ours to keep
+            self._app.fail(exc)  # SystemExit and KeyboardInterrupt end the app
         if self.ending.raised(what, exc, accepted=self.accepted):
             self._stop()
 
     def _cancelled(self, what: object) -> None:
-        """A task was cancelled, and not by us."""
+        """A task was cancelled, and not by this session."""
         if self.ending.end is None and not self.stopping:
             self.ending.cancelled(what)
             self._stop()
 
     def drain(self, goodbye: End, seconds: float) -> None:
-        """Read no more, let consumers finish what was received, then end with ``goodbye``."""
+        """Take no more messages, let consumers finish what was received, then end with
+        ``goodbye``."""
         if goodbye.cause == "restart" and self.ending.end is None and not self.accepted:
-            self._goodbye = goodbye  # it was let in: it is told so, and then to come again
+            self._goodbye = goodbye  # the handshake is accepted first, then 1012 is sent
         elif self.phase not in (OPEN, DRAINING):
             self.finish(goodbye)
         else:
@@ -361,13 +363,13 @@ class Session:
             self._drain(seconds)
 
     def cut_short(self) -> None:
-        """Wait no longer for a drain: end now, and say so if that cuts something off."""
+        """End now, without waiting for a drain; handlers that this cancels are logged."""
         if self._dispatcher.busy:
             self.ending.cut_off(self.running)
         self.finish(self._goodbye or SHUTDOWN)
 
     def _drain(self, seconds: float) -> None:
-        """Let consumers finish, for so many seconds; a later call can only shorten that."""
+        """Let consumers finish for at most ``seconds``; a later call can only shorten that."""
         due = self.transport.now() + seconds
         if self._due is not None and self._due <= due:
             return
@@ -383,7 +385,7 @@ class Session:
         self.finish(self._goodbye or SHUTDOWN)
 
     def _stop(self) -> None:
-        """Cancel all that runs. The host goes on to tear down."""
+        """Cancel all tasks. The host then tears down."""
         if self.phase >= STOPPING:
             return
         has_host = self.phase is not RESTING and (self.phase is not READY or self.plan.needs_host)
@@ -392,7 +394,7 @@ class Session:
         if end.cause not in PEER_LEFT:
             self.outbox.refuse(end)
             self._lose(end)
-        self._inbox.closed = True  # who waits for a message is cancelled
+        self._inbox.closed = True  # tasks that wait for a message are cancelled
         if not has_host:
             self._end_at_rest()
             return
@@ -403,7 +405,7 @@ class Session:
             self._children.cancel()
 
     def _expect_within(self, seconds: float, late: Callable[[], None] | None) -> None:
-        """Call ``late`` in so many seconds, in place of what was to be called before."""
+        """Call ``late`` in ``seconds``, instead of an earlier call; None for no call."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -411,13 +413,13 @@ class Session:
             self._timer = self.transport.after(seconds, late)
 
     def _lose(self, end: End) -> None:
-        """Nothing more will come from the other end."""
+        """The connection is lost or ended: fail pending calls and a pending handshake."""
         self._dispatcher.lost(end)
         if self._answered is not None:
             self._answered.set()
 
     def _give_up(self) -> None:
-        """A handler swallows its cancellation: the connection ends without it."""
+        """A handler swallows its cancellation: end the connection without waiting for it."""
         self.ending.stuck(self.running, self._app.limits.close_timeout)
         self._children.abandon()
         self.ending.reject(503, accepted=self.accepted)
@@ -427,7 +429,7 @@ class Session:
     # -- the host
 
     def start(self) -> None:
-        """Begin. The host starts when there is something for it to do."""
+        """Begin. The host starts when it is needed."""
         if self.plan.needs_host:
             self._start_host()
         else:
@@ -440,7 +442,7 @@ class Session:
         )
 
     def _end_at_rest(self) -> None:
-        """It ends and has no host, which only farewells need."""
+        """End without a host; start one if there are ``on_disconnect`` functions to run."""
         if self.plan.on_disconnect and self._answered is None:
             self._start_host()
         else:
@@ -476,7 +478,7 @@ class Session:
 
     def leaving(self, handler: Handler) -> None:
         self._in = handler
-        # The function has its own limit; this is for one that swallows it.
+        # The function has its own timeout; this one is for a function that swallows it.
         self._expect_within(2 * self._app.limits.close_timeout, self._give_up)
 
     def failed(self, handler: Handler, exc: BaseException, step: Step, late: bool) -> None:
@@ -504,21 +506,21 @@ class Session:
                 self._open()
 
     def _open(self) -> None:
-        """All have set up, and the handshake is done."""
+        """All functions have set up, and the handshake is completed."""
         self._enter(OPEN if self.plan.needs_host else RESTING)
 
     async def _live(self, connected: bool) -> None:
-        """Live within the ``on_connect`` functions, as long as the connection is open.
+        """Serve within the ``on_connect`` functions, as long as the connection is open.
 
         Args:
-            connected: whether all have set up. If not, nothing runs.
+            connected: whether all have set up. If not, no other function runs.
         """
         if connected and not self.stopping:
             await self._serve()
         await self._wind_down(connected=connected)
 
     async def _serve(self) -> None:
-        """Run everything together, until the first has finished. Raises nothing."""
+        """Run consumers and producers, until the first has finished. Raises nothing."""
         with anyio.CancelScope() as scope:
             self._scope = scope
             self._in = None
@@ -543,7 +545,7 @@ class Session:
             self._scope = None
 
     async def _wind_down(self, *, connected: bool) -> None:
-        """Stop all tasks, leave all topics, say farewell. Raises nothing."""
+        """Stop all tasks, leave all topics, run ``on_disconnect`` functions. Raises nothing."""
         self._in = self._dispatcher.doing = None
         self._stop()
         if self._children.tasks:
@@ -565,7 +567,8 @@ class Session:
             self._app.directory.channels.leave_all(self)
 
     def _release(self) -> None:
-        """Hold the invariants: nobody knows the connection any more, and the peer is told."""
+        """Keep the invariants: remove the connection from topics and the registry, and send the end
+        to the peer."""
         if self.phase is OVER:
             return
         self._enter(OVER)
@@ -580,7 +583,7 @@ class Session:
         self.over.set()
 
     async def join(self) -> None:
-        """Wait for the end. Cancelling it asks the session to stop, and waits on."""
+        """Wait for the end. Cancelling it stops the session, and still waits for its end."""
         try:
             await self.over.wait()
         except BaseException:

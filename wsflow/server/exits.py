@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and the line that says why."""
+"""Exit codes of commands, and the line that explains them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class Exit(IntEnum):
     """Exit codes."""
 
     STOPPED = 0  # by a signal, in order
-    FAILED = 1  # a crash, or connections were cut off because the grace time was over
+    FAILED = 1  # a crash, or handlers were cancelled because the grace period was over
     USAGE = 2
-    APP = 3  # the app cannot be loaded, or does not wire
+    APP = 3  # the app cannot be loaded, or its declarations are invalid
     ADDRESS = 4  # the address is in use
     BROKER = 5  # the broker cannot be reached
-    UNREACHABLE = 6  # the server cannot be reached, or refuses
-    CLOSED = 7  # the connection ended, and not well
+    UNREACHABLE = 6  # the server cannot be reached, or refuses the connection
+    CLOSED = 7  # the connection did not end normally
 
 
 class UsageError(Exception):
-    """A setting cannot be used: one line that says why, and what to do."""
+    """A setting cannot be used: one line with the reason and the fix."""
 
 
 REFUSALS = (LoadError, DeclarationError, BrokerError, ConnectError, UsageError, ValueError)
-"""What ends a command before it has begun: a user's mistake, or somebody who is not there."""
+"""Errors that end a command before it has begun: a user error, or an unreachable peer."""
 
 
 def refuse(exc: Exception) -> Exit:
-    """Say why a command ends, in one line. Returns its exit code."""
+    """Print why a command ends, in one line. Returns its exit code."""
     print(f"wsflow: {exc}", file=sys.stderr)
     if isinstance(exc, LoadError | DeclarationError):
         return Exit.APP
@@ -43,15 +43,15 @@ def refuse(exc: Exception) -> Exit:
 
 
 def no_broker(exc: BrokerError) -> Exit:
-    """Say that a server has no broker, and what to do."""
+    """Print that a server has no broker, and the fix. Returns the exit code."""
     return refuse(BrokerError(f"{exc}: start it, or name another with --broker"))
 
 
 def not_bound(exc: OSError, settings: Settings) -> Exit:
-    """Say why an address cannot be listened on.
+    """Print that an address is in use. Returns the exit code.
 
     Raises:
-        UsageError: for another reason than that it is in use.
+        UsageError: the address cannot be listened on for another reason.
     """
     if exc.errno == errno.EADDRINUSE:
         print(
@@ -67,7 +67,7 @@ def not_bound(exc: OSError, settings: Settings) -> Exit:
 
 
 def address(settings: Settings) -> str:
-    """Where a server listens, for people."""
+    """Where a server listens, as readable text."""
     if settings.fd is not None:
         return f"file descriptor {settings.fd}"
     return str(settings.uds or f"{settings.host}:{settings.port}")

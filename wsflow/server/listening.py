@@ -1,4 +1,4 @@
-"""Sockets to listen on: of one process, or of several at one address; and TLS."""
+"""Listening sockets, of one process or of several at one address; and TLS."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 from wsflow.server.settings import Settings
 
 BACKLOG = 1024
-"""Connections that the system keeps until they are accepted."""
+"""Length of the accept queue of a listening socket."""
 
 
 def inherited(fd: int) -> socket.socket:
-    """A socket that whoever has started the process left open under a number."""
+    """A socket that the process has inherited as a file descriptor."""
     return socket.socket(fileno=os.dup(fd))
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A Unix socket at ``path``, in place of one that nobody listens on any more.
+    """Bind a Unix socket at ``path``. Replaces one on which no process listens.
 
     Raises:
-        OSError: somebody listens there (EADDRINUSE), or it cannot be bound.
+        OSError: a process listens there (EADDRINUSE), or it cannot be bound.
     """
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
-                raise OSError(errno.EADDRINUSE, "somebody listens there")
+                raise OSError(errno.EADDRINUSE, "another process listens there")
         path.unlink()
     bound = socket.socket(socket.AF_UNIX)
     try:
@@ -47,7 +47,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context that the settings ask for, None without a certificate.
 
     Raises:
-        ValueError: a file cannot be read, or holds no certificate or key that fits.
+        ValueError: a file cannot be read, or has no matching certificate or key.
     """
     if settings.ssl_certfile is None:
         return None
@@ -60,7 +60,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         why = exc.strerror or str(exc)
         if isinstance(exc, ssl.SSLError):
             why = (
-                "no certificate and private key (PEM) that fit, or the key needs another "
+                "no certificate and private key (PEM) that match, or the key needs another "
                 f"password ({why})"
             )
         files = " and ".join(
@@ -73,8 +73,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 def listen(settings: Settings, count: int) -> list[list[socket.socket]]:
     """For each of ``count`` processes the sockets to listen on, all at the same address.
 
-    On Linux each has its own, and the system spreads connections over them. They belong to whoever
-    calls this: while a process is replaced, those who connect wait in its socket's queue.
+    On Linux each process has its own sockets, and the kernel distributes connections over them. The
+    caller keeps them open: while a process is replaced, new connections wait in the accept queue.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -104,7 +104,7 @@ def _listen_on_tcp(host: str, port: int, count: int) -> list[list[socket.socket]
                 for sockets in each:
                     sockets.append(first)
                 continue
-            first.close()  # it was to see that nobody else is there
+            first.close()  # it was only bound to check that the address is free
             for sockets in each:
                 sockets.append(_bind(family, address, alone=False))
                 undo.callback(sockets[-1].close)

@@ -1,4 +1,4 @@
-"""From ``module:app`` to the app."""
+"""Loading an app from ``module:app``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from wsflow.wiring.plan import AppPlan
 
 
 class LoadError(Exception):
-    """The app cannot be loaded: one line that says why, and what to do."""
+    """The app cannot be loaded: one line with the reason and the fix."""
 
 
 def load(target: str) -> Router:
     """Import the app that ``module:attribute`` or ``module:factory()`` names.
 
-    The current directory is looked at first, as ``python -m`` does.
+    The current directory is searched first, as with ``python -m``.
 
     Raises:
-        LoadError: it is not there, or no Router, or importing it fails.
+        LoadError: it does not exist, is not a Router, or importing it fails.
     """
     name, _, attribute = target.partition(":")
     if name.endswith(".py") or "/" in name:
@@ -33,7 +33,9 @@ def load(target: str) -> Router:
     if name.startswith("."):
         raise LoadError(f"{target!r} is relative: name the module in full, as in examples.chat:app")
     if not name or not attribute:
-        raise LoadError(f"{target!r} names no app: write module:attribute, as in examples.chat:app")
+        raise LoadError(
+            f"{target!r} is not module:attribute: name the app, as in examples.chat:app"
+        )
     module = _module(name)
     called = attribute.endswith("()")
     value: object = module
@@ -50,7 +52,7 @@ def load(target: str) -> Router:
     if isinstance(value, Router):
         return value
     if callable(value) and not isinstance(value, type) and not called:
-        raise LoadError(f"{target!r} is a function: to call it for the app, write {target}()")
+        raise LoadError(f"{target!r} is a function: if it is a factory, write {target}()")
     raise LoadError(
         f"{target!r} is {_article(type(value).__name__)}, not a Router" + _routers_of(module, name)
     )
@@ -61,7 +63,7 @@ def wired(target: str) -> AppPlan:
 
     Raises:
         LoadError: it cannot be loaded.
-        DeclarationError: it does not wire.
+        DeclarationError: its declarations are invalid.
     """
     return compile_app(load(target))
 
@@ -76,7 +78,7 @@ def _module(name: str) -> ModuleType:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
             raise LoadError(
                 f"there is no module {exc.name!r} in {here} or among the installed packages: "
-                "check the name, or go to the directory that holds it"
+                "check the name, or change to the directory that has it"
             ) from None
         raise LoadError(_failure(f"importing {name!r} failed", exc)) from None
     except (Exception, SystemExit) as exc:
@@ -85,9 +87,9 @@ def _module(name: str) -> ModuleType:
 
 def _call(target: str, factory: object) -> object:
     if not callable(factory):
-        raise LoadError(f"{target.removesuffix('()')!r} cannot be called: leave the () away")
+        raise LoadError(f"{target.removesuffix('()')!r} cannot be called: remove the ()")
     if inspect.iscoroutinefunction(factory):
-        raise LoadError(f"{target!r} is async: a factory is a plain function")
+        raise LoadError(f"{target!r} is async: a factory must be a plain function")
     try:
         inspect.signature(factory).bind()
     except TypeError as exc:
@@ -101,7 +103,7 @@ def _call(target: str, factory: object) -> object:
 
 
 def _failure(what: str, exc: BaseException) -> str:
-    """One line for an error in the user's own code, with the innermost place of it."""
+    """One line for an error in the user's own code, with its innermost file and line."""
     frame = traceback.extract_tb(exc.__traceback__)[-1]
     place = f" ({frame.filename}:{frame.lineno})"
     if isinstance(exc, SyntaxError):
@@ -113,7 +115,7 @@ def _failure(what: str, exc: BaseException) -> str:
 def _routers_of(module: ModuleType, name: str) -> str:
     found = [each for each, value in vars(module).items() if isinstance(value, Router)]
     if not found:
-        return f": {name!r} has no Router at all"
+        return f": {name!r} has no Router"
     return f": did you mean {' or '.join(f'{name}:{each}' for each in found)}?"
 
 

@@ -1,4 +1,4 @@
-"""One process that serves until a signal, and says by its exit code how that ended."""
+"""One process that serves until a signal, and its exit code."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def run_server(
         plan: the app.
         settings: how to serve it.
         started: called with its TCP port once it serves; 0 for a Unix socket.
-        sockets: those to listen on, in place of what the settings say.
-        parent: when its other end is closed, that is as SIGTERM.
+        sockets: the sockets to listen on, instead of the address in the settings.
+        parent: a socket to the supervisor; when the supervisor closes it, the process stops as on
+            SIGTERM.
 
     Raises:
         UsageError: a setting cannot be used.
@@ -47,12 +48,12 @@ def run_server(
     try:
         with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
             return runner.run(_serve(plan, settings, started, sockets, parent))
-    except KeyboardInterrupt:  # before the signal handlers stood
+    except KeyboardInterrupt:  # before the signal handlers were installed
         return Exit.STOPPED
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error; with several workers each line says of which process it is."""
+    """Log to standard error; with several workers each line has the process id."""
     process = "[%(process)d] " if settings.workers > 1 else ""
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -63,7 +64,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 def loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop that the settings ask for; None for the default.
+    """The factory of the event loop in the settings; None for the default.
 
     Raises:
         UsageError: it is not installed.
@@ -99,7 +100,7 @@ async def _serve(
         return not_bound(exc, settings)
     stopping = Stopping(server, settings)
     with stopping.on_signals(asyncio.get_running_loop(), parent):
-        # What has been imported and wired stays: the garbage collector need not look at it again.
+        # Imported and wired objects are permanent: the garbage collector need not scan them.
         gc.collect()
         gc.freeze()
         try:
@@ -115,10 +116,10 @@ async def _serve(
 
 
 def check_broker(settings: Settings) -> None:
-    """See that the broker's URL is one, and that its client is installed.
+    """Check the broker's URL, and that its client is installed.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the URL is invalid, or the client is not installed.
     """
     try:
         if settings.broker != select.MEMORY:
@@ -128,9 +129,9 @@ def check_broker(settings: Settings) -> None:
 
 
 class Stopping:
-    """What SIGTERM and SIGINT do: the first drains, the second stops at once.
+    """Handles SIGTERM and SIGINT: the first one drains, the second one stops at once.
 
-    A worker drains for SIGHUP, too: another one has taken its place.
+    SIGHUP drains a worker, too: another one has replaced it.
 
     Args:
         server: what to stop.
@@ -150,7 +151,7 @@ class Stopping:
     def on_signals(
         self, loop: asyncio.AbstractEventLoop, parent: socket.socket | None = None
     ) -> Any:
-        """Handle the signals, and the parent's end, as long as the block runs."""
+        """Handle the signals, and the end of the supervisor, as long as the block runs."""
         handled = {signal.SIGTERM: False, signal.SIGINT: False}
         if parent is not None:
             handled[signal.SIGHUP] = True
@@ -166,7 +167,7 @@ class Stopping:
                 loop.remove_reader(parent)
 
     def _parent_is_gone(self, loop: asyncio.AbstractEventLoop, parent: socket.socket) -> None:
-        """It has closed its end: it never says anything after the beginning."""
+        """The supervisor has closed its socket, on which it sends nothing after the start."""
         loop.remove_reader(parent)
         log.error("the supervisor is gone")
         self.signalled()
@@ -174,7 +175,7 @@ class Stopping:
     def signalled(self, restart: bool = False) -> None:
         self._signals += 1
         if self._signals == 1:
-            log.info("stopping: within %g s what was received is answered", self._settings.grace)
+            log.info("stopping: draining for at most %g s", self._settings.grace)
             # Handlers that swallow cancellation, or block the loop, must not keep the process.
             self._watch(
                 self._settings.grace + 3 * self._settings.close_timeout + self.SECOND_SIGNAL
@@ -194,14 +195,14 @@ class Stopping:
         self._watchdog.start()
 
     def _give_up(self) -> None:
-        """The process ends without those that do not."""
+        """Exit without waiting for handlers that do not end."""
         running = ", ".join(self._server.running) or "-"
         log.error("not stopped in time, exiting; still running: %s", running)
         logging.shutdown()
         os._exit(Exit.FAILED)
 
     def done(self) -> None:
-        """The server has stopped. The event loop still waits for what does not end: see to that."""
+        """The server has stopped. Closing the event loop waits for all tasks: limit that time."""
         if self._server.left_behind:
             self._watch(self.SECOND_SIGNAL)
         elif self._watchdog is not None:

@@ -1,4 +1,4 @@
-"""The peer's address behind proxies: believed only from those that are trusted."""
+"""The client's address behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ UNIX = "unix"
 def resolver(trusted: Sequence[str]) -> Resolve:
     """A function from the socket's address and the headers to the client's address.
 
-    ``X-Forwarded-For`` is read from the right: each trusted proxy vouches for what stands left of
-    it. The first that is not trusted is the client.
+    ``X-Forwarded-For`` is read from the right, as long as the addresses are trusted proxies. The
+    first address that is not trusted is the client.
 
     Raises:
-        ValueError: an entry is no address, no network and not ``"unix"``.
+        ValueError: an entry is neither an address nor a network nor ``"unix"``.
     """
     if not trusted:
         return lambda address, _headers: address

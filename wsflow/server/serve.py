@@ -1,4 +1,4 @@
-"""One process that serves an app on a socket, until it is told to stop."""
+"""Serving an app on a socket, in one process."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from wsflow.wiring.plan import AppPlan
 
 @final
 class Server:
-    """Listens, serves, and stops in order. Made by ``serve``.
+    """Listens, serves, and shuts down gracefully. Created by ``serve``.
 
     Args:
         plan: the wired app.
         settings: how to serve it.
-        sockets: those to listen on, in place of what the settings say.
+        sockets: the sockets to listen on, instead of the address in the settings.
 
     Attributes:
         registry: the connections of the app.
         started: set when it listens.
 
     Raises:
-        ValueError: a trusted proxy is no address, or the broker's URL is none.
+        ValueError: a trusted proxy or the broker's URL is invalid.
     """
 
     TLS_GRACE = 2.0
-    """Seconds that TLS handshakes may take on a restart; of those that fail nobody tells."""
+    """Seconds that pending TLS handshakes may take on a restart; asyncio does not report those that
+    fail."""
 
     def __init__(
         self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
@@ -55,20 +56,20 @@ class Server:
         self._restart = False
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
-        self._inode = 0  # of the Unix socket that is ours
+        self._inode = 0  # of the Unix socket that this server has bound
 
     # -- running
 
     @property
     def port(self) -> int:
-        """The TCP port it listens on; 0 on a Unix socket, or before it listens."""
+        """The TCP port that it listens on; 0 on a Unix socket, or before it listens."""
         sockets = self._listeners[0].sockets if self._listeners else ()
         name = sockets[0].getsockname() if sockets else ""
         return int(name[1]) if isinstance(name, tuple) else 0
 
     @property
     def overran(self) -> bool:
-        """Whether, in stopping, a connection was cut off because its time was over."""
+        """Whether, during shutdown, handlers were cancelled because their time was over."""
         return self._app.overran
 
     @property
@@ -78,7 +79,7 @@ class Server:
 
     @property
     def running(self) -> list[str]:
-        """The handlers that are at work, and those that were left behind."""
+        """The handlers that run, including those that did not end although they were cancelled."""
         return [*self._app.left_behind, *self._app.running]
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -99,13 +100,13 @@ class Server:
             self._unbind()
 
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
-        """Stop serving: let consumers answer what was received, within the grace time.
+        """Stop serving: let consumers handle what was received, within the grace period.
 
         Args:
-            now: do not wait for them. May follow an earlier call.
-            restart: close with 1012 (service restart), not 1001 (going away). Somebody else listens
-                on the same address by now: whoever has connected to this server is let in before
-                that, and nobody is answered 503.
+            now: do not wait for them. May follow an earlier call without it.
+            restart: close with 1012 (service restart), not 1001 (going away). Another process
+                listens on the same address by now: connections that have reached this server are
+                accepted first, and none is answered with 503.
         """
         self._restart = self._restart or restart
         self._now = self._now or now
@@ -124,11 +125,11 @@ class Server:
         await self._hand_over()
         await self._app.drain(0 if self._now else self._settings.grace, restart=self._restart)
         self._transports.refuse_requests()
-        self._unbind()  # not before: whoever came meanwhile was answered
+        self._unbind()  # not before: connections that came meanwhile were answered
         await self._transports.all_closed()
 
     async def _hand_over(self) -> None:
-        """On a restart, leave the address to another process, and let in who has come before."""
+        """On a restart, leave the address to another process, and accept pending connections."""
         if self._now or not self._restart:
             return
         loop = asyncio.get_running_loop()
@@ -136,8 +137,8 @@ class Server:
             for each in listener.sockets:
                 loop.remove_reader(each)
         await self._set_up_accepted()
-        self._unbind()  # not before: asyncio drops what it has accepted and not set up by then
-        await self._set_up_accepted()  # by uvloop, which accepts until that
+        self._unbind()  # not before: asyncio drops accepted sockets that are not set up
+        await self._set_up_accepted()  # those of uvloop, which accepts until the unbind
         with anyio.move_on_after(self.TLS_GRACE):
             await self._transports.all_arrived(self._is_now)
         await self._transports.all_requested(self._is_now)
@@ -146,18 +147,18 @@ class Server:
         return self._now
 
     async def _set_up_accepted(self) -> None:
-        for _ in range(3):  # turns of the loop, from an accepted socket to its transport
+        for _ in range(3):  # iterations of the loop, from an accepted socket to its transport
             await asyncio.sleep(0)
 
     def _unbind(self) -> None:
-        """Listen no more; doing it again changes nothing."""
+        """Stop listening. Idempotent."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close()
         if listeners and not self._sockets:
             path = self._settings.uds
             if path is not None and path.exists() and path.stat().st_ino == self._inode:
-                path.unlink()  # ours, and not of a server that came after
+                path.unlink()  # bound by this server, not by a later one
 
     async def _told_to_stop(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -171,7 +172,7 @@ class Server:
             tasks.cancel_scope.cancel()
 
     async def bind(self) -> None:
-        """Take the address. No connection is accepted before the lifespans are entered.
+        """Bind the address. No connection is accepted before the lifespans are entered.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -209,15 +210,15 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """Serve an app on a socket as long as the block runs. For asyncio.
 
-    Leaving the block stops the server as ``SIGTERM`` would: what was received is answered.
+    Leaving the block drains the server, as ``SIGTERM`` does.
 
     Args:
         router: the app.
         settings: how to serve it; ``Settings(port=0)`` for any free port.
-        override: values by type that are injected in place of others.
+        override: values by type that are injected instead of others.
 
     Raises:
-        DeclarationError: the app does not wire.
+        DeclarationError: the app's declarations are invalid.
         OSError: the address cannot be listened on.
     """
     server = Server(compile_app(router, override), settings or Settings())

@@ -1,4 +1,4 @@
-"""All settings of a server: the one source of flags, environment, TOML, defaults and help."""
+"""All settings of a server: the single source of flags, environment, TOML, defaults and help."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Limits, SocketLimits):
-    """How an app is served. Every field is a flag of ``wsflow run``, ``WSFLOW_…`` and TOML."""
+    """How an app is served. Every field is a flag of ``wsflow run``, an environment variable
+    ``WSFLOW_…`` and a key of ``[tool.wsflow]``."""
 
     host: str = option("127.0.0.1", "Address to listen on.", group="Listening")
-    port: int = option(8000, "TCP port to listen on; 0 for any free one.", group="Listening")
+    port: int = option(8000, "TCP port to listen on; 0 for any free port.", group="Listening")
     uds: Path | None = option(
-        None, "Path of a Unix socket to listen on, in place of host and port.", group="Listening"
+        None, "Path of a Unix socket to listen on, instead of host and port.", group="Listening"
     )
     fd: int | None = option(
         None,
-        "Inherited file descriptor of a listening socket, in place of host and port.",
+        "Inherited file descriptor of a listening socket, instead of host and port.",
         group="Listening",
     )
-    ssl_certfile: Path | None = option(
-        None, "Certificate chain (PEM); with it the server speaks TLS.", group="TLS"
-    )
+    ssl_certfile: Path | None = option(None, "Certificate chain (PEM); enables TLS.", group="TLS")
     ssl_keyfile: Path | None = option(
         None, "Private key (PEM), if it is not in the certificate file.", group="TLS"
     )
@@ -38,37 +37,40 @@ class Settings(Limits, SocketLimits):
     )
     trusted_proxy: tuple[str, ...] = option(
         (),
-        "Take the client's address from X-Forwarded-For where the connection comes from this "
-        'address or network, or from a Unix socket: "unix". Repeatable.',
+        "Take the client's address from X-Forwarded-For if the connection comes from this address "
+        'or network, or from a Unix socket: "unix". Repeatable.',
         group="Security",
     )
     max_handshakes: int = option(
-        1024, "Most connections that have not sent their opening request.", group="Limits"
+        1024,
+        "Most connections at a time that have not sent their opening request; further ones are "
+        "dropped.",
+        group="Limits",
     )
     grace: float = option(
         20.0,
-        "Seconds for consumers to answer what was received when the server stops.",
+        "Grace period in seconds: for consumers to handle what was received when the server stops.",
         group="Timeouts",
     )
     broker: str = option(
         MEMORY,
-        "What carries topics between processes: redis://, rediss://, nats:// or tls:// and the "
-        "rest of its URL; memory:// for one process alone. Needs wsflow[redis] or wsflow[nats].",
+        "URL of the broker that carries topics between processes: redis://, rediss://, nats:// or "
+        "tls://; memory:// for a single process. Needs wsflow[redis] or wsflow[nats].",
         group="Running",
     )
     workers: int = option(
-        1, "Processes that serve. More than one need a broker, or wsflow[cluster].", group="Running"
+        1, "Worker processes. More than one needs a broker, or wsflow[cluster].", group="Running"
     )
     loop: Literal["asyncio", "uvloop"] = option(
         "asyncio", "Event loop. uvloop needs wsflow[speed].", group="Running"
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "Least severe messages that are logged.", group="Running"
+        "info", "Lowest level of log messages that are written.", group="Running"
     )
-    access_log: bool = option(True, "Log a line per connection.", group="Running")
+    access_log: bool = option(True, "Write a log line per connection.", group="Running")
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check what types cannot express.
 
         Raises:
             ValueError: a number is out of range, or settings contradict each other.
@@ -78,20 +80,20 @@ class Settings(Limits, SocketLimits):
             if isinstance(value, int | float) and not value >= 0:
                 raise ValueError(f"{each.name} is {value}: it must be 0 or more")
         if self.open_timeout == 0:
-            raise ValueError("open_timeout is 0: nobody could connect")
+            raise ValueError("open_timeout is 0: no client could connect")
         for origin in self.origin:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"origin is {origin!r}: write scheme and host, as in https://example.com"
                 )
         if self.uds is not None and self.fd is not None:
-            raise ValueError("uds and fd are both set: a server listens on one of them")
+            raise ValueError("uds and fd are both set: a server listens on one of them only")
         if self.port > 65535:
             raise ValueError(f"port is {self.port}: ports go up to 65535")
         if self.ssl_certfile is None and self.ssl_keyfile is not None:
             raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs both")
         if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}: nobody would serve")
+            raise ValueError(f"workers is {self.workers}: no process would serve")
         for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 0: nothing could be received")

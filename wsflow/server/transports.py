@@ -1,4 +1,4 @@
-"""The transports of one server, from accept to close: how many there are, and who has come."""
+"""The transports of one server, from accept to close."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wsflow.transports.shared import Shared
 
 @final
 class Transports:
-    """Knows the transports of a server, and is what they know of it.
+    """Keeps track of the transports of a server, and is their owner.
 
     Args:
         settings: their limits.
@@ -32,7 +32,7 @@ class Transports:
         acceptor: decides on opening requests.
 
     Raises:
-        ValueError: a trusted proxy is no address.
+        ValueError: a trusted proxy is not an address.
     """
 
     def __init__(self, settings: Settings, app: App) -> None:
@@ -46,17 +46,17 @@ class Transports:
         self._condition = Condition()
 
     def make(self, *, secure: bool) -> ServerTransport:
-        """A transport for a socket that is being accepted."""
+        """Create a transport for a socket that is being accepted."""
         transport = ServerTransport(self)
         if secure:
             self._arriving.add(transport)
         return transport
 
-    # -- what a transport asks, and tells
+    # -- called by transports
 
     @property
     def shared(self) -> Shared:
-        """What they share."""
+        """The state that they share."""
         if self._shared is None:
             self._shared = Shared(asyncio.get_running_loop())
         return self._shared
@@ -67,7 +67,7 @@ class Transports:
         self._condition.notify_all()
         if len(self._requesting) >= self.limits.max_handshakes:
             return False
-        # Those that were refused, or are closing, count here too.
+        # Refused and closing connections are included here.
         most = self.limits.max_connections
         if most and len(self._open) >= most + self.limits.max_handshakes:
             return False
@@ -89,39 +89,40 @@ class Transports:
         self.requested(transport)
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
-        """The peer's address, seen through the trusted proxies."""
+        """The client's address, behind trusted proxies."""
         return self._resolve(address, headers)
 
     def refused(self, address: Address | None, target: str, status: int) -> None:
-        """An opening request was no proper one, and was answered so."""
+        """An invalid opening request was answered with an HTTP error."""
         log_refusal(target, address, status)
 
     def _requests_from(self, address: Address | None) -> int:
-        """How many from the same host have not sent their request."""
+        """How many connections from the same host have not sent their opening request."""
         if address is None:
             return 0
         others = (each.address for each in self._requesting)
         return sum(1 for other in others if other is not None and other.host == address.host)
 
-    # -- what the server waits for
+    # -- waited for by the server
 
     def look_again(self) -> None:
-        """Something that is waited for may have come to pass."""
+        """Check the conditions that are waited for."""
         self._condition.notify_all()
 
     async def all_arrived(self, enough: Callable[[], bool]) -> None:
-        """Wait until nobody is in the TLS handshake, or that is ``enough``."""
+        """Wait until no connection is in its TLS handshake, or ``enough`` returns True."""
         await self._condition.wait_for(lambda: enough() or not self._arriving)
 
     async def all_requested(self, enough: Callable[[], bool]) -> None:
-        """Wait until the request of everybody who is connected has come, or that is ``enough``."""
+        """Wait until all connections have sent their opening request, or ``enough`` returns
+        True."""
         await self._condition.wait_for(lambda: enough() or not self._requesting)
 
     def refuse_requests(self) -> None:
-        """Answer 503 to those whose request has not come."""
+        """Answer 503 to connections that have not sent their opening request."""
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
 
     async def all_closed(self) -> None:
-        """Wait until all sockets are closed: each bounds its closing handshake."""
+        """Wait until all sockets are closed; each has a timeout for its closing handshake."""
         await self._condition.wait_for(lambda: not self._open)

@@ -1,7 +1,7 @@
-"""``python -m wsflow.server.worker N``: one worker of ``wsflow run --workers``. Not for people.
+"""``python -m wsflow.server.worker N``: one worker of ``wsflow run --workers``. For internal use.
 
-Descriptor N is a socket to the supervisor. What to serve comes from there; when it serves, the
-worker says so; and when the other end is gone, it stops.
+Descriptor N is a socket to the supervisor. The supervisor sends the assignment; the worker reports
+when it serves, and stops when the supervisor has closed the socket.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wsflow.server.process import configure_logging, run_server
 
 
 def main() -> None:
-    """Serve until a signal, or until the supervisor is gone."""
+    """Serve until a signal, or until the supervisor has ended."""
     supervisor = socket.socket(fileno=int(sys.argv[1]))
     supervisor.set_inheritable(False)
     with supervisor, supervisor.makefile("rb") as lines:

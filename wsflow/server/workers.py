@@ -1,8 +1,9 @@
 """Several processes that serve one app on one address.
 
-A supervisor holds the sockets and starts the workers. One that dies is replaced, after a jittered
-back-off if it keeps dying. Between both there is a socket pair: the supervisor sends what to serve,
-the worker says when it does, and each sees by its end that the other one is gone.
+A supervisor holds the sockets and starts the workers. A worker that dies is replaced, after a
+jittered back-off if it keeps dying. They communicate by a socket pair: the supervisor sends the
+assignment, the worker reports when it serves, and each detects the end of the other by its end of
+the socket pair.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from wsflow.tasks.backoff import back_off
 log = logging.getLogger("wsflow.workers")
 
 STABLE = 10.0
-"""Seconds after which a worker counts as stable: the back-off begins anew."""
+"""Seconds after which a worker counts as stable, and the back-off is reset."""
 SPARE = 5.0
-"""Seconds beyond those that a worker may need to stop, before it is killed."""
+"""Seconds that are added to the time in which a worker must stop, before it is killed."""
 
 
 class NotStartedError(Exception):
@@ -47,7 +48,7 @@ class Worker:
     """One process.
 
     Attributes:
-        began: when it was started.
+        began: when it was started (monotonic time).
         ended: its exit code, once it has one.
     """
 
@@ -59,13 +60,13 @@ class Worker:
     ) -> None:
         self._process = process
         self._reader = reader
-        self._writer = writer  # closing it tells the worker that nobody looks after it
+        self._writer = writer  # when it is closed, the worker stops
         self.began = time.monotonic()
         self.ended: asyncio.Task[int] = asyncio.create_task(process.wait())
 
     @classmethod
     async def start(cls, assignment: Assignment) -> Worker:
-        """Start a process, and tell it what to do."""
+        """Start a process, and send it its assignment."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -92,17 +93,17 @@ class Worker:
         """
         try:
             said = await self._reader.readline()
-        except ConnectionError:  # it ended, and had not read all that it was told
+        except ConnectionError:  # it ended before it had read its assignment
             said = b""
         if said != READY:
             raise NotStartedError(await asyncio.shield(self.ended))
 
     def forget(self) -> None:
-        """It has ended."""
+        """Release it, after its end."""
         self._writer.close()
 
     def signal(self, number: int) -> None:
-        """Send a signal, if it still lives."""
+        """Send a signal, if it still runs."""
         if not self.ended.done():
             self._process.send_signal(number)
 
@@ -112,21 +113,27 @@ class Supervisor:
     """Keeps the workers of an app.
 
     Args:
-        target: the app, which each worker loads for itself.
+        target: the app, which each worker loads itself.
         settings: how to serve it.
         sockets: for each worker, the sockets that it listens on.
+        delays: seconds to wait before each of a worker's replacements.
 
     Attributes:
-        codes: the exit codes of those that were told to stop.
+        codes: the exit codes of the workers that were stopped.
     """
 
     def __init__(
-        self, target: str, settings: Settings, sockets: Sequence[Sequence[socket.socket]]
+        self,
+        target: str,
+        settings: Settings,
+        sockets: Sequence[Sequence[socket.socket]],
+        delays: Callable[[], Iterator[float]] = back_off,
     ) -> None:
+        self._delays = delays
         self._target = target
         self._settings = settings
         self._sockets = sockets
-        self._workers: dict[Worker, None] = {}  # that live
+        self._workers: dict[Worker, None] = {}  # that run
         self._renewals: list[asyncio.Event] = [asyncio.Event() for _ in sockets]
         self._renewed: asyncio.Future[bool] | None = None
         self._rolling: asyncio.Task[None] | None = None
@@ -194,8 +201,8 @@ class Supervisor:
     # -- one worker after another in one slot
 
     async def _keep(self, slot: int, worker: Worker, stopping: asyncio.Task[Any]) -> None:
-        """Have somebody in a slot, until all of it stops."""
-        delays = back_off()
+        """Keep a worker running in a slot, until all workers stop."""
+        delays = self._delays()
         while True:
             renewal = asyncio.create_task(self._renewals[slot].wait())
             await asyncio.wait(
@@ -206,7 +213,7 @@ class Supervisor:
                 return
             if worker.ended.done():
                 if time.monotonic() - worker.began > STABLE:
-                    delays = back_off()
+                    delays = self._delays()
                 worker = await self._replace(slot, worker, delays, stopping) or worker
             else:
                 self._renewals[slot].clear()
@@ -215,7 +222,7 @@ class Supervisor:
     async def _replace(
         self, slot: int, dead: Worker, delays: Iterator[float], stopping: asyncio.Task[Any]
     ) -> Worker | None:
-        """Start another one for one that died."""
+        """Start another worker after one has died."""
         delay = next(delays)
         log.error(
             "worker %d (process %d) %s; another one starts in %.1f s",
@@ -250,7 +257,7 @@ class Supervisor:
         log.info("all workers are replaced")
 
     async def _renew(self, slot: int, old: Worker) -> Worker:
-        """Start another one, and when it serves, have the old one hand over."""
+        """Start another worker, and when it serves, have the old one hand over."""
         assert self._renewed is not None
         new = await self._start(slot)
         try:
@@ -268,7 +275,7 @@ class Supervisor:
     # -- stopping
 
     def stop(self) -> None:
-        """Have all workers stop, as SIGTERM does; called again, at once."""
+        """Drain all workers, as on SIGTERM; a second call stops them at once."""
         self._stop.set()
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
@@ -287,7 +294,7 @@ class Supervisor:
 
 
 def _how(code: int) -> str:
-    """How a process ended, for people."""
+    """How a process ended, as readable text."""
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"

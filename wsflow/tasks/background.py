@@ -1,7 +1,7 @@
-"""A function that runs beside its caller, in a task that belongs to no scope.
+"""A function that runs concurrently with its caller, in a task that belongs to no scope.
 
-A block may be entered in one task and left in another, as fixtures are, so that no task group can
-stay open between the two.
+A block may be entered in one task and left in another, as with test fixtures, so that no task group
+can stay open in between.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Background:
         name: str,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run it, and do not wait for it.
+        """Start the function, without waiting for it.
 
         Args:
-            run: called with what it calls when it is ready.
-            name: of the task.
-            ended: called once it is over.
+            run: the function; it calls its argument when it is ready.
+            name: the name of the task.
+            ended: called when the function has returned or raised.
         """
 
         async def live() -> None:
@@ -53,10 +53,11 @@ class Background:
         detach(live, name=name)
 
     async def ready(self, abort: Callable[[], None]) -> None:
-        """Wait until it is ready, or over. Cancelled, it calls ``abort`` and waits for the end.
+        """Wait until the function is ready or has ended. If this is cancelled, it calls ``abort``
+        and waits for the end.
 
         Raises:
-            BaseException: what it raised.
+            BaseException: what the function raised.
         """
         try:
             await self._settled.wait()
@@ -68,10 +69,11 @@ class Background:
             self.result()
 
     async def finished(self, abort: Callable[[], None] = lambda: None) -> None:
-        """Wait until it is over. Cancelled, it calls ``abort`` and waits nonetheless.
+        """Wait until the function has ended. If this is cancelled, it calls ``abort`` and still
+        waits for the end.
 
         Raises:
-            BaseException: what it raised.
+            BaseException: what the function raised.
         """
         try:
             await self.over.wait()
@@ -82,6 +84,6 @@ class Background:
         self.result()
 
     def result(self) -> None:
-        """Raise what it raised, if it did."""
+        """Raise what the function raised, if it did."""
         if self._error is not None:
             raise self._error

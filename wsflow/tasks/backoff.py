@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Exponential back-off."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def back_off(initial: float = 0.1, longest: float = 5.0) -> Iterator[float]:
     """Seconds to wait before each attempt: exponential, with full jitter.
 
     Args:
-        initial: the longest before the first attempt; it doubles with each.
-        longest: the longest at all.
+        initial: the longest wait before the first attempt; it doubles with each attempt.
+        longest: the upper limit of all waits.
     """
     while True:
         yield random.uniform(0, initial)

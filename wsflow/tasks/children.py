@@ -1,7 +1,8 @@
-"""The tasks of a connection, or of an app, beside its host.
+"""The tasks of a connection, or of an app, other than its host.
 
-A connection that needs none pays for none. The host cancels them and waits until the last one has
-ended, whatever cancels the host meanwhile; one that swallows its cancellation can be abandoned.
+A connection has only the tasks that it needs. The host cancels them and waits until the last one
+has ended, even if the host is cancelled meanwhile; a task that swallows its cancellation can be
+abandoned.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ Role = Literal["producer", "consumer", "lane", "slot", "group", "farewell"]
 
 
 class Spawn(Protocol):
-    """Starts a task that nobody's cancellation but the server's reaches."""
+    """Starts a task that belongs to no scope of its caller."""
 
     def __call__(self, run: Run, /, *, name: str) -> object: ...
 
 
 @dataclass(eq=False)
 class Child:
-    """One task: what it is called, what it is for, and the scope that cancels it."""
+    """One task: its name, its role, and the scope that cancels it."""
 
     name: str
     role: Role
@@ -39,11 +40,11 @@ class Children:
 
     Args:
         spawn: starts a task.
-        failed: is called with what a task is called, and what has left it; cancellation by others
-            included.
+        failed: called with the name of a task and the exception that it raised, including a
+            cancellation from outside.
 
     Attributes:
-        tasks: those that run.
+        tasks: the tasks that run.
     """
 
     __slots__ = ("_ended", "_failed", "_spawn", "tasks")
@@ -56,7 +57,7 @@ class Children:
 
     @property
     def names(self) -> list[str]:
-        """What runs now. A lane only waits; its slots run."""
+        """The names of the tasks that run, without lanes, which only wait for their slots."""
         return [child.name for child in self.tasks if child.role != "lane"]
 
     def alive(self, *roles: Role) -> bool:
@@ -70,7 +71,7 @@ class Children:
         run: Run,
         scope: anyio.CancelScope | None = None,
     ) -> None:
-        """Start a task, under ``scope`` if one is given. To be called from a task."""
+        """Start a task, within ``scope`` if it is given. Must be called from a task."""
         child = Child(name, role, scope or anyio.CancelScope())
         self.tasks[child] = None
 
@@ -91,19 +92,21 @@ class Children:
             self._ended.set()
 
     def cancel(self, *roles: Role) -> None:
-        """Cancel the tasks of these roles; all without one. They run on until they have ended."""
+        """Cancel the tasks of these roles, or all without arguments. Does not wait for their
+        end."""
         for child in list(self.tasks):
             if not roles or child.role in roles:
                 child.scope.cancel()
 
     async def reap(self) -> None:
-        """Wait until no task is left. Cancelling it delays nothing."""
+        """Wait until no task is left, even if this is cancelled."""
         while self.tasks:
             self._ended = anyio.Event()
             await wait_shielded(self._ended)
 
     async def reap_within(self, seconds: float) -> list[str]:
-        """Wait likewise, but no longer than that; the names of those that are left."""
+        """Wait until no task is left, for at most ``seconds``. Abandons the tasks that are left,
+        and returns their names."""
         with anyio.move_on_after(seconds):
             while self.tasks:
                 self._ended = anyio.Event()
@@ -117,7 +120,7 @@ class Children:
             await self._ended.wait()
 
     def abandon(self) -> list[str]:
-        """Wait no longer for those that are left; their names."""
+        """Stop waiting for the tasks that are left. Returns their names."""
         names = self.names
         self.tasks.clear()
         if self._ended is not None:
@@ -125,7 +128,8 @@ class Children:
         return names
 
     async def open_group(self) -> TaskGroup:
-        """A task group for the user's own tasks, kept by one of ours, cancelled with it."""
+        """Open a task group for tasks of the app. A child keeps it open, and is cancelled with the
+        others."""
         opened = anyio.Event()
         groups: list[TaskGroup] = []
 

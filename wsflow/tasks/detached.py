@@ -1,19 +1,19 @@
-"""Tasks that belong to no scope: nobody's cancellation reaches them, and nobody must wait for them.
+"""Tasks that belong to no scope: no caller's cancellation reaches them, and they can be abandoned.
 
 A connection's host belongs to no caller. A task group could not be left while one of its tasks
-swallows its cancellation; these can be given up.
+swallows its cancellation; a detached task can be abandoned.
 
-On asyncio, what a detached task is to do next can be begun while it waits: a coroutine is stepped
-in its place, with it as the current task and in its context, so that nobody can tell the
-difference. What has not finished by its first suspension is the task's to go on with. That saves a
-turn of the loop for each message.
+On asyncio, the next work of a detached task can be started while the task waits: a coroutine is
+stepped in its place, with it as the current task and in its context, which is indistinguishable
+for the coroutine. If the coroutine suspends, the task continues it. That saves one iteration of the
+event loop per message.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import _enter_task, _leave_task  # for those who run coroutines in other ways
+from asyncio.tasks import _enter_task, _leave_task  # for alternative task implementations
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import coroutine as coroutine_of
@@ -24,12 +24,12 @@ import anyio.lowlevel
 
 T = TypeVar("T")
 
-_running: set[asyncio.Task[None]] = set()  # the event loop itself holds its tasks weakly
+_running: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
 
 
 @final
 class Detached:
-    """A task of asyncio, in whose place others can run while it waits."""
+    """An asyncio task, in whose place code can run while it waits."""
 
     __slots__ = ("_context", "_loop", "_task")
 
@@ -39,7 +39,8 @@ class Detached:
         self._loop = task.get_loop()
 
     def within(self, call: Callable[..., T], *args: Any) -> T:
-        """Call as the task would. To be called from the event loop, where no task is current."""
+        """Call a function as the task. Must be called from the event loop, without a current
+        task."""
         _enter_task(self._loop, self._task)
         try:
             return self._context.run(call, *args)
@@ -52,15 +53,15 @@ def detach(
 ) -> Detached | None:
     """Start a task, on asyncio or as a system task of Trio.
 
-    Needs a running event loop, and no current task. ``run`` must raise nothing.
+    Needs a running event loop, and no current task. ``run`` must not raise.
 
     Args:
-        run: what it does.
-        name: what it is called.
-        context: where it runs; a copy of the current context without one.
+        run: the function of the task.
+        name: the name of the task.
+        context: its context; by default a copy of the current one.
 
     Returns:
-        The task, to run things in its place; None on Trio, where that cannot be.
+        The task, to run code in its place; None on Trio, where that is not possible.
     """
     context = context or copy_context()
     if _on_trio():
@@ -78,7 +79,7 @@ def _on_trio() -> bool:
 
 
 class Signal(Protocol):
-    """Awaited by one task until it is set, once. Lighter than an event where that can be."""
+    """Is set once, and awaited by one task. Lighter than an event on asyncio."""
 
     def set(self) -> None: ...
     def __await__(self) -> Generator[Any, Any, object]: ...
@@ -117,9 +118,9 @@ def signal() -> Signal:
 
 
 async def checkpoint() -> None:
-    """Let other tasks have their turn; a cancellation is delivered here.
+    """Let other tasks run; a cancellation is delivered here.
 
-    As anyio's, which asks the system which process this is to find out which backend it runs on.
+    A replacement for anyio's, which makes a system call each time to find the current backend.
     """
     if _on_trio():
         await anyio.lowlevel.checkpoint()
@@ -134,7 +135,7 @@ def _give_way() -> Generator[None, None, None]:
 
 @final
 class Begun:
-    """A coroutine that was begun in a task's place and has suspended. The task must finish it."""
+    """A coroutine that was started in a task's place and has suspended. The task must finish it."""
 
     __slots__ = ("_coroutine", "_yielded")
 
@@ -144,11 +145,11 @@ class Begun:
 
     @coroutine_of
     def finish(self, cancelled: BaseException | None = None) -> Generator[Any, Any, Any]:
-        """Go on with it, to its end.
+        """Run the coroutine to its end.
 
         Args:
-            cancelled: the task's cancellation, if that came before its turn did. It reaches what
-                the coroutine waits for, as ever.
+            cancelled: the task's cancellation, if it came before the task could continue the
+                coroutine. It is delivered to what the coroutine waits for, as usual.
         """
         coroutine, yielded = self._coroutine, self._yielded
         try:
@@ -168,10 +169,10 @@ class Begun:
 
 
 def begin(coroutine: Coroutine[Any, Any, Any]) -> Begun | None:
-    """Run a coroutine up to its first suspension; None if it has finished.
+    """Run a coroutine up to its first suspension. Returns None if it has finished.
 
     Raises:
-        BaseException: what leaves the coroutine.
+        BaseException: what the coroutine raised.
     """
     try:
         return Begun(coroutine, coroutine.send(None))

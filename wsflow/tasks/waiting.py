@@ -1,4 +1,4 @@
-"""Waiting: for what has to become true, for what happens once, no longer than a deadline."""
+"""Waiting for conditions and for events, and timers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Final, Protocol, final
 import anyio
 
 EMPTY: Final[Any] = ()
-"""Stands for a queue in which nothing has waited yet: most never need one of their own."""
+"""A placeholder for a queue that was never used, since most connections need none."""
 
 
 async def wait_shielded(event: anyio.Event) -> None:
-    """Wait for ``event``, whatever cancels the caller.
+    """Wait for ``event``, even if the caller is cancelled.
 
-    A shield stops cancel scopes. A native ``task.cancel()`` pierces it, so that the wait begins
-    anew.
+    A shield protects from cancel scopes, but not from a native ``task.cancel()``, after which the
+    wait is repeated.
     """
     while not event.is_set():
         try:
@@ -26,7 +26,8 @@ async def wait_shielded(event: anyio.Event) -> None:
 
 
 class Condition:
-    """Wakes tasks that wait for something to become true. May be made without an event loop."""
+    """Wakes tasks that wait for a condition to become true. May be created without an event
+    loop."""
 
     __slots__ = ("_event",)
 
@@ -34,13 +35,13 @@ class Condition:
         self._event: anyio.Event | None = None
 
     def notify_all(self) -> None:
-        """Have all who wait look again, in a later turn of the loop."""
+        """Have all waiting tasks check their condition, in a later iteration of the event loop."""
         event, self._event = self._event, None
         if event is not None:
             event.set()
 
     async def wait_for(self, predicate: Callable[[], object]) -> None:
-        """Wait until ``predicate`` is true. Cancelling it changes nothing for the others."""
+        """Wait until ``predicate`` is true. Cancelling it does not affect other tasks."""
         while not predicate():
             await self._next().wait()
 
@@ -52,7 +53,7 @@ class Condition:
 
 @final
 class Latch(Condition):
-    """Is set once, and stays so. May be made and set where there is no current task."""
+    """An event that stays set. May be created and set without a current task."""
 
     __slots__ = ("is_set",)
 
@@ -65,25 +66,25 @@ class Latch(Condition):
         self.notify_all()
 
     async def wait(self) -> None:
-        """Wait until it is set. Cancelling it changes nothing."""
+        """Wait until it is set. Cancelling it has no effect on other tasks."""
         if not self.is_set:
             await self._next().wait()
 
     async def wait_shielded(self) -> None:
-        """Wait until it is set, whatever cancels the caller."""
+        """Wait until it is set, even if the caller is cancelled."""
         if not self.is_set:
             await wait_shielded(self._next())
 
 
 class Timer(Protocol):
-    """A call that is due later."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Forget the call, if it has not been made."""
+        """Cancel the call, if it was not made."""
 
 
 class Clock(Protocol):
-    """Tells the time, and calls when it has come."""
+    """A monotonic clock with timers."""
 
     def now(self) -> float:
         """Seconds on the clock that ``after`` uses."""

@@ -1,4 +1,4 @@
-"""Testing an app without a socket: the real runtime, over memory, on asyncio and on Trio.
+"""Testing an app without a socket: the real runtime, in memory, on asyncio and on Trio.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Stand-ins for calling a handler directly."""
+"""Test doubles for calling a handler directly."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 class FakeConnection(Connection):
-    """A Connection that remembers what is sent.
+    """A Connection that records what is sent.
 
     Args:
         target: the path and query of its request.
         path_params: the parameters of the path.
         headers: the headers of its request.
         id: its id.
-        subprotocol: what was agreed on.
-        answers: by type of a call, a function from the call to what the other end answers: a value,
-            for a ``Stream`` the items. A ``CallError`` that it raises is one of the other end.
+        subprotocol: the negotiated subprotocol.
+        answers: by type of call, a function that returns the answer of the peer for a call: a
+            value, or the items of a ``Stream``. It may raise a ``CallError``, as the peer would.
 
     Attributes:
         sent: what was sent, in order; calls too.
@@ -86,7 +86,7 @@ class _FakeDriver:
     async def _answer(self, message: Any) -> Any:
         await self.send(message)
         if type(message) not in self._answers:
-            raise CallError("unknown", f"FakeConnection(answers=…) has none for {message!r}")
+            raise CallError("unknown", f"FakeConnection(answers=…) has no answer to {message!r}")
         return self._answers[type(message)](message)
 
     async def send(self, message: object) -> None:
@@ -104,16 +104,16 @@ class _FakeDriver:
 
 
 class FakeTopic(Topic[M], Generic[M]):
-    """A Topic that remembers what is published, and yields what it is given.
+    """A Topic that records what is published, and yields given messages.
 
     Args:
         messages: what ``async for`` over it yields.
-        members: what ``members`` tells, and ``watch_members``, as if they had just joined.
+        members: what ``members`` returns; ``watch_members`` reports them as joined.
 
     Attributes:
         published: what was published, in order.
         joined: whether it is joined.
-        presence: what it was joined with.
+        presence: the presence of the last ``join``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A client's end of a wire in memory, and the link between the two ends, which can be made bad."""
+"""The transport of a client in memory, and the link to the server, which can simulate faults."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from wsflow.transports.connect_errors import refusal_error
 from wsflow.transports.memory import MemoryClock, MemoryTransport
 
 Open = Callable[[Target, Callable[[], None]], MemoryTransport]
-"""Begins a connection at the server; the callable is told when something comes of it."""
+"""Begins a connection in the server; the callable is called on changes of its transport."""
 
 
 @final
 class Link:
-    """What is between a client and a server in memory.
+    """The link between a client and a server in memory.
 
     Attributes:
-        delay: how many seconds each message takes, either way.
-        down: whether new connections are refused, as if nobody listened.
+        delay: seconds that each message takes, in both directions.
+        down: whether new connections are refused, as if no server listened.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,16 @@ class Link:
         self.ends: set[MemoryDialler] = set()
 
     def cut(self) -> None:
-        """Break the connection: neither end hears of the other any more (1006)."""
+        """Break the connection: both peers lose it without a close frame (1006)."""
         for each in list(self.ends):
             each.cut()
 
     def stall(self) -> None:
-        """Pass nothing on, until ``resume``: buffers fill."""
+        """Hold all messages back, until ``resume``: buffers fill."""
         self.stalled = True
 
     def resume(self) -> None:
-        """Pass on what waits, and all that comes."""
+        """Deliver the messages that wait, and further ones."""
         self.stalled = False
         for each in list(self.ends):
             each.changed()
@@ -60,11 +60,11 @@ class MemoryDialler(MemoryClock):
     """The Transport of a client in memory.
 
     Args:
-        target: called when it is to connect; where to.
-        begin: begins the connection; called once, as it is made.
-        open: begins the connection at the server.
-        link: what is between them.
-        limits: the bounds, as of every transport.
+        target: called when it connects; returns where to.
+        begin: begins the connection; called once, by the constructor.
+        open: begins the connection in the server.
+        link: the link to the server.
+        limits: its limits.
     """
 
     from_loop = False
@@ -86,7 +86,7 @@ class MemoryDialler(MemoryClock):
         self._uri = ""
         self._is_open = False
         self._condition = Condition()
-        self.changed = self._condition.notify_all  # something has come of it: the pumps are to look
+        self.changed = self._condition.notify_all  # wakes the pumps
         self._out: deque[tuple[float, EncodedMessage | tuple[int, str]]] = deque()
         self._out_bytes = 0
         self._writing_paused = False
@@ -99,7 +99,7 @@ class MemoryDialler(MemoryClock):
     async def _wait_for(self, ready: Callable[[], object]) -> None:
         await self._condition.wait_for(lambda: self.over or ready())
 
-    # -- what the runtime asks for
+    # -- called by the runtime
 
     def accept(self, subprotocol: str | None) -> None:
         self._pumps = 2
@@ -108,7 +108,7 @@ class MemoryDialler(MemoryClock):
         detach(self._outward, name="wsflow link")
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
-        """A client rejects nobody: it does not connect."""
+        """Does nothing: a client that is rejected does not connect."""
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         self.share(EncodedMessage(payload, text, raw))
@@ -142,7 +142,7 @@ class MemoryDialler(MemoryClock):
         self.changed()
 
     async def closed(self) -> None:
-        """Wait until nothing of it is left: the closing handshake has its limit."""
+        """Wait until it is closed; the closing handshake has a timeout."""
         with anyio.move_on_after(self._limits.close_timeout):
             await self._wait_for(lambda: False)
         self.cut()
@@ -151,7 +151,7 @@ class MemoryDialler(MemoryClock):
     # -- the link
 
     def cut(self) -> None:
-        """Both ends vanish for each other."""
+        """Break the connection without a close frame."""
         if self.over:
             return
         if self._server is not None:
@@ -160,7 +160,9 @@ class MemoryDialler(MemoryClock):
         if self._is_open:
             self._receiver.peer_vanished()
         else:
-            self._receiver.refused(ConnectError(f"{self._uri} hung up without an answer".strip()))
+            self._receiver.refused(
+                ConnectError(f"{self._uri} closed the connection without an answer".strip())
+            )
 
     def _finish(self) -> None:
         self.over = True
@@ -175,7 +177,7 @@ class MemoryDialler(MemoryClock):
             await anyio.sleep(due - self.now())
 
     async def _outward(self) -> None:
-        """From the client to the server."""
+        """The pump from the client to the server."""
         await self._wait_for(lambda: self._is_open)
         while not self.over:
             await self._wait_for(lambda: self._out and self._passes() and self._taken_on())
@@ -200,7 +202,7 @@ class MemoryDialler(MemoryClock):
             self._receiver.resume_writing()
 
     async def _inward(self) -> None:
-        """From the server to the client."""
+        """The pump from the server to the client."""
         await self._wait_for(self._passes)
         if not self.over:
             await self._begin()
@@ -255,5 +257,5 @@ class MemoryDialler(MemoryClock):
                 self._receiver.messages_received([found])
             return
         self._finish()
-        if not self._closing:  # else it is the answer to our close
+        if not self._closing:  # else it is the answer to the client's close frame
             self._receiver.peer_closed(*cast("tuple[int, str]", server.closing))

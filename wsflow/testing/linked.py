@@ -22,13 +22,13 @@ from wsflow.wiring.compile import compile_app
 
 @final
 class Linked:
-    """Both ends of a connection under test, and the link between them.
+    """A client and a server under test, and the link between them.
 
     Attributes:
-        link: the link: ``cut()``, ``stall()``, ``resume()``, ``delay`` in seconds, and ``down``
-            while nobody can connect.
+        link: the link: ``cut()``, ``stall()``, ``resume()``, ``delay`` in seconds, and ``down`` to
+            refuse new connections.
         registry: the server's connections and topics.
-        client_registry: the client's.
+        client_registry: the client's connections and topics.
     """
 
     def __init__(
@@ -79,27 +79,27 @@ class Linked:
         """
         self._client.start()
         await self.connected()
-        if self._client.session is None:  # it has not come that far
+        if self._client.session is None:  # the client has failed before its first attempt
             await self._client.wait()
 
     async def connected(self, times: int = 1) -> None:
-        """Wait until the client has been connected so many times, or has ended for good."""
+        """Wait until the client has been connected ``times`` times, or has ended."""
         await self._condition.wait_for(
             lambda: self._client.over or sum(each.was_open for each in self._clients) >= times
         )
 
     async def ended(self) -> None:
-        """Wait until the client has ended for good."""
+        """Wait until the client has ended, and does not reconnect."""
         await self._condition.wait_for(lambda: self._client.over)
 
     @property
     def client(self) -> Connection:
-        """The connection as the client sees it: that of now, or the last one."""
+        """The client's current or last connection."""
         return self._clients[-1].connection
 
     @property
     def server(self) -> Connection:
-        """The connection as the server sees it: that of now, or the last one."""
+        """The server's current or last connection."""
         return self._servers[-1].connection
 
     @property
@@ -126,7 +126,7 @@ class Linked:
     # -- leaving
 
     async def _leave(self) -> None:
-        """Close, and wait for the end of both."""
+        """Close, and wait for the end of the client and of all connections."""
         self._client.come_back_no_more()
         if self._client.session is not None:
             self._client.session.finish(End("closed", 1000))
@@ -136,10 +136,10 @@ class Linked:
             await each.join()
 
     def _check(self, known: Callable[[str], bool]) -> None:
-        """Fail on what either end has left behind.
+        """Fail if the client or the server has left anything behind.
 
         Raises:
-            AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
+            AssertionError: a task, a registry entry, a membership, or an error that was not read.
         """
         for session in self._servers:
             check(session, known, self._seen.get(session, 0))

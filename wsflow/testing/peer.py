@@ -34,7 +34,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 READS = 5.0
-"""Seconds within which the app has to read what it was sent, close frame included."""
+"""Seconds within which the app must read what it was sent, including a close frame."""
 
 
 def _is_type(kind: object) -> bool:
@@ -42,7 +42,7 @@ def _is_type(kind: object) -> bool:
 
 
 class PeerEnd:
-    """How a connection ended, as the server sees it. Reading ``error`` marks it as seen."""
+    """How a connection ended, for one of the peers. Reading ``error`` marks its errors as seen."""
 
     def __init__(self, end: End, seen: Callable[[], None]) -> None:
         self._end = end
@@ -70,10 +70,10 @@ class PeerEnd:
 
 
 class MemoryPeer:
-    """Sends to an app and receives from it, as a client would. Made by ``connect``.
+    """Sends to an app and receives from it, as a client. Created by ``connect``.
 
-    A wait that takes too long ends with AssertionError, since a test has failed by then; that of
-    ``wsflow.Peer``, the peer of a real client, with TimeoutError.
+    A wait that exceeds its timeout raises AssertionError, since the test has failed by then. (That
+    of ``wsflow.Peer``, the peer of a real client, raises TimeoutError.)
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class MemoryPeer:
         wire = self._transport
         await self._condition.wait_for(lambda: wire.accepted or wire.closing is not None)
 
-    # -- what is known
+    # -- state
 
     @property
     def rejected(self) -> Rejection:
-        """What refused the handshake: status, body and headers.
+        """The HTTP answer that refused the handshake: status, body and headers.
 
         Raises:
             AssertionError: it was accepted.
@@ -107,22 +107,23 @@ class MemoryPeer:
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on."""
+        """The negotiated subprotocol, None without one."""
         return self._transport.subprotocol
 
     @property
     def close_code(self) -> int | None:
-        """The close code that the peer saw, 1006 without a close frame; None while it is open."""
+        """The close code that the peer received, 1006 without a close frame; None while the
+        connection is open."""
         return self._transport.closing[0] if self._transport.closing else None
 
     @property
     def close_reason(self) -> str | None:
-        """The reason that came with it."""
+        """The close reason that the peer received; None while the connection is open."""
         return self._transport.closing[1] if self._transport.closing else None
 
     @property
     def end(self) -> PeerEnd | None:
-        """How it ended, None while it is open."""
+        """How the connection ended in the server, None while it is open."""
         if self._session is None:
             rejection = self.rejected
             return PeerEnd(End("rejected", rejection.status, rejection.body), self._see)
@@ -139,11 +140,12 @@ class MemoryPeer:
     # -- sending
 
     async def send(self, message: object, *, fragments: int = 1, timeout: float = READS) -> None:
-        """Send a message: encoded, or raw for ``str`` and ``bytes``. Waits while nothing is read.
+        """Send a message: encoded, or raw for ``str`` and ``bytes``. Waits while the app does not
+        read.
 
         Args:
             message: what to send.
-            fragments: in how many pieces it travels.
+            fragments: in how many fragments it is sent.
             timeout: seconds.
 
         Raises:
@@ -167,29 +169,29 @@ class MemoryPeer:
             raise Disconnected(self._session.end if self._session else None)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send a close frame. Returns before the app has finished with it: see ``wait_closed``."""
+        """Send a close frame. Does not wait for the end of the connection: see ``wait_closed``."""
         self._transport.peer_close(code, reason)
 
     async def vanish(self) -> None:
-        """Leave without a close frame, as a cut cable does."""
+        """Lose the connection without a close frame, as if a cable was cut."""
         self._transport.peer_vanish()
 
     async def wait_closed(self, timeout: float = 1) -> PeerEnd:
-        """Wait until the app has finished with the connection; how it ended.
+        """Wait until the connection has ended in the server. Returns how it ended.
 
         Raises:
-            AssertionError: it is not over within ``timeout`` seconds.
+            AssertionError: it has not ended within ``timeout`` seconds.
         """
         if self._session is not None:
             with anyio.move_on_after(timeout) as scope:
                 await self._session.over.wait()
             if scope.cancelled_caught:
                 raise AssertionError(
-                    f"the connection was not over within {timeout:g} s; "
+                    f"the connection did not end within {timeout:g} s; "
                     f"running: {', '.join(self._session.running) or 'nothing'}"
                 )
         end = self.end
-        assert end is not None  # over, so it has an end
+        assert end is not None  # since it is over
         return end
 
     # -- receiving
@@ -203,7 +205,7 @@ class MemoryPeer:
     @overload
     async def receive(self, *kinds: Any, timeout: float = 1) -> Any: ...
     async def receive(self, *kinds: Any, timeout: float = 1) -> Any:
-        """The first message of these types; the oldest of all without one.
+        """Wait for the first message of these types, or for any message without types.
 
         Messages of other types stay unread, in their order.
 
@@ -212,18 +214,20 @@ class MemoryPeer:
             timeout: seconds.
 
         Raises:
-            AssertionError: none came in time; it says what did.
+            AssertionError: none came in time; the error lists the messages that did.
             Disconnected: none came, and the connection has ended.
             Reject: the handshake was refused.
         """
         if not all(map(_is_type, kinds)):
-            raise TypeError(f"receive takes message types, not {kinds!r}; the timeout is named")
+            raise TypeError(
+                f"receive takes message types, not {kinds!r}; pass timeout as a keyword argument"
+            )
         if self._transport.rejection is not None:
             self._check_open()
         found: list[Any] = []
         with anyio.move_on_after(timeout):
             await self._condition.wait_for(lambda: self._find(kinds, found) or self._ended)
-        if found or self._find(kinds, found):  # it may have come in the last moment
+        if found or self._find(kinds, found):  # it may have come at the last moment
             return found[0]
         if self._ended:
             raise Disconnected(self._session.end if self._session else None)
@@ -254,14 +258,14 @@ class MemoryPeer:
             return True
         if known or frame.text != self._codec.text:
             return False
-        try:  # it is not of a type that the app is known to send: it may be of one that is asked
+        try:  # it is not of a type that the app declares to send: it may be of one of ``kinds``
             found.append(self._codec.decoder(Union[kinds])(frame.payload))  # noqa: UP007
         except (msgspec.MsgspecError, TypeError):
             return False
         return True
 
     def _decode(self, frame: EncodedMessage) -> tuple[Any, bool]:
-        """The message of a frame, and whether it is of a type that the app is known to send."""
+        """The message of a frame, and whether it is of a type that the app declares to send."""
         if frame.raw:
             return (frame.payload.decode() if frame.text else frame.payload), False
         sends: tuple[Any, ...] = self._session.plan.sends if self._session else ()
@@ -270,7 +274,7 @@ class MemoryPeer:
             try:
                 return self._codec.decoder(Union[known])(frame.payload), True  # noqa: UP007
             except msgspec.MsgspecError:
-                pass  # it was sent all the same
+                pass  # the app has sent another type
         return self._codec.decoder(Any)(frame.payload), False
 
     def _said_unread(self) -> str:
@@ -281,10 +285,10 @@ class MemoryPeer:
     # -- calls
 
     async def call(self, message: Call[A], *, timeout: float = 1) -> A:
-        """Ask the app, and wait for its answer; what else comes stays unread.
+        """Call the app, and wait for its answer; other messages stay unread.
 
         Raises:
-            CallError: the app says that it failed.
+            CallError: the app has answered with an error.
             AssertionError: no answer came in time; the work on it is cancelled.
             Disconnected: the connection has ended.
         """
@@ -301,14 +305,14 @@ class MemoryPeer:
     async def stream(
         self, message: Stream[A], *, timeout: float = 1
     ) -> AsyncIterator[AsyncIterator[A]]:
-        """Ask the app for a stream: ``async with peer.stream(Count(3)) as ticks``.
+        """Call the app for a stream: ``async with peer.stream(Count(3)) as ticks``.
 
         Args:
-            message: what is asked.
+            message: the message to answer.
             timeout: seconds for each item.
 
         Raises:
-            CallError: while iterating: the app says that it failed.
+            CallError: while iterating: the app has answered with an error.
             AssertionError: while iterating: no item came in time.
         """
         id = await self._ask(message)
@@ -379,21 +383,22 @@ class MemoryPeer:
         return answer_decoder(kind, self._codec)(frame.value)
 
     async def receive_nothing(self, within: float = 0.1) -> None:
-        """Check that nothing is unread, and nothing comes within so many seconds.
+        """Check that no message is unread, and none comes within ``within`` seconds.
 
         Raises:
-            AssertionError: there is something; it says what.
+            AssertionError: there is one; the error lists all unread messages.
         """
         frames = self._transport
         with anyio.move_on_after(within):
             await self._condition.wait_for(lambda: bool(self._unread or frames.peer_unread()))
         if self._unread or frames.peer_unread():
-            raise AssertionError(f"something came; {self._said_unread()}")
+            raise AssertionError(f"a message came; {self._said_unread()}")
 
     # -- leaving
 
     async def _leave(self) -> None:
-        """Close, and wait for the end. Who does not read the close frame is left without."""
+        """Close, and wait for the end. If the app does not read the close frame, lose the
+        connection."""
         self._transport.peer_close(1000, "")
         try:
             with anyio.move_on_after(READS, shield=True):
@@ -413,11 +418,11 @@ class MemoryPeer:
         )
 
     def _check(self, known: Callable[[str], bool]) -> None:
-        """Fail on what the connection has left behind.
+        """Fail if the connection has left anything behind.
 
         Raises:
-            AssertionError: a task, a registry entry, a membership, an error that nobody saw, or
-                messages that were never read.
+            AssertionError: a task, a registry entry, a membership, an error that was not read, or
+                messages that the app has not read.
         """
         if self._unfinished:
             raise AssertionError(self._unfinished)
@@ -426,22 +431,22 @@ class MemoryPeer:
 
 
 def check(session: Session, known: Callable[[str], bool], errors_seen: int) -> None:
-    """Fail on what a connection has left behind.
+    """Fail if a connection has left anything behind.
 
     Raises:
-        AssertionError: a task, a registry entry, a membership, or an error that nobody saw.
+        AssertionError: a task, a registry entry, a membership, or an error that was not read.
     """
     if session.ending.left_behind:
         raise AssertionError(
             f"still running after the connection's end: {', '.join(session.ending.left_behind)}"
         )
     if known(session.id):
-        raise AssertionError(f"the registry still knows connection {session.id}")
+        raise AssertionError(f"the registry still has connection {session.id}")
     if session.memberships:
         raise AssertionError(f"still a member of {', '.join(session.memberships)}")
     if unseen := session.ending.errors[errors_seen:]:
         error = unseen[0]
         raise AssertionError(
             f"a handler raised {type(error).__name__}: {error}; if that is expected, "
-            "look at the peer's end.error"
+            "read the peer's end.error"
         ) from error

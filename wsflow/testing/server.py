@@ -1,4 +1,4 @@
-"""An app served over memory."""
+"""Serving an app in memory."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app
 
 LIMITS = Limits(open_timeout=5, close_timeout=1)
-"""Limits of tests: what hangs is noticed soon."""
+"""Limits of tests, with short timeouts."""
 
 log = logging.getLogger("wsflow")
 
 
 @final
 class MemoryServer:
-    """An app that runs, with no socket. Made by ``serve_in_memory``.
+    """A running app without a socket. Created by ``serve_in_memory``.
 
     Attributes:
-        registry: its connections.
+        registry: the connections of the app.
     """
 
     def __init__(self, app: App, override: Mapping[Any, Any]) -> None:
@@ -73,17 +73,18 @@ class MemoryServer:
         self._stopped.set()
 
     async def _stop(self) -> None:
-        """End all connections and leave the lifespans, whatever cancels the caller.
+        """End all connections and leave the lifespans, even if the caller is cancelled.
 
         Raises:
-            Exception: what failed in the app beside its connections.
+            Exception: an error of the app outside of its connections.
         """
         self._stopped.set()
         await self._background.over.wait_shielded()
         self._background.result()
 
     async def drain(self, grace: float = 1, *, restart: bool = False) -> None:
-        """Stop as ``SIGTERM`` does: let consumers answer what was received, then 1001 or 1012."""
+        """Drain, as on ``SIGTERM``: let consumers handle what was received for at most ``grace``
+        seconds, then close with 1001, or with 1012 on a restart."""
         await self._app.drain(grace, restart=restart)
 
     def connect(
@@ -109,10 +110,10 @@ class MemoryServer:
             client: the client.
             target: the path, with its query.
             headers: headers of the opening request.
-            subprotocols: what the client offers, beside its Router's own.
-            reconnect: whether and how the client comes back.
+            subprotocols: subprotocols to offer, in addition to those of the client's Router.
+            reconnect: whether and how the client reconnects.
             resume: the name of the query parameter that takes the last event id.
-            override: values by type that are injected in the client in place of others.
+            override: values by type that are injected in the client instead of others.
         """
         sessions: list[Session] = []
 
@@ -145,7 +146,7 @@ class MemoryServer:
         """Begin a connection.
 
         Raises:
-            ValueError: the target is no path.
+            ValueError: the target is not a path.
         """
         condition = Condition()
         transport, session = self._begin(condition.notify_all, target, headers, subprotocols)
@@ -158,10 +159,10 @@ class MemoryServer:
         headers: HeaderItems,
         subprotocols: Iterable[str],
     ) -> tuple[MemoryTransport, Session | None]:
-        """Begin a connection: its transport, and what serves it; None if it is refused.
+        """Begin a connection. Returns its transport and its session; None if it is refused.
 
         Raises:
-            ValueError: the target is no path.
+            ValueError: the target is not a path.
         """
         _check_target(target)
         sent = Headers(Host="testserver")
@@ -179,32 +180,32 @@ class MemoryServer:
         return transport, sessions[0]
 
     def _knows(self, id: str) -> bool:
-        """Whether the registry has a connection of that id."""
+        """Whether the registry has a connection with that id."""
         return self.registry.get(id) is not None
 
 
 def _check_router(router: object) -> None:
-    """See that an app is one.
+    """Check that an app is a Router.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not.
     """
     if not isinstance(router, Router):
         raise TypeError(f"{router!r} is not a Router")
 
 
 def _check_target(target: str) -> None:
-    """See that a target is a path.
+    """Check that a target is a path.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if not target.startswith("/"):
-        raise ValueError(f"{target!r} is no path: a target begins with /, as in '/chat/lobby'")
+        raise ValueError(f"{target!r} is not a path: a target begins with /, as in '/chat/lobby'")
 
 
 class Held(Protocol):
-    """What a block of a test holds of a connection."""
+    """The object that a block of a test gets for a connection."""
 
     async def _opened(self) -> None: ...
     async def _leave(self) -> None: ...
@@ -216,7 +217,7 @@ P = TypeVar("P", bound=Held)
 
 @final
 class Connecting(Generic[P]):
-    """A connection to be: enter it for the peer's end, or for both."""
+    """A connection that is opened when it is entered."""
 
     def __init__(self, open: Callable[[], P], known: Callable[[str], bool]) -> None:
         self._open = open
@@ -244,21 +245,22 @@ class Connecting(Generic[P]):
 
 @final
 class serve_in_memory:  # noqa: N801
-    """Serve an app with no socket: ``async with serve_in_memory(app) as server``.
+    """Serve an app without a socket: ``async with serve_in_memory(app) as server``.
 
     Args:
         router: the app.
-        override: values by type that are injected in place of others; a scope function whose value
+        override: values by type that are injected instead of others; a scope function whose value
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
-        broker: what carries topics, as ``wsflow run --broker`` takes it. Two such blocks with one
-            broker are as two processes. Any but ``memory://`` is for asyncio.
+        broker: URL of the broker that carries topics, as ``wsflow run --broker`` takes it. Two such
+            blocks with the same broker behave like two processes. All but ``memory://`` need
+            asyncio.
 
     Raises:
-        DeclarationError: the app does not wire.
-        ValueError: the broker's URL is none, or its client is not installed.
-        Exception: on entering, what a lifespan raised, or that the broker cannot be reached; on
-            leaving, what failed in the app.
+        DeclarationError: the app's declarations are invalid.
+        ValueError: the broker's URL is invalid, or its client is not installed.
+        Exception: on entering: what a lifespan raised, or a BrokerError if the broker cannot be
+            reached; on leaving: an error of the app outside of its connections.
     """
 
     def __init__(
@@ -274,7 +276,7 @@ class serve_in_memory:  # noqa: N801
         self._override = override or {}
         self._limits = limits
         self._broker = broker
-        select.broker(broker, limits.publish_timeout, {})  # it says at once if it is none
+        select.broker(broker, limits.publish_timeout, {})  # raises at once if it is invalid
 
     async def __aenter__(self) -> MemoryServer:
         self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)
@@ -292,7 +294,7 @@ class serve_in_memory:  # noqa: N801
         except Exception as error:
             if exc is None:
                 raise
-            log.error("while leaving the block", exc_info=error)
+            log.error("an error while leaving the block", exc_info=error)
 
 
 class _Shared:
@@ -305,7 +307,7 @@ class _Shared:
         self.users = 0
 
     async def running(self) -> MemoryServer:
-        """The app, started by the first who asks."""
+        """The running app; the first block starts it."""
         if self._starting is None:
             self._starting = anyio.Event()
             try:
@@ -323,12 +325,12 @@ class _Shared:
 
 
 _shared: WeakKeyDictionary[Router, dict[object, _Shared]] = WeakKeyDictionary()
-"""The apps that run now, and on which event loop."""
+"""The running apps, by event loop."""
 
 
 @final
 class connect(Generic[P]):  # noqa: N801
-    """Connect to an app with no socket: ``async with connect(app, "/chat/lobby") as peer``.
+    """Connect to an app without a socket: ``async with connect(app, "/chat/lobby") as peer``.
 
     Blocks that are open at the same time share one running app. The first one starts it, the last
     one stops it.
@@ -338,21 +340,22 @@ class connect(Generic[P]):  # noqa: N801
         target: the path, with its query.
         headers: headers of the opening request.
         subprotocols: what the peer offers.
-        override: values by type that are injected in place of others; a scope function whose value
+        override: values by type that are injected instead of others; a scope function whose value
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
-        client: a client Router to connect with, in place of a peer that the test drives: the block
-            is given both ends of the connection.
-        reconnect: whether and how the client comes back.
+        client: a client Router to connect with, instead of a peer that the test drives: the block
+            then gets a ``Linked`` with the connections of both.
+        reconnect: whether and how the client reconnects.
         resume: the name of the query parameter that takes the client's last event id.
-        client_override: values by type that are injected in the client in place of others.
+        client_override: values by type that are injected in the client instead of others.
 
     Raises:
-        DeclarationError: the app does not wire.
-        AssertionError: on leaving: a task, a registry entry, a membership or an unseen error is
-            left. What the block itself raises is left as it is.
+        DeclarationError: the app's declarations are invalid.
+        AssertionError: on leaving: the connection has left behind a task, a registry entry, a
+            membership or an error that was not read. An exception of the block itself takes
+            precedence.
         ValueError: the app runs already, with another ``override`` or other ``limits``; or the
-            target is no path.
+            target is not a path.
     """
 
     @overload
@@ -442,13 +445,13 @@ class connect(Generic[P]):  # noqa: N801
             if mine is not None and mine != running:
                 raise ValueError(
                     f"the app runs already with another {name}: connections that are open at the "
-                    "same time share one app; give all of them the same, or use serve_in_memory"
+                    "same time share one app; pass the same one to all, or use serve_in_memory"
                 )
 
     async def _release(self) -> None:
         self._use.users -= 1
         if not self._use.users:
-            del _shared[self._router][self._loop]  # who comes from now on starts the app anew
+            del _shared[self._router][self._loop]  # the next block starts the app again
             await self._use.stop()
 
     async def __aexit__(
@@ -465,4 +468,4 @@ class connect(Generic[P]):  # noqa: N801
             except Exception as error:
                 if exc is None:
                     raise
-                log.error("while leaving the block", exc_info=error)
+                log.error("an error while leaving the block", exc_info=error)

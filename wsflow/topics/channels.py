@@ -1,9 +1,9 @@
-"""The topics of one process: who has joined, and how an event reaches them.
+"""The topics of one process: their members, and the delivery of events to them.
 
-Others see it as the broker's receiver, and as the members that this process has.
+``Channels`` is the listener of the broker, and the local members of ``Presence``.
 
 Nothing here awaits. Leaving is synchronous and idempotent, so that no cancellation can come between
-a connection's end and its leaving; a channel is forgotten with the last who uses it.
+a connection's end and its leaving. A channel is removed with its last member or listener.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from wsflow.topics.presence import Presence, nobody
 log = logging.getLogger("wsflow.topics.topic")
 
 EVERYBODY = ""
-"""The name of the topic of all connections; no declared topic can have it."""
+"""The name of the topic for broadcasts to all connections; no declared topic can have it."""
 
 
 class Outlet(Protocol):
-    """What a connection sends through, as its topics see it."""
+    """A connection's outbox, as its topics see it."""
 
     def deliver(
         self, membership: Membership, message: EncodedMessage, replayed: bool = False
     ) -> None:
-        """Send it now, or when there is room, or not at all: as the topic's policy says."""
+        """Send it now, or when there is room, or drop it, by the topic's policy."""
 
 
 class Subscriber(Protocol):
@@ -53,7 +53,7 @@ class Subscriber(Protocol):
     def memberships(self) -> dict[str, Membership]: ...
     @property
     def listeners(self) -> dict[Any, None]:
-        """What must be stopped with it."""
+        """Loops over topics that are stopped with it."""
 
     @property
     def outbox(self) -> Outlet: ...
@@ -62,15 +62,15 @@ class Subscriber(Protocol):
 
 @final
 class Membership:
-    """One connection's part in one topic.
+    """The membership of one connection in one topic.
 
     Attributes:
-        waiting: messages that the peer has not taken yet, oldest first.
-        dropped: how many messages its lag has cost it.
-        held: live events that wait for a replay to end; None when there is none.
-        replayed: how many of the waiting are a replay, which no backlog bounds.
-        turns: how many turns it has in the connection's order of sending.
-        announced: whether it counts as present.
+        waiting: messages that wait to be sent to the peer, oldest first.
+        dropped: how many messages were dropped because the peer lagged.
+        held: live events that wait for the end of a replay; None without one.
+        replayed: how many of the waiting messages are replayed ones, which have no limit.
+        turns: how many turns it has in the outbox.
+        announced: whether its presence was announced.
     """
 
     __slots__ = (
@@ -97,13 +97,13 @@ class Membership:
         self.turns = 0
 
     def wait(self, message: EncodedMessage) -> None:
-        """A message that the peer has no room for."""
+        """Add a message that must wait."""
         if self.waiting is EMPTY:
             self.waiting = deque()
         self.waiting.append(message)
 
     def forget(self) -> None:
-        """Nothing of it is to be sent any more."""
+        """Drop the messages that wait."""
         self.waiting = EMPTY
         self.replayed = self.turns = 0
 
@@ -112,13 +112,13 @@ class Membership:
         return self.channel.options
 
     def replay(self, events: Iterable[Event]) -> None:
-        """Send what the connection has missed; no backlog bounds it."""
+        """Send the events that the connection has missed, without a limit."""
         outbox, codec = self.subscriber.outbox, self.subscriber.codec.name
         for event in events:
             outbox.deliver(self, event.encoded(codec), replayed=True)
 
     def go_live(self) -> None:
-        """Send what was held, and hold no more."""
+        """Send the events that were held, and send further ones at once."""
         held, self.held = self.held or [], None
         for event in held:
             self.receive(event)
@@ -132,20 +132,20 @@ class Membership:
 
 @final
 class Listener:
-    """What one ``async for`` over a topic has not taken yet.
+    """The queue of one ``async for`` over a topic.
 
-    While nobody iterates, its oldest events give way beyond the backlog; else ``when_full`` holds.
+    Beyond the backlog ``when_full`` applies, or ``"drop_oldest"`` while no iterator uses it.
 
     Args:
         channel: the topic.
-        subscriber: the connection that it ends with, if there is one.
-        keeps: whether it goes on when its iterator is dropped, for the next one.
+        subscriber: the connection with which it is stopped, if there is one.
+        keeps: whether it continues without its iterator, for the next one.
 
     Attributes:
-        events: what was not taken yet.
-        lagged: whether it has missed events that its topic does not let it miss.
-        stopped: whether nothing more will come.
-        wake: is called when there is more, or nothing more will come.
+        events: the events that were not taken yet.
+        lagged: whether it has lost events although its topic's policy is ``"close"``.
+        stopped: whether no more events will come.
+        wake: called when an event has come, or when it is stopped.
     """
 
     __slots__ = (
@@ -173,7 +173,7 @@ class Listener:
             subscriber.listeners[self] = None
 
     def taken_by(self, iterator: object) -> None:
-        """It is this iterator's, as long as somebody holds that."""
+        """Give it to an iterator, to which it keeps a weak reference."""
         self._iterator = weakref.ref(iterator)
 
     @property
@@ -204,7 +204,7 @@ class Listener:
             self.events.append(event)
 
     def stop(self) -> None:
-        """Hear no more; doing it again changes nothing."""
+        """Stop receiving. Idempotent."""
         self.stopped = True
         self._channel.listeners.pop(self, None)
         if self.subscriber is not None:
@@ -227,7 +227,7 @@ class Channel:
         self.listeners: dict[Listener, None] = {}
 
     def receive(self, event: Event) -> None:
-        """Hand an event to all members but those it excludes."""
+        """Deliver an event to all members except those that it excludes, and to listeners."""
         exclude = event.envelope.exclude
         try:
             for id, membership in list(self.members.items()):
@@ -240,7 +240,7 @@ class Channel:
                 listener.receive(event)
 
     def leave(self, membership: Membership) -> None:
-        """Take a member out; doing it again changes nothing."""
+        """Remove a member. Idempotent."""
         self.members.pop(membership.subscriber.id, None)
         membership.subscriber.memberships.pop(self.name, None)
         if membership.announced:
@@ -250,7 +250,7 @@ class Channel:
             self._channels.forget(self)
 
     def lose(self, membership: Membership) -> None:
-        """A member lags, and does not get a message."""
+        """Count a message that is dropped because a member lags."""
         membership.dropped += 1
         self._channels.counters["dropped"] += 1
 
@@ -259,18 +259,18 @@ class Channel:
             self._channels.forget(self)
 
     def announce(self, membership: Membership) -> None:
-        """A member whose handshake is accepted is present; again, if it has another presence."""
+        """Announce a member whose handshake is accepted, or whose presence has changed."""
         membership.announced = True
         self._channels.presence.joined(self.name, membership.subscriber.id, membership.presence)
 
 
 @final
 class Channels:
-    """All topics of this process that somebody uses.
+    """All topics in use in this process.
 
     Args:
-        broker: makes what carries them between processes.
-        presence_type: finds the declared type of a topic's presences.
+        broker: creates the broker that carries them between processes.
+        presence_type: returns the declared type of a topic's presences.
 
     Attributes:
         counters: what has happened: messages dropped for lag, connections closed for lag, messages
@@ -290,7 +290,7 @@ class Channels:
         self._said = float("-inf")
 
     async def start(self) -> None:
-        """Connect to the broker, and hear what is sent to everybody from now on.
+        """Connect to the broker, and subscribe to broadcasts.
 
         Raises:
             BrokerError: the broker cannot be reached.
@@ -312,7 +312,8 @@ class Channels:
         return self._channels.get(name)
 
     def use(self, name: str, options: TopicOptions) -> Channel:
-        """The channel of that name; the caller joins it or listens to it before anything awaits."""
+        """Return the channel of that name, created if necessary. The caller must join it or listen
+        to it before it awaits."""
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(self, name, options)
@@ -323,7 +324,8 @@ class Channels:
     def join(
         self, name: str, options: TopicOptions, subscriber: Subscriber, presence: Any = None
     ) -> Membership | None:
-        """Make ``subscriber`` a member. None if it is one: then its presence alone is replaced."""
+        """Make ``subscriber`` a member. Returns None if it is one already; then only its presence
+        is replaced."""
         channel = self.use(name, options)
         if (member := channel.members.get(subscriber.id)) is not None:
             if presence is not None:
@@ -338,7 +340,7 @@ class Channels:
         return membership
 
     def accepted(self, subscriber: Subscriber) -> None:
-        """A connection's handshake is accepted: it is present in what it has joined."""
+        """A connection's handshake is accepted: announce it in the topics that it has joined."""
         for membership in subscriber.memberships.values():
             membership.channel.announce(membership)
 
@@ -350,7 +352,7 @@ class Channels:
                 self.broker.unsubscribe(channel.name)
 
     def leave_all(self, subscriber: Subscriber) -> None:
-        """Take a connection out of every topic, and its loops with it."""
+        """Remove a connection from all topics, and stop its loops over topics."""
         for membership in list(subscriber.memberships.values()):
             membership.channel.leave(membership)
         for listener in list(subscriber.listeners):
@@ -373,7 +375,7 @@ class Channels:
         self.presence.gone(process)
 
     def unreadable(self, where: str, why: object) -> None:
-        """Count what nobody can read; say so at most once a second."""
+        """Count an unreadable message; log that at most once per second."""
         self.counters["unreadable"] += 1
         if time.monotonic() - self._said >= 1:
             self._said = time.monotonic()

@@ -12,10 +12,10 @@ from wsflow.topics.type import TopicType
 
 @final
 class DeclaredTopics:
-    """What an app's topics carry, by template.
+    """The types of an app's topics.
 
     Attributes:
-        types: for each template the type of its topics.
+        types: the type of the topics, by template.
     """
 
     __slots__ = ("types",)
@@ -24,7 +24,7 @@ class DeclaredTopics:
         self.types: Mapping[str, TopicType] = types or {}
 
     def find(self, name: str) -> TopicType | None:
-        """The type of the topic whose template makes ``name``; None if no template does."""
+        """The type of the topic whose template matches ``name``; None if no template does."""
         for template, type in self.types.items():
             if topic_pattern(template).fullmatch(name):
                 return type
@@ -37,7 +37,7 @@ class DeclaredTopics:
 
     @property
     def with_history(self) -> dict[str, TopicOptions]:
-        """The options of those that keep a history, by template."""
+        """The options of the topics with history, by template."""
         return {
             template: type.options for template, type in self.types.items() if type.options.history
         }

@@ -1,7 +1,7 @@
-"""What ``async for`` over a topic runs: over its messages, and over who comes and goes.
+"""Iterators for ``async for`` over a topic: over its messages, and over changes of its members.
 
-An iterator hears from its beginning to ``aclose()``, to the end of its connection, or until it is
-dropped: of one that nobody holds any more, the next event finds that out.
+An iterator receives from its creation until ``aclose()``, until the end of its connection, or until
+it is garbage-collected, which the next event detects.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class TopicIterator(Protocol[T_co]):
-    """What a loop over a topic iterates: ``async with aclosing(aiter(topic)) as messages``."""
+    """The iterator of a loop over a topic: ``async with aclosing(aiter(topic)) as messages``."""
 
     def __aiter__(self) -> AsyncIterator[T_co]: ...
     async def __anext__(self) -> T_co: ...
     async def aclose(self) -> object:
-        """Hear no more. Does not wait; doing it again changes nothing."""
+        """Stop receiving. Does not wait. Idempotent."""
 
 
 class MessageIterator(AsyncIterator[M]):
@@ -56,7 +56,7 @@ class MessageIterator(AsyncIterator[M]):
         """Wait until there is an event.
 
         Raises:
-            StopAsyncIteration: there will be none.
+            StopAsyncIteration: no more events will come.
         """
         listener = self._listener
         while not listener.events:
@@ -73,22 +73,22 @@ class MessageIterator(AsyncIterator[M]):
             await more.wait()
 
     async def aclose(self) -> None:
-        """Hear no more. Does not wait; doing it again changes nothing."""
+        """Stop receiving. Does not wait. Idempotent."""
         self._listener.stop()
 
 
 class MemberIterator(AsyncIterator[MemberJoined | MemberLeft]):
-    """One ``async for`` over who comes and goes.
+    """One ``async for`` over changes of a topic's members.
 
-    What it has yielded is compared with what is, for each id that it was notified of: however far
-    it lags behind, it remembers no more than who is there.
+    For each id that it is notified of, it compares the member that it has yielded last with the
+    current one. So its memory is bounded by the number of members, however far it lags behind.
     """
 
     def __init__(self, presence: Presence, observer: Observer) -> None:
         self._presence = presence
         self._observer = observer
         self._known: dict[str, TopicMember] = {}
-        self._earlier: set[str] | None = None  # who was there, and has not been yielded yet
+        self._earlier: set[str] | None = None  # ids of earlier members that were not yielded yet
         observer.taken_by(self)
 
     async def __anext__(self) -> MemberJoined | MemberLeft:
@@ -109,7 +109,7 @@ class MemberIterator(AsyncIterator[MemberJoined | MemberLeft]):
             await more.wait()
 
     def _compare(self, id: str, earlier: set[str]) -> MemberJoined | MemberLeft | None:
-        """What has changed for a member since it was last yielded."""
+        """The change of a member since it was last yielded; None if there is none."""
         found = self._presence.find(self._observer.roster, id)
         known = self._known.get(id)
         is_earlier = id in earlier
@@ -122,5 +122,5 @@ class MemberIterator(AsyncIterator[MemberJoined | MemberLeft]):
         return MemberJoined(member, is_earlier)
 
     async def aclose(self) -> None:
-        """Observe no more. Does not wait; doing it again changes nothing."""
+        """Stop observing. Does not wait. Idempotent."""
         self._observer.stop()

@@ -1,4 +1,4 @@
-"""Who has joined a topic, and who comes and goes."""
+"""The members of a topic, and their changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class TopicMember:
 
     Attributes:
         id: the connection's id.
-        presence: what it joined with, None if nothing.
+        presence: the value that it has joined with, None without one.
     """
 
     id: str
@@ -24,8 +24,8 @@ class MemberJoined:
     """A connection has joined a topic, or has joined it again with another presence.
 
     Attributes:
-        member: who, and with which presence.
-        earlier: whether that was before the loop over ``Topic.watch_members`` began.
+        member: the member, with its presence.
+        earlier: whether it had joined before the loop over ``Topic.watch_members`` began.
     """
 
     member: TopicMember
@@ -37,7 +37,7 @@ class MemberLeft:
     """A connection has left a topic, or has ended.
 
     Attributes:
-        member: who, with the presence that was last.
+        member: the member, with its last presence.
     """
 
     member: TopicMember

@@ -1,4 +1,4 @@
-"""The names of topics, from templates and path parameters."""
+"""Topic names, from templates and path parameters."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def fill_name(template: str, path_params: Mapping[str, str]) -> str:
 
 @cache
 def topic_pattern(template: str) -> re.Pattern[str]:
-    """What names a template makes."""
+    """A pattern that matches the names of a template."""
     literal = re.split(r"\{[^}]*\}", template)
     return re.compile("[A-Za-z0-9_%-]+".join(map(re.escape, literal)))

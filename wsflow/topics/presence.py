@@ -1,8 +1,9 @@
-"""Who is in the topics of the app, in every process.
+"""Presence: the members of topics, in all processes of the app.
 
-Each process knows its own members. It asks the others about a topic when somebody here wants to
-know, and is told of changes from then on, until nobody here does. Who asked is remembered by those
-who were asked, so that nothing is told to nobody; a process that is gone takes its members with it.
+Each process knows its own members. When it needs the members of a topic, it sends ``Watch`` to the
+other processes. They answer with their members and report changes, until it sends ``Unwatch``. Each
+process remembers which processes watch a topic, and sends notes only to them. When a process ends,
+its members are removed.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ from wsflow.brokers.base import Broker
 log = logging.getLogger("wsflow.topics.presence")
 
 Shown = tuple[str, bytes] | None
-"""A presence on its way: the name of its type, and it; None for no presence."""
+"""An encoded presence: the name of its type, and its bytes; None for no presence."""
 
 
 class Watch(msgspec.Struct, tag="watch", array_like=True, frozen=True):
-    """Tell me who is in these topics, and what changes."""
+    """A request for the members of topics, and for their changes."""
 
     topics: list[str]
 
 
 class Unwatch(msgspec.Struct, tag="unwatch", array_like=True, frozen=True):
-    """I do not want to know any more."""
+    """Ends a Watch."""
 
     topics: list[str]
 
 
 class Present(msgspec.Struct, tag="present", array_like=True, frozen=True):
-    """All of my members of a topic."""
+    """All members of a topic in the sending process."""
 
     topic: str
     members: dict[str, Shown]
 
 
 class Changes(msgspec.Struct, tag="changes", array_like=True, frozen=True):
-    """Who has joined, or joined with something else, and who has left."""
+    """Members that have joined, or have changed their presence, and ids that have left."""
 
     topic: str
     joined: dict[str, Shown]
@@ -58,10 +59,10 @@ class Local(Protocol):
     """The members that this process has."""
 
     def present(self, topic: str) -> Iterable[tuple[str, object]]:
-        """Id and presence of those whose handshake is accepted."""
+        """Id and presence of the members whose handshake is accepted."""
 
     def find(self, topic: str, id: str) -> tuple[Any] | None:
-        """The presence of one of them, in a tuple; None if it is not there."""
+        """The presence of one of them, in a tuple; None if it is not a member."""
 
     def presence_type(self, topic: str) -> Any:
         """The declared type of a topic's presences, None if there is none."""
@@ -69,14 +70,14 @@ class Local(Protocol):
 
 @final
 class Roster:
-    """Who is in one topic, as far as this process has heard.
+    """The members of one topic in other processes, as far as they are known here.
 
     Attributes:
         topic: its name.
-        elsewhere: the members of other processes.
+        elsewhere: the members, by process.
         awaited: processes that have not answered yet.
-        users: who wants it kept.
-        observers: are notified of whoever comes, changes or goes.
+        users: the users that keep it up to date.
+        observers: are notified of members that join, change or leave.
     """
 
     def __init__(self, topic: str) -> None:
@@ -88,7 +89,7 @@ class Roster:
         self._answered: anyio.Event | None = None
 
     def replace(self, process: str, members: dict[str, Any]) -> None:
-        """A process has told all of its members."""
+        """A process has sent all its members."""
         before = self.elsewhere.pop(process, {})
         if members:
             self.elsewhere[process] = members
@@ -98,7 +99,7 @@ class Roster:
                 self.notify(id)
 
     def change(self, process: str, joined: dict[str, Any], left: list[str]) -> None:
-        """A process has told who has come, changed or gone."""
+        """A process has sent changes of its members."""
         members = self.elsewhere.setdefault(process, {})
         members.update(joined)
         for id in left:
@@ -107,13 +108,13 @@ class Roster:
             self.notify(id)
 
     def answered(self, process: str) -> None:
-        """A process need not be waited for."""
+        """A process need not be waited for any more."""
         self.awaited.discard(process)
         if self._answered is not None and not self.awaited:
             self._answered.set()
 
     async def complete(self) -> None:
-        """Wait until every process has answered, or is gone."""
+        """Wait until every process has answered, or has ended."""
         while self.awaited:
             if self._answered is None or self._answered.is_set():
                 self._answered = anyio.Event()
@@ -125,7 +126,7 @@ class Roster:
 
 
 class Listening(Protocol):
-    """A connection, as far as it hears what must be stopped with it."""
+    """A connection, as the owner of loops that are stopped with it."""
 
     @property
     def listeners(self) -> dict[Any, None]: ...
@@ -133,13 +134,13 @@ class Listening(Protocol):
 
 @final
 class Observer:
-    """Collects the ids of those of a topic who come, change or go; of each once.
+    """Collects the ids of members of a topic that join, change or leave; each id once.
 
     Attributes:
-        roster: who is there.
-        notified: whom something has happened to.
-        stopped: whether nothing more will come.
-        wake: is called when there is more, or nothing more will come.
+        roster: the members of the topic.
+        notified: the ids of changed members.
+        stopped: whether no more changes will come.
+        wake: called when a member has changed, or when it is stopped.
     """
 
     __slots__ = (
@@ -165,18 +166,18 @@ class Observer:
             subscriber.listeners[self] = None
 
     def taken_by(self, iterator: object) -> None:
-        """It is this iterator's, as long as somebody holds that."""
+        """Give it to an iterator, to which it keeps a weak reference."""
         self._iterator = weakref.ref(iterator)
 
     def notify(self, id: str) -> None:
-        """Something has happened to a member."""
+        """A member has joined, changed or left."""
         if self._iterator() is None:
             self.stop()
         self.notified[id] = None
         self.wake()
 
     def stop(self) -> None:
-        """Observe no more; doing it again changes nothing."""
+        """Stop observing. Idempotent."""
         self.stopped = True
         self.roster.observers.pop(self, None)
         self._presence.release(self.roster.topic, self)
@@ -186,12 +187,12 @@ class Observer:
 
 
 def nobody() -> None:
-    """Stands where nobody waits or iterates."""
+    """A placeholder without effect, where no task waits or iterates."""
 
 
 @final
 class Presence:
-    """Who is in which topic.
+    """The members of all topics.
 
     Args:
         broker: carries the notes between processes.
@@ -205,10 +206,10 @@ class Presence:
         self._watchers: dict[str, dict[str, None]] = {}  # per topic, processes
         self._types: dict[str, type] = {}  # those that connections here have joined with
 
-    # -- for those who want to know
+    # -- for users
 
     def use(self, topic: str, user: object) -> Roster:
-        """The roster of a topic, to be released by the same user."""
+        """The roster of a topic. The same user must release it."""
         roster = self._rosters.get(topic)
         if roster is None:
             roster = self._rosters[topic] = Roster(topic)
@@ -218,7 +219,7 @@ class Presence:
         return roster
 
     def release(self, topic: str, user: object) -> None:
-        """Doing it again changes nothing."""
+        """Release a roster. Idempotent."""
         roster = self._rosters.get(topic)
         if roster is not None and user in roster.users:
             del roster.users[user]
@@ -227,21 +228,21 @@ class Presence:
                 self._tell("", Unwatch([topic]))
 
     async def complete(self, roster: Roster) -> None:
-        """Wait until a roster has everybody.
+        """Wait until a roster is complete.
 
         Raises:
-            BrokerError: the broker is away, so that nobody can be asked.
+            BrokerError: the broker is unreachable.
         """
         await self._broker.settled(roster.complete)
 
     def members(self, roster: Roster) -> Iterator[tuple[str, Any]]:
-        """Id and presence of everybody."""
+        """Id and presence of all members."""
         yield from self._local.present(roster.topic)
         for members in roster.elsewhere.values():
             yield from members.items()
 
     def find(self, roster: Roster, id: str) -> tuple[Any] | None:
-        """The presence of a member, in a tuple; None if it is not there."""
+        """The presence of a member, in a tuple; None if it is not a member."""
         if (found := self._local.find(roster.topic, id)) is not None:
             return found
         for members in roster.elsewhere.values():
@@ -249,13 +250,13 @@ class Presence:
                 return (members[id],)
         return None
 
-    # -- what happens here
+    # -- events in this process
 
     def learn(self, presence: object) -> None:
-        """A connection joins with this.
+        """A connection joins with this presence: remember its type.
 
         Raises:
-            TypeError: msgspec cannot encode it, so that no other process could know it.
+            TypeError: msgspec cannot encode it.
         """
         if presence is None:
             return
@@ -263,17 +264,18 @@ class Presence:
         self._types[_name(type(presence))] = type(presence)
 
     def joined(self, topic: str, id: str, presence: object) -> None:
-        """A member has come, or has changed its presence."""
+        """A member has joined, or has changed its presence."""
         if self._notify(topic, id):
             self._tell_watchers(Changes(topic, {id: _show(presence)}, []))
 
     def left(self, topic: str, id: str) -> None:
-        """A member has gone."""
+        """A member has left."""
         if self._notify(topic, id):
             self._tell_watchers(Changes(topic, {}, [id]))
 
     def _notify(self, topic: str, id: str) -> bool:
-        """Tell who observes here. Returns whether another process wants to know, too."""
+        """Notify the observers in this process. Returns whether another process watches the
+        topic."""
         if (roster := self._rosters.get(topic)) is not None:
             roster.notify(id)
         return topic in self._watchers
@@ -283,28 +285,28 @@ class Presence:
         for process in self._watchers[changes.topic]:
             self._broker.tell(process, note)
 
-    # -- what other processes tell
+    # -- events from other processes
 
     def appeared(self, process: str) -> None:
-        """A process is there, or may have missed something, or we may have."""
+        """A process has started, or one of the two may have missed notes of the other."""
         if self._rosters:
             for roster in self._rosters.values():
                 roster.awaited.add(process)
             self._tell(process, Watch(list(self._rosters)))
 
     def gone(self, process: str) -> None:
-        """A process has ended, and its members with it."""
+        """A process has ended: remove its members."""
         for roster in list(self._rosters.values()):
             roster.replace(process, {})
         for topic in [topic for topic, asked in self._watchers.items() if process in asked]:
             self._unwatch(topic, process)
 
     def heard(self, process: str, note: bytes) -> None:
-        """A process tells something."""
+        """A note from another process has come."""
         try:
             told = _decode(note)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            log.warning("a process tells what cannot be read: %s", exc)
+            log.warning("a note from another process cannot be read: %s", exc)
             return
         match told:
             case Watch():
@@ -353,7 +355,7 @@ def _name(kind: type) -> str:
 
 
 def _show(presence: object) -> Shown:
-    """A presence for other processes.
+    """Encode a presence for other processes.
 
     Raises:
         TypeError: msgspec cannot encode it.

@@ -1,4 +1,4 @@
-"""Publishing from outside of a server: a job, a web request, a script."""
+"""Publishing from outside of a server: from a background job, a web request or a script."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from wsflow.topics.type import TopicType
 
 @final
 class Publisher:
-    """Publishes on topics of an app. Made by ``publisher``; safe from many tasks."""
+    """Publishes on topics of an app. Created by ``publisher``. Safe to use from several tasks."""
 
     def __init__(self, broker: RemoteBroker) -> None:
         self._broker = broker
 
     async def __call__(self, topic: str, message: object) -> str:
-        """Send a message to all who have joined a topic, in every process of the app.
+        """Send a message to all members of a topic, in all processes of the app.
 
-        A topic that the app declares with ``history`` keeps it. Cancelled, it may have been
-        published.
+        If the app declares the topic with ``history``, the message is kept. If this is cancelled,
+        the message may have been published.
 
         Args:
             topic: the topic's name, with path parameters filled in.
             message: anything that msgspec encodes, of the topic's type, which is not checked here;
-                ``str`` and ``bytes`` go as they are.
+                ``str`` and ``bytes`` are sent as they are.
 
         Returns:
             The event's id on a topic with history, else ``""``.
@@ -38,8 +38,8 @@ class Publisher:
         Raises:
             ValueError: the name is empty.
             TypeError: the message cannot be encoded.
-            BrokerError: the broker was away for longer than ``timeout``, or refused. Unless that
-                says so, nobody has got the message.
+            BrokerError: the broker was unreachable for longer than ``timeout``, or refused the
+                message. Unless the error says otherwise, the message was not published.
         """
         if not topic:
             raise ValueError("a topic needs a name")
@@ -60,15 +60,17 @@ async def publisher(url: str, *, timeout: float = 10.0) -> AsyncIterator[Publish
 
     ``async with wsflow.publisher("redis://localhost") as publish: await publish("news", message)``
 
-    Which topics keep a history is known from the app, once it has run at this broker.
+    Which topics have a history is read from the broker, where the app has stored it when it
+    connected.
 
     Args:
         url: the broker, as ``wsflow run --broker`` takes it.
-        timeout: seconds that connecting and publishing wait for it; 0 to fail at once.
+        timeout: seconds that publishing waits for the broker; with 0 it fails at once while there
+            is no connection. Connecting waits for at least 3 seconds.
 
     Raises:
-        ValueError: it is no such URL, or its client is not installed.
-        BrokerError: it cannot be reached.
+        ValueError: the URL is invalid, or its client is not installed.
+        BrokerError: the broker cannot be reached.
     """
     broker = RemoteBroker(None, engine(url), timeout, {})
     await broker.start()

@@ -17,13 +17,13 @@ from wsflow.topics.type import TopicType
 
 @dataclass
 class Directory:
-    """What the process knows of its connections and topics.
+    """The connections and topics of the process.
 
     Attributes:
         channels: the topics in use.
-        connections: those whose handshake is accepted, by id.
+        connections: the connections whose handshake is accepted, by id.
         declared: the topics that the app declares.
-        codecs: those that some path allows.
+        codecs: the codecs that any path allows.
     """
 
     channels: Channels
@@ -32,14 +32,14 @@ class Directory:
     codecs: tuple[Codec, ...] = tuple(CODECS.values())
 
     def add(self, connection: Connection, subscriber: Subscriber) -> None:
-        """Make an accepted connection known, and have it hear broadcasts."""
+        """Add an accepted connection, and subscribe it to broadcasts."""
         self.connections[connection.id] = connection
         self.channels.accepted(subscriber)
         self.channels.join(EVERYBODY, TopicOptions(), subscriber)
 
 
 class Registry:
-    """All the connections of the app. ``len``, iteration and ``get`` are of this process's."""
+    """The connections of the app. ``len``, iteration and ``get`` are limited to this process."""
 
     __slots__ = ("_directory", "_subscriber")
 
@@ -54,38 +54,39 @@ class Registry:
         return iter(list(self._directory.connections.values()))
 
     def get(self, id: str) -> Connection | None:
-        """The connection of that id, None if this process has none."""
+        """The connection with that id, None if this process has none."""
         return self._directory.connections.get(id)
 
     async def broadcast(
         self, message: object, exclude: Connection | Iterable[Connection] | None = None
     ) -> None:
-        """Send a message to every connection of the app, in every process.
+        """Send a message to all connections of the app, in all processes.
 
-        It is encoded once, and no peer that reads slowly delays it: one that lags more than 1,024
+        It is encoded once, and a slow peer does not delay it: a peer that lags more than 1,024
         messages behind is closed with 1013.
 
         Args:
-            message: anything that msgspec encodes; ``str`` and ``bytes`` go as they are.
-            exclude: connections that do not get it.
+            message: anything that msgspec encodes; ``str`` and ``bytes`` are sent as they are.
+            exclude: connections that do not receive it.
 
         Raises:
             TypeError: the message cannot be encoded.
-            BrokerError: the broker was away for longer than ``publish_timeout``, or refused.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
+                the message.
         """
         kind = TopicType((object,), TopicOptions(), self._directory.codecs)
         envelope = kind.envelope(message, excluded_ids(exclude))
         await self._directory.channels.broker.publish(EVERYBODY, envelope, kind.options)
 
     def counters(self) -> dict[str, int]:
-        """How this process does: what is now, and how often things have happened since it began.
+        """Current values and counters of this process.
 
         Returns:
-            ``connections`` and ``topics`` that are there; ``waiting`` messages of topics for peers
-            that lag; ``dropped`` such messages, and connections ``closed`` because of that;
-            messages ``published``; ``unreadable`` ones from the broker; how often events of a
-            history were ``lost`` to who had joined, and how often the broker was ``reconnected``
-            to.
+            Current values: ``connections``, ``topics`` in use, and ``waiting`` messages of topics
+            for peers that lag. Counters since the process started: ``dropped`` messages for peers
+            that lagged, connections ``closed`` because they lagged, messages ``published``,
+            ``unreadable`` messages from the broker, how often events of a history were ``lost``
+            for members, and how often the connection to the broker was lost (``reconnected``).
         """
         channels = self._directory.channels
         return {
@@ -99,12 +100,12 @@ class Registry:
     def topic(self, name: str, *types: Any) -> Topic[Any]:
         """A topic whose name is only known at run time.
 
-        A name that a declared topic's template matches has that topic's options, and its types
-        unless some are given. In a handler of a connection it can be joined.
+        If a declared topic's template matches the name, it has the options of that topic, and its
+        types unless ``types`` are given. In a handler of a connection it can be joined.
 
         Args:
-            name: the whole name.
-            types: the message types that it carries; any without one.
+            name: the complete name.
+            types: the message types that it carries; any type by default.
         """
         if not name:
             raise ValueError("a topic needs a name")

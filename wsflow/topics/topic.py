@@ -19,11 +19,11 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What ``join`` tells.
+    """The result of ``join``.
 
     Attributes:
-        recovered: whether all events after the given one were replayed. False if none was given,
-            or if the history no longer reaches back to it, or was lost.
+        recovered: whether all events after the given id were replayed. False if no id was given,
+            or if the history does not reach back to it, or was lost.
     """
 
     recovered: bool
@@ -31,13 +31,13 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class TopicCounters:
-    """What this process knows of a topic's members; see ``Topic.counters``.
+    """Counters of a topic's members in this process; see ``Topic.counters``.
 
     Attributes:
         joined: members in this process.
-        lagging: those of them that have messages waiting.
-        waiting: messages that wait for them.
-        dropped: messages that those who are members now did not get, because they lagged.
+        lagging: members for which messages are waiting.
+        waiting: messages that wait for members.
+        dropped: messages that were dropped for current members, because they lagged.
     """
 
     joined: int = 0
@@ -71,26 +71,29 @@ class Topic(Generic[M]):
         self._channels = channels
         self._subscriber = subscriber
         self._keeps_hearing = keeps_hearing
-        self._listener: Listener | None = None  # that hears between two loops
+        self._listener: Listener | None = None  # that receives between two loops
 
     async def join(self, presence: object = None, after: str | None = None) -> Joined:
-        """Have what is published sent to this connection, until it leaves or ends.
+        """Subscribe this connection to the topic, until it leaves or ends.
 
-        What is published once it has returned is received. Joining again changes the presence and
-        nothing else: nothing is replayed to a member. Before the handshake is accepted, messages
-        wait, bounded by the topic's backlog. Cancelled, it may have joined; the connection's end
-        undoes that.
+        All messages that are published after ``join`` has returned are received. Joining again only
+        changes the presence; nothing is replayed to a member. Before the handshake is accepted,
+        messages wait, bounded by the topic's backlog. If it is cancelled, the connection may have
+        joined; it leaves when it ends.
 
         Args:
-            presence: what ``members`` tells of this connection: anything that msgspec encodes.
-            after: an event id: what came after it is replayed first, then it goes live, with no
-                gap and nothing twice. Needs a topic with ``history``; ``""`` is as None.
+            presence: a value that ``members`` lists for this connection: anything that msgspec
+                encodes.
+            after: an event id: the events after it are replayed first, then live events follow,
+                without gaps or duplicates. Needs a topic with ``history``; ``""`` is the same as
+                None.
 
         Raises:
-            BrokerError: the broker was away for longer than ``publish_timeout``.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
+                seconds), or refuses the subscription.
             TypeError: the presence cannot be encoded.
-            RuntimeError: there is no connection here (in a ``lifespan``, in ``Registry.topic`` of
-                a ``lifespan``): only a connection can join.
+            RuntimeError: there is no connection here (in a ``lifespan``, or for a topic from the
+                ``Registry`` of a ``lifespan``): only a connection can join.
             Disconnected: the connection has ended.
         """
         subscriber = self._connected("join")
@@ -110,10 +113,11 @@ class Topic(Generic[M]):
             raise
 
     async def _replay(self, membership: Membership, after: str) -> bool:
-        """Send what came after an event, then what came meanwhile. Returns whether it was all."""
+        """Replay the events after an event, then send those that came meanwhile. Returns whether
+        the replay was complete."""
 
         def begin() -> None:
-            membership.held = []  # what came before is part of the replay
+            membership.held = []  # earlier events are part of the replay
 
         try:
             replay = await self._channels.broker.replay(self.name, after, begin)
@@ -123,7 +127,7 @@ class Topic(Generic[M]):
         return replay.recovered
 
     async def leave(self) -> None:
-        """Stop receiving. Leaving what was not joined changes nothing.
+        """Stop receiving. Without effect if the connection has not joined.
 
         Raises:
             RuntimeError: there is no connection here.
@@ -143,21 +147,22 @@ class Topic(Generic[M]):
     async def publish(
         self, message: M, exclude: Connection | Iterable[Connection] | None = None
     ) -> str:
-        """Send a message to all who have joined, in every process.
+        """Send a message to all members, in all processes.
 
-        It is encoded once, and no peer that reads slowly delays it.
+        It is encoded once, and a slow peer does not delay it. If this is cancelled, the message may
+        have been published.
 
         Args:
             message: of the topic's type.
-            exclude: connections that do not get it.
+            exclude: connections that do not receive it.
 
         Returns:
             The event's id on a topic with history, else ``""``.
 
         Raises:
             TypeError: the message is not of the topic's type, or cannot be encoded.
-            BrokerError: the broker was away for longer than ``publish_timeout``, or refused. Unless
-                that says so, nobody has got the message. Cancelled, it may have been published.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
+                the message. Unless the error says otherwise, the message was not published.
         """
         if not isinstance(message, self._type.classes):
             names = " | ".join(getattr(kind, "__name__", str(kind)) for kind in self._type.types)
@@ -166,13 +171,14 @@ class Topic(Generic[M]):
         return await self._channels.broker.publish(self.name, envelope, self._type.options)
 
     async def members(self) -> list[TopicMember]:
-        """Who has joined, in every process: connections whose handshake is accepted.
+        """The members, in all processes: connections that have joined and whose handshake is
+        accepted.
 
-        Those of a process that was killed are listed until it has been silent for three seconds.
+        Members of a killed process are listed until three seconds after its last heartbeat.
 
         Raises:
-            BrokerError: the broker was away for longer than ``publish_timeout``, so that other
-                processes could not be asked.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
+                seconds), so that the members in other processes are not known.
         """
         presence = self._channels.presence
         user: object = self._channels if self._channels.get(self.name) else object()
@@ -185,11 +191,12 @@ class Topic(Generic[M]):
                 presence.release(self.name, user)
 
     def watch_members(self) -> TopicIterator[MemberJoined | MemberLeft]:
-        """Iterate who comes and who goes, in every process.
+        """Iterate members that join and leave, in all processes.
 
-        It begins with those who are there, ``earlier``. Everybody is yielded once, and once more
-        for each change; a visit that is over before the loop comes to it is left out. Joining is
-        not needed. Cancelling it is safe. It ends with ``aclose()``, or with its connection.
+        It begins with the current members, marked ``earlier``. Each member is yielded once, and
+        again for each change; changes that cancel each other out before the loop gets to them are
+        skipped. The connection need not join. Cancelling it is safe. It ends with ``aclose()``, or
+        with its connection.
 
         Raises:
             BrokerError: as ``members``, when the loop begins.
@@ -198,7 +205,7 @@ class Topic(Generic[M]):
         return MemberIterator(presence, Observer(presence, self.name, self._subscriber))
 
     def counters(self) -> TopicCounters:
-        """How the topic's members in this process keep up."""
+        """Counters of the topic's members in this process."""
         channel = self._channels.get(self.name)
         members = list(channel.members.values()) if channel else []
         waiting = [len(each.waiting) for each in members]
@@ -210,18 +217,18 @@ class Topic(Generic[M]):
         )
 
     def __aiter__(self) -> TopicIterator[M]:
-        """Iterate what is published from now on: hearing begins when ``async for`` does.
+        """Iterate the messages that are published from now on.
 
-        What is published from then on is heard, and what has not been taken yet is bounded by
-        ``backlog``; beyond that ``when_full`` holds, as for a peer. Loops that run at the same time
-        hear every message each. Over a Topic that was injected into a producer, hearing goes on
-        when a loop is left: the next one begins with what was published meanwhile, as far as the
-        backlog goes. Elsewhere each loop begins anew. Cancelling it is safe. A loop ends with
-        ``aclose()`` of its iterator, or with its connection.
+        Receiving begins with ``async for``. The messages that the loop has not taken yet are
+        bounded by ``backlog``; beyond that ``when_full`` applies, as for a peer. Each of several
+        concurrent loops receives every message. A Topic that was injected into a producer keeps
+        receiving after a loop was left: the next loop begins with the messages that were published
+        meanwhile, up to the backlog. Elsewhere each loop starts with new messages. Cancelling it is
+        safe. A loop ends with ``aclose()`` of its iterator, or with its connection.
 
         Raises:
-            RuntimeError: outside of a connection, the loop lags more than ``backlog`` behind and
-                the topic is not one that drops.
+            RuntimeError: outside of a connection, the loop lags more than ``backlog`` messages
+                behind, and ``when_full`` is ``"close"``.
         """
         listener = self._listener
         if listener is None or not listener.is_free:

@@ -1,4 +1,4 @@
-"""What a topic carries: from messages to what a broker takes, and back."""
+"""The type of a topic: encoding messages for a broker, and decoding them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import msgspec
 from wsflow.messages.codec import CODECS, Codec, decode_or_refuse, runtime_classes
 from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
 
-# What stands in an encoded payload until the broker has given the event its id. Random, so that no
-# message can hold it by accident or on purpose.
+# The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
+# so that no message can contain it, neither by accident nor on purpose.
 _ID_TOKEN = os.urandom(12).hex()
 
 
 @dataclass(frozen=True, slots=True)
 class TopicType:
-    """What a topic carries, and how; worked out once.
+    """The message types of a topic, its options and its codecs.
 
     Attributes:
         types: the message types.
-        options: history and lag.
+        options: its options.
         codecs: the codecs that events are encoded in.
     """
 
@@ -53,10 +53,10 @@ class TopicType:
         return Envelope(payloads, exclude, token)
 
     def decode(self, event: Event) -> Any:
-        """The message of an event, for those who iterate the topic in the process.
+        """The message of an event, for loops over the topic in this process.
 
         Raises:
-            UnreadableError: it has none.
+            UnreadableError: it has no payload in the topic's codec.
             BadMessage: it is of another type.
         """
         codec = self.codecs[0]

@@ -14,18 +14,12 @@ from typing import Protocol
 from wsflow.errors import ConnectError
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.request import Request
+from wsflow.tasks.waiting import Clock
 from wsflow.transports.frames import Found
 
 
-class Timer(Protocol):
-    """A call that is due later."""
-
-    def cancel(self) -> None:
-        """Forget the call, if it has not been made."""
-
-
-class Transport(Protocol):
-    """What the runtime tells a transport.
+class Transport(Clock, Protocol):
+    """What the runtime asks of a transport.
 
     Attributes:
         from_loop: whether it reports from the event loop itself, where no task is current.
@@ -35,12 +29,6 @@ class Transport(Protocol):
 
     from_loop: bool
     dials: bool
-
-    def now(self) -> float:
-        """Seconds on the clock that ``after`` uses."""
-
-    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Call ``call`` in ``seconds``."""
 
     def accept(self, subprotocol: str | None) -> None:
         """Answer the handshake with 101. At most once, and not after ``reject``.
@@ -54,8 +42,8 @@ class Transport(Protocol):
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         """Write a message. It is buffered without bound: heed ``pause_writing``.
 
-        It leaves when this turn of the event loop ends, together with what else is sent in it, or
-        once enough has been collected.
+        It leaves when this iteration of the event loop ends, together with what else is sent in
+        it, or once enough has been collected.
 
         Args:
             payload: its bytes.
@@ -67,7 +55,7 @@ class Transport(Protocol):
         """
 
     def share(self, message: EncodedMessage) -> None:
-        """Write a message that many peers get, likewise."""
+        """Write a message that is sent to many peers, as ``send`` does."""
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame, unless one went out, and close the wire once that is answered.

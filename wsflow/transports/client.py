@@ -1,7 +1,7 @@
-"""A client's end of a connection on a socket.
+"""The transport of a client on a socket.
 
-``websockets.connect`` makes the connection: proxies, TLS, redirects, the time limit. It is given
-our transport to create in place of its own.
+``websockets.connect`` makes the connection, with proxies, TLS, redirects and the timeout. It
+creates wsflow's transport instead of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Target:
     Attributes:
         uri: a ``ws://`` or ``wss://`` URI.
         headers: more headers of the opening request.
-        subprotocols: what is offered, in order of preference.
+        subprotocols: subprotocols to offer, in order of preference.
         options: more arguments of ``websockets.connect``.
     """
 
@@ -48,7 +48,7 @@ class Target:
 
 @final
 class ClientTransport(SocketTransport):
-    """One attempt to connect, and the connection that comes of it."""
+    """One attempt to connect, and then the connection."""
 
     __slots__ = ("_answered", "_head", "_pings", "closed", "protocol")
 
@@ -61,7 +61,7 @@ class ClientTransport(SocketTransport):
         self.closed = asyncio.Event()
         self.protocol = protocol
 
-    # -- what websockets.connect asks for
+    # -- called by websockets.connect
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -74,7 +74,7 @@ class ClientTransport(SocketTransport):
         """Send the opening request, and wait for its answer.
 
         Raises:
-            InvalidHandshake: it is refused.
+            InvalidHandshake: the server refuses it.
         """
         protocol = self.protocol
         request = protocol.connect()
@@ -89,7 +89,7 @@ class ClientTransport(SocketTransport):
             raise protocol.handshake_exc
 
     def start_keepalive(self) -> None:
-        """It starts once the app is told."""
+        """Does nothing: keepalive starts with ``begin``."""
 
     # -- the answer to the opening request
 
@@ -134,7 +134,7 @@ class ClientTransport(SocketTransport):
         self._receiver = receiver
         self._opened()
 
-    # -- frames; a client masks each (RFC 6455 §5.3)
+    # -- frames; a client masks each frame (RFC 6455 §5.3)
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         if self._phase is not Phase.OPEN:
@@ -146,11 +146,11 @@ class ClientTransport(SocketTransport):
 
     def _report_close(self, protocol: Any) -> None:
         super()._report_close(protocol)
-        self._linger()  # it is the server that closes the socket
+        self._linger()  # the server closes the socket (RFC 6455 §7.1.1)
 
     async def ping(self) -> float | None:
-        """Send a ping; how many seconds passed until its pong. None if the socket is closed
-        before."""
+        """Send a ping, and wait for its pong. Returns the round-trip time in seconds, None if the
+        socket was closed before."""
         if self._phase is not Phase.OPEN:
             return None
         data = time.monotonic_ns().to_bytes(8, "big")
@@ -172,16 +172,16 @@ class ClientTransport(SocketTransport):
 
 @final
 class Dialler:
-    """The Transport of a client: connects when it is told to accept.
+    """The Transport of a client: connects when ``accept`` is called.
 
     Args:
-        target: called then; where to connect to.
-        begin: begins the connection; called once, as it is made.
-        limits: the bounds, as of every transport.
-        shared: what it shares with others of the event loop.
+        target: called when it connects; returns where to.
+        begin: begins the connection; called once, by the constructor.
+        limits: its limits.
+        shared: the state of all transports of the event loop.
 
     Attributes:
-        wire: the open connection, once there is one.
+        wire: the transport of the open connection, once there is one.
     """
 
     from_loop = True
@@ -240,7 +240,7 @@ class Dialler:
         return cast(ClientTransport, made)
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
-        """A client rejects nobody: it does not connect."""
+        """Does nothing: a client that is rejected does not connect."""
 
     def close(self, code: int, reason: str) -> None:
         if self.wire is not None:
@@ -248,7 +248,7 @@ class Dialler:
         elif self._dialling is not None:
             self._dialling.cancel()
 
-    # What follows is asked for only once it is open.
+    # The following methods are called only on an open connection.
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         return cast(ClientTransport, self.wire).send(payload, text, raw)
@@ -263,7 +263,7 @@ class Dialler:
         cast(ClientTransport, self.wire).resume_reading()
 
     async def closed(self) -> None:
-        """Wait until nothing of it is left: each step bounds itself."""
+        """Wait until the socket is closed; each step has a timeout."""
         if self._dialling is not None:
             await asyncio.wait([self._dialling])
         if self.wire is not None:

@@ -1,4 +1,4 @@
-"""Why a server could not be connected to, for people, and whether trying again may help."""
+"""Error messages for failed connection attempts, and whether a retry may succeed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from wsflow.errors import ConnectError
 from wsflow.http import status_phrase
 
 PASSING = frozenset({408, 425, 429, *range(500, 600)})
-"""HTTP statuses (RFC 9110 §15) after which trying again later may help."""
+"""HTTP statuses (RFC 9110 §15) after which a later attempt may succeed."""
 
 LONGEST = 3600.0
-"""The most seconds that a Retry-After is heeded for."""
+"""The upper limit of a Retry-After, in seconds."""
 
 
 def connect_error(exc: Exception, uri: str, open_timeout: float) -> ConnectError:
-    """Why connecting failed, for people, and whether to try again."""
+    """The ConnectError for an exception of ``websockets.connect``."""
     if isinstance(exc, InvalidStatus):
         answer = exc.response
         body = bytes(answer.body or b"").decode("utf-8", "replace")
@@ -42,21 +42,21 @@ def connect_error(exc: Exception, uri: str, open_timeout: float) -> ConnectError
     if isinstance(exc, OSError):
         number = None if isinstance(exc, socket.gaierror) else exc.errno
         why = os.strerror(number) if number is not None else exc.strerror or str(exc)
-        return ConnectError(f"{uri} cannot be reached: {why or 'the connection was cut'}")
+        return ConnectError(f"{uri} cannot be reached: {why or 'the connection was lost'}")
     if isinstance(exc, InvalidProxyStatus):
         status = exc.response.status_code
         return ConnectError(
             f"{uri}: the proxy answered {_said(status)}", status=status, retryable=status in PASSING
         )
     if isinstance(exc, InvalidMessage) and isinstance(exc.__cause__, EOFError):
-        return ConnectError(f"{uri} hung up without an answer")
+        return ConnectError(f"{uri} closed the connection without an answer")
     if isinstance(exc, InvalidHandshake | SecurityError):
         return ConnectError(f"{uri} does not answer as a WebSocket server: {exc}", retryable=False)
     return ConnectError(f"{uri}: {exc}", retryable=False)
 
 
 def refusal_error(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
-    """A server's refusal."""
+    """The ConnectError for an HTTP answer that refuses the connection."""
     body = body.strip()
     text = (
         f": {body}"
@@ -79,7 +79,8 @@ def _said(status: int) -> str:
 
 
 def retry_after(value: str | None) -> float | None:
-    """How many seconds a Retry-After header asks for (RFC 9110 §10.2.3): a number or a date."""
+    """The seconds of a Retry-After header (RFC 9110 §10.2.3), which has a number or a date; None
+    without a valid one."""
     if value is None:
         return None
     if value.strip().isdecimal():

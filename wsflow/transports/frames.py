@@ -1,4 +1,4 @@
-"""Frames on the fast path (RFC 6455 §5.2): those that carry one whole, small message.
+"""Frames on the fast path (RFC 6455 §5.2): those that carry one complete, small message.
 
 ::
 
@@ -15,16 +15,16 @@
      |                         Payload data                          |
      +---------------------------------------------------------------+
 
-Most of what a server reads has 0x81 or 0x82 as its first byte (FIN set, nothing reserved, opcode
-text or binary), MASK set, and a length that fits 16 bits. ``split`` takes such frames out of what
-was read. All others, the first of which stops it, are for the protocol of ``websockets``:
-fragments, control frames, compressed and long messages, and all that is malformed. ``Boundary``
-finds where such a frame ends, and the fast path may go on.
+Most frames that a server reads have 0x81 or 0x82 as their first byte (FIN set, RSV bits not set,
+opcode text or binary), MASK set, and a length of at most 16 bits. ``split`` parses such frames. It
+stops at the first other frame, which is for the protocol of ``websockets``: fragments, control
+frames, compressed and long messages, and malformed data. ``Boundary`` finds where such a frame
+ends, and where the fast path may continue.
 
 A server does not mask, so one frame serves every peer: it is built once (``EncodedMessage.wire``),
 and the same bytes are written to all.
 
-This file may be compiled by mypyc; it is the same file, and does the same without.
+This module may be compiled by mypyc; it works the same without.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Final
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # where the library is not compiled
+except ImportError:  # the library's extension module is not available
     from websockets.utils import apply_mask
 
 TEXT: Final = 0x81  # FIN and opcode 1
@@ -46,24 +46,24 @@ _SMALL_TEXT: Final = [bytes((TEXT, size)) for size in range(_16_BITS)]
 _SMALL_BINARY: Final = [bytes((BINARY, size)) for size in range(_16_BITS)]
 
 BATCH: Final = 64
-"""How many messages are taken at once: a receiver that has enough takes none of the others."""
+"""The most messages that are parsed at once, since a receiver may take only a part of them."""
 
 Found = tuple[bytes, bool, int]
 """A message's payload, whether it is text, and where its frame ends."""
 
 
 def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
-    """Take whole messages out of ``data``, from a frame's first byte on.
+    """Parse complete messages in ``data``.
 
     Args:
         data: what was read.
         start: where a frame begins.
-        largest: the largest payload that is taken, in bytes.
+        largest: the largest payload that is parsed, in bytes.
         found: the messages are appended here.
 
     Returns:
-        Where the first frame begins that was not taken: it is not whole yet, or not for this path,
-        or enough were.
+        Where the first frame begins that was not parsed: it is incomplete, or not for the fast
+        path, or ``BATCH`` messages were parsed.
     """
     end = len(data)
     room = BATCH
@@ -91,7 +91,7 @@ def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
 
 
 def waits(data: bytes, start: int, largest: int) -> bool:
-    """Whether the bytes from ``start`` on begin a frame that ``split`` takes once it is whole."""
+    """Whether the bytes from ``start`` on may be an incomplete frame for ``split``."""
     have = len(data) - start
     if have == 0:
         return True
@@ -108,7 +108,7 @@ def waits(data: bytes, start: int, largest: int) -> bool:
 
 
 class Boundary:
-    """Finds where one frame ends, in bytes that come bit by bit."""
+    """Finds where one frame ends, in data that comes in parts."""
 
     __slots__ = ("_head", "_left")
 
@@ -117,7 +117,7 @@ class Boundary:
         self._left = -1  # bytes until the end; unknown before the length has come
 
     def take(self, data: bytes, start: int) -> int:
-        """How far the frame reaches in what has come, at most to the end of ``data``."""
+        """Where the frame ends in ``data``; the end of ``data`` if it is incomplete."""
         end = len(data)
         while self._left < 0:
             if start == end:
@@ -131,7 +131,7 @@ class Boundary:
 
     @property
     def reached(self) -> bool:
-        """Whether the whole frame has come."""
+        """Whether the complete frame has come."""
         return self._left == 0
 
     def _measure(self) -> None:

@@ -1,4 +1,4 @@
-"""The opening handshake on a socket: where the request ends, and how it is refused."""
+"""The opening handshake on a socket: the end of the request, and refusals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _END = b"\r\n\r\n"
 
 @final
 class Head:
-    """Finds the end of the request in what is read.
+    """Finds the end of the opening request in the data that is read.
 
-    What follows it must not be parsed before the handshake is answered.
+    Data after it must not be parsed before the handshake is answered.
 
     Attributes:
         size: how many bytes of the request have come.
@@ -26,7 +26,7 @@ class Head:
 
     def __init__(self) -> None:
         self.size = 0
-        self._tail = b""  # the last bytes: the end may be split
+        self._tail = b""  # the last bytes, since the end may be split between two reads
 
     def take(self, data: bytes) -> int:
         """How many bytes of ``data`` belong to the request."""
@@ -39,7 +39,7 @@ class Head:
 
 
 def refusal(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> Response:
-    """An HTTP answer that refuses the handshake. A content type in ``headers`` counts."""
+    """An HTTP answer that refuses the handshake. ``headers`` may replace the content type."""
     answer = Headers(
         [
             ("Date", email.utils.formatdate(usegmt=True)),

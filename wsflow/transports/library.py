@@ -1,8 +1,8 @@
-"""All of RFC 6455 that is not on the fast path, left to the Sans-I/O protocol of ``websockets``.
+"""All of RFC 6455 that is not on the fast path, by the Sans-I/O protocol of ``websockets``.
 
-The library is given whole frames, so that both agree on where the next one begins. Between two
-messages of an open connection it has nothing to remember: it is let go, and made anew when a frame
-needs it. An idle connection has none.
+The library receives complete frames, so that it and the fast path agree on where the next one
+begins. Between two messages of an open connection its protocol object has no state: it is released,
+and created again when a frame needs it. An idle connection has none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wsflow.limits import SocketLimits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.transports.frames import Boundary, Found
 
-# No context is taken over: a connection keeps none, and one compressed frame serves many peers.
+# No context takeover: a connection keeps no state, and one compressed frame serves many peers.
 _DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True,
     client_no_context_takeover=True,
@@ -34,13 +34,13 @@ _DEFLATE = ServerPerMessageDeflateFactory(
     compress_settings={"memLevel": 5},
 )
 
-# The library logs each connection; the app's access log does.
+# The library logs each connection, which the access log does already.
 _quiet = logging.getLogger("wsflow.websockets")
 _quiet.setLevel(logging.ERROR)
 
 
 def server_protocol(limits: SocketLimits) -> ServerProtocol:
-    """The protocol of a server's end."""
+    """The protocol of a server."""
     return ServerProtocol(
         extensions=[_DEFLATE] if limits.compression == "deflate" else None,
         max_size=limits.max_message_size,
@@ -50,16 +50,16 @@ def server_protocol(limits: SocketLimits) -> ServerProtocol:
 
 @final
 class Library:
-    """The library's part in one connection, from its handshake on.
+    """The library's part of one connection, from its handshake on.
 
     Args:
         protocol: the protocol, for the handshake.
-        limits: the bounds of what comes.
+        limits: the limits of received messages.
 
     Attributes:
         between: whether it is between two messages, so that the next may take the fast path.
-        extensions: those that were agreed on.
-        ponged: told of each pong, if somebody wants to know.
+        extensions: the negotiated extensions.
+        ponged: called with the payload of each pong; None to ignore pongs.
     """
 
     # fmt: off
@@ -72,8 +72,8 @@ class Library:
     def __init__(self, protocol: Protocol, limits: SocketLimits) -> None:
         self._limits = limits
         self._protocol: Protocol | None = protocol
-        self._masks = protocol.side is CLIENT  # and then it takes all that comes
-        self._boundary: Boundary | None = None  # of the frame that it is being given
+        self._masks = protocol.side is CLIENT  # a client has no fast path for received frames
+        self._boundary: Boundary | None = None  # of a frame that is incomplete
         self._parts: list[bytes] | None = None  # fragments of a message
         self._text = False  # whether they are of a text message
         self.between = not self._masks
@@ -82,7 +82,7 @@ class Library:
 
     @property
     def protocol(self) -> Protocol:
-        """The protocol, between two frames if it was not kept."""
+        """The protocol; created again if it was released."""
         protocol = self._protocol
         if protocol is None:
             protocol = Protocol(SERVER, max_size=self._limits.max_message_size, logger=_quiet)
@@ -95,22 +95,22 @@ class Library:
         self.extensions = tuple(self.protocol.extensions)
 
     def let_go(self) -> None:
-        """Forget the protocol if it has nothing to remember."""
+        """Release the protocol if it has no state."""
         if self.between and self._protocol is not None and self._protocol.state is OPEN:
             self._protocol = None
 
     def forget(self) -> None:
-        """The socket is closed: it is not needed any more."""
+        """Release the protocol: the socket is closed."""
         self._protocol = None
 
     def data_to_send(self) -> list[bytes]:
-        """What it has to say; an empty item is the end of the stream."""
+        """The data that the protocol sends; an empty item is the end of the stream."""
         return self._protocol.data_to_send() if self._protocol is not None else []
 
     def give(self, data: bytes, at: int) -> int:
-        """Give it what has come of the frame that is at ``at``; where that ends."""
+        """Pass on what has come of the frame at ``at``. Returns where that ends."""
         if self._boundary is None and data[at] & 0x0F == Opcode.CLOSE:
-            # It may come between fragments (RFC 6455 §5.4), which the library takes for an error.
+            # It may come between fragments (RFC 6455 §5.4), which the library reports as an error.
             self.protocol.current_size = None
         boundary = self._boundary or Boundary()
         stop = boundary.take(data, at)
@@ -123,7 +123,7 @@ class Library:
         self.between = self._boundary is None and self._parts is None and not self._masks
 
     def messages(self) -> list[Found]:
-        """The messages that are whole now. Too many fragments of one fail the connection."""
+        """The messages that are complete now. One with too many fragments fails the connection."""
         found: list[Found] = []
         for event in self.protocol.events_received():
             frame = cast(WireFrame, event)
@@ -149,13 +149,13 @@ class Library:
         return found
 
     def extended(self, payload: bytes, text: bool) -> bytes:
-        """The frame of a message, as the extensions make it; masked if this is a client's end."""
+        """The frame of a message, encoded by the extensions, and masked in a client."""
         frame = WireFrame(Opcode.TEXT if text else Opcode.BINARY, payload)
         return frame.serialize(mask=self._masks, extensions=self.extensions)
 
     def shared(self, message: EncodedMessage) -> bytes:
-        """The same for a message to many: made once for all whose extensions make the same."""
-        # Of deflate without a context, only this makes one peer's bytes another's.
+        """The frame of a message to many peers, built once for all with the same parameters."""
+        # Without context takeover, the compressed bytes depend on no other parameter.
         form = cast(PerMessageDeflate, self.extensions[0]).local_max_window_bits
         if form not in message.forms:
             message.forms[form] = self.extended(message.payload, message.text)

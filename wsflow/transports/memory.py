@@ -1,6 +1,7 @@
-"""The wire of a test: both ends in one process, no socket, the same bounds.
+"""The in-memory transport of tests: both peers in one process, without a socket, with the same
+limits.
 
-The peer's end is driven by ``peer_…`` methods. Closing handshakes complete at once.
+``peer_…`` methods are the peer's side. Closing handshakes complete at once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Rejection:
 
 @final
 class MemoryTimer:
-    """A call that is due later: a task that sleeps."""
+    """A scheduled call: a task that sleeps."""
 
     def __init__(self, seconds: float, call: Callable[[], None]) -> None:
         self._seconds = seconds
@@ -62,15 +63,17 @@ class MemoryTransport(MemoryClock):
     """One in-memory connection.
 
     Args:
-        limits: the bounds, as of every transport.
-        changed: called when something has come for the peer.
-        begin: begins the connection, or rejects it and returns None; called once, as it is made.
+        limits: its limits.
+        changed: called when there is something new for the peer.
+        begin: begins the connection, or rejects it and returns None; called once, by the
+            constructor.
 
     Attributes:
         accepted: whether the handshake was answered with 101.
-        rejection: how it was refused, None if it was not.
-        subprotocol: what was agreed on.
-        closing: the code and reason of the close frame that the peer saw; 1006 without a frame.
+        rejection: the answer that refused the handshake, None if it was not refused.
+        subprotocol: the negotiated subprotocol.
+        closing: the code and reason of the close frame that the peer received; 1006 without a
+            frame.
         from_loop: False; it reports in the tasks of the test.
     """
 
@@ -91,14 +94,14 @@ class MemoryTransport(MemoryClock):
         self._held: deque[tuple[bytes, bool]] = deque()  # sent by the peer while reading is paused
         self._held_bytes = 0
         self._reading_paused = False
-        self._peer_closing: tuple[int, str] | None = None  # a close frame behind what is held
+        self._peer_closing: tuple[int, str] | None = None  # a close frame after what is held
         self.accepted = False
         self.rejection: Rejection | None = None
         self.subprotocol: str | None = None
         self.closing: tuple[int, str] | None = None
         self._receiver = begin(self) or NOBODY
 
-    # -- the server's end
+    # -- the server's side
 
     def accept(self, subprotocol: str | None) -> None:
         self.accepted = True
@@ -142,15 +145,15 @@ class MemoryTransport(MemoryClock):
             self._close_as_peer(*self._peer_closing)
         self._changed()
 
-    # -- the peer's end
+    # -- the peer's side
 
     @property
     def peer_can_send(self) -> bool:
-        """Whether the server takes more, as far as the buffers between them go."""
+        """Whether the buffer to the server has room."""
         return self._held_bytes <= self._limits.write_buffer or self.closing is not None
 
     def peer_send(self, data: bytes, text: bool, fragments: int = 1) -> None:
-        """Send a message, in so many fragments."""
+        """Send a message in ``fragments`` fragments."""
         if self.closing is not None or self._peer_closing is not None:
             return
         if len(data) > self._limits.max_message_size:
@@ -171,7 +174,7 @@ class MemoryTransport(MemoryClock):
         self._receiver.peer_failed(code, reason)
 
     def peer_take(self) -> EncodedMessage | None:
-        """The next message for the peer, None if there is none yet."""
+        """Take the next message for the peer; None if there is none yet."""
         if not self._to_peer:
             return None
         message = self._to_peer.popleft()
@@ -188,11 +191,11 @@ class MemoryTransport(MemoryClock):
     def peer_close(self, code: int, reason: str) -> None:
         """Send a close frame; 1005 for one without a code. It is echoed.
 
-        Before the handshake is answered there are no frames: the peer vanishes.
+        Before the handshake is answered no frame can be sent: the connection is lost.
         """
         if not self.accepted:
             self.peer_vanish()
-        elif self._held:  # it comes behind what was sent before
+        elif self._held:  # it comes after what was sent before
             self._peer_closing = (code, reason)
         else:
             self._close_as_peer(code, reason)
@@ -203,7 +206,7 @@ class MemoryTransport(MemoryClock):
             self._receiver.peer_closed(code, reason)
 
     def peer_vanish(self) -> None:
-        """Leave without a word."""
+        """Lose the connection without a close frame."""
         if self.closing is None:
             self.close(1006, "")
             self._receiver.peer_vanished()

@@ -1,4 +1,4 @@
-"""A server's end of a connection on a socket: the opening request, and the answer to it."""
+"""The transport of a server on a socket: the opening request, and the answer to it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Owner(Protocol):
         """Its socket is closed."""
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
-        """The peer's address, seen through the proxies that are trusted."""
+        """The client's address, behind trusted proxies."""
 
     def refused(self, address: Address | None, target: str, status: int) -> None:
-        """An opening request was no proper one, and was answered so."""
+        """An invalid opening request was answered with an HTTP error."""
 
 
 @final
@@ -113,7 +113,7 @@ class ServerTransport(SocketTransport):
 
     @property
     def _handshake(self) -> ServerProtocol:
-        """The protocol of the handshake, until that is accepted."""
+        """The protocol of the handshake, until it is accepted."""
         return cast(ServerProtocol, self._library.protocol)
 
     def _refused(self, target: str, status: int) -> None:
@@ -121,7 +121,7 @@ class ServerTransport(SocketTransport):
 
     @property
     def address(self) -> Address | None:
-        """Where the socket comes from; None for a Unix socket."""
+        """The address of the socket's peer; None for a Unix socket."""
         name = self._socket.get_extra_info("peername")
         return Address(name[0], name[1]) if isinstance(name, tuple) else None
 
@@ -147,7 +147,7 @@ class ServerTransport(SocketTransport):
 
 @dataclass(slots=True)
 class _Opening:
-    """An opening request on its way in, and the answer to it."""
+    """An opening request that is being read, and the answer to it."""
 
     head: Head = field(default_factory=Head)
     response: Response | None = None

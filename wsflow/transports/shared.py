@@ -1,4 +1,4 @@
-"""What the transports of one event loop share."""
+"""The shared state of the transports of one event loop."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 from typing import Protocol, final
 
 READ_BYTES = 3 * 1024
-"""The most that is read from one socket before others get their turn."""
+"""The most bytes that are read from one socket before others get their turn."""
 
 
 class Writer(Protocol):
-    """Something that has bytes to write."""
+    """An object that has buffered bytes."""
 
     def flush(self) -> None:
-        """Write them."""
+        """Write the buffered bytes."""
 
 
 @final
 class Shared:
-    """What the transports of one event loop have in common.
+    """The shared state of the transports of one event loop.
 
     Attributes:
         loop: the event loop.
-        buffer: what they read into, one after the other; nothing stays in it.
-        greedy: whether the loop goes on reading one socket as long as that fills the buffer.
+        buffer: the buffer for all reads; each read is copied out of it at once.
+        greedy: whether the loop keeps reading from one socket as long as that fills the buffer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -33,7 +33,7 @@ class Shared:
         self._writers: list[Writer] = []
 
     def flush_later(self, writer: Writer) -> None:
-        """Have it write when this turn of the event loop ends."""
+        """Call its ``flush`` at the end of this iteration of the event loop."""
         if not self._writers:
             self.loop.call_soon(self._flush)
         self._writers.append(writer)

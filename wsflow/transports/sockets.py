@@ -1,12 +1,12 @@
 """Sockets on asyncio: an ``asyncio.BufferedProtocol`` around the Sans-I/O protocol of
-``websockets``. What a server's end and a client's have in common.
+``websockets``; the common part of the transports of servers and clients.
 
-Frames that carry one small message take the fast path of ``frames``. The library speaks the rest
-of RFC 6455: handshake, control frames, fragments, extensions, the close.
+Frames that carry one small message take the fast path of ``frames``. The library implements the
+rest of RFC 6455: handshake, control frames, fragments, extensions, the closing handshake.
 
-This file moves bytes between them and the socket, keeps the connection alive, and holds back what
-nobody has room for. What is sent is written once per turn of the event loop. A connection goes
-through the phases in order.
+This module moves bytes between them and the socket, and implements keepalive and backpressure. What
+is sent is written once per iteration of the event loop. A connection goes through the phases in
+order.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ SMALL = 16 * 1024
 """The largest payload that takes the fast path, which keeps a frame until it is whole."""
 
 WRITE_BYTES = 16 * 1024
-"""How much is collected before it is written within the turn."""
+"""How many bytes are collected before they are written within the iteration."""
 
 _PONG = 0x8A  # FIN and opcode 10
 
 
 class Phase(enum.IntEnum):
-    """Where a connection stands."""
+    """The phase of a connection."""
 
     REQUESTING = 1  # the opening request, or the answer to it, is being read
-    DECIDING = 2  # it is up to the app; what the peer sends already is held back
+    DECIDING = 2  # the app decides; what the peer sends meanwhile is held back
     OPEN = 3
-    CLOSING = 4  # messages count no more; the peer has ``close_timeout`` to close the socket
+    CLOSING = 4  # messages are ignored; the peer has ``close_timeout`` to close the socket
     CLOSED = 5
 
 
-# For the fast path, where each look-up counts.
+# For the fast path, where each attribute look-up matters.
 _REQUESTING, _DECIDING, _OPEN, _CLOSED = (
     Phase.REQUESTING,
     Phase.DECIDING,
@@ -72,22 +72,22 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._library = library
         self._limits = limits
         self._shared = shared
-        self._buffer = shared.buffer  # one for all: each read is copied out of it at once
+        self._buffer = shared.buffer  # shared: each read is copied out of it at once
         self._loop = shared.loop
         self._small = min(SMALL, limits.max_message_size)
         self._phase = Phase.REQUESTING
         self._receiver: Receiver = NOBODY
         self._held = b""  # read from the socket, not parsed yet
-        self._out: list[bytes] = []  # to be written when this turn of the loop ends
+        self._out: list[bytes] = []  # to be written at the end of this iteration of the loop
         self._out_bytes = 0
-        self._to_flush = False  # somebody will
+        self._to_flush = False  # whether a flush is scheduled
         self._reading_paused = False  # by the receiver
         self._socket_paused = False  # until what was read is taken
         self._eof = False  # nothing more will be read
         self._lost = False  # the socket is closed
         self._writing_paused = False
         self._pong = b""  # the answer to the latest ping, while there is no room for it
-        self._unsent = 0  # what was buffered when the last ping went out
+        self._unsent = 0  # what was buffered when the last ping was sent
         self._heard = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None  # of the handshake, then of the close
@@ -99,7 +99,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._socket.set_write_buffer_limits(high=self._limits.write_buffer)
 
     def _read_head(self, data: bytes) -> None:
-        """Read what the other end says before frames come."""
+        """Read the opening request, or the answer to it."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -132,7 +132,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._cancel_timers()
         self._parse_held()
         if self._held and self._phase is Phase.OPEN:
-            # What came before is still to be handled, for as long as a close may take.
+            # What came before must still be handled, for at most ``close_timeout``.
             self._deadline = self._loop.call_later(self._limits.close_timeout, self._gone)
         else:
             self._gone()
@@ -142,7 +142,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
-        self._heard = True  # the peer reads: it lives
+        self._heard = True  # the peer reads: it is alive
         self._writing_paused = False
         pong, self._pong = self._pong, b""
         if pong:
@@ -150,8 +150,8 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._receiver.resume_writing()
 
     def _write(self, data: bytes) -> bool:
-        """Send bytes, at the latest when this turn of the loop ends; whether they were enough to do
-        it now."""
+        """Buffer bytes to be written at the end of this iteration of the loop. Returns whether they
+        were enough to be written now."""
         self._out.append(data)
         self._out_bytes += len(data)
         if self._out_bytes >= WRITE_BYTES:
@@ -163,7 +163,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         return False
 
     def flush(self) -> None:
-        """Write what there is to write."""
+        """Write the buffered bytes."""
         self._to_flush = False
         out = self._out
         if not out:
@@ -175,7 +175,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._socket.write(data)
 
     def _flush_protocol(self) -> None:
-        """Write what the library has to say; close the socket when it is done."""
+        """Write the data that the library sends; close the socket at the end of its stream."""
         library = self._library
         for data in library.data_to_send():
             if not data:
@@ -189,8 +189,8 @@ class SocketTransport(asyncio.BufferedProtocol):
             library.let_go()
 
     def _end(self, *, clean: bool) -> None:
-        """Close the socket, or only our end of it if the peer may still be sending: a reset would
-        take our close frame from it (RFC 6455 §7.1.1)."""
+        """Close the socket, or only its sending half if the peer may still be sending: a reset
+        would discard the close frame before the peer reads it (RFC 6455 §7.1.1)."""
         self.flush()
         if clean and not self._socket.get_write_buffer_size():
             self._phase = Phase.CLOSING
@@ -205,7 +205,7 @@ class SocketTransport(asyncio.BufferedProtocol):
                 self._socket.write_eof()
 
     def _linger(self) -> None:
-        """All is said: give the peer time to close the socket, and take no message meanwhile."""
+        """Give the peer time to close the socket, and ignore messages meanwhile."""
         self._phase = max(self._phase, Phase.CLOSING)
         if self._lost:
             return
@@ -221,7 +221,7 @@ class SocketTransport(asyncio.BufferedProtocol):
                 timer.cancel()
 
     def _opened(self) -> None:
-        """The handshake is done: frames may go and come."""
+        """The handshake is complete: frames may be sent and received."""
         self._phase = Phase.OPEN
         self._library.accepted()
         self._schedule_ping()
@@ -230,7 +230,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._held or self._eof:
             self._loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
 
-    # -- what the runtime asks for
+    # -- called by the runtime
 
     def now(self) -> float:
         return self._loop.time()
@@ -243,7 +243,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             return False
         library = self._library
         data = library.extended(payload, text) if library.extensions else whole(payload, text)
-        # As _write does, which is not called here to save that.
+        # The same as _write, inlined for speed.
         self._out.append(data)
         self._out_bytes = size = self._out_bytes + len(data)
         if size >= WRITE_BYTES:
@@ -281,24 +281,24 @@ class SocketTransport(asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            self._loop.call_soon(self._parse_held)  # what was read comes first
+            self._loop.call_soon(self._parse_held)  # what was read already comes first
 
     def _read_on(self) -> None:
         self._socket_paused = False
         if not self._lost:
             self._socket.resume_reading()
 
-    # -- what comes in
+    # -- receiving
 
     def _parse_held(self) -> None:
         self._parse(self._held)
 
     def _parse(self, data: bytes) -> None:
-        """Take apart what was read and not parsed yet, while there is room for messages."""
+        """Parse what was read, while there is room for messages."""
         if self._phase is _DECIDING:
             self._hold(data)
             return
-        self._to_flush = True  # below: what is sent meanwhile leaves at once, and together
+        self._to_flush = True  # what is sent meanwhile is written together, below
         library, at, end = self._library, 0, len(data)
         while at < end and not self._reading_paused and self._phase is not _CLOSED:
             if library.between and self._phase is _OPEN:
@@ -324,7 +324,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._to_flush = False
 
     def _hold(self, data: bytes) -> None:
-        """Keep what comes before the handshake is answered."""
+        """Hold what comes before the handshake is answered."""
         self._held = data
         if self._eof:
             self._vanished()
@@ -343,7 +343,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._flush_protocol()
 
     def _report_close(self, protocol: WebSocketProtocol) -> None:
-        """The protocol is closing, and not because we said so."""
+        """The protocol is closing, and this side has not started that: report it."""
         sent, got = protocol.close_sent, protocol.close_rcvd
         self._phase = Phase.CLOSING
         if sent is None:
@@ -354,13 +354,13 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._receiver.peer_failed(int(sent.code), sent.reason)
 
     def _vanished(self) -> None:
-        """The peer is gone, or as good as gone. Reported unless the end is known already."""
+        """The connection is lost without a close frame: report it, unless it has ended already."""
         if self._phase in (Phase.DECIDING, Phase.OPEN):
             self._phase = Phase.CLOSING
             self._receiver.peer_vanished()
 
     def _gone(self) -> None:
-        """Nothing more comes. What it refers to refers to it: that would keep both."""
+        """The connection is closed. Release the references, to break reference cycles."""
         self._vanished()
         self._phase = Phase.CLOSED
         self._receiver = NOBODY

@@ -1,1 +1,1 @@
-"""From records to one compiled plan per path. What is wrong is found here, all of it at once."""
+"""From declarations to one compiled plan per path. All mistakes are found here, at start-up."""

@@ -1,4 +1,4 @@
-"""From a Router to an AppPlan, or to a DeclarationError that lists all that is wrong."""
+"""From a Router to an AppPlan, or to a DeclarationError that lists all mistakes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCOPES: tuple[Kind, ...] = ("on_message", "on_connect", "lifespan")
 
 @dataclass(frozen=True)
 class Level:
-    """One Router on the way from the app to a path: its functions, and what they provide."""
+    """One of the nested Routers of a path: its functions, and what they provide."""
 
     router: Router
     handlers: tuple[Handler, ...]
@@ -48,11 +48,11 @@ def compile_app(
 
     Args:
         router: the app.
-        override: values by annotation that stand in for what would be injected.
-        client: whether it connects, and does not serve.
+        override: values by annotation that replace what would be injected.
+        client: whether it is a client.
 
     Raises:
-        DeclarationError: all that is wrong, at once.
+        DeclarationError: all mistakes at once.
     """
     return _Compiler(override or {}, client).compile(router)
 
@@ -89,9 +89,9 @@ class _Compiler:
             self.resolver.problems.append(problem)
 
     def _walk(self, router: Router, outer: Levels, prefix: str) -> None:
-        """Wire a Router and all that it includes."""
+        """Wire a Router and all Routers that it includes."""
         if any(level.router is router for level in outer):
-            self._router_problem(router, "It includes itself.", "take one include away.")
+            self._router_problem(router, "It includes itself.", "remove one include.")
             return
         declared: Declared = router._declared
         new = [each for each in declared.problems if each not in self.resolver.problems]
@@ -114,12 +114,12 @@ class _Compiler:
             return parameters(template)
         except ValueError as exc:
             self._router_problem(
-                router, f"The path {template!r} is malformed: {exc}.", "mend the path."
+                router, f"The path {template!r} is malformed: {exc}.", "correct the path."
             )
             return None
 
     def _level(self, router: Router) -> Level:
-        """Read the signatures of a Router's functions, and leave out what an override replaces."""
+        """Read the signatures of a Router's functions, except those that an override replaces."""
         handlers: list[Handler] = []
         offers: dict[Kind, list[Offer]] = {kind: [] for kind in SCOPES}
         for handler in router._declared.handlers:
@@ -146,7 +146,7 @@ class _Compiler:
                     "",
                     f"It provides {type_name(signature.gives)}, and so does {other.handler} "
                     f"({other.handler.where}) on the same Router.",
-                    "provide it from one of them, or give each a class of its own.",
+                    "provide it from one of them, or use different classes.",
                 )
                 return
         offers.append(Offer(handler, signature.gives))
@@ -157,7 +157,7 @@ class _Compiler:
         return self.signatures[handler]
 
     def _known(self, handler: Handler) -> Signature:
-        """The signature of a handler of a Level, which holds only those that could be read."""
+        """The signature of a handler of a Level, which has only handlers with valid signatures."""
         signature = self.signatures[handler]
         assert signature is not None
         return signature
@@ -239,7 +239,7 @@ class _Compiler:
             self._router_problem(
                 router,
                 f"It is included twice at {place.template!r}.",
-                "take one include away, or give one of them a prefix.",
+                "remove one include, or give one of them a prefix.",
             )
         elif other is not None:
             self._router_problem(
@@ -250,7 +250,7 @@ class _Compiler:
             )
 
     def _sends(self, senders: Sequence[Handler], levels: Levels) -> tuple[Any, ...]:
-        """What the functions of a path say that they send, and what its topics carry."""
+        """The types that the functions of a path declare to send, and those of its topics."""
         found: dict[Any, None] = {}
         for handler in senders:
             signature = self._known(handler)
@@ -315,7 +315,8 @@ class _Compiler:
         )
 
     def _visible(self, handler: Handler, levels: Levels, stream: bool = False) -> list[Offer]:
-        """What a function sees: its Router's scopes and those of outer ones, nearest first."""
+        """The scope functions whose values a function can use: those of its Router and of outer
+        Routers, nearest first."""
         if handler.kind in SCOPES:
             kinds = SCOPES[SCOPES.index(handler.kind) :]
         else:
@@ -332,7 +333,7 @@ class _Compiler:
         return visible
 
     def _topics(self) -> DeclaredTopics:
-        """What all injected topics carry, after a look at those that share a name."""
+        """The types of all injected topics. Reports topics with the same name that differ."""
         first: dict[str, tuple[Handler, FromTopic]] = {}
         users: dict[str, set[Handler]] = {}
         for handler, topic in self.resolver.topics:
@@ -345,7 +346,7 @@ class _Compiler:
                     "",
                     f"The topic {topic.template!r} has {wrong} here, and others at "
                     f"{first_handler} ({first_handler.where}).",
-                    "declare it once, as in Room = Annotated[Topic[Said], …], and use that.",
+                    "declare it once, as in Room = Annotated[Topic[Said], …], and reuse that.",
                 )
         used = {codec.name for plan in self.routes for codec in plan.codecs}
         types: dict[str, TopicType] = {}

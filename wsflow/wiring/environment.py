@@ -1,4 +1,4 @@
-"""What functions of one connection, or of the process, can be given."""
+"""The values that can be injected into functions of a connection, or of the process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wsflow.topics.registry import Directory, Registry
 
 @dataclass(slots=True)
 class Environment:
-    """Where sources find their values.
+    """The values that sources read.
 
     Attributes:
         directory: the process's connections and topics.
         values: what scope functions have provided so far.
-        read: what was read from the request, by source.
+        read: the values from the opening request, by source.
         subscriber: the connection, as topics see it; None in a ``lifespan``.
         connection: the connection; None in a ``lifespan``.
         opening: a client's opening request; None in a server.
@@ -41,7 +41,7 @@ class Environment:
 
     @property
     def request(self) -> Request:
-        assert self.connection is not None  # wiring asks for it where there is one
+        assert self.connection is not None  # wiring uses it only where there is one
         return self.connection.request
 
     @property

@@ -1,4 +1,4 @@
-"""What each kind of function must look like, and what it is compiled to."""
+"""Checks of each kind of function, and their plans."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PROVIDES = {"lifespan", "on_connect", "on_message"}
 
 
 def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
-    """Why a function cannot be of its kind, whatever its parameters; None if it can."""
+    """Why a function cannot be of its kind, regardless of its parameters; None if it can."""
     fn = handler.fn
     if signature.generator and handler.kind not in MAY_GENERATE:
         return (
             f"An {handler.kind} function is a coroutine, and this one yields.",
-            "take the yield out; what it returns is what counts.",
+            "remove the yield, and return the result.",
         )
     if signature.generator and signature.gives is EMPTY and signature.returns is not EMPTY:
         return (
@@ -50,44 +50,44 @@ def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
     ):
         return (
             f"It is annotated `-> {type_name(signature.returns)}` and does not yield.",
-            "yield what it makes, or annotate it with what it returns.",
+            "yield the items, or annotate it with the type that it returns.",
         )
     if signature.generator or signature.coroutine:
         return None
     if inspect.isgeneratorfunction(fn):
         return (
             f"It is a plain generator, so {handler.kind} could not await in it"
-            + (", and its cleanup would be lost." if handler.kind in PROVIDES else "."),
+            + (", and its tear-down would not run." if handler.kind in PROVIDES else "."),
             "write `async def`.",
         )
     if inspect.isasyncgenfunction(getattr(fn, "__wrapped__", None)):
         return (
-            f"It makes a context manager, and {handler.kind} takes the generator itself.",
-            "take the @asynccontextmanager off.",
+            f"It returns a context manager, and {handler.kind} takes the generator itself.",
+            "remove @asynccontextmanager.",
         )
     return (
         "It is not async.",
-        "write `async def`; put work that blocks into anyio.to_thread.run_sync.",
+        "write `async def`; run blocking code with anyio.to_thread.run_sync.",
     )
 
 
 class Functions:
-    """Compiles functions by kind, and reports what is wrong with them."""
+    """Compiles functions by kind, and reports their mistakes."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._problem = resolver.problem
 
     def offer_problem(self, signature: Signature) -> WhyAndCure | None:
-        """Why what a scope function gives cannot be injected; None if it can."""
+        """Why the value of a scope function cannot be injected; None if it can."""
         if signature.gives in GIVEN or (get_origin(signature.gives) or signature.gives) is Topic:
             return (
-                f"It provides {type_name(signature.gives)}, which everybody is given anyway.",
-                "take the annotation off, or provide a class of its own.",
+                f"It provides {type_name(signature.gives)}, which wsflow injects itself.",
+                "remove the annotation, or provide a class of your own.",
             )
         if signature.gives in SIMPLE:
             return (
-                f"{type_name(signature.gives)} cannot be provided: too many things are one.",
-                "provide a class of its own, which holds it.",
+                f"{type_name(signature.gives)} cannot be provided: the type is too general.",
+                "provide a class of your own that contains it.",
             )
         return None
 
@@ -104,7 +104,7 @@ class Functions:
                 first or "",
                 "A consumer's first parameter is the message, and this one "
                 + ("is injected." if first else "has none."),
-                "put it first: async def f(message: Say, …).",
+                "put the message first: async def f(message: Say, …).",
             )
             return None
         if first.keyword or first.variadic:
@@ -112,7 +112,7 @@ class Functions:
                 handler,
                 first,
                 "The message is passed by position, as the first parameter.",
-                "take the * away; a decorator that hides the function needs functools.wraps.",
+                "remove the *; a decorator that hides the function needs functools.wraps.",
             )
             return None
         if first.name == "self" and first.annotation is EMPTY:
@@ -127,7 +127,7 @@ class Functions:
             self._problem(
                 handler,
                 first,
-                "The first parameter is the message, and its annotation says which messages come.",
+                "The first parameter is the message, and it has no annotation.",
                 f"annotate it, as in {first.name}: Say, or {first.name}: str for raw text.",
             )
             return None
@@ -155,21 +155,22 @@ class Functions:
                 handler,
                 "",
                 f"concurrency is {concurrency!r}.",
-                "use a whole number from 1.",
+                "use an integer of at least 1.",
             )
         elif stream and (concurrency > 1 or handler.key is not None):
             self._problem(
                 handler,
                 "",
-                "It iterates its messages itself, one by one, so concurrency and key mean nothing.",
-                "take them off, or take one message at a time.",
+                "It iterates its messages itself, one by one, so concurrency and key have no "
+                "effect.",
+                "remove them, or take one message at a time.",
             )
         elif handler.key is not None and concurrency == 1 and not is_call(kinds[0]):
             self._problem(
                 handler,
                 "",
-                "Without concurrency all messages keep their order, so key means nothing.",
-                "add concurrency=…, or take key off.",
+                "Without concurrency all messages keep their order, so key has no effect.",
+                "add concurrency=…, or remove key.",
             )
         elif handler.key is not None:
             for kind in kinds:
@@ -179,11 +180,11 @@ class Functions:
                         handler,
                         "",
                         f"key is {handler.key!r}, and {type_name(kind)} {has}.",
-                        "name a field that every message of the consumer has.",
+                        "name a field that all message types of the consumer have.",
                     )
 
     def _outgoing(self, handler: Handler, signature: Signature) -> None:
-        """Look at the types of what is sent to the peer."""
+        """Check the types of the messages that a function sends."""
         if signature.gives in (None, EMPTY, NoReturn):
             return
         for kind in members(signature.gives):
@@ -197,13 +198,13 @@ class Functions:
         call_frames: tuple[Any, ...] = (),
         asked: Sequence[ConsumerPlan] = (),
     ) -> dict[str, Decoding[ConsumerPlan]]:
-        """What a path receives, per codec that it can allow, the default first.
+        """How a path decodes messages, by codec that it can allow, the default first.
 
         Args:
             default: the path's codec.
-            consumers: who takes messages.
-            call_frames: the frames of calls, which are decoded too where they can be told apart.
-            asked: who answers calls.
+            consumers: the consumers of messages.
+            call_frames: the call frames, which are decoded too if they can be told apart.
+            asked: the consumers of calls.
         """
         takers: dict[Any, ConsumerPlan] = {}
         raw: dict[Any, ConsumerPlan] = {}
@@ -219,7 +220,7 @@ class Functions:
                         plan.handler,
                         "",
                         f"Its messages cannot be told apart from the path's others: {why}.",
-                        "use a msgspec.Struct for each, with a tag of its own: "
+                        "use a msgspec.Struct for each, with a distinct tag: "
                         'class Say(msgspec.Struct, tag="say").',
                     )
                     continue
@@ -250,7 +251,7 @@ class Functions:
                     "",
                     f"It takes raw {frames} messages, and the path decodes {frames} messages as "
                     f"{codec.name}.",
-                    "give the raw messages a path of their own, or send them inside a Struct.",
+                    "use another path for the raw messages, or send them inside a Struct.",
                 )
         return found
 
@@ -263,7 +264,7 @@ class Functions:
                     "",
                     f"{type_name(kind)} messages are taken by {taker.handler} "
                     f"({taker.handler.where}) already.",
-                    "let one consumer take them, and call the other from it.",
+                    "take them in one consumer, and call the other function from it.",
                 )
                 return True
         return False
@@ -290,8 +291,9 @@ class Functions:
                 self._problem(
                     handler,
                     first or "",
-                    "Close, Reject and Disconnected are no errors: on_error never sees them.",
-                    "look at the End in on_disconnect.",
+                    "Close, Reject and Disconnected are not errors: on_error is not called for "
+                    "them.",
+                    "use the End in on_disconnect.",
                 )
                 continue
             if not types or not all(
@@ -301,7 +303,7 @@ class Functions:
                     handler,
                     first or "",
                     "The first parameter is the error, annotated with its exception type.",
-                    "write it first: async def f(error: ValueError, …).",
+                    "put the error first: async def f(error: ValueError, …).",
                 )
                 continue
             self._outgoing(handler, signature)
@@ -319,12 +321,12 @@ class Functions:
 
 
 def _no_calls(kinds: tuple[Any, ...], call_frames: tuple[Any, ...]) -> str | None:
-    """Why the frames of calls cannot be told apart from messages of these types, if so."""
+    """Why call frames cannot be told apart from messages of these types; None if they can."""
     if not call_frames or not kinds:
         return None
     for kind in kinds:
         if object in runtime_classes(kind):
-            return f"{type_name(kind)} is any message"
+            return f"{type_name(kind)} matches any message"
     return union_problem((*kinds, *call_frames))
 
 
@@ -332,15 +334,15 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
     """Why a consumer cannot answer calls of these types; None if it can."""
     if stream:
         return (
-            "Who iterates messages cannot answer each.",
+            "A consumer that iterates its messages cannot answer each of them.",
             "take one call at a time, and return its answer.",
         )
     streams = {issubclass(get_origin(kind) or kind, Stream) for kind in kinds if is_call(kind)}
     if not all(map(is_call, kinds)) or len(streams) > 1:
         return (
             "It takes calls, and other messages as well.",
-            "write a consumer for each: what returns an answer, what yields a stream, and what "
-            "handles messages.",
+            "write separate consumers: one that returns answers, one that yields streams, and one "
+            "that handles messages.",
         )
     if signature.generator is not streams.pop():
         name = type_name(kinds[0])
@@ -355,23 +357,23 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
             return (
                 f"{type_name(kind)} expects {' | '.join(sorted(expected))}, and this {gives} "
                 f"{wrong}.",
-                "make both the same; calls with different answers need a consumer each.",
+                "use the same type; calls with different answer types need separate consumers.",
             )
     return None
 
 
 def _other_answer(expected: set[str], gives: Any) -> str | None:
-    """What is given in place of what a call expects; None if that is what it expects."""
+    """The type that is given although a call does not expect it; None if the types agree."""
     if "Any" in expected or gives in (NoReturn, Any):
         return None
     if gives is EMPTY:
-        return None if "None" in expected else "what it does not say"
+        return None if "None" in expected else "a value without an annotation"
     given = [type_name(each) for each in members(gives)]
     return next((each for each in given if each not in expected), None)
 
 
 def _injected(parameter: Parameter) -> bool:
-    """Whether a parameter is surely not a message."""
+    """Whether a parameter is certainly not a message."""
     bare = parameter.bare
     return (
         bare in (*GIVEN, TaskGroup, End)

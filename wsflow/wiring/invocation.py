@@ -1,7 +1,7 @@
-"""One call of a handler, worked out ahead.
+"""The precomputed call of a handler.
 
-Declare: which source fills which parameter. Connect: ``bind`` reads the sources into one closure.
-Message: one call of that closure.
+At start-up, each parameter gets a source. Per connection, ``bind`` reads the sources into one
+closure. Per message, that closure is called.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from wsflow.wiring.environment import Environment
 from wsflow.wiring.sources import PerMessage, Source
 
 Bound = Callable[..., Any]
-"""Called with what leads (a message, an exception, nothing)."""
+"""Called with the leading arguments (a message, an exception, or none)."""
 
 MessageValues = Mapping[Handler | None, Any]
-"""What ``on_message`` functions provided for one message; the message itself under None."""
+"""The values of ``on_message`` functions for one message; the message itself under None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Invocation:
     """How to call one function.
 
     Attributes:
-        handler: whose function.
-        positional: sources by position, after what leads.
+        handler: the function.
+        positional: sources by position, after the leading arguments.
         keywords: sources by name.
         names: the parameters that ``positional`` fills.
     """
@@ -39,7 +39,7 @@ class Invocation:
 
     @property
     def per_message(self) -> bool:
-        """Whether some value is known per message only."""
+        """Whether a value is only known per message."""
         return any(isinstance(source, PerMessage) for source in self.sources)
 
     @property
@@ -48,15 +48,15 @@ class Invocation:
 
     @property
     def named_sources(self) -> tuple[tuple[str, Source], ...]:
-        """Each injected parameter, and where its value comes from."""
+        """Each injected parameter, with its source."""
         return (*zip(self.names, self.positional, strict=True), *self.keywords)
 
     def bind(self, environment: Environment, *, leads: bool = False) -> Bound:
-        """Fix all values that the connection knows. Not for a call with values per message.
+        """Bind all values. Not for a call with values per message.
 
         Args:
-            environment: what the connection knows.
-            leads: whether it is always called with one argument, a message.
+            environment: the values of the connection.
+            leads: whether it is always called with one leading argument, a message.
         """
         fn = self.handler.fn
         values = [source.get(environment) for source in self.positional]
@@ -74,7 +74,7 @@ class Invocation:
                 return lambda *leading: fn(*leading, *values)
 
     def bind_each(self, environment: Environment) -> Callable[[MessageValues], Bound]:
-        """The same for a call with values per message: a function from those to the closure."""
+        """Bind a call with values per message: returns a function from those to the closure."""
         fn = self.handler.fn
         holes = [
             (index, source.handler)

@@ -1,4 +1,4 @@
-"""What can be said about message types before any message has come."""
+"""Checks of message types at start-up."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from wsflow.declare.signatures import type_name
 from wsflow.messages.codec import JSON
 
 RAW = (str, bytes)
-"""What travels as it is, without a codec."""
+"""The types that are sent without a codec."""
 
 
 def message_problem(kind: Any) -> tuple[str, str] | None:
-    """Why nothing of this type can be sent or received, and the cure; None if it can."""
+    """Why this type cannot be a message, and the fix; None if it can."""
     if kind in RAW:
         return None
     if (unknown := unknown_type(kind)) is not None:
@@ -27,7 +27,7 @@ def message_problem(kind: Any) -> tuple[str, str] | None:
     struct = get_origin(kind) or kind
     if is_message(struct) and str(struct.__struct_config__.tag).startswith("$"):
         tag = struct.__struct_config__.tag
-        return f"Its tag is {tag!r}, and tags that begin with $ are wsflow's.", "rename it."
+        return f"Its tag is {tag!r}, and tags that begin with $ are reserved.", "rename it."
     return None
 
 
@@ -37,7 +37,7 @@ def unknown_type(kind: Any) -> str | None:
         return None
     try:
         info = inspect.type_info(kind)
-    except Exception:  # msgspec's reasons vary; whichever it is, it cannot describe the type
+    except Exception:  # msgspec raises various exceptions for types that it does not support
         return type_name(kind)
     for each in _walk(info, set()):
         if isinstance(each, inspect.CustomType):
@@ -46,7 +46,7 @@ def unknown_type(kind: Any) -> str | None:
 
 
 def _walk(info: Any, seen: set[int]) -> Iterator[Any]:
-    """All types within a type, each once."""
+    """All types within a type, each class once."""
     if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
         if hash(info.cls) in seen:
             return
@@ -71,5 +71,5 @@ def union_problem(kinds: tuple[Any, ...]) -> str | None:
 
 
 def is_message(kind: Any) -> bool:
-    """Whether a type looks like a message rather than like something to inject."""
+    """Whether a type is probably a message, and not a value to inject."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -1,4 +1,4 @@
-"""Where the functions of one path stand, and what names they can use there."""
+"""The path of functions, and the parameter names that they can use there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from wsflow.declare.router import Handler
 
 @dataclass(frozen=True)
 class Place:
-    """Where the functions of one path stand.
+    """The path of functions.
 
     Attributes:
-        template: the whole path.
+        template: the complete path.
         names: its parameters.
     """
 
@@ -24,17 +24,17 @@ class Place:
 
 
 def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, str] | None:
-    """Why a topic cannot have that name there, and the cure; None if it can."""
+    """Why a topic cannot have that name there, and the fix; None if it can."""
     try:
         fields = list(string.Formatter().parse(name.template))
     except ValueError as exc:
-        return f"The name {name.template!r} is malformed: {exc}.", "mend its braces."
+        return f"The name {name.template!r} is malformed: {exc}.", "correct its braces."
     used = [part for _, part, _, _ in fields if part is not None]
     if any(
         spec or conversion or not part for _, part, spec, conversion in fields if part is not None
     ):
         return (
-            f"The name {name.template!r} has braces that hold more, or less, than a name.",
+            f"The name {name.template!r} has braces that do not contain just a name.",
             "write {room}, with the name of a path parameter.",
         )
     if not name.template:
@@ -42,22 +42,22 @@ def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, 
     if used and handler.kind == "lifespan":
         return (
             f"The name {name.template!r} depends on a path, and a lifespan has no connection.",
-            "use Registry.topic(name, …) with the whole name.",
+            "use Registry.topic(name, …) with the complete name.",
         )
     for part in used:
         if part not in place.names:
             return (
-                f"The name {name.template!r} asks for {{{part}}}, and the path "
+                f"The name {name.template!r} uses {{{part}}}, and the path "
                 f"{place.template!r} has no such parameter.",
                 name_a_parameter(place),
             )
     options = name._options
     if options.history < 0 or options.backlog < 1:
-        return "history is at least 0, and backlog at least 1.", "mend the number."
+        return "history is at least 0, and backlog at least 1.", "correct the number."
     if options.max_age < 0 or (options.max_age and not options.history):
         return (
-            "max_age limits a history, and is a number of seconds.",
-            "say how many events are kept: history=100, max_age=3600.",
+            "max_age is the age limit of a history, in seconds.",
+            "set the number of events, too: history=100, max_age=3600.",
         )
     if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
         return (
@@ -70,4 +70,4 @@ def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, 
 def name_a_parameter(place: Place) -> str:
     if not place.names:
         return f"add a parameter to the path, as in {place.template.rstrip('/') + '/{name}'!r}."
-    return f"use one that it has: {', '.join(f'{{{name}}}' for name in place.names)}."
+    return f"use one of its parameters: {', '.join(f'{{{name}}}' for name in place.names)}."

@@ -1,4 +1,4 @@
-"""What wiring makes: one compiled plan per path, and what the process needs besides."""
+"""The results of wiring: one compiled plan per path, and the plan of the app."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest
 
 CALLS_AT_ONCE = 256
-"""How many calls a connection's consumers answer at a time, unless they say otherwise."""
+"""How many calls a connection's consumers answer at a time by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a scope function provides: the annotation under which its value is injected."""
+    """A scope function, and the annotation under which its value is injected."""
 
     handler: Handler
     provides: Any
@@ -59,7 +59,7 @@ class ConsumerPlan:
 
     @property
     def shares_calls(self) -> bool:
-        """Whether it answers calls in the slots that all such consumers share."""
+        """Whether it answers calls in the slots that such consumers of a connection share."""
         return self.calls and self.handler.concurrency is None and self.handler.key is None
 
     @property
@@ -74,7 +74,7 @@ class ConsumerPlan:
 
 @dataclass(frozen=True, slots=True)
 class ProducerPlan:
-    """A producer: a generator (``each``), called again and again (``poll``), or run ``once``."""
+    """A producer: a generator (``each``), called in a loop (``poll``), or run ``once``."""
 
     invocation: Invocation
     style: Literal["each", "poll", "once"]
@@ -86,7 +86,7 @@ class ProducerPlan:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPlan:
-    """An ``on_error`` function, the exception types it takes, and how far inside it is declared."""
+    """An ``on_error`` function, its exception types, and the nesting depth of its Router."""
 
     invocation: Invocation
     types: tuple[type[Exception], ...]
@@ -95,16 +95,16 @@ class ErrorPlan:
 
 @dataclass(frozen=True, eq=False)
 class RoutePlan:
-    """All that is decided about one path at start-up.
+    """The plan of one path, compiled at start-up.
 
     Attributes:
         template: the path, with its parameters in braces.
         where: the place of its Router.
-        codecs: those that its connections may use, the default first.
-        decodings: what is received, by codec.
-        call_decodings: the same for what is asked in calls.
-        call_frames: the frames of calls, by their class in ``wsflow.messages.calls``.
-        sends: the types of what is sent to the peer, as far as annotations tell.
+        codecs: the codecs that its connections may use, the default first.
+        decodings: how messages are decoded, by codec.
+        call_decodings: how the messages inside of calls are decoded, by codec.
+        call_frames: the call frames, by their class in ``wsflow.messages.calls``.
+        sends: the types of the messages that are sent to the peer, as far as they are annotated.
     """
 
     template: str
@@ -123,20 +123,20 @@ class RoutePlan:
     sends: tuple[Any, ...]
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
-        """The subprotocol to agree on: the Router's own first, then a codec's; None for none."""
+        """Negotiate the subprotocol: the Router's own first, then a codec's; None without one."""
         for name in (*self.subprotocols, *(codec.subprotocol for codec in self.codecs)):
             if name in offered:
                 return name
         return None
 
     def codec(self, subprotocol: str | None) -> Codec:
-        """The codec of a connection that agreed on ``subprotocol``."""
+        """The codec of a connection with this subprotocol."""
         chosen = {codec.subprotocol: codec for codec in self.codecs}
         return chosen.get(subprotocol or "", self.codecs[0])
 
     @functools.cached_property
     def functions(self) -> tuple[Invocation, ...]:
-        """How all functions of a connection on this path are called."""
+        """The invocations of all functions of a connection on this path."""
         return (
             *(scope.invocation for scope in (*self.on_connect, *self.on_message)),
             *(consumer.invocation for consumer in self.consumers),
@@ -147,7 +147,7 @@ class RoutePlan:
 
     @functools.cached_property
     def request_sources(self) -> tuple[FromPath | FromRequest, ...]:
-        """What is read from the opening request: of its path first."""
+        """The sources that read the opening request; path parameters first."""
         sources = [source for each in self.functions for source in each.sources]
         return (
             *(source for source in sources if isinstance(source, FromPath)),
@@ -156,12 +156,12 @@ class RoutePlan:
 
     @functools.cached_property
     def needs_task_group(self) -> bool:
-        """Whether some function asks for a task group."""
+        """Whether any function asks for a task group."""
         return any(TASK_GROUP in each.sources for each in self.functions)
 
     @functools.cached_property
     def needs_host(self) -> bool:
-        """Whether a connection needs its task before its first message has come."""
+        """Whether a connection needs its host before its first message has come."""
         return (
             self.needs_task_group
             or bool(self.on_connect or self.producers)
@@ -169,7 +169,8 @@ class RoutePlan:
         )
 
     def error_plan(self, exc: BaseException) -> ErrorPlan | None:
-        """Who handles an error: the most specific type first, then the inner Router."""
+        """The ``on_error`` function for an error: the most specific type first, then the innermost
+        Router."""
         best: tuple[int, int] | None = None
         found: ErrorPlan | None = None
         ancestry = type(exc).__mro__
@@ -182,7 +183,7 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True)
 class AppPlan:
-    """A whole app, wired."""
+    """The plan of an app."""
 
     lifespans: tuple[ScopePlan, ...]
     routes: RouteTable[RoutePlan]
@@ -190,6 +191,6 @@ class AppPlan:
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
-        """The codecs that some path allows."""
+        """The codecs that any path allows."""
         used = {codec.name for plan in self.routes for codec in plan.codecs}
         return tuple(codec for codec in CODECS.values() if codec.name in used)

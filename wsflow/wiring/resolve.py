@@ -1,4 +1,4 @@
-"""From a parameter to its source: exactly one, or a problem that says what is wrong."""
+"""Finding the source of each parameter, or reporting why there is none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from wsflow.wiring.sources import (
 )
 
 SIMPLE = (str, int, float, bool, bytes)
-"""Types that no scope function can provide: too many things are one."""
+"""Types that no scope function can provide, since they are too general."""
 
 
 @dataclass
@@ -43,12 +43,12 @@ class Resolver:
     """Finds sources, and collects problems and topics.
 
     Attributes:
-        override: values by annotation that stand in for everything else.
+        override: values by annotation that take precedence over all other sources.
         client: whether it is a client's Router.
-        problems: what was found wrong.
-        topics: every injected topic.
-        asked: the types that some function asks for.
-        used: which overrides have stood in for something.
+        problems: the mistakes that were found.
+        topics: all injected topics.
+        asked: the types that functions ask for.
+        used: the overrides that have replaced something.
     """
 
     override: Mapping[Any, Any]
@@ -65,7 +65,7 @@ class Resolver:
             self.problems.append(problem)
 
     def overridden(self, annotation: Any) -> bool:
-        """Whether an override stands in for what a scope function provides."""
+        """Whether an override replaces the value of a scope function."""
         for each in self.override:
             if annotation == each:
                 self.used.add(id(each))
@@ -73,7 +73,7 @@ class Resolver:
         return False
 
     def check_overrides(self, where: str) -> None:
-        """An override that replaces nothing lets the real thing run: say so."""
+        """Report overrides that replace nothing, since the real function would run."""
         for each in self.override:
             if id(each) not in self.used:
                 asked = ", ".join(self.asked) or "nothing"
@@ -97,11 +97,11 @@ class Resolver:
         """Find a source for each parameter.
 
         Args:
-            handler: whose function.
-            parameters: those that are injected.
+            handler: the function.
+            parameters: the injected parameters.
             place: the path.
-            scopes: the scope functions that it sees, nearest first.
-            hidden: others on the path, to say why one of them does not serve.
+            scopes: the scope functions whose values it can use, nearest first.
+            hidden: all scope functions of the path, for error messages.
         """
         positional: dict[str, Source] = {}
         keywords: list[tuple[str, Source]] = []
@@ -110,7 +110,7 @@ class Resolver:
                 self.problem(
                     handler,
                     f"{each.variadic}{each.name}",
-                    "Parameters are injected one by one; *args and **kwargs have no type to go by.",
+                    "Parameters are injected by type; *args and **kwargs have none.",
                     "name the parameters that the function needs.",
                 )
                 continue
@@ -187,7 +187,7 @@ class Resolver:
             self.problem(
                 handler,
                 parameter,
-                f"{name}(…) stands as its default, so the function would get the marker itself.",
+                f"{name}(…) is its default, so the function would get the marker itself.",
                 f"write it into the annotation: {parameter.name}: "
                 f"Annotated[{type_name(parameter.bare)}, {name}(…)].",
             )
@@ -198,7 +198,7 @@ class Resolver:
                 self.problem(
                     handler,
                     parameter,
-                    f"{mark.__name__} stands there as a class.",
+                    f"{mark.__name__} in its annotation is the class, not an instance.",
                     f"add the parentheses: {mark.__name__}"
                     + ('("name").' if mark is TopicName else "()."),
                 )
@@ -220,7 +220,7 @@ class Resolver:
         self.problem(
             handler,
             parameter,
-            f"A text cannot be converted to {unknown}.",
+            f"A string cannot be converted to {unknown}.",
             "use a type that msgspec converts: str, int, float, bool, an Enum, UUID, datetime.",
         )
 
@@ -234,7 +234,7 @@ class Resolver:
             self.problem(
                 handler,
                 parameter,
-                "A Topic is known by its name, and this one has none.",
+                "A Topic needs a name, and this one has none.",
                 'name it: Annotated[Topic[Said], "room.{room}"].',
             )
             return None, True
@@ -266,7 +266,7 @@ class Resolver:
             self.problem(
                 handler,
                 parameter,
-                "Message() is what on_message functions ask for.",
+                "Message() is only for on_message functions.",
                 "in a consumer the first parameter is the message; elsewhere there is none.",
             )
             return None, True
@@ -278,9 +278,9 @@ class Resolver:
             self.problem(
                 handler,
                 parameter,
-                "An Opening is what a client sends, and is there before that.",
-                "ask for it in an on_connect function of a client's Router; a server's functions "
-                "ask for the Request.",
+                "An Opening is a client's opening request, before it is sent.",
+                "ask for it in an on_connect function of a client's Router; in a server, ask for "
+                "the Request.",
             )
             return None, True
         if parameter.annotation is End:
@@ -289,8 +289,8 @@ class Resolver:
             self.problem(
                 handler,
                 parameter,
-                "Only on_disconnect is given an End: before it, there is none.",
-                "ask for the Connection and look at its `end`, which is None while it is open.",
+                "An End is only for on_disconnect: before it, there is none.",
+                "ask for the Connection and use its `end`, which is None while it is open.",
             )
             return None, True
         return None, False
@@ -315,8 +315,8 @@ class Resolver:
                 self.problem(
                     handler,
                     parameter,
-                    f"{wanted} comes from {scope.handler} ({scope.handler.where}), which "
-                    f"{handler} does not see.",
+                    f"{wanted} comes from {scope.handler} ({scope.handler.where}), whose value "
+                    f"{handler} cannot use.",
                     _see(handler, scope.handler),
                 )
                 return

@@ -1,7 +1,7 @@
-"""Paths: templates, how they add up, and which one a request's path matches.
+"""Routing: path templates, joining them, and matching the path of a request.
 
-A path is made of segments. ``{name}`` stands for one segment that is not empty; a literal segment
-wins over it. Segments are compared percent-decoded.
+A path consists of segments. ``{name}`` matches one non-empty segment; a literal segment takes
+precedence over it. Segments are compared percent-decoded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def join(*paths: str) -> str:
-    """Put paths one behind the other: ``/a``, ``b/`` and ``/`` make ``/a/b``."""
+    """Join paths: ``/a``, ``b/`` and ``/`` make ``/a/b``."""
     parts = [part for path in paths for part in path.strip("/").split("/") if part]
     return "/" + "/".join(parts)
 
@@ -32,15 +32,15 @@ def parameters(template: str) -> list[str]:
     for segment in template.split("/"):
         if match := _PARAMETER.fullmatch(segment):
             if match[1] in names:
-                raise ValueError(f"{{{match[1]}}} stands in it twice")
+                raise ValueError(f"{{{match[1]}}} occurs twice")
             names.append(match[1])
             if keyword.iskeyword(match[1]):
-                raise ValueError(f"{{{match[1]}}} cannot be the name of a function's parameter")
+                raise ValueError(f"{{{match[1]}}} is a Python keyword, and cannot be a parameter")
         elif set(segment) & set("?# "):
-            raise ValueError(f"{segment!r} has a character that no path has: ?, # or a space")
+            raise ValueError(f"{segment!r} has a character that is not allowed: ?, # or a space")
         elif "{" in segment or "}" in segment:
             raise ValueError(
-                f"{segment!r} is not a segment: a parameter is a name in braces and fills its "
+                f"{segment!r} is not a segment: a parameter is a name in braces and a complete "
                 "segment, as in /chat/{room}"
             )
     return names
@@ -48,7 +48,7 @@ def parameters(template: str) -> list[str]:
 
 @final
 class RouteTable(Generic[T]):
-    """Finds what is served at a path, in time that does not depend on the number of routes."""
+    """Finds the route of a path, in a time that does not depend on the number of routes."""
 
     __slots__ = ("_children", "_names", "_parameter", "_value")
 
@@ -59,7 +59,7 @@ class RouteTable(Generic[T]):
         self._names: list[str] = []
 
     def add(self, template: str, value: T) -> T | None:
-        """Serve ``value`` at ``template``, or return what is served there already."""
+        """Add a route, or return the value of the route that is there already."""
         node = self
         for segment in _segments(template):
             if _PARAMETER.fullmatch(segment):
@@ -75,7 +75,8 @@ class RouteTable(Generic[T]):
         return node._value
 
     def match(self, path: str) -> tuple[T, dict[str, str]] | None:
-        """What is served at a request's path, and the values of the path's parameters."""
+        """The value of the route that matches a request's path, and the path parameters; None if
+        there is no such route."""
         try:
             segments = [unquote(segment, errors="strict") for segment in _segments(path)]
         except UnicodeDecodeError:

@@ -1,8 +1,8 @@
-"""Where a parameter's value comes from, and when it is known.
+"""Sources of parameters.
 
-Each source is decided at start-up. ``get`` reads its value from the ``Environment`` of a process or
-a connection; it is called once when a handler is bound, never per message, except for what
-``on_message`` provides.
+Each parameter gets its source at start-up. ``get`` reads the value from the ``Environment`` of a
+process or a connection. It is called once when a handler is bound, and not per message; the values
+of ``on_message`` functions are filled in by ``Invocation.bind_each``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from wsflow.wiring.environment import Environment
 
 
 class Source(Protocol):
-    """Where a value comes from. ``str()`` says it to a person."""
+    """Where a value comes from. ``str()`` is a description."""
 
     def get(self, environment: Environment) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Something of the connection or the app: an attribute of the environment."""
+    """An attribute of the environment: an object of the connection or the app."""
 
     attribute: str
     said: str
@@ -62,7 +62,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Provided:
-    """What a ``lifespan`` or ``on_connect`` function returned or yielded."""
+    """The value of a ``lifespan`` or ``on_connect`` function."""
 
     handler: Handler
 
@@ -75,7 +75,8 @@ class Provided:
 
 @dataclass(frozen=True, slots=True)
 class PerMessage:
-    """What is known per message only: what ``on_message`` provides, or the message (no handler)."""
+    """A value that is only known per message: that of an ``on_message`` function, or the message
+    itself if ``handler`` is None."""
 
     handler: Handler | None
 
@@ -151,8 +152,8 @@ class FromTopic:
     Attributes:
         template: its name.
         types: the types of its messages.
-        options: how it treats its members.
-        keeps_hearing: whether what is published between two loops over it is heard, too.
+        options: its options.
+        keeps_hearing: whether it also receives what is published between two loops over it.
     """
 
     template: str
@@ -176,7 +177,7 @@ class FromTopic:
 
 
 def _why(exc: msgspec.ValidationError) -> str:
-    """What was expected. What came is a text in any case."""
+    """The part of the error that names the expected type: the value is always a string."""
     return str(exc).partition(", got `str`")[0]
 
 
@@ -188,4 +189,4 @@ GIVEN: Mapping[Any, Given] = {
 TASK_GROUP = Given("task_group", "the connection's task group")
 APP_TASK_GROUP = Given("task_group", "the app's task group")
 END = Given("end", "how the connection ended")
-OPENING = Given("opening", "the opening request, before it goes out")
+OPENING = Given("opening", "the opening request, before it is sent")

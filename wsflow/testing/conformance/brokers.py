@@ -1,0 +1,419 @@
+"""What every broker promises, over two processes of an app; with ``memory://`` both are one.
+
+The suite needs one fixture, ``broker``: a URL of a broker, another one for each test. It
+runs on asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import anyio
+import msgspec
+import pytest
+
+from wsflow.brokers import remote
+from wsflow.connection import Connection
+from wsflow.declare.markers import Query, TopicName
+from wsflow.declare.router import Router
+from wsflow.limits import Limits
+from wsflow.messages.events import EventId
+from wsflow.testing.peer import MemoryPeer
+from wsflow.testing.server import MemoryServer, serve_in_memory
+from wsflow.topics.members import MemberJoined, MemberLeft
+from wsflow.topics.registry import Registry
+from wsflow.topics.topic import Topic
+
+
+class Said(msgspec.Struct, tag="said"):
+    text: str
+
+
+class News(msgspec.Struct, tag="news"):
+    text: str
+    id: Annotated[str, EventId()] = ""
+
+
+class Member(msgspec.Struct, frozen=True):
+    name: str
+    rank: int = 0
+
+
+class Who(msgspec.Struct, tag="who"):
+    names: list[str]
+
+
+class Back(msgspec.Struct, tag="back"):
+    recovered: bool
+
+
+class Came(msgspec.Struct, tag="came"):
+    name: str
+    earlier: bool
+
+
+class Went(msgspec.Struct, tag="went"):
+    name: str
+
+
+Room = Annotated[Topic[Said], TopicName("room.{room}", presence=Member)]
+Kept = Annotated[Topic[News], TopicName("kept.{room}", history=5)]
+
+
+@pytest.fixture(autouse=True)
+def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes find each other sooner."""
+    monkeypatch.setattr(remote, "BEAT", 0.1)
+
+
+LIMITS = Limits(close_timeout=1)
+
+
+@asynccontextmanager
+async def processes(
+    app: Router, broker: str, limits: Limits = LIMITS
+) -> AsyncIterator[tuple[MemoryServer, MemoryServer]]:
+    async with serve_in_memory(app, broker=broker, limits=limits) as one:
+        if broker == "memory://":
+            yield one, one
+            return
+        async with serve_in_memory(app, broker=broker, limits=limits) as two:
+            yield one, two
+
+
+def chat() -> Router:
+    app = Router("/chat/{room}")
+
+    @app.on_connect
+    async def enter(room: Room, name: Annotated[str, Query()]) -> Member:
+        await room.join(presence=Member(name, len(name)))
+        return Member(name)
+
+    @app.consumer
+    async def command(
+        message: str, member: Member, room: Room, connection: Connection, registry: Registry
+    ) -> Any:
+        match message:
+            case "who":
+                return Who(sorted(each.presence.name for each in await room.members()))
+            case "ranks":
+                return [
+                    [type(each.presence).__name__, each.presence.rank]
+                    for each in sorted(await room.members(), key=lambda each: each.presence.name)
+                ]
+            case "others":
+                await room.publish(Said("to others"), exclude=connection)
+            case "all":
+                await registry.broadcast(Said("to all"))
+            case "all others":
+                await registry.broadcast(Said("to all others"), exclude=connection)
+            case "rename":
+                await room.join(presence=Member("renamed"))
+            case "leave":
+                await room.leave()
+            case _:
+                await room.publish(Said(message))
+        return "done"
+
+    return app
+
+
+def news() -> Router:
+    app = Router("/news/{room}")
+
+    @app.on_connect
+    async def enter(kept: Kept, after: Annotated[str, Query()] = "") -> Back:
+        joined = await kept.join(after=after)
+        return Back(joined.recovered)
+
+    @app.consumer
+    async def publish(message: str, kept: Kept, back: Back) -> Any:
+        if message == "back":
+            return back
+        if message == "plain":
+            await kept.publish(News("given", "mine"))
+            return "done"
+        return await kept.publish(News(message))
+
+    return app
+
+
+async def read(peer: MemoryPeer, count: int) -> list[str]:
+    return [(await peer.receive(News)).text for _ in range(count)]
+
+
+async def test_a_message_reaches_who_has_joined_in_every_process(broker: str) -> None:
+    async with processes(chat(), broker) as (one, two):
+        async with (
+            one.connect("/chat/a?name=ada") as ada,
+            two.connect("/chat/a?name=bob") as bob,
+            two.connect("/chat/b?name=eve") as eve,
+        ):
+            await ada.send("hi")
+            for peer in (ada, bob):
+                assert await peer.receive(Said) == Said("hi")
+            await bob.send("leave")
+            assert await bob.receive() == "done"
+            await ada.send("again")
+            assert await ada.receive(Said) == Said("again")
+            await bob.receive_nothing(0.05)
+            await eve.receive_nothing(0.05)
+
+
+async def test_exclude_and_broadcast(broker: str) -> None:
+    async with processes(chat(), broker) as (one, two):
+        async with (
+            one.connect("/chat/a?name=ada") as ada,
+            two.connect("/chat/a?name=bob") as bob,
+            two.connect("/chat/b?name=eve") as eve,
+        ):
+            await ada.send("others")
+            await ada.send("all others")
+            await ada.send("all")
+            assert [(await bob.receive(Said)).text for _ in range(3)] == [
+                "to others",
+                "to all others",
+                "to all",
+            ]
+            assert [(await eve.receive(Said)).text for _ in range(2)] == ["to all others", "to all"]
+            assert await ada.receive(Said) == Said("to all")
+
+
+async def test_each_codec_has_its_payload(broker: str) -> None:
+    app = Router("/{room}", subprotocols=("wsflow.json", "wsflow.msgpack"))
+    packed: Any = "wsflow.msgpack"
+
+    @app.on_connect
+    async def enter(kept: Kept) -> None:
+        await kept.join()
+
+    @app.consumer
+    async def say(message: News, kept: Kept) -> str:
+        return await kept.publish(message)
+
+    async with processes(app, broker) as (one, two):
+        async with (
+            one.connect("/a") as ada,
+            two.connect("/a", subprotocols=[packed]) as bob,
+            one.connect("/a", subprotocols=[packed]) as cleo,
+        ):
+            await ada.send(News("hi"))
+            id = await ada.receive(str)
+            for peer in (ada, bob, cleo):
+                assert await peer.receive(News) == News("hi", id)
+
+
+async def test_the_order_of_each_publisher_is_kept(broker: str) -> None:
+    async with processes(chat(), broker) as (one, two):
+        async with (
+            one.connect("/chat/a?name=ada") as ada,
+            two.connect("/chat/a?name=bob") as bob,
+        ):
+            for number in range(100):
+                await ada.send(f"ada {number}")
+                await bob.send(f"bob {number}")
+            for peer in (ada, bob):
+                heard = [(await peer.receive(Said, timeout=5)).text for _ in range(200)]
+                for name in ("ada", "bob"):
+                    mine = [text for text in heard if text.startswith(name)]
+                    assert mine == [f"{name} {number}" for number in range(100)]
+
+
+async def test_a_producer_iterates_what_other_processes_publish(broker: str) -> None:
+    app = chat()
+    watch = Router("/watch/{room}")
+
+    @watch.producer
+    async def loud(room: Room) -> AsyncIterator[Said]:
+        yield Said("begun")
+        async for message in room:
+            if message.text.isupper():
+                yield message
+
+    whole = Router("/")
+    whole.include(app)
+    whole.include(watch)
+    async with processes(whole, broker) as (one, two):
+        async with two.connect("/watch/a") as watcher, one.connect("/chat/a?name=ada") as ada:
+            assert await watcher.receive(Said) == Said("begun")
+            # It has begun to listen; that the broker knows it, only a message can tell.
+            while True:
+                await ada.send("LOUD")
+                await ada.send("quiet")
+                with anyio.move_on_after(0.2):
+                    assert await watcher.receive(Said, timeout=5) == Said("LOUD")
+                    break
+
+
+async def test_history_is_replayed_exactly(broker: str) -> None:
+    async with processes(news(), broker) as (one, two):
+        async with one.connect("/news/a") as ada:
+            ids = []
+            for text in "abcdefg":
+                await ada.send(text)
+                ids.append(await ada.receive(str))
+            assert [(await ada.receive(News)).id for _ in ids] == ids
+            async with two.connect(f"/news/a?after={ids[3]}") as bob:
+                assert await read(bob, 3) == ["e", "f", "g"]
+                await bob.send("back")
+                assert await bob.receive(Back) == Back(True)
+                await ada.send("h")
+                assert await read(bob, 1) == ["h"]
+                await bob.receive_nothing(0.05)
+            async with two.connect(f"/news/a?after={ids[2]}") as bob:  # five are kept: d to h
+                assert await read(bob, 5) == ["d", "e", "f", "g", "h"]
+                await bob.send("back")
+                assert await bob.receive(Back) == Back(True)
+
+
+async def test_what_cannot_be_recovered_is_said(broker: str) -> None:
+    async with processes(news(), broker) as (one, two):
+        async with one.connect("/news/a") as ada, one.connect("/news/b") as other:
+            ids = []
+            for text in "abcdefg":
+                await ada.send(text)
+                ids.append(await ada.receive(str))
+            await other.send("elsewhere")
+            await other.receive(str)
+            epoch, _, place = ids[-1].partition("-")
+            lost = f"{'0' * len(epoch)}-{place}"
+            future = f"{epoch}-9{place}"
+            for after in (ids[0], "nonsense", lost, future, "x" * 5000):
+                async with two.connect(f"/news/a?after={after}") as bob:
+                    await bob.send("back")
+                    assert await bob.receive(Back) == Back(False)
+                    await bob.receive_nothing(0.02)
+
+
+async def test_nothing_is_missed_or_twice_while_others_publish(broker: str) -> None:
+    """Peers come back with their last id, again and again, while there is no pause."""
+    app = Router("/{room}")
+    Busy = Annotated[Topic[News], TopicName("busy.{room}", history=1000)]
+    said = 400
+
+    @app.on_connect
+    async def enter(busy: Busy, after: Annotated[str, Query()] = "") -> None:
+        joined = await busy.join(after=after)
+        assert joined.recovered or not after
+
+    @app.consumer
+    async def flood(message: int, busy: Busy) -> None:
+        for number in range(message):
+            await busy.publish(News(str(number)))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a") as writer:
+            heard: list[str] = []
+            last = ""
+            begun = False
+            while len(heard) < said:
+                async with two.connect(f"/a?after={last}") as reader:
+                    if not begun:
+                        await writer.send(said)
+                        begun = True
+                    for _ in range(min(37, said - len(heard))):
+                        message = await reader.receive(News, timeout=5)
+                        heard.append(message.text)
+                        last = message.id
+            assert heard == [str(number) for number in range(said)]
+            for _ in range(said):
+                await writer.receive(News, timeout=5)
+
+
+async def test_members_are_listed_in_every_process(broker: str) -> None:
+    async with processes(chat(), broker) as (one, two):
+        async with one.connect("/chat/a?name=ada") as ada:
+            async with two.connect("/chat/a?name=bob") as bob:
+                for peer in (ada, bob):
+                    await peer.send("who")
+                    assert await peer.receive(Who) == Who(["ada", "bob"])
+                await bob.send("rename")
+                assert await bob.receive() == "done"
+                await until(ada, ["ada", "renamed"])
+                await ada.send("ranks")
+                assert await ada.receive(list) == [["Member", 3], ["Member", 0]]
+            await until(ada, ["ada"])
+        assert await two.registry.topic("room.a").members() == []
+        async with one.connect("/chat/a?name=ada"):
+            there = await two.registry.topic("room.a").members()
+            assert [each.presence for each in there] == [Member("ada", 3)]
+
+
+async def until(peer: MemoryPeer, names: list[str]) -> None:
+    """Ask until those are there."""
+    with anyio.fail_after(5):
+        while True:
+            await peer.send("who")
+            if await peer.receive(Who) == Who(names):
+                return
+
+
+async def test_who_comes_and_goes_is_observed(broker: str) -> None:
+    app = chat()
+    watch = Router("/watch/{room}")
+
+    @watch.producer
+    async def observe(room: Room) -> AsyncIterator[Came | Went]:
+        async for change in room.watch_members():
+            match change:
+                case MemberJoined(member, earlier):
+                    yield Came(member.presence.name, earlier)
+                case MemberLeft(member):
+                    yield Went(member.presence.name)
+
+    whole = Router("/")
+    whole.include(app)
+    whole.include(watch)
+    async with processes(whole, broker) as (one, two):
+        async with one.connect("/chat/a?name=ada"), two.connect("/watch/a") as watcher:
+            assert await watcher.receive(Came, timeout=5) == Came("ada", True)
+            async with one.connect("/chat/a?name=bob") as bob:
+                assert await watcher.receive(Came) == Came("bob", False)
+                await bob.send("rename")
+                assert await watcher.receive(Came) == Came("renamed", False)
+            assert await watcher.receive(Went) == Went("renamed")
+            async with two.connect("/chat/a?name=eve"):
+                assert await watcher.receive(Came) == Came("eve", False)
+            assert await watcher.receive(Went) == Went("eve")
+        for server in (one, two):
+            assert server._app.directory.channels.presence._rosters == {}
+
+
+async def test_lag_happens_to_one_peer_alone(broker: str) -> None:
+    app = Router("/{room}")
+    Brief = Annotated[Topic[Said], TopicName("brief.{room}", backlog=10, when_full="drop_oldest")]
+
+    @app.on_connect
+    async def enter(brief: Brief) -> None:
+        await brief.join()
+
+    @app.consumer
+    async def nothing(message: str) -> None: ...
+
+    limits = Limits(write_buffer=4, close_timeout=1)
+    async with processes(app, broker, limits=limits) as (one, two):
+        brief = one.registry.topic("brief.a")
+        async with two.connect("/a") as slow, two.connect("/a") as quick:
+            for number in range(100):
+                await brief.publish(Said(str(number)))
+                assert await quick.receive(Said) == Said(str(number))
+            counters = two.registry.topic("brief.a").counters()
+            assert (counters.joined, counters.lagging, counters.waiting) == (2, 1, 10)
+            sent = 100 - counters.waiting - counters.dropped
+            assert two.registry.counters()["dropped"] == counters.dropped > 50
+            heard = [(await slow.receive(Said)).text for _ in range(sent + 10)]
+            assert heard == [str(number) for number in (*range(sent), *range(90, 100))]
+
+
+async def test_only_what_somebody_has_joined_is_subscribed_to(broker: str) -> None:
+    """A process knows no topic that nobody there uses, however many came and went."""
+    async with processes(chat(), broker) as (one, two):
+        for number in range(50):
+            async with one.connect(f"/chat/{number}?name=ada"), one.connect("/chat/x?name=bob"):
+                pass
+        for server in (one, two):
+            channels = server._app.directory.channels
+            assert len(channels) == 0
+            assert set(getattr(channels.broker, "_wanted", {""})) == {""}
