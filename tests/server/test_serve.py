@@ -84,6 +84,7 @@ async def test_stopping_at_once_cuts_short() -> None:
         idle[1].write(b"GET / HT")
         await client.send("a")
         await started.wait()
+        assert [name.split()[0] for name in server.running] == ["consumer"]
         while len(server._transports._requesting) < 1:
             await asyncio.sleep(0)
         server.stop()

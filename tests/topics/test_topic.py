@@ -539,6 +539,10 @@ async def test_a_loop_that_nobody_holds_is_gone_with_the_next_message() -> None:
     async with serve_in_memory(chat()) as server:
         channels = server._app.directory.channels
         numbers = server.registry.topic("numbers", int)
+        async with aclosing(numbers.watch_members()) as changes:
+            await changes.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(changes)
         loop = aiter(numbers)
         await numbers.publish(1)
         assert await anext(loop) == 1

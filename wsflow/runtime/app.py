@@ -87,25 +87,28 @@ class App:
                 or ``serve``.
         """
 
-        async def live(started: bool) -> None:
-            if started:
-                await self._serve(serve)
-            self._children.cancel()
-            self.left_behind += await self._children.reap_within(self.limits.close_timeout)
-
         with anyio.CancelScope(shield=True):
             try:
-                if await self._connect():
-                    nest = Nest(
-                        self.plan.lifespans, self._environment, float("inf"), float("inf"), self
-                    )
-                    await nest.run(live)
+                await self._connect_and_live(serve)
             except BaseException as exc:
                 self.fail(exc)
             finally:
                 await self.directory.channels.broker.stop()
         if self._error is not None:
             raise self._error
+
+    async def _connect_and_live(self, serve: Run) -> None:
+        if not await self._connect():
+            return
+
+        async def live(started: bool) -> None:
+            if started:
+                await self._serve(serve)
+            self._children.cancel()
+            self.left_behind += await self._children.reap_within(self.limits.close_timeout)
+
+        limits = float("inf"), float("inf")  # a lifespan takes its time
+        await Nest(self.plan.lifespans, self._environment, *limits, self).run(live)
 
     async def _connect(self) -> bool:
         """Connect to the broker. Returns False if the start was aborted."""

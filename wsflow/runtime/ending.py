@@ -152,9 +152,8 @@ class Ending:
     def cancelled(self, what: object) -> None:
         """``what`` was cancelled from outside. An exception of a scope function may still replace
         this end by its cause."""
-        if self.end is None:
-            self.end = End("error", 1011, "", RuntimeError(f"{what} was cancelled from outside"))
-            self._provisional = True
+        self.end = End("error", 1011, "", RuntimeError(f"{what} was cancelled from outside"))
+        self._provisional = True
 
     def reject(self, status: int, *, accepted: bool) -> None:
         """End with an HTTP error, or with 1008 after the handshake, unless there is an end."""
