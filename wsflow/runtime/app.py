@@ -98,11 +98,10 @@ class App:
             raise self._error
 
     async def _connect_and_live(self, serve: Run) -> None:
-        if not await self._connect():
-            return
+        await self._connect()
 
         async def live(started: bool) -> None:
-            if started:
+            if started and not self.stopping:
                 await self._serve(serve)
             self._children.cancel()
             self.left_behind += await self._children.reap_within(self.limits.close_timeout)
@@ -110,17 +109,14 @@ class App:
         limits = float("inf"), float("inf")  # a lifespan takes its time
         await Nest(self.plan.lifespans, self._environment, *limits, self).run(live)
 
-    async def _connect(self) -> bool:
-        """Connect to the broker. Returns False if the start was aborted."""
+    async def _connect(self) -> None:
+        """Connect to the broker. It may be aborted: then no lifespan sets up."""
         with anyio.CancelScope() as scope:
             self._setting_up = scope
             await self.directory.channels.start()
         self._setting_up = None
-        if scope.cancelled_caught:
-            return False
         if any(APP_TASK_GROUP in plan.invocation.sources for plan in self.plan.lifespans):
             self._environment.task_group = await self._children.open_group()
-        return True
 
     def abort_start(self) -> None:
         """Stop connecting to the broker and setting up the lifespans. No effect after the start."""
