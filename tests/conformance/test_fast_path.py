@@ -15,7 +15,7 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from tests.transports.test_server import request
+from tests.raw import request
 from wsflow.server.settings import Settings
 from wsflow.transports import library
 from wsflow.transports.frames import Found

@@ -38,11 +38,12 @@ class Jumping:
 
 class TestStubborn(Jumping):
     async def test_a_block_fails_by_name_and_does_not_hang(self) -> None:
-        stop = anyio.Event()
+        begun, stop = anyio.Event(), anyio.Event()
         app = Router("/")
 
         @app.producer
         async def stubborn() -> None:
+            begun.set()
             while not stop.is_set():
                 try:
                     await anyio.sleep(1000)
@@ -52,7 +53,7 @@ class TestStubborn(Jumping):
 
         with pytest.raises(AssertionError, match=r"still running after .*: producer .*stubborn"):
             async with connect(app):
-                pass
+                await begun.wait()
         stop.set()
 
     async def test_set_up_that_swallows_its_limit(self, caplog: pytest.LogCaptureFixture) -> None:

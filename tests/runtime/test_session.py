@@ -249,10 +249,11 @@ class TestLate(Jumping):
     async def test_who_swallows_his_cancellation_is_left_behind(
         self, kind: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        stubborn = anyio.Event()
+        begun, stubborn = anyio.Event(), anyio.Event()
         app = Router("/")
 
         async def swallow() -> None:
+            begun.set()
             while not stubborn.is_set():
                 try:
                     await anyio.sleep(10_000)
@@ -276,8 +277,8 @@ class TestLate(Jumping):
             await peer._opened()
             if kind == "consumer":
                 await peer.send("x")
-                await anyio.sleep(0.1)
             try:
+                await begun.wait()
                 await peer.close()
                 await peer.wait_closed(timeout=5)
                 assert len(server.registry) == 0

@@ -635,3 +635,28 @@ def msgspec_options() -> Any:
     from wsflow.declare.markers import TopicOptions
 
     return TopicOptions(backlog=2)
+
+
+async def test_a_loop_that_begins_after_the_end_is_over() -> None:
+    """Code that outlives its connection adds nothing to a topic that nobody would remove."""
+    kept: list[Topic[str]] = []
+    app = Router("/")
+
+    @app.on_connect
+    async def keep(news: Annotated[Topic[str], TopicName("news")]) -> None:
+        kept.append(news)
+
+    @app.producer
+    async def tell(news: Annotated[Topic[str], TopicName("news")]) -> None:
+        kept.append(news)
+
+    async with serve_in_memory(app) as server:
+        async with server.connect("/") as peer:
+            await peer.wait_closed()
+        assert len(kept) == 2
+        for topic in kept:
+            assert [each async for each in topic] == []
+            assert [each async for each in topic.watch_members()] == []
+            with pytest.raises(Disconnected):
+                await topic.join()
+        assert server.registry.counters()["topics"] == 0

@@ -103,7 +103,7 @@ class App:
         async def live(started: bool) -> None:
             if started and not self.stopping:
                 await self._serve(serve)
-            self._children.cancel()
+            self._children.close()
             self.left_behind += await self._children.reap_within(self.limits.close_timeout)
 
         limits = float("inf"), float("inf")  # a lifespan takes its time

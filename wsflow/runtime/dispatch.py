@@ -15,7 +15,7 @@ from wsflow.messages.codec import BadMessage, Codec, bad_message
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
 from wsflow.runtime.handlers import Handlers
-from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
+from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane, StreamLane
 from wsflow.runtime.outbox import Outbox
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import Begun, checkpoint
@@ -87,12 +87,12 @@ class Dispatcher:
         self._owner = owner
         self._seen = seen  # called with messages and their event ids as they are handled
         self._lane = Lane(inbox)
-        self._lanes: dict[ConsumerPlan, Lane] = {}
+        self._lanes: dict[ConsumerPlan, KeyedLane | StreamLane] = {}
         for each in plan.consumers:
             if each.shares_calls and (others := [by for by in self._lanes if by.shares_calls]):
                 self._lanes[each] = self._lanes[others[0]]
             elif each.concurrent or each.stream:
-                self._lanes[each] = KeyedLane(inbox, each) if each.concurrent else Lane(inbox)
+                self._lanes[each] = KeyedLane(inbox, each) if each.concurrent else StreamLane(inbox)
         self._begun: Begun | None = None
         self._calls: Calls | None = None
         self._handlers: Handlers | None = None
@@ -297,7 +297,9 @@ class Dispatcher:
 
     # -- consumers with a lane of their own
 
-    async def _run_stream(self, handlers: Handlers, consumer: ConsumerPlan, lane: Lane) -> None:
+    async def _run_stream(
+        self, handlers: Handlers, consumer: ConsumerPlan, lane: StreamLane
+    ) -> None:
         try:
             async with aclosing(lane.messages(handlers.seen)) as messages:
                 await handlers.stream(consumer, messages)

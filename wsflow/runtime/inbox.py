@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, final
 
 from wsflow.limits import Limits
-from wsflow.tasks.detached import Signal, signal
+from wsflow.tasks.detached import Signal, checkpoint, signal
 from wsflow.tasks.waiting import EMPTY
 from wsflow.transports.base import Transport
 from wsflow.wiring.plan import ConsumerPlan
@@ -42,6 +42,7 @@ class Inbox:
     Attributes:
         full: whether reading is paused because too much waits.
         closed: whether no more messages will come.
+        ended: whether no more handlers start.
         expecting: how many calls are pending, in both directions.
     """
 
@@ -52,6 +53,7 @@ class Inbox:
         "_waiting",
         "_waiting_bytes",
         "closed",
+        "ended",
         "expecting",
         "full",
         "lanes",
@@ -66,6 +68,7 @@ class Inbox:
         self._waiting = 0
         self._waiting_bytes = 0
         self.closed = False
+        self.ended = False
         self.lanes: list[Lane] = []
 
     @property
@@ -122,9 +125,16 @@ class Inbox:
         for lane in self.lanes:
             lane.wake()
 
+    def discard(self) -> None:
+        """The connection has ended: drop the messages whose handlers have not started. A consumer
+        that iterates its messages is cancelled first, and may take the rest in its clean-up."""
+        self.closed = self.ended = True
+        for lane in self.lanes:
+            lane.discard()
+
 
 class Lane:
-    """Messages in the order in which they were received."""
+    """Messages in the order in which they were received, each for a handler of its own."""
 
     __slots__ = ("_more", "inbox", "queue")
 
@@ -146,6 +156,11 @@ class Lane:
         self.inbox.taken(item.size)
         return item
 
+    def discard(self) -> None:
+        """Drop all messages."""
+        while self.queue:
+            self.take()
+
     def wake(self) -> None:
         if self._more is not None:
             self._more.set()
@@ -155,11 +170,23 @@ class Lane:
         self._more = more = signal()
         return more
 
+
+@final
+class StreamLane(Lane):
+    """The lane of a consumer that iterates its messages."""
+
+    __slots__ = ()
+
+    def discard(self) -> None:
+        """Without effect: the consumer may take the messages in its clean-up."""
+
     async def messages(self, taken: Callable[[Any], None]) -> AsyncGenerator[Any, None]:
         """Iterate the messages, until the inbox is closed and empty; ``taken`` is called with
         each."""
         while True:
             while self.queue:
+                if self.inbox.ended:
+                    await checkpoint()  # the consumer's cancellation comes first
                 message = self.take().message
                 taken(message)
                 yield message
@@ -208,6 +235,12 @@ class KeyedLane(Lane):
             self.queue.append(behind.popleft())
         else:
             del self._behind[item.key]
+
+    def discard(self) -> None:
+        super().discard()
+        for behind in self._behind.values():
+            while behind:
+                self.inbox.taken(behind.popleft().size)
 
     @property
     def free(self) -> bool:

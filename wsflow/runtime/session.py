@@ -394,15 +394,14 @@ class Session:
         if end.cause not in PEER_LEFT:
             self.outbox.refuse(end)
             self._lose(end)
-        self._inbox.closed = True  # tasks that wait for a message are cancelled
+        self._inbox.discard()  # tasks that wait for a message are cancelled
+        self._children.close()
         if not has_host:
             self._end_at_rest()
             return
         self._expect_within(self._app.limits.close_timeout, self._give_up)
         if self._scope is not None:
             self._scope.cancel()
-        if self._children.tasks:
-            self._children.cancel()
 
     def _expect_within(self, seconds: float, late: Callable[[], None] | None) -> None:
         """Call ``late`` in ``seconds``, instead of an earlier call; None for no call."""
@@ -551,7 +550,8 @@ class Session:
         if self._children.tasks:
             await self._children.reap()
         self._leave_topics()
-        if connected and self._answered is None:
+        if connected and self._answered is None and self.plan.on_disconnect:
+            self._children = Children(detach, self.left)  # the others' are closed
             for call in self.plan.on_disconnect:
                 limit = anyio.current_time() + self._app.limits.close_timeout
                 scope = anyio.CancelScope(deadline=limit, shield=True)

@@ -1,8 +1,8 @@
 """The tasks of a connection, or of an app, other than its host.
 
-A connection has only the tasks that it needs. The host cancels them and waits until the last one
-has ended, even if the host is cancelled meanwhile; a task that swallows its cancellation can be
-abandoned.
+A connection has only the tasks that it needs. The host closes them and waits until the last one has
+ended, even if the host is cancelled meanwhile; a task that swallows its cancellation can be
+abandoned. Once they are closed nothing starts any more, whoever asks for it.
 """
 
 from __future__ import annotations
@@ -45,15 +45,17 @@ class Children:
 
     Attributes:
         tasks: the tasks that run.
+        closed: whether no more tasks start.
     """
 
-    __slots__ = ("_ended", "_failed", "_spawn", "tasks")
+    __slots__ = ("_changed", "_failed", "_spawn", "closed", "tasks")
 
     def __init__(self, spawn: Spawn, failed: Callable[[str, BaseException], None]) -> None:
         self._spawn = spawn
         self._failed = failed
         self.tasks: dict[Child, None] = {}
-        self._ended: anyio.Event | None = None
+        self.closed = False
+        self._changed: anyio.Event | None = None
 
     @property
     def names(self) -> list[str]:
@@ -71,14 +73,20 @@ class Children:
         run: Run,
         scope: anyio.CancelScope | None = None,
     ) -> None:
-        """Start a task, within ``scope`` if it is given. Must be called from a task."""
+        """Start a task, within ``scope`` if it is given; without effect once they are closed.
+
+        Must be called from a task. A task that is cancelled before its first step does not run.
+        """
+        if self.closed:
+            return
         child = Child(name, role, scope or anyio.CancelScope())
         self.tasks[child] = None
 
         async def live() -> None:
             try:
                 with child.scope:
-                    await run()
+                    if not child.scope.cancel_called:
+                        await run()
             except BaseException as exc:
                 self._failed(child.name, exc)
             finally:
@@ -88,57 +96,68 @@ class Children:
 
     def _forget(self, child: Child) -> None:
         self.tasks.pop(child, None)
-        if self._ended is not None:
-            self._ended.set()
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    def _change(self) -> anyio.Event:
+        """An event that is set when a task has ended, or a group is open."""
+        if self._changed is None or self._changed.is_set():
+            self._changed = anyio.Event()
+        return self._changed
 
     def cancel(self, *roles: Role) -> None:
-        """Cancel the tasks of these roles, or all without arguments. Does not wait for their
-        end."""
+        """Cancel the tasks of these roles. Does not wait for their end."""
         for child in list(self.tasks):
-            if not roles or child.role in roles:
+            if child.role in roles:
                 child.scope.cancel()
+
+    def close(self) -> None:
+        """Cancel all tasks, and start no more. Does not wait for their end. Idempotent."""
+        self.closed = True
+        for child in list(self.tasks):
+            child.scope.cancel()
 
     async def reap(self) -> None:
         """Wait until no task is left, even if this is cancelled."""
         while self.tasks:
-            self._ended = anyio.Event()
-            await wait_shielded(self._ended)
+            await wait_shielded(self._change())
 
     async def reap_within(self, seconds: float) -> list[str]:
         """Wait until no task is left, for at most ``seconds``. Abandons the tasks that are left,
         and returns their names."""
         with anyio.move_on_after(seconds):
             while self.tasks:
-                self._ended = anyio.Event()
-                await self._ended.wait()
+                await self._change().wait()
         return self.abandon()
 
     async def finished(self, *roles: Role) -> None:
         """Wait until no task of these roles is left. Cancelling it is safe."""
         while self.alive(*roles):
-            self._ended = anyio.Event()
-            await self._ended.wait()
+            await self._change().wait()
 
     def abandon(self) -> list[str]:
-        """Stop waiting for the tasks that are left. Returns their names."""
+        """Close them, and stop waiting for the tasks that are left. Returns their names."""
+        self.close()
         names = self.names
         self.tasks.clear()
-        if self._ended is not None:
-            self._ended.set()
+        self._notify()
         return names
 
-    async def open_group(self) -> TaskGroup:
+    async def open_group(self) -> TaskGroup | None:
         """Open a task group for tasks of the app. A child keeps it open, and is cancelled with the
-        others."""
-        opened = anyio.Event()
+        others. Returns None if they are closed before it is open."""
         groups: list[TaskGroup] = []
 
         async def keep() -> None:
             async with anyio.create_task_group() as group:
                 groups.append(group)
-                opened.set()
+                self._notify()
                 await anyio.sleep_forever()
 
         self.start("a task of the injected TaskGroup", "group", keep)
-        await opened.wait()
-        return groups[0]
+        while not groups and self.alive("group"):
+            await self._change().wait()
+        return groups[0] if groups and not self.closed else None

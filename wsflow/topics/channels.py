@@ -20,7 +20,7 @@ from wsflow.end import End
 from wsflow.messages.codec import Codec
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Event, TopicOptions, UnreadableError, WhenFull
-from wsflow.tasks.waiting import EMPTY
+from wsflow.tasks.waiting import EMPTY, Latch
 from wsflow.topics.presence import Presence, nobody
 
 log = logging.getLogger("wsflow.topics.topic")
@@ -54,6 +54,10 @@ class Subscriber(Protocol):
     @property
     def listeners(self) -> dict[Any, None]:
         """Loops over topics that are stopped with it."""
+
+    @property
+    def over(self) -> Latch:
+        """Set once it has left all topics: nothing is added any more."""
 
     @property
     def outbox(self) -> Outlet: ...
@@ -171,6 +175,8 @@ class Listener:
         channel.listeners[self] = None
         if subscriber is not None:
             subscriber.listeners[self] = None
+            if subscriber.over.is_set:
+                self.stop()
 
     def taken_by(self, iterator: object) -> None:
         """Give it to an iterator, to which it keeps a weak reference."""

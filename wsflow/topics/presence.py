@@ -17,6 +17,7 @@ import anyio
 import msgspec
 
 from wsflow.brokers.base import Broker
+from wsflow.tasks.waiting import Latch
 
 log = logging.getLogger("wsflow.topics.presence")
 
@@ -130,6 +131,8 @@ class Listening(Protocol):
 
     @property
     def listeners(self) -> dict[Any, None]: ...
+    @property
+    def over(self) -> Latch: ...
 
 
 @final
@@ -164,6 +167,8 @@ class Observer:
         self.roster.observers[self] = None
         if subscriber is not None:
             subscriber.listeners[self] = None
+            if subscriber.over.is_set:
+                self.stop()
 
     def taken_by(self, iterator: object) -> None:
         """Give it to an iterator, to which it keeps a weak reference."""
