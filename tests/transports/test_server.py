@@ -562,7 +562,7 @@ async def test_refusals_are_in_the_access_log(caplog: pytest.LogCaptureFixture) 
                 client.send(sent)
                 await client.reader.read()
     lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
-    assert lines[0].startswith("'/page' peer=127.0.0.1:")
+    assert lines[0].startswith("/page peer=127.0.0.1:")
     assert lines[0].endswith("refused=426")
     assert lines[1].endswith("refused=400")
 

@@ -111,6 +111,12 @@ class ServerTransport(SocketTransport):
         if receiver is not None:
             self._receiver = receiver
 
+    def _hold(self, data: bytes) -> None:
+        super()._hold(data)
+        if self._eof:
+            self._vanished()
+            self._socket.close()
+
     @property
     def _handshake(self) -> ServerProtocol:
         """The protocol of the handshake, until it is accepted."""
@@ -140,6 +146,7 @@ class ServerTransport(SocketTransport):
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         if self._phase >= Phase.OPEN:
             return
+        self._begin_closing()
         self._handshake.send_response(refusal(status, headers, body))
         self._flush_protocol()
         self.flush()

@@ -41,7 +41,7 @@ class Phase(enum.IntEnum):
     REQUESTING = 1  # the opening request, or the answer to it, is being read
     DECIDING = 2  # the app decides; what the peer sends meanwhile is held back
     OPEN = 3
-    CLOSING = 4  # messages are ignored; the peer has ``close_timeout`` to close the socket
+    CLOSING = 4  # messages are ignored; the socket is closed within ``close_timeout``
     CLOSED = 5
 
 
@@ -122,20 +122,27 @@ class SocketTransport(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self._eof = True
         self._parse_held()
-        return (
-            bool(self._held) and self._socket.can_write_eof()
-        )  # keep it open, if that is possible
+        if self._held and self._phase is _OPEN:
+            self._expect_to_be_taken()
+        return bool(self._held) and self._socket.can_write_eof()  # to send answers
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = self._lost = True
         self._out.clear()
         self._cancel_timers()
         self._parse_held()
-        if self._held and self._phase is Phase.OPEN:
-            # What came before must still be handled, for at most ``close_timeout``.
-            self._deadline = self._loop.call_later(self._limits.close_timeout, self._gone)
+        if self._held and self._phase < Phase.CLOSING:
+            self._expect_to_be_taken()
         else:
             self._gone()
+
+    def _expect_to_be_taken(self) -> None:
+        """The wire has ended: what came before is still handled, for at most ``close_timeout``."""
+        self._deadline = self._loop.call_later(self._limits.close_timeout, self._not_taken)
+
+    def _not_taken(self) -> None:
+        self._gone()
+        self._socket.abort()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -192,28 +199,34 @@ class SocketTransport(asyncio.BufferedProtocol):
         """Close the socket, or only its sending half if the peer may still be sending: a reset
         would discard the close frame before the peer reads it (RFC 6455 §7.1.1)."""
         self.flush()
-        if clean and not self._socket.get_write_buffer_size():
-            self._phase = Phase.CLOSING
-            self._cancel_timers()
-            self._socket.close()
-            return
-        self._linger()
-        if not self._lost:
-            if clean or not self._socket.can_write_eof():
-                self._socket.close()
-            else:
-                self._socket.write_eof()
-
-    def _linger(self) -> None:
-        """Give the peer time to close the socket, and ignore messages meanwhile."""
-        self._phase = max(self._phase, Phase.CLOSING)
+        self._begin_closing()
         if self._lost:
             return
+        if clean or self._eof or not self._socket.can_write_eof():
+            self._socket.close()
+            return
+        try:
+            self._socket.write_eof()
+        except (OSError, RuntimeError):  # the peer is gone, which will be reported
+            self._socket.abort()
+        else:
+            self._linger()
+
+    def _begin_closing(self) -> None:
+        """Ignore messages from now on. Whatever follows, the socket has a deadline."""
+        if self._phase >= Phase.CLOSING:
+            return
+        self._phase = Phase.CLOSING
         self._cancel_timers()
-        self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
-        self._reading_paused = False
-        self._read_on()
-        self._loop.call_soon(self._parse_held)
+        if not self._lost:
+            self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
+
+    def _linger(self) -> None:
+        """Read on until the peer closes the socket."""
+        if not self._lost:
+            self._reading_paused = False
+            self._read_on()
+            self._loop.call_soon(self._parse_held)
 
     def _cancel_timers(self) -> None:
         for timer in (self._deadline, self._ping_timer):
@@ -266,7 +279,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def close(self, code: int, reason: str) -> None:
         if self._phase is not Phase.OPEN:
             return
-        self._phase = Phase.CLOSING
+        self._begin_closing()
         self._library.protocol.send_close(code, reason)
         self._flush_protocol()
         self.flush()
@@ -326,9 +339,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _hold(self, data: bytes) -> None:
         """Hold what comes before the handshake is answered."""
         self._held = data
-        if self._eof:
-            self._vanished()
-        elif len(data) > self._limits.write_buffer:
+        if len(data) > self._limits.write_buffer:
             self._socket_paused = True
             self._socket.pause_reading()
 
@@ -345,7 +356,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _report_close(self, protocol: WebSocketProtocol) -> None:
         """The protocol is closing, and this side has not started that: report it."""
         sent, got = protocol.close_sent, protocol.close_rcvd
-        self._phase = Phase.CLOSING
+        self._begin_closing()
         if sent is None:
             self._receiver.peer_vanished()
         elif got is not None and protocol.parser_exc is None:
@@ -356,7 +367,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _vanished(self) -> None:
         """The connection is lost without a close frame: report it, unless it has ended already."""
         if self._phase in (Phase.DECIDING, Phase.OPEN):
-            self._phase = Phase.CLOSING
+            self._begin_closing()
             self._receiver.peer_vanished()
 
     def _gone(self) -> None:
