@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "wsflow"
 # From the ground up. A room, which is a folder or a file beside one, may import from the floors
 # below its own, and not from its siblings.
 FLOORS = [
-    ["end", "http", "limits", "tasks"],
+    ["end", "http", "limits", "log", "tasks"],
     ["errors", "request", "opening", "messages"],
     ["connection", "declare", "transports", "brokers"],
     ["topics"],
@@ -80,7 +80,7 @@ def by_string(tree: ast.Module) -> list[str]:
     loggers = {
         id(argument)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("getLogger")
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getLogger", "Log"))
         for argument in node.args
     }
     return [

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wsflow.end import End, check_close_code, cut_reason
-from wsflow.http import HeaderItems, check_headers, header_pairs
+from wsflow.http import HeaderItems, check_headers, check_text, header_pairs
 
 
 class Close(Exception):
@@ -23,10 +23,12 @@ class Close(Exception):
 
     Raises:
         ValueError: the code may not be sent.
+        TypeError: the reason is not a str.
     """
 
     def __init__(self, code: int = 1000, reason: str = "") -> None:
         super().__init__(code, reason)
+        check_text("the reason of a Close", reason)
         self.code = check_close_code(code)
         self.reason = cut_reason(reason)
 
@@ -43,6 +45,7 @@ class Reject(Exception):
 
     Raises:
         ValueError: the status or a header may not be sent.
+        TypeError: the body is not a str, or the headers are not pairs of str.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Reject(Exception):
         super().__init__(f"{status}: {body}".strip().removesuffix(":"))
         if not (isinstance(status, int) and 300 <= status <= 599):
             raise ValueError(f"{status!r} cannot reject a handshake: use a status from 300 to 599")
+        check_text("the body of a Reject", body)
         self.status = int(status)
         self.body = body
         self.headers = tuple(header_pairs(headers))
@@ -82,10 +86,15 @@ class CallError(Exception):
             its answer, is not of its type) and ``"internal"`` (the consumer raised another
             exception).
         message: the error for people.
+
+    Raises:
+        TypeError: one of them is not a str.
     """
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(code, message)
+        check_text("the code of a CallError", code)
+        check_text("the message of a CallError", message)
         self.code = code
         self.message = message
 

@@ -20,11 +20,28 @@ def header_pairs(headers: HeaderItems) -> list[tuple[str, str]]:
     """The headers as pairs.
 
     Raises:
-        TypeError: ``headers`` is a string.
+        TypeError: they are not pairs of str.
     """
     if isinstance(headers, str):
         raise TypeError(f"headers is {headers!r}: use a mapping, or pairs")
-    return list(headers.items() if isinstance(headers, Mapping) else headers)
+    pairs: list[tuple[str, str]] = []
+    for item in headers.items() if isinstance(headers, Mapping) else headers:
+        match item:
+            case (str(name), str(value)):
+                pairs.append((name, value))
+            case _:
+                raise TypeError(f"{item!r} is not a header: use a name and a value, each a str")
+    return pairs
+
+
+def check_text(what: str, text: object) -> None:
+    """Check that a value is a str.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is {text!r}: use a str")
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:

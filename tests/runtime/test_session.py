@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -644,6 +645,7 @@ async def test_a_slow_peer_slows_its_producer() -> None:
 @pytest.mark.parametrize("style", ["each", "poll", "once", "nothing"])
 async def test_a_producer_that_never_waits_lets_the_loop_turn(style: str) -> None:
     app = Router("/")
+    turned = anyio.Event()
     if style == "each":
 
         @app.producer
@@ -659,8 +661,10 @@ async def test_a_producer_that_never_waits_lets_the_loop_turn(style: str) -> Non
 
         @app.producer
         async def nothing() -> AsyncIterator[str | None]:
-            while True:
+            for turn in itertools.count():
                 yield None
+                if turn == 1000:
+                    turned.set()
     else:
 
         @app.producer
@@ -669,7 +673,9 @@ async def test_a_producer_that_never_waits_lets_the_loop_turn(style: str) -> Non
                 await connection.send("")
 
     async with connect(app) as peer:
-        if style != "nothing":
+        if style == "nothing":
+            await turned.wait()
+        else:
             for _ in range(1000):
                 assert await peer.receive() == ""
         await peer.close()
@@ -758,7 +764,7 @@ async def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
     assert lines[0].startswith("/x/{y} id=")
     assert " peer=- end=peer code=4000 in=1 out=1 dropped=0 seconds=0" in lines[0]
-    assert lines[1] == "'/nowhere' peer=- refused=404"
+    assert lines[1] == "/nowhere peer=- refused=404"
 
 
 async def test_close_reason_with_a_lone_surrogate() -> None:

@@ -305,6 +305,24 @@ async def test_stopping_while_a_worker_is_replaced(
         each.close()
 
 
+async def test_stopping_while_the_first_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(workers=1, port=0)
+    sockets = listen(settings, 1)
+    supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
+    start = workers.Worker.start
+
+    async def stopped_meanwhile(assignment: workers.Assignment) -> workers.Worker:
+        worker = await start(assignment)
+        supervisor.stop()
+        return worker
+
+    monkeypatch.setattr(workers.Worker, "start", stopped_meanwhile)
+    await supervisor.run(lambda: None)
+    assert supervisor.codes == []  # it did not serve yet
+    for each in sockets[0]:
+        each.close()
+
+
 async def test_stopping_before_all_have_started() -> None:
     async with running("examples.echo:app", "--workers", "2", "--port", "0") as run:
         await run.until("an embedded NATS server carries topics")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,10 +23,11 @@ from wsflow.brokers.processes import Processes
 from wsflow.brokers.pulse import watch
 from wsflow.brokers.wire import pack, unpack
 from wsflow.errors import BrokerError
+from wsflow.log import Log
 from wsflow.messages.events import Envelope, Event, TopicOptions, UnreadableError
 from wsflow.tasks.backoff import back_off
 
-log = logging.getLogger("wsflow.broker")
+log = Log("wsflow.broker")
 
 PATIENCE = 3.0
 """The timeout, in seconds, of connecting, and of a ping while nothing else comes."""

@@ -16,11 +16,12 @@ from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import Client, check_uri, dial_sockets
 from wsflow.end import End
 from wsflow.errors import BrokerError, ConnectError
+from wsflow.log import Log
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import load
 from wsflow.wiring.compile import compile_app
 
-log = logging.getLogger("wsflow.client")
+log = Log("wsflow.client")
 
 Uri = Annotated[str, Parameter(help="A ws:// or wss:// URI.")]
 HeaderLines = Annotated[
@@ -92,8 +93,8 @@ def client(
             end = await running.wait()
         except (ConnectError, BrokerError):
             raise
-        except Exception:
-            log.exception("the client failed")
+        except Exception as exc:
+            log.error("the client failed", exc_info=exc)
             return Exit.FAILED
         return Exit.STOPPED if stopping.asked else outcome(end)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from wsflow.brokers import select
 from wsflow.errors import BrokerError
+from wsflow.log import Log
 from wsflow.server.embedded import EmbeddedNats, find_server
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.listening import listen, tls_context
@@ -22,7 +22,7 @@ from wsflow.server.process import check_broker, loop_factory
 from wsflow.server.settings import Settings
 from wsflow.server.workers import NotStartedError, Supervisor
 
-log = logging.getLogger("wsflow.workers")
+log = Log("wsflow.workers")
 
 NO_BROKER = (
     "--workers {workers} needs a broker that carries messages between the workers. Either name "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, final
@@ -23,6 +22,7 @@ from wsflow.end import End
 from wsflow.errors import ConnectError
 from wsflow.http import HeaderItems, check_headers, header_pairs, without_secrets
 from wsflow.limits import Limits
+from wsflow.log import Log
 from wsflow.messages.codec import JSON
 from wsflow.opening import Opening
 from wsflow.runtime.admission import prepare
@@ -35,7 +35,7 @@ from wsflow.transports.shared import Shared
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
-log = logging.getLogger("wsflow.client")
+log = Log("wsflow.client")
 
 Dial = Callable[[Callable[[], Target], Begin], DiallingTransport]
 """Creates a transport that connects to a target, and begins a connection on it."""

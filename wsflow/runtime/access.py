@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 
+from wsflow.log import Log
 from wsflow.request import Address
 from wsflow.runtime.session import Session
 
-log = logging.getLogger("wsflow.access")
+log = Log("wsflow.access")
 
 
 def log_connection(session: Session) -> None:
     """Log route, id, peer, cause of the end, close code, messages in and out, and duration."""
-    if not log.isEnabledFor(logging.INFO):
+    if not log.enabled(logging.INFO):
         return
     end = session.end
     log.info(
@@ -31,4 +32,4 @@ def log_connection(session: Session) -> None:
 
 def log_refusal(target: str, client: Address | None, status: int) -> None:
     """Log the request target, the peer, and the HTTP status of the answer."""
-    log.info("%r peer=%s refused=%d", target or "-", client or "-", status)
+    log.info("%s peer=%s refused=%d", target or "-", client or "-", status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple, final
@@ -12,12 +11,13 @@ from websockets.datastructures import Headers
 
 from wsflow.errors import Reject
 from wsflow.limits import Limits
+from wsflow.log import Log
 from wsflow.request import Request
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import Source
 
-log = logging.getLogger("wsflow")
+log = Log("wsflow")
 
 _DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 

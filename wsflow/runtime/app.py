@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 from typing import Any, final
 
 import anyio
@@ -12,6 +11,7 @@ from wsflow.brokers import select
 from wsflow.declare.router import Handler
 from wsflow.errors import Reject, unwrap
 from wsflow.limits import Limits
+from wsflow.log import Log
 from wsflow.request import Request
 from wsflow.runtime.access import log_connection, log_refusal
 from wsflow.runtime.admission import Admission, Admitted
@@ -27,7 +27,7 @@ from wsflow.wiring.environment import Environment
 from wsflow.wiring.plan import AppPlan
 from wsflow.wiring.sources import APP_TASK_GROUP
 
-log = logging.getLogger("wsflow")
+log = Log("wsflow")
 
 
 @final
@@ -198,16 +198,20 @@ class App:
         session.start()
         return session
 
-    def ended(self, session: Session) -> None:
-        """A connection has ended."""
+    def forget(self, session: Session) -> None:
+        """A connection has ended: nothing here knows it any more."""
         del self.sessions[session.id]
+        self.directory.connections.pop(session.id, None)
         self._admission.ended(session.connection.request)
+        if self._idle is not None and not self.sessions:
+            self._idle.set()
+
+    def ended(self, session: Session) -> None:
+        """A connection has ended, and its peer was told: keep how it went."""
         self.left_behind += session.ending.left_behind
         self.overran = self.overran or (self._admission.closed and session.ending.overran)
         if not session.transport.dials:
             log_connection(session)
-        if self._idle is not None and not self.sessions:
-            self._idle.set()
 
     async def drain(self, grace: float, *, restart: bool = False) -> None:
         """Refuse new connections, and end all connections: with 1001, or with 1012 on a restart.

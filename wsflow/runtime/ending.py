@@ -17,10 +17,11 @@ from wsflow.declare.router import Handler
 from wsflow.end import CAUSE_OF_CODE, End, check_close_code, cut_reason
 from wsflow.errors import Close, ConnectError, Disconnected, Reject, leaves, unwrap
 from wsflow.http import status_phrase
+from wsflow.log import Log
 from wsflow.messages.codec import BadMessage
 from wsflow.transports.base import Transport
 
-log = logging.getLogger("wsflow")
+log = Log("wsflow")
 
 FINISHED = End("finished", 1000)
 VANISHED = End("vanished", 1006)
@@ -137,6 +138,11 @@ class Ending:
             cause, errors = _sort(exc)
         elif isinstance(exc, Close | Reject):
             errors = []
+        try:
+            cause = _copied(cause)
+        except Exception as broken:
+            cause = broken
+            errors.append(broken)
         if self.end is None or self._provisional:
             self._provisional = False
             self.end = end_of(cause, accepted=accepted)
@@ -243,6 +249,18 @@ def _sort(exc: BaseException) -> tuple[BaseException, list[BaseException]]:
             return each, [other for other in found if not isinstance(other, Close | Reject)]
     error = unwrap(exc)
     return error, [error]
+
+
+def _copied(exc: BaseException) -> BaseException:
+    """The same ``Close`` or ``Reject``, made anew: a subclass may have left out an attribute, and a
+    handler may have changed one.
+
+    Raises:
+        Exception: it has none that may be sent.
+    """
+    if isinstance(exc, Close):
+        return Close(exc.code, exc.reason)
+    return Reject(exc.status, exc.body, exc.headers) if isinstance(exc, Reject) else exc
 
 
 def _with_error(end: End, error: BaseException) -> End:

@@ -111,6 +111,7 @@ class Owner(Protocol):
     def context(self) -> Context: ...
     @property
     def values(self) -> dict[Handler, Any]: ...
+    def forget(self, session: Session) -> None: ...
     def ended(self, session: Session) -> None: ...
     def fail(self, exc: BaseException) -> None: ...
 
@@ -303,7 +304,7 @@ class Session:
     def close(self, code: int, reason: str) -> None:
         try:
             closing: Exception = Close(code, reason)
-        except ValueError as exc:
+        except (TypeError, ValueError) as exc:
             closing = exc
         self.left("Connection.close", closing)
 
@@ -567,20 +568,27 @@ class Session:
             self._app.directory.channels.leave_all(self)
 
     def _release(self) -> None:
-        """Keep the invariants: remove the connection from topics and the registry, and send the end
-        to the peer."""
+        """Keep the invariants: remove the connection from the app, the registry and topics, and
+        send the end to the peer. Raises nothing; what the app must forget is forgotten first."""
         if self.phase is OVER:
             return
         self._enter(OVER)
-        self.duration = self.transport.now() - self._started
-        self.ending.confirm()
-        self._leave_topics()
-        self._app.directory.connections.pop(self.id, None)
+        self._app.forget(self)
+        self.over.set()
         if self._timer is not None:
             self._timer.cancel()
-        self.accepted = self.ending.tell(self.transport, self.accepted, self.subprotocol)
+        self.duration = self.transport.now() - self._started
+        self.ending.confirm()
+        for step in (self._leave_topics, self._tell):
+            try:
+                step()
+            except Exception as exc:
+                self.ending.failed("the release of the connection", exc)
         self._app.ended(self)
-        self.over.set()
+
+    def _tell(self) -> None:
+        """Send the end to the peer."""
+        self.accepted = self.ending.tell(self.transport, self.accepted, self.subprotocol)
 
     async def join(self) -> None:
         """Wait for the end. Cancelling it stops the session, and still waits for its end."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import secrets
 import signal
 import sys
@@ -23,9 +22,10 @@ from typing import final
 import msgspec
 
 from wsflow.errors import BrokerError
+from wsflow.log import Log
 from wsflow.tasks.backoff import back_off
 
-log = logging.getLogger("wsflow.broker")
+log = Log("wsflow.broker")
 
 START = 10.0
 """The timeout of starting and of stopping it, in seconds."""

@@ -17,12 +17,13 @@ from typing import Any
 
 from wsflow.brokers import select
 from wsflow.errors import BrokerError
+from wsflow.log import Log
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.serve import Server
 from wsflow.server.settings import Settings
 from wsflow.wiring.plan import AppPlan
 
-log = logging.getLogger("wsflow")
+log = Log("wsflow")
 
 
 def run_server(
@@ -107,8 +108,8 @@ async def _serve(
             await server.run(lambda: started(server.port))
         except BrokerError as exc:
             return no_broker(exc)
-        except Exception:
-            log.exception("the app failed")
+        except Exception as exc:
+            log.error("the app failed", exc_info=exc)
             return Exit.FAILED
         finally:
             stopping.done()

@@ -9,7 +9,6 @@ the socket pair.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -19,11 +18,12 @@ from typing import Any, final
 
 import msgspec
 
+from wsflow.log import Log
 from wsflow.server.assignment import READY, Assignment
 from wsflow.server.settings import Settings
 from wsflow.tasks.backoff import back_off
 
-log = logging.getLogger("wsflow.workers")
+log = Log("wsflow.workers")
 
 STABLE = 10.0
 """Seconds after which a worker counts as stable, and the back-off is reset."""

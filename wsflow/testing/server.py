@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -18,6 +17,7 @@ from wsflow.client.reconnecting import Reconnect
 from wsflow.declare.router import Router
 from wsflow.http import HeaderItems, header_pairs
 from wsflow.limits import Limits
+from wsflow.log import Log
 from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
@@ -34,7 +34,7 @@ from wsflow.wiring.compile import compile_app
 LIMITS = Limits(open_timeout=5, close_timeout=1)
 """Limits of tests, with short timeouts."""
 
-log = logging.getLogger("wsflow")
+log = Log("wsflow")
 
 
 @final

@@ -9,7 +9,6 @@ a connection's end and its leaving. A channel is removed with its last member or
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -17,13 +16,14 @@ from typing import Any, Protocol, final
 
 from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.end import End
+from wsflow.log import Log
 from wsflow.messages.codec import Codec
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Event, TopicOptions, UnreadableError, WhenFull
 from wsflow.tasks.waiting import EMPTY, Latch
 from wsflow.topics.presence import Presence, nobody
 
-log = logging.getLogger("wsflow.topics.topic")
+log = Log("wsflow.topics.topic")
 
 EVERYBODY = ""
 """The name of the topic for broadcasts to all connections; no declared topic can have it."""
@@ -293,7 +293,6 @@ class Channels:
         self.broker = broker(self)
         self.presence = Presence(self.broker, self)
         self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0)
-        self._said = float("-inf")
 
     async def start(self) -> None:
         """Connect to the broker, and subscribe to broadcasts.
@@ -383,10 +382,7 @@ class Channels:
     def unreadable(self, where: str, why: object) -> None:
         """Count an unreadable message; log that at most once per second."""
         self.counters["unreadable"] += 1
-        if time.monotonic() - self._said >= 1:
-            self._said = time.monotonic()
-            count = self.counters["unreadable"]
-            log.warning("%s: a message cannot be read (%s); %d so far", where, why, count)
+        log.often(logging.WARNING, "%s: a message cannot be read: %s", where, why)
 
     # -- for the presence
 

@@ -8,7 +8,6 @@ its members are removed.
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, final
@@ -17,9 +16,10 @@ import anyio
 import msgspec
 
 from wsflow.brokers.base import Broker
+from wsflow.log import Log
 from wsflow.tasks.waiting import Latch
 
-log = logging.getLogger("wsflow.topics.presence")
+log = Log("wsflow.topics.presence")
 
 Shown = tuple[str, bytes] | None
 """An encoded presence: the name of its type, and its bytes; None for no presence."""
