@@ -8,7 +8,8 @@ import pytest
 from websockets.datastructures import Headers
 
 from wsflow import Request
-from wsflow.request import Address, Cookies, Params
+from wsflow.addresses import Address
+from wsflow.request import Cookies, Params
 
 
 def test_a_request_is_read() -> None:

@@ -5,22 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
 
+from wsflow.addresses import Address
+
 MAX_QUERY_FIELDS = 1000
-
-
-class Address(NamedTuple):
-    """The address that the client connects from."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Params(Mapping[str, str]):
