@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,12 +33,10 @@ class Address(NamedTuple):
     @property
     def network(self) -> str:
         """What is counted as one client: the address, or its /64 network for IPv6."""
-        address = ip_address(self.host)
-        if address is None or address.version == 4:
-            return self.host
-        return str(ipaddress.IPv6Network((int(address), _CLIENT_PREFIX), strict=False))
+        return _network_of(self.host)
 
 
+@lru_cache(1024)
 def ip_address(text: str) -> IPAddress | None:
     """The IP address that a text is, in its normal form; None if it is none."""
     try:
@@ -64,8 +63,21 @@ def ip_network(text: str) -> IPNetwork:
 
 def address_of(host: str, port: int) -> Address:
     """An address in its normal form. What is no IP address stays as it is."""
+    return Address(_normal(host), port)
+
+
+@lru_cache(1024)
+def _normal(host: str) -> str:
     address = ip_address(host)
-    return Address(host if address is None else str(address), port)
+    return host if address is None else str(address)
+
+
+@lru_cache(1024)
+def _network_of(host: str) -> str:
+    address = ip_address(host)
+    if address is None or address.version == 4:
+        return host
+    return str(ipaddress.IPv6Network((int(address), _CLIENT_PREFIX), strict=False))
 
 
 def parse_address(text: str) -> Address | None:

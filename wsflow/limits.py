@@ -54,7 +54,17 @@ class SocketLimits(WireLimits):
         20.0, "Seconds between keepalive pings; 0 for none.", group="Timeouts"
     )
     ping_timeout: float = option(
-        20.0, "Seconds after a ping for the peer to send or read anything.", group="Timeouts"
+        20.0,
+        "Seconds after a ping for the peer to answer it, and for what waits to be sent to move. A "
+        "peer that is sending a long message has message_timeout to answer, and one whose messages "
+        "this side does not read at the moment need not.",
+        group="Timeouts",
+    )
+    message_timeout: float = option(
+        60.0,
+        "Seconds for a message to be complete once it has begun to come; a slower one is closed "
+        "with 1008. 0 for no limit.",
+        group="Timeouts",
     )
     compression: Literal["none", "deflate"] = option(
         "none", "Compress messages with permessage-deflate (RFC 7692).", group="Messages"
@@ -99,7 +109,10 @@ class Limits(WireLimits):
         group="Limits",
     )
     max_connections_per_client: int = option(
-        0, "Most connections from one client address; 0 for no limit.", group="Limits"
+        0,
+        "Most connections of one client: an IPv4 address, or a /64 network of IPv6; further ones "
+        "are answered with 429. 0 for no limit.",
+        group="Limits",
     )
     publish_timeout: float = option(
         10.0,

@@ -40,9 +40,6 @@ class Engine:
         transport.after(0, lambda: transport.accept(None))
         return Answers(transport)
 
-    def opened(self, transport: ServerTransport) -> bool:
-        return True
-
     def requested(self, transport: ServerTransport) -> None: ...
     def closed(self, transport: ServerTransport) -> None: ...
     def refused(self, address: Address | None, target: str, status: int) -> None: ...
@@ -55,7 +52,7 @@ async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
     engine = Engine()
     server = await loop.create_server(
-        lambda: ServerTransport(engine), "127.0.0.1", port, backlog=1024
+        lambda: ServerTransport(engine, None), "127.0.0.1", port, backlog=1024
     )
     await server.serve_forever()
 

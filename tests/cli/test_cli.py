@@ -468,10 +468,10 @@ def test_done_while_something_is_left_behind(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_privileged_port(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(*_: Any, **__: Any) -> None:
+    def refused(settings: Settings) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "create_server", refused)
+    monkeypatch.setattr(sys.modules["wsflow.server.serve"], "bind", refused)
     code, _, err = call(capsys, "run", "mine:app", "--port", "81")
     assert code == 2
     assert "Permission denied; ports below 1024 need privileges" in err

@@ -10,6 +10,9 @@ from wsflow.runtime.session import Session
 
 log = Log("wsflow.access")
 
+TOO_MANY = (429, 503)
+"""Statuses of connections for which there is no room."""
+
 
 def log_connection(session: Session) -> None:
     """Log route, id, peer, cause of the end, close code, messages in and out, and duration."""
@@ -31,5 +34,12 @@ def log_connection(session: Session) -> None:
 
 
 def log_refusal(target: str, client: Address | None, status: int) -> None:
-    """Log the request target, the peer, and the HTTP status of the answer."""
-    log.info("%s peer=%s refused=%d", target or "-", client or "-", status)
+    """Log the request target, the peer, and the HTTP status of the answer.
+
+    Those that were too many are logged once per second.
+    """
+    values = target or "-", client or "-", status
+    if status in TOO_MANY:
+        log.often(logging.INFO, "%s peer=%s refused=%d", *values)
+    else:
+        log.info("%s peer=%s refused=%d", *values)

@@ -21,6 +21,9 @@ from wsflow.wiring.sources import Source
 
 log = Log("wsflow")
 
+RETRY = {"Retry-After": "5"}
+"""When a client for which there is no room may come again, in seconds (RFC 9110 §10.2.3)."""
+
 
 class Admitted(NamedTuple):
     """An accepted opening request: the plan of its path, and what was read from the request."""
@@ -66,10 +69,10 @@ class Admission:
         self._check_origin(request)
         most = self._limits.max_connections
         if most and self._count >= most:
-            raise Reject(503)
+            raise Reject(503, headers=RETRY)
         per_client = self._limits.max_connections_per_client
         if per_client and self._clients[_client(request)] >= per_client:
-            raise Reject(503)
+            raise Reject(429, headers=RETRY)
         return _read(plan, request.at(params))
 
     def begun(self, request: Request) -> None:
@@ -160,4 +163,4 @@ def _read(plan: RoutePlan, request: Request) -> Admitted:
 
 
 def _client(request: Request) -> str:
-    return request.client.host if request.client else ""
+    return request.client.network if request.client else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from typing import Any, final
 
 import anyio
@@ -13,7 +14,7 @@ from wsflow.errors import Reject, unwrap
 from wsflow.limits import Limits
 from wsflow.log import Log
 from wsflow.request import Request
-from wsflow.runtime.access import log_connection, log_refusal
+from wsflow.runtime.access import TOO_MANY, log_connection, log_refusal
 from wsflow.runtime.admission import Admission, Admitted
 from wsflow.runtime.ending import RESTART, SHUTDOWN, is_cancellation, refuse
 from wsflow.runtime.scopes import Nest, Step
@@ -182,10 +183,17 @@ class App:
         try:
             admitted = self._admission.admit(request)
         except Reject as refusal:
+            if refusal.status in TOO_MANY:
+                self.directory.channels.counters["refused"] += 1
             log_refusal(request.path, request.client, refusal.status)
             refuse(transport, refusal)
             return None
         return self.begin(admitted, transport)
+
+    def turned_away(self, why: str) -> None:
+        """A connection was refused before it could send its opening request."""
+        self.directory.channels.counters["refused"] += 1
+        log.often(logging.WARNING, "refused a connection: %s", why)
 
     def begin(
         self, admitted: Admitted, transport: Transport, dialling: Dialling | None = None

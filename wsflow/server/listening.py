@@ -10,10 +10,8 @@ import ssl
 import sys
 from pathlib import Path
 
+from wsflow.server.accepting import BACKLOG
 from wsflow.server.settings import Settings
-
-BACKLOG = 1024
-"""Length of the accept queue of a listening socket."""
 
 
 def inherited(fd: int) -> socket.socket:
@@ -21,18 +19,28 @@ def inherited(fd: int) -> socket.socket:
     return socket.socket(fileno=os.dup(fd))
 
 
-def bind_unix(path: Path) -> socket.socket:
+def bind_unix(path: Path, mode: int) -> socket.socket:
     """Bind a Unix socket at ``path``. Replaces one on which no process listens.
+
+    Args:
+        path: where.
+        mode: the permissions of its file. Who may write to it may connect.
 
     Raises:
         OSError: a process listens there (EADDRINUSE), or it cannot be bound.
     """
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise OSError(errno.EADDRINUSE, "another process listens there")
-        path.unlink()
+            probe.setblocking(False)  # the owner's queue may be full
+            match probe.connect_ex(str(path)):
+                case errno.ECONNREFUSED:
+                    path.unlink(missing_ok=True)
+                case 0 | errno.EAGAIN:
+                    raise OSError(errno.EADDRINUSE, "another process listens there")
+                case other if other != errno.ENOENT:
+                    raise OSError(other, os.strerror(other))
     bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o777 & ~mode)
     try:
         bound.bind(str(path))
     except OSError as exc:
@@ -40,6 +48,8 @@ def bind_unix(path: Path) -> socket.socket:
         if exc.errno == errno.EADDRINUSE:
             raise OSError(errno.EEXIST, "there is a file of that name") from None
         raise
+    finally:
+        os.umask(before)
     return bound
 
 
@@ -70,6 +80,19 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
+def bind(settings: Settings) -> list[socket.socket]:
+    """The sockets of one process, which do not listen yet.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    if settings.fd is not None:
+        return [inherited(settings.fd)]
+    if settings.uds is not None:
+        return [bind_unix(settings.uds, int(settings.uds_mode, 8))]
+    return _bind_tcp(settings.host, settings.port, 1)[0]
+
+
 def listen(settings: Settings, count: int) -> list[list[socket.socket]]:
     """For each of ``count`` processes the sockets to listen on, all at the same address.
 
@@ -79,36 +102,34 @@ def listen(settings: Settings, count: int) -> list[list[socket.socket]]:
     Raises:
         OSError: the address cannot be listened on.
     """
-    if settings.fd is not None:
-        shared = [inherited(settings.fd)]
-    elif settings.uds is not None:
-        shared = [bind_unix(settings.uds)]
-        shared[0].listen(BACKLOG)
+    if settings.fd is not None or settings.uds is not None:
+        each = [bind(settings)] * count
     else:
-        return _listen_on_tcp(settings.host, settings.port, count)
-    return [shared] * count
+        each = _bind_tcp(settings.host, settings.port, count)
+    for sockets in each:
+        for one in sockets:
+            one.listen(BACKLOG)
+    return each
 
 
-def _listen_on_tcp(host: str, port: int, count: int) -> list[list[socket.socket]]:
+def _bind_tcp(host: str, port: int, count: int) -> list[list[socket.socket]]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     each: list[list[socket.socket]] = [[] for _ in range(count)]
     with contextlib.ExitStack() as undo:
         for family, _, _, _, address in dict.fromkeys(found):
             address = (address[0], port, *address[2:])
             first = _bind(family, address, alone=True)
+            undo.callback(first.close)
             port = first.getsockname()[1]
-            address = (address[0], port, *address[2:])
-            if sys.platform != "linux":
-                first.listen(BACKLOG)
-                undo.callback(first.close)
+            if count == 1 or sys.platform != "linux":
                 for sockets in each:
                     sockets.append(first)
                 continue
             first.close()  # it was only bound to check that the address is free
+            address = (address[0], port, *address[2:])
             for sockets in each:
                 sockets.append(_bind(family, address, alone=False))
                 undo.callback(sockets[-1].close)
-                sockets[-1].listen(BACKLOG)
         undo.pop_all()
     return each
 

@@ -8,6 +8,7 @@ import gc
 import importlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,9 @@ from wsflow.server.settings import Settings
 from wsflow.wiring.plan import AppPlan
 
 log = Log("wsflow")
+
+SPARE_DESCRIPTORS = 128
+"""How many file descriptors are left for all that is no connection: logs, brokers, the app's."""
 
 
 def run_server(
@@ -89,9 +93,10 @@ async def _serve(
     parent: socket.socket | None,
 ) -> Exit:
     check_broker(settings)
+    check_descriptors(settings)
     server = Server(plan, settings, sockets)
     try:
-        await server.bind()
+        server.bind()
     except ValueError as exc:
         raise UsageError(str(exc)) from None
     except OSError as exc:
@@ -111,6 +116,28 @@ async def _serve(
         finally:
             stopping.done()
     return Exit.FAILED if server.overran else Exit.STOPPED
+
+
+def check_descriptors(settings: Settings) -> None:
+    """Raise the limit of file descriptors to what the settings may need, or say that it is too low.
+
+    Each connection takes one. What is left for others is ``SPARE_DESCRIPTORS``.
+    """
+    needed = settings.max_connections + settings.max_handshakes + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not settings.max_connections or soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < needed:
+        log.warning(
+            "max_connections is %d, and this process may have %d file descriptors, which is enough "
+            "for %d connections: further ones wait. Raise the limit (ulimit -Hn, or LimitNOFILE of "
+            "systemd), or lower max_connections",
+            settings.max_connections,
+            most,
+            max(0, most - settings.max_handshakes - SPARE_DESCRIPTORS),
+        )
 
 
 def check_broker(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +12,8 @@ import anyio
 
 from wsflow.declare.router import Router
 from wsflow.runtime.app import App
-from wsflow.server.listening import BACKLOG, bind_unix, inherited, tls_context
+from wsflow.server.accepting import Listener
+from wsflow.server.listening import bind, tls_context
 from wsflow.server.settings import Settings
 from wsflow.server.transports import Transports
 from wsflow.tasks.background import Background
@@ -39,10 +39,6 @@ class Server:
         ValueError: the broker's URL is invalid.
     """
 
-    TLS_GRACE = 2.0
-    """Seconds that pending TLS handshakes may take on a restart; asyncio does not report those that
-    fail."""
-
     def __init__(
         self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
     ) -> None:
@@ -55,7 +51,7 @@ class Server:
         self._now = False
         self._restart = False
         self._sockets = sockets
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._inode = 0  # of the Unix socket that this server has bound
 
     # -- running
@@ -63,8 +59,7 @@ class Server:
     @property
     def port(self) -> int:
         """The TCP port that it listens on; 0 on a Unix socket, or before it listens."""
-        sockets = self._listeners[0].sockets if self._listeners else ()
-        name = sockets[0].getsockname() if sockets else ""
+        name = self._listeners[0].socket.getsockname() if self._listeners else ""
         return int(name[1]) if isinstance(name, tuple) else 0
 
     @property
@@ -93,7 +88,7 @@ class Server:
             Exception: what made the app fail.
         """
         if not self._listeners:
-            await self.bind()
+            self.bind()
         try:
             await self._app.run(partial(self._serve, ready))
         finally:
@@ -118,37 +113,28 @@ class Server:
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         for listener in self._listeners:
-            await listener.start_serving()
+            listener.start()
         self.started.set()
         ready()
         await self._told_to_stop()
         await self._hand_over()
         await self._app.drain(0 if self._now else self._settings.grace, restart=self._restart)
+        # Not before: connections that came meanwhile were answered.
+        for listener in self._listeners:
+            await listener.settle()
         self._transports.refuse_requests()
-        self._unbind()  # not before: connections that came meanwhile were answered
+        self._unbind()
         await self._transports.all_closed()
 
     async def _hand_over(self) -> None:
         """On a restart, leave the address to another process, and accept pending connections."""
-        if self._now or not self._restart:
-            return
-        loop = asyncio.get_running_loop()
-        for listener in self._listeners:
-            for each in listener.sockets:
-                loop.remove_reader(each)
-        await self._set_up_accepted()
-        self._unbind()  # not before: asyncio drops accepted sockets that are not set up
-        await self._set_up_accepted()  # those of uvloop, which accepts until the unbind
-        with anyio.move_on_after(self.TLS_GRACE):
-            await self._transports.all_arrived(self._is_now)
-        await self._transports.all_requested(self._is_now)
+        if self._restart and not self._now:
+            for listener in self._listeners:
+                listener.stop()
+            await self._transports.all_requested(self._is_now)
 
     def _is_now(self) -> bool:
         return self._now
-
-    async def _set_up_accepted(self) -> None:
-        for _ in range(3):  # iterations of the loop, from an accepted socket to its transport
-            await asyncio.sleep(0)
 
     def _unbind(self) -> None:
         """Stop listening. Idempotent."""
@@ -171,7 +157,7 @@ class Server:
             await self._stop.wait()
             tasks.cancel_scope.cancel()
 
-    async def bind(self) -> None:
+    def bind(self) -> None:
         """Bind the address. No connection is accepted before the lifespans are entered.
 
         Raises:
@@ -179,26 +165,15 @@ class Server:
             ValueError: a TLS file cannot be used.
         """
         settings = self._settings
-        loop = asyncio.get_running_loop()
-
         context = tls_context(settings)
-        factory = partial(self._transports.make, secure=context is not None)
-        listen: dict[str, Any] = {"backlog": BACKLOG, "start_serving": False}
-        if context is not None:
-            listen["ssl"] = context
-            listen["ssl_handshake_timeout"] = settings.open_timeout
-            listen["ssl_shutdown_timeout"] = settings.close_timeout
-        if self._sockets or settings.fd is not None:
-            for each in self._sockets or [inherited(settings.fd or 0)]:
-                self._listeners.append(await loop.create_server(factory, sock=each, **listen))
-        elif settings.uds is not None:
-            bound = bind_unix(settings.uds)
-            self._listeners = [await loop.create_unix_server(factory, sock=bound, **listen)]
+        timeouts = settings.open_timeout, settings.close_timeout
+        self._listeners = [
+            Listener(each, self._transports, context, timeouts)
+            for each in self._sockets or bind(settings)
+        ]
+        self._transports.listen(self._listeners)
+        if settings.uds is not None and not self._sockets:
             self._inode = settings.uds.stat().st_ino
-        else:
-            self._listeners = [
-                await loop.create_server(factory, settings.host, settings.port, **listen)
-            ]
 
 
 @asynccontextmanager

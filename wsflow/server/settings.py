@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,11 @@ class Settings(Limits, SocketLimits):
     port: int = option(8000, "TCP port to listen on; 0 for any free port.", group="Listening")
     uds: Path | None = option(
         None, "Path of a Unix socket to listen on, instead of host and port.", group="Listening"
+    )
+    uds_mode: str = option(
+        "660",
+        "Permissions of the Unix socket, in octal digits: who may write to it may connect.",
+        group="Listening",
     )
     fd: int | None = option(
         None,
@@ -49,8 +55,14 @@ class Settings(Limits, SocketLimits):
     )
     max_handshakes: int = option(
         1024,
-        "Most connections at a time that have not sent their opening request; further ones are "
-        "dropped.",
+        "Most connections at a time that have not sent their opening request, or are in the TLS "
+        "handshake; further ones wait to be accepted.",
+        group="Limits",
+    )
+    max_handshakes_per_client: int = option(
+        512,
+        "Most of these of one client, an IPv4 address or a /64 network of IPv6, that is no trusted "
+        "proxy; further ones are answered with 429. 0 for no limit.",
         group="Limits",
     )
     grace: float = option(
@@ -92,6 +104,8 @@ class Settings(Limits, SocketLimits):
         Proxies(self.trusted_proxy)
         if self.uds is not None and self.fd is not None:
             raise ValueError("uds and fd are both set: a server listens on one of them only")
+        if not re.fullmatch("0?[0-7]{3}", self.uds_mode):
+            raise ValueError(f"uds_mode is {self.uds_mode!r}: write three octal digits, as in 660")
         if self.port > 65535:
             raise ValueError(f"port is {self.port}: ports go up to 65535")
         if self.ssl_certfile is None and self.ssl_keyfile is not None:

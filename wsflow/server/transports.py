@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import final
-from weakref import WeakSet
 
 from websockets.datastructures import Headers
 
 from wsflow.addresses import Address
+from wsflow.log import Log
 from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
+from wsflow.server.accepting import Listener
 from wsflow.server.proxies import Proxies
 from wsflow.server.settings import Settings
 from wsflow.tasks.waiting import Condition
 from wsflow.transports.server import ServerTransport
 from wsflow.transports.shared import Shared
+
+log = Log("wsflow")
+
+AT_ONCE = 256
+"""How many connections may be accepted before the first of them has sent its opening request: while
+they do, further ones wait in the kernel's queue."""
+FRESH = 0.25
+"""Seconds after which a connection that is silent holds up no others."""
 
 
 @final
@@ -35,19 +46,67 @@ class Transports:
     def __init__(self, settings: Settings, app: App) -> None:
         self.limits = settings
         self.acceptor = app
+        self._app = app
         self._proxies = Proxies(settings.trusted_proxy, settings.proxy_header)
         self._shared: Shared | None = None
-        self._arriving: WeakSet[ServerTransport] = WeakSet()  # in the TLS handshake
-        self._requesting: set[ServerTransport] = set()
         self._open: set[ServerTransport] = set()
+        # Those that have not sent their opening request, the oldest first, and their clients.
+        self._requesting: dict[ServerTransport, str] = {}
+        self._from: Counter[str] = Counter()
         self._condition = Condition()
+        self._listeners: list[Listener] = []
 
-    def make(self, *, secure: bool) -> ServerTransport:
-        """Create a transport for a socket that is being accepted."""
-        transport = ServerTransport(self)
-        if secure:
-            self._arriving.add(transport)
+    def listen(self, listeners: Sequence[Listener]) -> None:
+        """These listeners are told when there is room again."""
+        self._listeners = list(listeners)
+
+    # -- called by listeners
+
+    def room(self) -> int:
+        """How many connections may be accepted now."""
+        limits = self.limits
+        room = limits.max_handshakes - len(self._requesting)
+        if limits.max_connections:
+            # Refused and closing connections are included here.
+            most = limits.max_connections + limits.max_handshakes
+            room = min(room, most - len(self._open))
+        if room <= 0:
+            log.often(
+                logging.WARNING,
+                "%d connections are open, %d of them have not sent their opening request: "
+                "further ones wait",
+                len(self._open),
+                len(self._requesting),
+            )
+            return 0
+        fresh = 0
+        recent = self.shared.loop.time() - FRESH
+        for transport in reversed(self._requesting):
+            if transport.since < recent or fresh >= AT_ONCE:
+                break
+            fresh += 1
+        return min(room, AT_ONCE - fresh)
+
+    def accepted(self, address: Address | None) -> ServerTransport | None:
+        """The transport of a socket that is accepted; None if its client has too many."""
+        client = ""
+        most = self.limits.max_handshakes_per_client
+        if address is not None and most and not self._proxies.trusts(address):
+            client = address.network
+            if self._from[client] >= most:
+                self._app.turned_away(
+                    f"{client} has {most} connections that have not sent their opening request"
+                )
+                return None
+            self._from[client] += 1
+        transport = ServerTransport(self, address)
+        self._requesting[transport] = client
+        self._open.add(transport)
         return transport
+
+    def not_made(self, transport: ServerTransport) -> None:
+        """Its socket is gone before it was connected: the TLS handshake failed."""
+        self.closed(transport)
 
     # -- called by transports
 
@@ -58,32 +117,24 @@ class Transports:
             self._shared = Shared(asyncio.get_running_loop())
         return self._shared
 
-    def opened(self, transport: ServerTransport) -> bool:
-        """A socket was accepted; False if there are too many."""
-        self._arriving.discard(transport)
-        self._condition.notify_all()
-        if len(self._requesting) >= self.limits.max_handshakes:
-            return False
-        # Refused and closing connections are included here.
-        most = self.limits.max_connections
-        if most and len(self._open) >= most + self.limits.max_handshakes:
-            return False
-        per_client = self.limits.max_connections_per_client
-        if per_client and self._requests_from(transport.address) >= per_client:
-            return False
-        self._requesting.add(transport)
-        self._open.add(transport)
-        return True
-
     def requested(self, transport: ServerTransport) -> None:
         """Its opening request has come."""
-        self._requesting.discard(transport)
-        self._condition.notify_all()
+        client = self._requesting.pop(transport, "")
+        if client:
+            self._from[client] -= 1
+            if not self._from[client]:
+                del self._from[client]
+        self._changed()
 
     def closed(self, transport: ServerTransport) -> None:
         """Its socket is closed."""
         self._open.discard(transport)
         self.requested(transport)
+
+    def _changed(self) -> None:
+        self._condition.notify_all()
+        for listener in self._listeners:
+            listener.resume()
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The client's address, behind trusted proxies."""
@@ -93,22 +144,11 @@ class Transports:
         """An invalid opening request was answered with an HTTP error."""
         log_refusal(target, address, status)
 
-    def _requests_from(self, address: Address | None) -> int:
-        """How many connections from the same host have not sent their opening request."""
-        if address is None:
-            return 0
-        others = (each.address for each in self._requesting)
-        return sum(1 for other in others if other is not None and other.host == address.host)
-
     # -- waited for by the server
 
     def look_again(self) -> None:
         """Check the conditions that are waited for."""
         self._condition.notify_all()
-
-    async def all_arrived(self, enough: Callable[[], bool]) -> None:
-        """Wait until no connection is in its TLS handshake, or ``enough`` returns True."""
-        await self._condition.wait_for(lambda: enough() or not self._arriving)
 
     async def all_requested(self, enough: Callable[[], bool]) -> None:
         """Wait until all connections have sent their opening request, or ``enough`` returns

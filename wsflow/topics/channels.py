@@ -292,7 +292,7 @@ class Channels:
         self.presence_type = presence_type
         self.broker = broker(self)
         self.presence = Presence(self.broker, self)
-        self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0)
+        self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0, refused=0)
 
     async def start(self) -> None:
         """Connect to the broker, and subscribe to broadcasts.

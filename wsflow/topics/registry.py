@@ -85,7 +85,8 @@ class Registry:
             Current values: ``connections``, ``topics`` in use, and ``waiting`` messages of topics
             for peers that lag. Counters since the process started: ``dropped`` messages for peers
             that lagged, connections ``closed`` because they lagged, messages ``published``,
-            ``unreadable`` messages from the broker, how often events of a history were ``lost``
+            ``unreadable`` messages from the broker, connections ``refused`` because there were too
+            many, how often events of a history were ``lost``
             for members, and how often the connection to the broker was lost (``reconnected``).
         """
         channels = self._directory.channels

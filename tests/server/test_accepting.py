@@ -1,0 +1,322 @@
+"""Accepting connections, as long as there is room for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import uvloop
+from websockets.asyncio.client import connect
+
+from tests.raw import raw, request
+from wsflow import Router
+from wsflow.addresses import Address
+from wsflow.server import Server, Settings, serve
+from wsflow.server import process as process_module
+from wsflow.server import transports as transports_module
+from wsflow.server.accepting import Listener
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    if request.param == "uvloop":
+        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
+    return "asyncio"
+
+
+def echo() -> Router:
+    app = Router("/")
+
+    @app.consumer
+    async def reply(message: str) -> str:
+        return message
+
+    return app
+
+
+@asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[Server]:
+    options: dict[str, Any] = {"open_timeout": 20, "close_timeout": 0.1, **settings}
+    async with serve(echo(), Settings(port=0, **options)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def silent(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    """So many sockets that say nothing."""
+    with contextlib.ExitStack() as all_of_them:
+        yield [
+            all_of_them.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            for _ in range(count)
+        ]
+
+
+async def until(server: Server, pending: int) -> None:
+    with anyio.fail_after(10):
+        while len(server._transports._requesting) != pending:
+            await asyncio.sleep(0.001)
+
+
+async def works(server: Server) -> None:
+    with anyio.fail_after(10):
+        async with raw(server) as client:
+            await client.opened()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_healthy_clients_all_get_in(tls: bool, certificate: tuple[Path, Path]) -> None:
+    """More at once than may be in the handshake at a time: the others wait in the kernel."""
+    options: dict[str, Any] = {"max_handshakes": 10}
+    context = None
+    if tls:
+        options |= {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+        context = ssl.create_default_context(cafile=str(certificate[0]))
+    async with serving(**options) as server:
+        uri = f"{'wss' if tls else 'ws'}://127.0.0.1:{server.port}/"
+        options = {"ssl": context, "compression": None, "open_timeout": 20, "ping_interval": None}
+        clients = await asyncio.gather(*[connect(uri, **options) for _ in range(60)])
+        assert len(server._app.sessions) == 60
+        assert server.registry.counters()["refused"] == 0
+        await asyncio.gather(*[client.close() for client in clients])
+
+
+async def test_silent_sockets_do_not_lock_out_others() -> None:
+    async with serving(max_handshakes_per_client=3, max_handshakes=5) as server:
+        with silent(server, 3) as some:
+            await until(server, 3)
+            with silent(server, 20):  # are turned away
+                with anyio.fail_after(10):
+                    while server.registry.counters()["refused"] < 20:
+                        await asyncio.sleep(0.001)
+            assert len(server._transports._open) == 3
+            some[0].close()
+            await until(server, 2)
+            await works(server)
+
+
+async def test_those_who_wait_get_in_when_there_is_room() -> None:
+    async with serving(max_handshakes=2) as server:
+        with silent(server, 2) as some:
+            await until(server, 2)
+            async with raw(server) as client:
+                client.send(request())
+                some[1].close()
+                assert (await client.head())[0] == 101
+
+
+async def test_a_silent_client_holds_up_others_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transports_module, "AT_ONCE", 1)
+    async with serving() as server:
+        with silent(server, 3):
+            await until(server, 3)
+            await works(server)
+
+
+async def test_a_tls_handshake_counts(certificate: tuple[Path, Path]) -> None:
+    tls = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    async with serving(max_handshakes_per_client=2, **tls) as server:
+        with silent(server, 2) as some:
+            await until(server, 2)
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            assert await reader.read() == b""  # there is no answer without a TLS handshake
+            writer.close()
+            some[0].sendall(b"no TLS at all\r\n\r\n")
+            await until(server, 1)
+            assert len(server._transports._open) == 1
+            some[1].close()
+            await until(server, 0)
+        assert not server._transports._from
+        assert not server._listeners[0]._arriving
+
+
+async def test_a_tls_handshake_and_a_request_have_one_timeout(
+    certificate: tuple[Path, Path],
+) -> None:
+    tls = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    async with serving(open_timeout=0.2, **tls) as server:
+        with silent(server, 2):
+            await until(server, 2)
+            await until(server, 0)
+        context = ssl.create_default_context(cafile=str(certificate[0]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+        (transport,) = server._transports._requesting
+        with anyio.fail_after(10):
+            while transport._deadline is None:
+                await asyncio.sleep(0)
+        when = transport._deadline._timer.when()
+        assert when == pytest.approx(transport.since + 0.2, abs=0.01)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_dropping_who_was_just_accepted(certificate: tuple[Path, Path]) -> None:
+    """A task that is cancelled before its first step does not run."""
+    tls = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    async with serving(**tls) as server:
+        with silent(server, 3):
+            while not server._transports._requesting:
+                server._listeners[0]._accept()
+            server._listeners[0]._drop()
+            await until(server, 0)
+            assert not server._transports._open
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_stopping_amid_tls_handshakes(restart: bool, certificate: tuple[Path, Path]) -> None:
+    tls = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    async with serving(open_timeout=0.3, **tls) as server:
+        with silent(server, 5):
+            await until(server, 5)
+            server.stop(restart=restart)
+            with anyio.fail_after(10):
+                while server._listeners:
+                    await asyncio.sleep(0.001)
+
+
+async def test_a_stop_answers_those_who_have_just_come() -> None:
+    async with serving() as server:
+        with silent(server, 5) as some:
+            server.stop()
+            with anyio.fail_after(10):
+                while server._listeners:
+                    await asyncio.sleep(0.001)
+            for each in some:
+                answer = await asyncio.to_thread(each.recv, 1000)
+                assert answer.startswith(b"HTTP/1.1 503 ")
+
+
+def test_what_counts_as_one_client() -> None:
+    async def main() -> None:
+        settings = Settings(max_handshakes_per_client=2, trusted_proxy=("10.0.0.0/8", "unix"))
+        server = Server(server_plan(), settings)
+        accepted = server._transports.accepted
+        taken = [accepted(Address(f"2001:db8::{n}", 1)) is not None for n in range(3)]
+        assert taken == [True, True, False]
+        assert accepted(Address("2001:db8:0:1::1", 1)) is not None
+        for proxy in (Address("10.1.2.3", 1), None):  # the clients behind it are counted later
+            for _ in range(5):
+                assert accepted(proxy) is not None
+        assert dict(server._transports._from) == {"2001:db8::/64": 2, "2001:db8:0:1::/64": 1}
+        for transport in list(server._transports._open):
+            server._transports.closed(transport)
+        assert not server._transports._from
+
+    asyncio.run(main())
+
+
+def server_plan() -> Any:
+    from wsflow.wiring.compile import compile_app
+
+    return compile_app(echo())
+
+
+class Failing:
+    """A listening socket whose ``accept`` fails so often."""
+
+    def __init__(self, real: socket.socket, errors: list[int]) -> None:
+        self.real = real
+        self.errors = errors
+
+    def accept(self) -> Any:
+        if self.errors:
+            raise OSError(self.errors.pop(), "no luck")
+        return self.real.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_out_of_descriptors(error: int, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said, and tried again; neither a traceback nor a busy loop."""
+    async with serving() as server:
+        listener: Any = server._listeners[0]
+        listener.socket = Failing(listener.socket, [error] * 3)
+        await works(server)
+        assert listener.socket.errors == []
+    assert caplog.text.count("no connection can be accepted: no luck") == 1
+    assert "Traceback" not in caplog.text
+
+
+async def test_one_connection_that_failed_before_it_was_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as server:
+        listener: Any = server._listeners[0]
+        listener.socket = Failing(listener.socket, [errno.ECONNABORTED, errno.EPROTO])
+        await works(server)
+    assert "no connection can be accepted" not in caplog.text
+
+
+async def test_really_out_of_descriptors(caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serving() as server:
+        with silent(server, 1) as (late,):
+            await until(server, 1)
+            client = socket.socket()
+            client.setblocking(False)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+                client.connect_ex(("127.0.0.1", server.port))
+                with anyio.fail_after(10):
+                    while "no connection can be accepted: Too many open files" not in caplog.text:
+                        await asyncio.sleep(0.001)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(server, 2)  # it gets in once there is one again
+            late.close()
+            client.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "raised", "says"),
+    [
+        ((1024, 4096), 2000, (3152, 4096), ""),
+        ((1024, 2048), 10_000, (2048, 2048), "which is enough for 896 connections"),
+        ((256, 256), 10_000, (256, 256), "which is enough for 0 connections"),
+        ((1024, resource.RLIM_INFINITY), 2000, (3152, resource.RLIM_INFINITY), ""),
+        ((100_000, 100_000), 10_000, None, ""),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 10_000, None, ""),
+        ((256, 256), 0, None, ""),
+    ],
+)
+def test_descriptors_at_start(
+    limit: tuple[int, int],
+    most: int,
+    raised: tuple[int, int] | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limit)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: done.append(new))
+    process_module.check_descriptors(Settings(max_connections=most))
+    assert done == ([] if raised is None else [raised])
+    assert says in caplog.text if says else not caplog.text
+
+
+async def test_listeners_are_idempotent() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = Server(server_plan(), Settings())
+    listener = Listener(listening, server._transports, None, (1, 1))
+    listener.resume()
+    listener.start()
+    listener.stop()
+    listener.stop()
+    listener.resume()
+    listener.close()
+    listener.close()
+    assert listening.fileno() == -1
