@@ -105,6 +105,9 @@ class Loop:
     def call_soon(self, call: Callable[[], object]) -> None:
         self.soon.append(call)
 
+    def time(self) -> float:
+        return 0.0
+
     def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
         return Timer()
 
@@ -154,9 +157,6 @@ class Server:
         self.patience = self.left = patience
         self.paused = False
 
-    def opened(self, transport: Any) -> bool:
-        return True
-
     def requested(self, transport: Any) -> None: ...
     def closed(self, transport: Any) -> None: ...
     def refused(self, address: Any, target: str, status: int) -> None: ...
@@ -203,7 +203,7 @@ class Client:
     def __init__(self, limits: Settings, patience: int, socket: Any, headers: bytes = b"") -> None:
         self.server = Server(limits, patience)
         self.socket = socket
-        self.transport = ServerTransport(self.server)
+        self.transport = ServerTransport(self.server, None)
         self.transport.connection_made(socket)
         self.send(request(headers=headers))
         socket.written = b""

@@ -184,12 +184,24 @@ async def test_what_a_refusal_says(caplog: pytest.LogCaptureFixture) -> None:
 
     async def refused(limits: Limits, **headers: str) -> str:
         caplog.clear()
+        log._often.clear()
         async with serve_in_memory(app, limits=limits) as server:
             async with server.connect("/?token=secret", headers=headers) as peer:
                 assert peer.rejected.status == 403
         assert "secret" not in caplog.text
         return caplog.text
 
+    async with serve_in_memory(app) as server:
+        for host in ([("Host", "a"), ("Host", "a")], [("Host", "a"), ("host", "b")]):
+            async with server.connect("/", headers=host) as peer:
+                assert (peer.rejected.status, peer.rejected.body) == (
+                    400,
+                    "one Host header is needed\n",
+                )
+        origins = [("Origin", "http://testserver"), ("Origin", "http://testserver")]
+        async with server.connect("/", headers=origins) as peer:
+            assert peer.rejected.status == 403
+        assert "a browser sends one Origin" in caplog.text
     hosts = Limits(allowed_host=("a.example",), close_timeout=1)
     assert "to allow it: --allowed-host evil.example" in await refused(hosts, Host="evil.example:9")
     for origin, advice in {
@@ -197,5 +209,4 @@ async def test_what_a_refusal_says(caplog: pytest.LogCaptureFixture) -> None:
         "null": "a page without an origin of its own cannot be allowed by itself",
         "file://": "a page without an origin of its own cannot be allowed by itself",
     }.items():
-        log._often.clear()
         assert advice in await refused(Limits(close_timeout=1), Origin=origin)

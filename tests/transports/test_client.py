@@ -84,7 +84,7 @@ async def test_a_ping_that_nobody_answers() -> None:
             ping = asyncio.create_task(peer.ping())
             late = asyncio.create_task(peer.ping())
             await asyncio.sleep(0)
-            wire(peer)._ponged(b"of nobody")
+            wire(peer)._pong_received(b"of nobody")
             late.cancel()
             await asyncio.wait([late])
             socket.abort()

@@ -141,13 +141,17 @@ async def test_a_peer_that_says_nothing() -> None:
         await all_gone(server)
 
 
-async def test_too_many_handshakes() -> None:
+async def test_too_many_handshakes(caplog: pytest.LogCaptureFixture) -> None:
     async with serve(echo_app(), settings(max_handshakes=1)) as server:
         async with raw(server) as first, raw(server) as second:
             first.send(b"GET")
-            assert await second.reader.read() == b""
+            second.send(request())
+            while "1 of them have not sent their opening request: further ones" not in caplog.text:
+                await asyncio.sleep(0)
+            assert len(server._transports._open) == 1
             first.send(request()[3:])
             assert (await first.head())[0] == 101
+            assert (await second.head())[0] == 101
 
 
 async def test_too_many_connections() -> None:
@@ -155,16 +159,32 @@ async def test_too_many_connections() -> None:
         async with raw(server) as first, raw(server) as second:
             await first.opened()
             second.send(request())
-            assert (await second.head())[0] == 503
+            status, head = await second.head()
+            assert (status, b"Retry-After: 5" in head) == (503, True)
+        assert server.registry.counters()["refused"] == 1
     limited = settings(max_connections_per_client=1)
     async with serve(echo_app(), limited) as server, raw(server) as first:
         await first.opened()
         async with raw(server) as second:
             second.send(request())
-            assert (await second.head())[0] == 503
-        async with raw(server) as half, raw(server) as other:
-            half.send(b"GET ")
-            assert await other.reader.read() == b""  # one half request of a client is enough
+            status, head = await second.head()
+            assert (status, b"Retry-After: 5" in head) == (429, True)
+        assert server.registry.counters()["refused"] == 1
+
+
+async def test_too_many_handshakes_of_one_client(caplog: pytest.LogCaptureFixture) -> None:
+    async with serve(echo_app(), settings(max_handshakes_per_client=1)) as server:
+        async with raw(server) as first, raw(server) as second, raw(server) as third:
+            first.send(b"GET")
+            for each in (second, third):
+                status, head = await each.head()
+                assert (status, b"Retry-After: 5" in head) == (429, True)
+            first.send(request()[3:])
+            assert (await first.head())[0] == 101
+        assert server.registry.counters()["refused"] == 2
+        async with raw(server) as fourth:
+            await fourth.opened()
+    assert caplog.text.count("127.0.0.1 has 1 connections that have not sent") == 1
 
 
 @pytest.mark.parametrize("leave", ["eof", "reset"])

@@ -54,7 +54,6 @@ class ClientTransport(SocketTransport):
 
     def __init__(self, protocol: ClientProtocol, limits: SocketLimits, shared: Shared) -> None:
         super().__init__(Library(protocol, limits), limits, shared)
-        self._library.ponged = self._ponged
         self._head = Head()
         self._answered = asyncio.Event()
         self._pings: dict[bytes, asyncio.Event] = {}
@@ -155,16 +154,17 @@ class ClientTransport(SocketTransport):
             return None
         data = time.monotonic_ns().to_bytes(8, "big")
         pinged = self._pings[data] = asyncio.Event()
-        began = self._loop.time()
+        began = self.loop.time()
         self._library.protocol.send_ping(data)
         self._flush_protocol()
         try:
             await pinged.wait()
-            return self._loop.time() - began if data not in self._pings else None
+            return self.loop.time() - began if data not in self._pings else None
         finally:
             self._pings.pop(data, None)
 
-    def _ponged(self, data: bytes) -> None:
+    def _pong_received(self, data: bytes) -> None:
+        super()._pong_received(data)
         pinged = self._pings.pop(data, None)
         if pinged is not None:
             pinged.set()

@@ -57,6 +57,7 @@ class Library:
         limits: the limits of received messages.
 
     Attributes:
+        partial: whether a frame or a message is incomplete.
         between: whether it is between two messages, so that the next may take the fast path.
         extensions: the negotiated extensions.
         ponged: called with the payload of each pong; None to ignore pongs.
@@ -65,7 +66,7 @@ class Library:
     # fmt: off
     __slots__ = (
         "_boundary", "_limits", "_masks", "_parts", "_protocol", "_text", "between", "extensions",
-        "ponged",
+        "partial", "ponged",
     )
     # fmt: on
 
@@ -77,6 +78,7 @@ class Library:
         self._parts: list[bytes] | None = None  # fragments of a message
         self._text = False  # whether they are of a text message
         self.between = not self._masks
+        self.partial = False
         self.extensions: Sequence[Extension] = ()
         self.ponged: Callable[[bytes], None] | None = None
 
@@ -120,7 +122,8 @@ class Library:
         return stop
 
     def _update(self) -> None:
-        self.between = self._boundary is None and self._parts is None and not self._masks
+        self.partial = self._boundary is not None or self._parts is not None
+        self.between = not (self.partial or self._masks)
 
     def messages(self) -> list[Found]:
         """The messages that are complete now. One with too many fragments fails the connection."""

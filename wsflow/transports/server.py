@@ -13,10 +13,11 @@ from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
-from wsflow.addresses import Address, address_of
+from wsflow.addresses import Address
 from wsflow.limits import SocketLimits
 from wsflow.request import Request
 from wsflow.transports.base import Acceptor
+from wsflow.transports.deadline import Deadline
 from wsflow.transports.handshake import Head, refusal
 from wsflow.transports.library import Library, server_protocol
 from wsflow.transports.shared import Shared
@@ -33,9 +34,6 @@ class Owner(Protocol):
     @property
     def shared(self) -> Shared: ...
 
-    def opened(self, transport: ServerTransport) -> bool:
-        """A socket was accepted; False if there are too many."""
-
     def requested(self, transport: ServerTransport) -> None:
         """Its opening request has come."""
 
@@ -51,25 +49,34 @@ class Owner(Protocol):
 
 @final
 class ServerTransport(SocketTransport):
-    """A Transport of a server on asyncio."""
+    """A Transport of a server on asyncio.
 
-    __slots__ = ("__weakref__", "_opening", "_owner")
+    Args:
+        owner: the server.
+        address: that of the socket's peer; None for a Unix socket.
+
+    Attributes:
+        address: that of the socket's peer; None for a Unix socket.
+        since: when its socket was accepted, by the clock of the event loop.
+    """
+
+    __slots__ = ("__weakref__", "_opening", "_owner", "address", "since")
 
     dials = False
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, address: Address | None) -> None:
         super().__init__(
             Library(server_protocol(owner.limits), owner.limits), owner.limits, owner.shared
         )
         self._owner = owner
+        self.address = address
         self._opening: _Opening | None = _Opening()
+        self.since = self.loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._owner.opened(self):
-            self._deadline = self._loop.call_later(self._limits.open_timeout, self._socket.abort)
-        else:
-            self._socket.abort()
+        left = self.since + self._limits.open_timeout - self.loop.time()
+        self._deadline = Deadline(self, left, self._socket.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -125,12 +132,6 @@ class ServerTransport(SocketTransport):
 
     def _refused(self, target: str, status: int) -> None:
         self._owner.refused(self.address, target, status)
-
-    @property
-    def address(self) -> Address | None:
-        """The address of the socket's peer; None for a Unix socket."""
-        name = self._socket.get_extra_info("peername")
-        return address_of(name[0], name[1]) if isinstance(name, tuple) else None
 
     def accept(self, subprotocol: str | None) -> None:
         opening = self._opening

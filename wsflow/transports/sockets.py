@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import importlib
+import math
+import sys
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from websockets.protocol import OPEN
 from websockets.protocol import Protocol as WebSocketProtocol
@@ -22,6 +25,7 @@ from websockets.protocol import Protocol as WebSocketProtocol
 from wsflow.limits import SocketLimits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.transports.base import NOBODY, Receiver
+from wsflow.transports.deadline import Deadline
 from wsflow.transports.frames import Found, split, waits, whole
 from wsflow.transports.library import Library
 from wsflow.transports.shared import READ_BYTES, Shared
@@ -31,6 +35,10 @@ SMALL = 16 * 1024
 
 WRITE_BYTES = 16 * 1024
 """How many bytes are collected before they are written within the iteration."""
+
+fcntl: Any = importlib.import_module("fcntl") if sys.platform != "win32" else None
+_TIOCOUTQ = 0x5411 if sys.platform == "linux" else 0x40047473
+"""Of termios.h, which Python has on Unix only."""
 
 _PONG = 0x8A  # FIN and opcode 10
 
@@ -59,10 +67,10 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     # fmt: off
     __slots__ = (
-        "_buffer", "_deadline", "_eof", "_heard", "_held", "_library", "_limits", "_loop", "_lost",
-        "_out", "_out_bytes", "_phase", "_ping_timer", "_pong", "_reading_paused", "_receiver",
-        "_shared", "_small", "_socket", "_socket_paused", "_to_flush", "_unsent",
-        "_writing_paused",
+        "_acknowledged", "_buffer", "_deadline", "_eof", "_held", "_library", "_limits", "_lost",
+        "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged", "_pong",
+        "_pong_due", "_ponged", "_reading_paused", "_receiver", "_shared", "_small", "_socket",
+        "_socket_paused", "_to_flush", "_writing_paused", "_written", "loop", "reads",
     )
     # fmt: on
 
@@ -73,7 +81,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._limits = limits
         self._shared = shared
         self._buffer = shared.buffer  # shared: each read is copied out of it at once
-        self._loop = shared.loop
+        self.loop = shared.loop
         self._small = min(SMALL, limits.max_message_size)
         self._phase = Phase.REQUESTING
         self._receiver: Receiver = NOBODY
@@ -87,10 +95,16 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._lost = False  # the socket is closed
         self._writing_paused = False
         self._pong = b""  # the answer to the latest ping, while there is no room for it
-        self._unsent = 0  # what was buffered when the last ping was sent
-        self._heard = False
-        self._ping_timer: asyncio.TimerHandle | None = None
-        self._deadline: asyncio.TimerHandle | None = None  # of the handshake, then of the close
+        self.reads = 0
+        self._written = 0  # bytes
+        self._acknowledged = 0  # of these, when it was looked last
+        self._pinged = 0  # the value of ``_written`` behind the last ping
+        self._ponged = False  # since the last ping
+        self._pong_due = 0.0  # for a peer that is sending a message
+        self._ping_timer: Deadline | asyncio.TimerHandle | None = None
+        self._message_timer: Deadline | None = None  # while a message is incomplete
+        self._deadline: Deadline | None = None  # of the handshake, then of the close
+        library.ponged = self._pong_received
 
     # -- the socket
 
@@ -105,7 +119,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard = True
+        self.reads += 1
         data = self._buffer[:nbytes].tobytes()
         if self._phase is _REQUESTING:
             self._read_head(data)
@@ -113,7 +127,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._parse(self._held + data if self._held else data)
         if nbytes == READ_BYTES and self._shared.greedy:
             self._socket.pause_reading()
-            self._loop.call_soon(self._read_again)
+            self.loop.call_soon(self._read_again)
 
     def _read_again(self) -> None:
         if not self._socket_paused:
@@ -138,7 +152,7 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def _expect_to_be_taken(self) -> None:
         """The wire has ended: what came before is still handled, for at most ``close_timeout``."""
-        self._deadline = self._loop.call_later(self._limits.close_timeout, self._not_taken)
+        self._deadline = Deadline(self, self._limits.close_timeout, self._not_taken)
 
     def _not_taken(self) -> None:
         self._gone()
@@ -149,7 +163,6 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
-        self._heard = True  # the peer reads: it is alive
         self._writing_paused = False
         pong, self._pong = self._pong, b""
         if pong:
@@ -179,6 +192,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         out.clear()
         self._out_bytes = 0
         if not self._lost:
+            self._written += len(data)
             self._socket.write(data)
 
     def _flush_protocol(self) -> None:
@@ -219,17 +233,17 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._phase = Phase.CLOSING
         self._cancel_timers()
         if not self._lost:
-            self._deadline = self._loop.call_later(self._limits.close_timeout, self._socket.abort)
+            self._deadline = Deadline(self, self._limits.close_timeout, self._socket.abort)
 
     def _linger(self) -> None:
         """Read on until the peer closes the socket."""
         if not self._lost:
             self._reading_paused = False
             self._read_on()
-            self._loop.call_soon(self._parse_held)
+            self.loop.call_soon(self._parse_held)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline, self._ping_timer):
+        for timer in (self._deadline, self._ping_timer, self._message_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -241,15 +255,15 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._socket_paused:
             self._read_on()
         if self._held or self._eof:
-            self._loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
+            self.loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
 
     # -- called by the runtime
 
     def now(self) -> float:
-        return self._loop.time()
+        return self.loop.time()
 
     def after(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, call)
+        return self.loop.call_later(seconds, call)
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         if self._phase is not _OPEN:
@@ -288,13 +302,14 @@ class SocketTransport(asyncio.BufferedProtocol):
     def pause_reading(self) -> None:
         if self._phase is Phase.OPEN:
             self._reading_paused = self._socket_paused = True
+            self._met()
             if not self._lost:
                 self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            self._loop.call_soon(self._parse_held)  # what was read already comes first
+            self.loop.call_soon(self._parse_held)  # what was read already comes first
 
     def _read_on(self) -> None:
         self._socket_paused = False
@@ -312,20 +327,27 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._hold(data)
             return
         self._to_flush = True  # what is sent meanwhile is written together, below
-        library, at, end = self._library, 0, len(data)
+        library, at, end, took = self._library, 0, len(data), False
         while at < end and not self._reading_paused and self._phase is not _CLOSED:
             if library.between and self._phase is _OPEN:
                 found: list[Found] = []
                 after = split(data, at, self._small, found)
                 if found:
+                    took = True
                     taken = self._receiver.messages_received(found)
                     at = after if taken == len(found) else found[taken - 1][2] if taken else at
                     continue
                 if waits(data, at, self._small) and not self._eof:
                     break
             at = library.give(data, at)
-            self._after_parsing()
+            took = self._after_parsing() or took
         self._held = data[at:]
+        if self._held or library.partial:
+            if took:
+                self._met()
+            self._expect_rest()
+        elif self._message_timer is not None:
+            self._met()
         if self._socket_paused and not self._reading_paused:
             self._read_on()
         if self._eof and not self._held and self._phase is not _CLOSED:
@@ -343,15 +365,36 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._socket_paused = True
             self._socket.pause_reading()
 
-    def _after_parsing(self) -> None:
+    def _after_parsing(self) -> bool:
+        """Do what the library found in the data. Returns whether that has a message."""
         library = self._library
-        for message in library.messages():
+        messages = library.messages()
+        for message in messages:
             if self._phase is _OPEN:
                 self._receiver.messages_received((message,))
         protocol = library.protocol
         if self._phase is _OPEN and protocol.state is not OPEN:
             self._report_close(protocol)
         self._flush_protocol()
+        return bool(messages)
+
+    def _expect_rest(self) -> None:
+        """A message has begun to come: it must be complete within ``message_timeout``."""
+        seconds = self._limits.message_timeout
+        waits = self._phase is _OPEN and not self._reading_paused
+        if self._message_timer is None and seconds and waits:
+            self._message_timer = Deadline(self, seconds, self._not_complete)
+
+    def _met(self) -> None:
+        """That message is complete, or this side does not read."""
+        timer, self._message_timer = self._message_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _not_complete(self) -> None:
+        self._library.protocol.fail(1008, "a message was not complete in time")
+        self._after_parsing()
+        self.flush()
 
     def _report_close(self, protocol: WebSocketProtocol) -> None:
         """The protocol is closing, and this side has not started that: report it."""
@@ -382,19 +425,58 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def _schedule_ping(self) -> None:
         if self._limits.ping_interval and self._phase is Phase.OPEN:
-            self._ping_timer = self._loop.call_later(self._limits.ping_interval, self._ping)
+            self._ping_timer = self.loop.call_later(self._limits.ping_interval, self._ping)
 
     def _ping(self) -> None:
-        self._heard = False
-        self._unsent = self._socket.get_write_buffer_size()
+        self._ponged = False
         self._library.protocol.send_ping(b"")
         self._flush_protocol()
-        self._ping_timer = self._loop.call_later(self._limits.ping_timeout, self._expect_pong)
+        self.flush()
+        self._pinged = self._written
+        self._acknowledged = self._written - self._unacknowledged()
+        longest = self._limits.message_timeout or math.inf
+        self._pong_due = self.loop.time() + max(longest, self._limits.ping_timeout)
+        self._expect_pong()
 
     def _expect_pong(self) -> None:
-        reads = self._socket.get_write_buffer_size() < self._unsent
-        if self._heard or reads or self._reading_paused:
+        self._ping_timer = Deadline(self, self._limits.ping_timeout, self._check_pong)
+
+    def _pong_received(self, data: bytes) -> None:
+        self._ponged = True
+
+    def _check_pong(self) -> None:
+        """``ping_timeout`` is over since the ping, or since this was checked last."""
+        before = self._acknowledged
+        self._acknowledged = self._written - self._unacknowledged()
+        moves = self._acknowledged > before
+        if self._socket.get_write_buffer_size() and not moves:
+            self._give_up()  # the peer does not read
+        elif self._ponged or self._reading_paused:
             self._schedule_ping()
+        elif (moves and self._acknowledged < self._pinged) or (
+            self._message_timer is not None and self.loop.time() < self._pong_due
+        ):
+            self._expect_pong()  # the ping is not there yet, or the pong is behind a message
         else:
-            self._vanished()
-            self._socket.abort()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """The peer is not there any more."""
+        self._vanished()
+        self._socket.abort()
+
+    def _unacknowledged(self) -> int:
+        """How many bytes were written that the peer's host has not acknowledged, as far as that is
+        known."""
+        return self._socket.get_write_buffer_size() + _queued(self._socket)
+
+
+def _queued(transport: asyncio.Transport) -> int:
+    """The bytes in the kernel's send buffer that are not acknowledged; 0 where it does not say."""
+    if fcntl is None:
+        return 0
+    try:
+        said = fcntl.ioctl(transport.get_extra_info("socket").fileno(), _TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # it is closed
+        return 0
+    return int.from_bytes(said, sys.byteorder)
