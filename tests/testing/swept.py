@@ -13,7 +13,7 @@ import msgspec
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from wsflow import Call, Connection, End, Router, Stream, Topic
+from wsflow import Call, Connection, End, Reject, Router, Stream, Topic
 from wsflow.limits import Limits
 from wsflow.testing import MemoryPeer
 from wsflow.testing.server import LIMITS
@@ -422,6 +422,50 @@ async def do_all(peer: MemoryPeer) -> None:
     assert [await peer.receive(float) for _ in range(3)] == [0.5] * 3
 
 
+def overrun() -> Router:
+    """It handles what comes more slowly than it comes."""
+    app = Router("/")
+
+    @app.consumer
+    async def say(message: Say) -> Say:
+        await anyio.sleep(0.4)
+        return message
+
+    return app
+
+
+async def send_many(peer: MemoryPeer) -> None:
+    for text in "abcde":
+        await peer.send(Say(text))
+    assert [(await peer.receive(Say)).text for _ in range(2)] == ["a", "b"]
+    await peer.close()
+
+
+def refusing() -> Router:
+    """It accepts nobody."""
+    app = Router("/")
+
+    @app.on_connect
+    async def refuse() -> None:
+        await checkpoint()
+        raise Reject(403)
+
+    @app.consumer
+    async def say(message: Say) -> Say:
+        return message
+
+    return app
+
+
+async def be_refused(peer: MemoryPeer) -> None:
+    assert peer.rejected.status == 403
+
+
+async def send_too_much(peer: MemoryPeer) -> None:
+    await peer.send(Say("a" * 200))
+    assert (await peer.wait_closed()).code == 1009
+
+
 class Swept(NamedTuple):
     """An app, what a peer does, and the limits."""
 
@@ -443,5 +487,8 @@ SWEPT = {
     "nested scopes": Swept(nested, hear_ada),
     "on_error": Swept(guarded, err),
     "all at once": Swept(busy, do_all),
+    "a slow app": Swept(overrun, send_many, replace(LIMITS, inbox_messages=2)),
+    "rejected": Swept(refusing, be_refused),
+    "too big": Swept(both, send_too_much, replace(LIMITS, max_message_size=100)),
     "a slow peer": Swept(crowded, read_slowly, replace(LIMITS, write_buffer=50)),
 }

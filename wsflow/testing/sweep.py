@@ -240,7 +240,7 @@ def sweep_cancellation(
         backends: where to try them. Trio is left out if it is not installed; the report says so.
         override: values by type that are injected instead of others.
         limits: limits of the runtime; short timeouts by default. There is one connection at a time.
-        check: called after each run: what it raises is a violation.
+        check: called when a connection has ended, twice in each run: what it raises is a violation.
         max_points: the most points to try, spread evenly; None for all.
         on_violation: whether to raise a ``SweepError``, or to return the report all the same.
 
@@ -502,11 +502,6 @@ class _Run:
             if failed is not None and self._fault is None:
                 self._failure = failed
                 return
-            if self._sweep.check is not None:
-                try:
-                    self._sweep.check()
-                except Exception as exc:
-                    self._found("check", f"{type(exc).__name__}: {exc}")
             self._doing = "next_peer"
             self._outage.gone = False
             self._victim, self._lost = None, ""
@@ -515,7 +510,8 @@ class _Run:
             if failed is not None:
                 self._found("next_peer", f"it fails with {type(failed).__name__}: {failed}")
         finally:
-            self._doing = "stops"
+            if not self.machine.stuck:
+                self._doing = "stops"
             try:
                 await server._stop()
             except Exception as exc:
@@ -527,18 +523,19 @@ class _Run:
         wire = self._wire = Wire(self.machine, self._in_place, limits.close_timeout, self._gap)
         before, topics = set(self.machine.tasks), len(app.directory.channels)
         request = Request.parse(sweep.target, sweep.headers)
+        sessions: list[Session] = []
 
-        def begin(transport: MemoryTransport) -> Receiver:
-            wire.transport = transport
-            wire.session = app.open(request, wire)
+        def begin(transport: Transport) -> Receiver | None:
+            wire.transport = cast(MemoryTransport, transport)
+            session = app.open(request, wire)
+            if session is None:
+                return None
+            wire.session = session
+            sessions.append(session)
             return wire
 
-        def begins(transport: Transport) -> Receiver:
-            assert isinstance(transport, MemoryTransport)
-            return begin(transport)
-
-        transport = MemoryTransport(limits, condition.notify_all, begins)
-        session = wire.session
+        transport = MemoryTransport(limits, condition.notify_all, begin)
+        session = sessions[0] if sessions else None
         peer = MemoryPeer(transport, session, condition)
         failed: Exception | None = None
         try:
@@ -551,7 +548,12 @@ class _Run:
         await peer._leave()
         for _ in range(SETTLE):
             await checkpoint()
-        self._ask(app, wire, peer, before, topics)
+        self._ask(app, session, peer, before, topics)
+        if sweep.check is not None:
+            try:
+                sweep.check()
+            except Exception as exc:
+                self._found("check", f"{type(exc).__name__}: {exc}")
         return failed
 
     async def _read_all(self, session: Session, transport: MemoryTransport) -> None:
@@ -618,7 +620,7 @@ class _Run:
         if task.alive:
             self.happened = True
             session, closing = self._wire.session, self._wire.transport.closing
-            if task.runs_handlers and closing is None and session is not None and not session.end:
+            if task.runs_handlers and closing is None and session.end is None:
                 self._lost = str(task)
             task.task.cancel()
             if again:
@@ -627,7 +629,7 @@ class _Run:
     def _strike(self) -> None:
         """A fault of the connection itself."""
         session, transport = self._wire.session, self._wire.transport
-        if session is None or session.end is not None:
+        if session.end is not None:
             return
         if self._fault == "scope_cancelled":
             if session._scope is None:
@@ -644,10 +646,15 @@ class _Run:
     # -- the oracles
 
     def _ask(
-        self, app: App, wire: Wire, peer: MemoryPeer, before: set[Tracked], topics: int
+        self,
+        app: App,
+        session: Session | None,
+        peer: MemoryPeer,
+        before: set[Tracked],
+        topics: int,
     ) -> None:
+        found, wire = self._found, self._wire
         self.happened |= wire.failed or self._outage.noticed
-        found, session = self._found, wire.session
         for each in dict.fromkeys([*self._running, *self.machine.tasks]):
             if each not in before:
                 found("tasks", f"{each} still runs when the connection has ended")

@@ -103,6 +103,8 @@ class Tracked:
         return self.task is not None
 
     def over(self) -> None:
+        """It has ended: nothing of it is kept but its name."""
+        self._name = self.name.__str__
         self.task = self.coroutine = self.waits_for = None
 
     def __str__(self) -> str:

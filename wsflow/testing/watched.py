@@ -121,6 +121,7 @@ class Watched:
 
     async def aclose(self) -> None:
         await self._generator.aclose()
+        self._calls.ended(self._call, -math.inf, None)
 
     async def _step(self, step: Awaitable[Any]) -> Any:
         call, began = self._call, anyio.current_time()
@@ -190,7 +191,7 @@ class Wire:
 
     Attributes:
         transport: the transport in memory.
-        session: the session; None if it was refused.
+        session: the session, once it has begun.
         told: the close frames and rejections that the session has sent, in order.
         unlike: what the session must not have done.
         failing: whether the next message that is sent loses the wire.
@@ -204,7 +205,7 @@ class Wire:
     ) -> None:
         self.from_loop = from_loop
         self.transport: MemoryTransport
-        self.session: Session | None = None
+        self.session: Session
         self.told: list[str] = []
         self.unlike: list[str] = []
         self.failing = self.failed = False
@@ -279,22 +280,17 @@ class Wire:
         self._soon(lambda session: session.peer_failed(code, reason))
 
     def pause_writing(self) -> None:
-        if self.session is not None:
-            self.session.pause_writing()
+        self.session.pause_writing()
 
     def resume_writing(self) -> None:
-        if self.session is not None:
-            self.session.resume_writing()
+        self.session.resume_writing()
 
     def _soon(self, report: Callable[[Session], object]) -> None:
         """Report now, or from the event loop."""
-        session = self.session
-        if session is None:
-            return
         if self.from_loop:
-            asyncio.get_running_loop().call_soon(report, session)
+            asyncio.get_running_loop().call_soon(report, self.session)
         else:
-            report(session)
+            report(self.session)
 
     def _report(self, session: Session) -> None:
         """Report the messages that have come, while they are taken."""
@@ -320,13 +316,12 @@ class Wire:
     def _leave(self) -> None:
         """Report that the peer has left. Producers are cancelled at once."""
         report, self._last = self._last, None
-        session = self.session
-        if report is None or session is None:
+        if report is None:
             return
         report()
         self.unlike += [
             f"{child.name} was not cancelled when the peer left"
-            for child in session._children.tasks
+            for child in self.session._children.tasks
             if child.role == "producer" and not child.scope.cancel_called
         ]
 
