@@ -27,7 +27,6 @@ from types import CodeType, FrameType
 from typing import Any, Protocol, final
 from weakref import WeakKeyDictionary
 
-import wsflow
 from wsflow.tasks.detached import Begun
 
 Main = Callable[[], Coroutine[Any, Any, None]]
@@ -467,13 +466,16 @@ MACHINES: dict[str, Callable[[Observer], Machine]] = {
 
 # -- places in code
 
-_WSFLOW = os.path.dirname(wsflow.__file__) + os.sep
+_WSFLOW = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
 _SITES = ("site-packages", "dist-packages")
-_LIBRARIES = tuple(
-    os.path.dirname(spec.origin) + os.sep
-    for spec in map(find_spec, ("wsflow", "anyio", "trio"))
-    if spec is not None and spec.origin is not None
+_LIBRARIES = (
+    _WSFLOW,
+    *(
+        os.path.dirname(spec.origin) + os.sep
+        for spec in map(find_spec, ("anyio", "trio"))
+        if spec is not None and spec.origin is not None
+    ),
 )
 
 
