@@ -108,7 +108,8 @@ class Violation:
         oracle: which invariant.
         detail: what was found instead.
         fault: the fault; "" if there was none.
-        backend: ``"asyncio"`` or ``"trio"``.
+        backend: ``"asyncio"`` or ``"trio"``, and whether messages were handled where they are read,
+            as on a socket.
         at: at which suspension of the scenario, counted from 1.
         task: the task that was suspended.
         place: where it was suspended: the file, line and function.
@@ -241,7 +242,7 @@ def sweep_cancellation(
         override: values by type that are injected instead of others.
         limits: limits of the runtime; short timeouts by default. There is one connection at a time.
         check: called when a connection has ended, twice in each run: what it raises is a violation.
-        max_points: the most points to try, spread evenly; None for all.
+        max_points: about how many points to try, spread evenly; None for all.
         on_violation: whether to raise a ``SweepError``, or to return the report all the same.
 
     Returns:
