@@ -13,7 +13,7 @@ import msgspec
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from wsflow import Call, Connection, End, Reject, Router, Stream, Topic
+from wsflow import Call, Connection, End, Message, Reject, Router, Stream, Topic
 from wsflow.limits import Limits
 from wsflow.testing import MemoryPeer
 from wsflow.testing.server import LIMITS
@@ -387,6 +387,10 @@ def busy() -> Router:
     async def around(session: Session) -> AsyncIterator[None]:
         await checkpoint()
         yield
+        await checkpoint()
+
+    @app.on_message
+    async def tagged(message: Annotated[object, Message()]) -> None:
         await checkpoint()
 
     @app.consumer

@@ -199,7 +199,7 @@ def sweep_cancellation(
     - ``handler_raises``: what the user's code waits for there raises ``SweepFault``. It happens
       where that is not wsflow's own.
     - ``broker_gone``: publishing, joining and replaying fail with ``BrokerError`` from now on,
-      after ``publish_timeout``.
+      after ``publish_timeout``, or half of ``close_timeout`` if that is shorter.
     - ``connection_ended``: the server ends the connection at once.
     - ``server_stops``: the server drains the connection.
 
@@ -481,7 +481,7 @@ class _Run:
     async def _main(self) -> None:
         self._follow_generators()
         app = App(self._sweep.plan, self._sweep.limits)
-        self._outage = Outage(app.directory.channels.broker, self._sweep.limits.publish_timeout)
+        self._outage = Outage(app.directory.channels.broker, self._patience)
         ended = app.ended
 
         def ending(session: Session) -> None:
@@ -570,6 +570,12 @@ class _Run:
         if still == QUIET and session.end is None and session.was_open and not outbox.clear:
             waiting = ", ".join(session.running) or "nothing"
             self._found("outbox", f"the peer has read everything, and {waiting} waits to send")
+
+    @property
+    def _patience(self) -> float:
+        """Seconds after which an operation of the broker fails: while there is time to handle it."""
+        limits = self._sweep.limits
+        return min(limits.publish_timeout, limits.close_timeout / 2)
 
     # -- the fault
 

@@ -201,9 +201,8 @@ class _Tasks(abc.ABC):
 
     def _fail(self, why: str) -> StuckError:
         """The run is stuck: say what each task waits for."""
-        if not self.stuck:
-            stacks = (f"  {each}: {where(each.coroutine)}" for each in self.tasks)
-            self.stuck = "\n".join([why, *stacks])
+        stacks = (f"  {each}: {where(each.coroutine)}" for each in self.tasks)
+        self.stuck = "\n".join([why, *stacks])
         return StuckError(self.stuck)
 
 

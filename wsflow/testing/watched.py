@@ -110,9 +110,6 @@ class Watched:
         self._call = call
         self._calls = calls
 
-    def __aiter__(self) -> Watched:
-        return self
-
     async def __anext__(self) -> Any:
         return await self._step(anext(self._generator))
 
@@ -297,9 +294,7 @@ class Wire:
         while self._arrived and not self._paused:
             message = self._arrived.popleft()
             in_place = session._dispatcher.ready
-            if not session.messages_received([message]):
-                self._arrived.appendleft(message)
-                return
+            session.messages_received([message])
             if in_place and not session._dispatcher.ready:
                 self._gap()
         if not self._arrived and self._last is not None:
