@@ -573,7 +573,7 @@ class _Run:
 
     @property
     def _patience(self) -> float:
-        """Seconds after which an operation of the broker fails: while there is time to handle it."""
+        """Seconds after which an operation of the broker fails, so that a handler sees it."""
         limits = self._sweep.limits
         return min(limits.publish_timeout, limits.close_timeout / 2)
 
