@@ -34,7 +34,7 @@ from wsflow import (
 from wsflow.limits import Limits
 from wsflow.messages.calls import WINDOW, CallFrame
 from wsflow.runtime.calls import MOST_ASKED
-from wsflow.testing import connect
+from wsflow.testing import FAULTS, MemoryPeer, connect, sweep_cancellation
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python(?P<kind>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -61,6 +61,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "EventId": EventId,
         "MemberJoined": MemberJoined,
         "MemberLeft": MemberLeft,
+        "MemoryPeer": MemoryPeer,
         "Opening": Opening,
         "Query": Query,
         "Registry": Registry,
@@ -71,6 +72,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "anyio": anyio,
         "connect": connect,
         "msgspec": msgspec,
+        "sweep_cancellation": sweep_cancellation,
         "heard": [],
         "log": [],
         "token": lambda: "secret",
@@ -232,6 +234,13 @@ def test_the_protocols_frames() -> None:
     assert f"wsflow grants {WINDOW}" in page
     assert f"more than {Limits().inbox_hard_messages:,}" in page
     assert f"no more than {MOST_ASKED:,} calls" in page
+
+
+def test_the_guides_sweep() -> None:
+    blocks("docs/guide.md")["/greeting/{name}"]["test_no_fault_leaves_an_order_reserved"]()
+    page = (ROOT / "docs" / "guide.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z_]+` ?)+)\| [^|]+ \|$", page, re.MULTILINE)
+    assert set(FAULTS) <= set(re.findall(r"`([a-z_]+)`", "".join(rows)))
 
 
 async def test_the_guide() -> None:

@@ -15,9 +15,18 @@ from wsflow.testing.link import Link
 from wsflow.testing.linked import Linked
 from wsflow.testing.peer import MemoryPeer, PeerEnd
 from wsflow.testing.server import MemoryServer, connect, serve_in_memory
+from wsflow.testing.sweep import (
+    FAULTS,
+    SweepError,
+    SweepFault,
+    SweepReport,
+    Violation,
+    sweep_cancellation,
+)
 from wsflow.transports.memory import Rejection
 
 __all__ = [
+    "FAULTS",
     "FakeConnection",
     "FakeTopic",
     "Link",
@@ -26,6 +35,11 @@ __all__ = [
     "MemoryServer",
     "PeerEnd",
     "Rejection",
+    "SweepError",
+    "SweepFault",
+    "SweepReport",
+    "Violation",
     "connect",
     "serve_in_memory",
+    "sweep_cancellation",
 ]

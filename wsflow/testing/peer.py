@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, Union, get_origin, overload
@@ -39,6 +40,12 @@ READS = 5.0
 
 def _is_type(kind: object) -> bool:
     return isinstance(kind, type) or get_origin(kind) is not None or kind is None or kind is Any
+
+
+@functools.lru_cache(maxsize=256)
+def _classes(kinds: tuple[Any, ...]) -> tuple[type, ...]:
+    """The classes of the decoded values of some types."""
+    return tuple({cls for kind in kinds for cls in runtime_classes(kind)})
 
 
 class PeerEnd:
@@ -252,8 +259,7 @@ class MemoryPeer:
 
     def _matches(self, frame: EncodedMessage, kinds: tuple[Any, ...], found: list[Any]) -> bool:
         value, known = self._decode(frame)
-        classes = tuple({cls for kind in kinds for cls in runtime_classes(kind)})
-        if not kinds or isinstance(value, classes):
+        if not kinds or isinstance(value, _classes(kinds)):
             found.append(value)
             return True
         if known or frame.text != self._codec.text:
