@@ -99,7 +99,16 @@ class Limits(WireLimits):
         group="Limits",
     )
     max_connections_per_client: int = option(
-        0, "Most connections from one client address; 0 for no limit.", group="Limits"
+        0,
+        "Most connections from one client address (IPv6: /64); further ones are answered with 429. "
+        "0 for no limit.",
+        group="Limits",
+    )
+    max_connections_per_user: int = option(
+        0,
+        "Most connections of one user, as Connection.identify has named it; further ones are "
+        "answered with 429. 0 for no limit.",
+        group="Limits",
     )
     publish_timeout: float = option(
         10.0,

@@ -294,6 +294,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
+            self._heard = True  # a pong may be among what was not read meanwhile
             self._loop.call_soon(self._parse_held)  # what was read already comes first
 
     def _read_on(self) -> None:
