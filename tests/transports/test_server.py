@@ -155,13 +155,15 @@ async def test_too_many_connections() -> None:
         async with raw(server) as first, raw(server) as second:
             await first.opened()
             second.send(request())
-            assert (await second.head())[0] == 503
+            status, headers = await second.head()
+            assert (status, b"Retry-After: 5" in headers) == (503, True)
     limited = settings(max_connections_per_client=1)
     async with serve(echo_app(), limited) as server, raw(server) as first:
         await first.opened()
         async with raw(server) as second:
             second.send(request())
-            assert (await second.head())[0] == 503
+            status, headers = await second.head()
+            assert (status, b"Retry-After: 5" in headers) == (429, True)
         async with raw(server) as half, raw(server) as other:
             half.send(b"GET ")
             assert await other.reader.read() == b""  # one half request of a client is enough
@@ -306,6 +308,33 @@ async def test_the_ping_deadline_waits_while_reading_is_paused() -> None:
             if opcode == 1:
                 texts.append(payload)
         assert texts == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_the_ping_deadline_waits_for_what_was_not_read_meanwhile() -> None:
+    """A peer that is slowed has answered its ping, and the answer waits to be read: the deadline
+    comes when reading has just been resumed."""
+    app = Router("/")
+
+    @app.consumer(rate="1/h", burst=1)
+    async def slow(message: str) -> str:
+        return message
+
+    limits = settings(ping_interval=1000, ping_timeout=1000)
+    async with serve(app, limits) as server, raw(server) as client:
+        await client.opened()
+        (session,) = server._app.sessions.values()
+        transport: Any = session.transport
+        client.send(frame(b"1") + frame(b"2"))
+        while not session._inbox.full:
+            await asyncio.sleep(0)
+        transport._ping()
+        throttle: Any = session._throttle
+        throttle._release()
+        transport._expect_pong()
+        assert session.end is None
+        transport._ping()
+        transport._expect_pong()  # and a peer that is really gone is found by the next one
+        assert session.end == End("vanished", 1006)
 
 
 async def test_a_flood_is_parsed_no_faster_than_it_is_handled() -> None:
