@@ -70,6 +70,7 @@ class App:
 
         @router.consumer(**limit)
         async def plain(message: Plain, connection: Connection) -> None:
+            await anyio.lowlevel.checkpoint()
             count(connection)
 
         @router.consumer(concurrency=3, **limit)
@@ -239,8 +240,9 @@ async def test_a_router_counts_all_messages_to_it(serving: Any) -> None:
     outer.include(app.router)
     with anyio.fail_after(20):
         async with serving(app.router) as wire, wire.connect("/", ADA) as ada:
+            await until_free(ada)
             await send(ada, "plain", 2)
-            await send(ada, "free", 2)
+            await send(ada, "free", 1)
             await until_free(ada)
             assert limited(wire) == 0
             await send(ada, "free", 8)

@@ -134,7 +134,7 @@ class Inbox:
     def expect(self) -> None:
         """A call is pending: reading must not pause."""
         self.expecting += 1
-        if not self.closed:
+        if self.full and not self.closed:
             self._resume()
 
     def expected(self) -> None:
