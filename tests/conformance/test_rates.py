@@ -233,6 +233,37 @@ async def test_a_new_handshake_is_refused(serving: Any, per: str, kind: str) -> 
         assert app.handled["ada"] == BURST
 
 
+async def test_a_refused_user_to_whom_the_app_sends_first(serving: Any) -> None:
+    """Sending before the end of ``on_connect`` accepts the handshake, unless that is refused."""
+    app = Router("/")
+    ended: list[str] = []
+
+    @app.on_connect
+    async def enter(connection: Connection) -> AsyncIterator[None]:
+        connection.identify("ada")
+        try:
+            await connection.send("welcome")
+        except Disconnected:
+            ended.append("refused")
+            raise
+        yield
+
+    @app.consumer(rate="1/h", when_over="close", per="user")
+    async def say(message: str) -> str:
+        return message
+
+    with anyio.fail_after(20):
+        async with serving(app) as wire, wire.connect("/") as client:
+            assert await client.receive() == "welcome"
+            await client.send("hi")
+            assert await client.receive() == "hi"
+            with pytest.raises(Refused) as refused:
+                async with wire.connect("/"):
+                    pass
+            assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "3600")
+            assert ended == ["refused"]
+
+
 async def test_a_router_counts_all_messages_to_it(serving: Any) -> None:
     around = {"rate": "1/h", "burst": BURST, "when_over": "drop"}
     app = App({"rate": "1/h", "burst": 2, "when_over": "drop"}, around)

@@ -37,6 +37,8 @@ SWEEP = 1000
 """How many are remembered before those that are full again are looked for."""
 BATCH = 1000
 """How many entries one note has."""
+INEXACT = 0.001
+"""How many messages a count may be off, since sums of floats are not exact."""
 
 Key = tuple[str, str]
 """The name of a limit, and whose it is."""
@@ -70,7 +72,7 @@ def until(rate: RatePlan, full: float, now: float) -> float:
         now: the time.
     """
     seconds = full - now - (rate.burst - 1) * rate.interval
-    return seconds if seconds > rate.interval / 1000 else 0.0  # sums of floats are not exact
+    return seconds if seconds > rate.interval * INEXACT else 0.0
 
 
 def spend(used: MutableMapping[Any, float], key: Any, seconds: float, now: float) -> None:
@@ -173,7 +175,7 @@ class SharedRates:
         """Tell a process that may know nothing what is used."""
         now = anyio.current_time()
         counted = (
-            (key, math.ceil((full - now) / self._limits[key[0]].interval))
+            (key, math.ceil((full - now) / self._limits[key[0]].interval - INEXACT))
             for key, full in self.used.items()
         )
         for entries in _batches((key, count) for key, count in counted if count > 0):
