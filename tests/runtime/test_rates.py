@@ -270,8 +270,39 @@ async def test_a_peer_that_leaves_takes_what_waits_with_it() -> None:
     async with connect(app) as peer:
         assert await peer.call(Ask()) == 1
         await peer._ask(Ask())
-        await anyio.lowlevel.checkpoint()
+        session: Any = peer._session
+        timer = session._throttle._timer
+        assert not timer._scope.cancel_called
     assert asked == [1]
+    assert timer._scope.cancel_called  # else it would keep the connection in memory for an hour
+
+
+async def test_a_call_of_the_app_does_not_read_on_before_the_time() -> None:
+    class Ask(Call[int], tag="ask"):
+        pass
+
+    app = Router("/")
+    gate = anyio.Event()
+
+    @app.consumer(rate="1/h", burst=1)
+    async def go(message: Go) -> None: ...
+
+    @app.consumer(concurrency=2)
+    async def other(message: Other, connection: Connection) -> None:
+        await gate.wait()
+        await connection.call(Ask())
+
+    async with connect(app) as peer:
+        for each in (Other(), Go(), Go(), Go(), Go()):
+            await peer.send(each)
+        session: Any = peer._session
+        assert session._inbox.full
+        gate.set()
+        while not session._inbox.expecting:
+            await anyio.lowlevel.checkpoint()
+        assert session._inbox.full
+        assert session.received == 3
+        await peer.vanish()
 
 
 async def test_a_dropped_call_is_answered_at_once() -> None:
