@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -33,8 +34,13 @@ from wsflow import (
 )
 from wsflow.limits import Limits
 from wsflow.messages.calls import WINDOW, CallFrame
+from wsflow.messages.events import TopicOptions
+from wsflow.request import MAX_QUERY_FIELDS
+from wsflow.runtime import rates
 from wsflow.runtime.calls import MOST_ASKED
+from wsflow.server import Settings
 from wsflow.testing import FAULTS, MemoryPeer, connect, sweep_cancellation
+from wsflow.wiring.plan import CALLS_AT_ONCE
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python(?P<kind>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -118,7 +124,8 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/patterns.md", "docs/guide.md", "docs/scaling.md", "docs/client.md"]
+    "name",
+    ["docs/patterns.md", "docs/guide.md", "docs/scaling.md", "docs/client.md", "docs/limits.md"],
 )
 def test_all_blocks_run(name: str) -> None:
     assert blocks(name)
@@ -262,3 +269,29 @@ async def test_the_guide() -> None:
         await peer.send(2)
         assert await peer.receive() == 0.5
     await apps["/greeting/{name}"]["test_greeting"]()
+
+
+def shown(default: Any) -> str:
+    """A default, as the page on limits writes it."""
+    match default:
+        case None | ():
+            return "none"
+        case bool():
+            return "yes" if default else "no"
+        case int() | float():
+            return f"{default:,.0f}"
+        case _:
+            return f"`{default}`"
+
+
+def test_one_page_has_all_limits_and_settings_with_their_defaults() -> None:
+    page = (ROOT / "docs/limits.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
+    told = {name: default for name, default in rows if name not in ("rate", "burst", "per")}
+    settings = {each.name: shown(each.default) for each in fields(Settings)}
+    options = {name: shown(getattr(TopicOptions(), name)) for name in ("history", "max_age")}
+    options["backlog"] = shown(TopicOptions().backlog)
+    assert {**settings, **options} == {k: v for k, v in told.items() if k != "when_over"}
+    assert {each.name for each in fields(Limits)} <= set(told)
+    for number in (rates.MOST, rates.INTERVAL * 1000, MAX_QUERY_FIELDS, MOST_ASKED, CALLS_AT_ONCE):
+        assert f" {number:,.0f} " in page.replace("\n", " "), number

@@ -31,6 +31,9 @@ class Driver(Protocol):
     def end(self) -> End | None: ...
     @property
     def subprotocol(self) -> str | None: ...
+    @property
+    def user(self) -> str | None: ...
+    def identify(self, user: str) -> None: ...
     async def send(self, message: object) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 
@@ -59,6 +62,31 @@ class Connection:
     def end(self) -> End | None:
         """How the connection ended, None while it is open."""
         return self._driver.end
+
+    @property
+    def user(self) -> str | None:
+        """The name of its user, as ``identify`` was told; None without one."""
+        return self._driver.user
+
+    def identify(self, user: str) -> None:
+        """Say whose connection this is: in an ``on_connect`` function, before its ``yield``, once
+        the user is authenticated.
+
+        Rate limits per user and ``max_connections_per_user`` count all connections of the same
+        user. The name is compared as it is. To repeat it has no effect.
+
+        Args:
+            user: what identifies the user: an id or a name. It may appear in the log.
+
+        Raises:
+            Reject: 429 with ``Retry-After``: the user has as many connections as
+                ``max_connections_per_user`` allows. Let it leave the function.
+            RuntimeError: the handshake is answered already, or the connection has another user.
+            Disconnected: the connection has ended meanwhile.
+            TypeError: the name is not a str.
+            ValueError: the name is empty.
+        """
+        self._driver.identify(user)
 
     async def send(self, message: object) -> None:
         """Send a message: encoded by the connection's codec, ``str`` and ``bytes`` as they are.

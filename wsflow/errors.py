@@ -83,8 +83,8 @@ class CallError(Exception):
     Args:
         code: the error for programs: an identifier of your own, as in ``"not_found"``. wsflow
             itself uses ``"unknown"`` (no consumer takes such calls), ``"invalid"`` (the call, or
-            its answer, is not of its type) and ``"internal"`` (the consumer raised another
-            exception).
+            its answer, is not of its type), ``"internal"`` (the consumer raised another exception)
+            and ``"rate_limited"`` (the call came too early for a rate limit, and was dropped).
         message: the error for people.
 
     Raises:

@@ -114,6 +114,12 @@ class Limits(WireLimits):
         "are answered with 429. 0 for no limit.",
         group="Limits",
     )
+    max_connections_per_user: int = option(
+        0,
+        "Most connections of one user, as Connection.identify has named it; further ones are "
+        "answered with 429. 0 for no limit.",
+        group="Limits",
+    )
     publish_timeout: float = option(
         10.0,
         "Seconds that publishing, joining and listing members wait for an unreachable broker. With "

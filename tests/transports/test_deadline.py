@@ -320,6 +320,28 @@ async def test_what_has_come_when_a_deadline_is_due(
         peer.socket.close()
 
 
+async def test_what_was_not_read_before_a_deadline() -> None:
+    """It is due when reading has just been resumed."""
+    app = App()
+    app.gate = anyio.Event()
+    limits = {"ping_interval": 0.01, "ping_timeout": 60, "inbox_messages": 1}
+    async with serving(app, **limits) as server, raw(server) as client:
+        await client.opened()
+        assert await client.frame() == (9, b"")
+        (transport,) = server._transports._open
+        client.send(frame(b"x", 2) * 5000 + frame(b"", 10))
+        while not transport._reading_paused:
+            await asyncio.sleep(0)
+        arrived(transport, 10_000)
+        app.gate.set()
+        while transport._reading_paused:
+            await asyncio.sleep(0)
+        due(transport._ping_timer)
+        while not transport._ponged:
+            assert not app.ends
+            await asyncio.sleep(0)
+
+
 async def test_a_deadline_does_not_look_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something always comes, and never what it waits for."""
 

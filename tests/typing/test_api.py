@@ -85,6 +85,20 @@ async def say(message: Say, room: Room, database: Database) -> Said:
 @app.consumer(concurrency=4, key=None)
 async def raw(message: bytes, connection: Connection) -> None:
     await connection.send(message)
+    assert_type(connection.user, str | None)
+
+
+@app.on_connect
+async def who(connection: Connection, registry: Registry) -> None:
+    connection.identify("ada")
+    assert_type(registry.of_user("ada"), list[Connection])
+
+
+limited = Router("/limited", rate="20/s", burst=40, when_over="close", per="client")
+
+
+@limited.consumer(rate="20/min", burst=1, when_over="drop", per="user")
+async def seldom(message: str) -> None: ...
 
 
 @app.consumer

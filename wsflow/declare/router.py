@@ -21,6 +21,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal[
     "lifespan", "on_connect", "on_message", "consumer", "producer", "on_disconnect", "on_error"
 ]
+WhenOver = Literal["close", "slow", "drop"]
+Per = Literal["connection", "client", "user"]
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """The rate limit of a Router or a consumer, as it was declared; none without ``rate``."""
+
+    rate: str | None = None
+    burst: int | None = None
+    when_over: WhenOver = "slow"
+    per: Per = "connection"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +47,7 @@ class Handler:
         concurrency: of a consumer: how many messages at a time; None for the default.
         key: of a consumer: the field whose equal values keep their order.
         on_end: of a producer: whether its end closes the connection.
+        limit: of a consumer: how many messages it takes.
     """
 
     kind: Kind
@@ -43,6 +56,7 @@ class Handler:
     concurrency: int | None = None
     key: str | None = None
     on_end: Literal["close", "keep"] = "close"
+    limit: RateLimit = RateLimit()
 
     @functools.cached_property
     def name(self) -> str:
@@ -85,6 +99,21 @@ class Router:
         codec: how messages are encoded by default: ``"json"`` or ``"msgpack"``. A client chooses
             with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
         subprotocols: more subprotocols that can be negotiated, in order of preference.
+        rate: how many messages the consumers of this Router, and of those that it includes, take
+            together: ``"20/s"``, ``"20/min"`` or ``"20/h"``. No limit by default. A message counts
+            for each Router around its consumer, and for the consumer itself. The frames of answers
+            do not count.
+        burst: how many messages may come at once; by default as many as the rate allows in a
+            second, and at least 1. Afterwards they may come at the rate, evenly spaced.
+        when_over: what happens when a message comes too early. ``"slow"``: it waits, and reading
+            pauses until its time has come (backpressure); so do answers of the peer behind it.
+            ``"drop"``: it is dropped; a call is answered with the CallError ``"rate_limited"``.
+            ``"close"``: the connection is closed with 1008; while a limit per client or per user is
+            used up, new handshakes are answered with 429.
+        per: what is counted together: the messages of a ``"connection"``, of all connections of a
+            ``"client"`` (its IPv4 address, or its IPv6 /64), or of all those of a ``"user"``, as
+            ``Connection.identify`` has named it; without a name the client counts. Several
+            processes count together through their broker.
     """
 
     def __init__(
@@ -93,11 +122,16 @@ class Router:
         *,
         codec: Literal["json", "msgpack"] = "json",
         subprotocols: Sequence[str] = (),
+        rate: str | None = None,
+        burst: int | None = None,
+        when_over: WhenOver = "slow",
+        per: Per = "connection",
     ) -> None:
         self.path = path
         self.codec = codec
         self.subprotocols = tuple(subprotocols)
         self._where = _frame_place(sys._getframe(1))
+        self._limit = RateLimit(rate, burst, when_over, per)
         self._declared = Declared()
 
     def __repr__(self) -> str:
@@ -195,10 +229,27 @@ class Router:
     def consumer(self, fn: F, /) -> F: ...
     @overload
     def consumer(
-        self, /, *, concurrency: int | None = None, key: str | None = None
+        self,
+        /,
+        *,
+        concurrency: int | None = None,
+        key: str | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        when_over: WhenOver = "slow",
+        per: Per = "connection",
     ) -> Callable[[F], F]: ...
     def consumer(
-        self, fn: Any = None, /, *, concurrency: int | None = None, key: str | None = None
+        self,
+        fn: Any = None,
+        /,
+        *,
+        concurrency: int | None = None,
+        key: str | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
+        when_over: WhenOver = "slow",
+        per: Per = "connection",
     ) -> Any:
         """Handle messages of the type of the first parameter.
 
@@ -211,8 +262,13 @@ class Router:
                 per connection and keep their order across types; with more, the consumer has slots
                 of its own. By default 1, and 256 for calls.
             key: with ``concurrency``: messages with equal ``message.<key>`` keep their order.
+            rate, burst, when_over, per: limit the messages that it takes, as those of ``Router``
+                limit the messages of all its consumers.
         """
-        return self._record("consumer", fn, sys._getframe(1), concurrency=concurrency, key=key)
+        limit = RateLimit(rate, burst, when_over, per)
+        return self._record(
+            "consumer", fn, sys._getframe(1), concurrency=concurrency, key=key, limit=limit
+        )
 
     @overload
     def producer(self, fn: F, /) -> F: ...

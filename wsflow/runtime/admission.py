@@ -1,4 +1,5 @@
-"""Admission of connections: by path, by origin, and by the number of open connections."""
+"""Admission of connections: by path, by origin, and by the number of open connections in all, of a
+client and of a user."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ from wsflow.limits import Limits
 from wsflow.log import Log
 from wsflow.request import Request
 from wsflow.runtime.origins import Hosts, Origins, allowed_origin
+from wsflow.runtime.rates import client_of, retry_after
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import Source
 
 log = Log("wsflow")
 
-RETRY = {"Retry-After": "5"}
-"""When a client for which there is no room may come again, in seconds (RFC 9110 §10.2.3)."""
+LATER = 5
+"""Seconds after which a client should try again when there are too many connections; nobody knows
+when one will end."""
 
 
 class Admitted(NamedTuple):
@@ -50,6 +53,7 @@ class Admission:
         self._origins = Origins(limits.origin)
         self._hosts = Hosts(limits.allowed_host)
         self._clients: Counter[str] = Counter()  # connections by the client's address
+        self._users: Counter[str] = Counter()  # connections by their user
         self._count = 0
         self.closed = False
 
@@ -69,24 +73,34 @@ class Admission:
         self._check_origin(request)
         most = self._limits.max_connections
         if most and self._count >= most:
-            raise Reject(503, headers=RETRY)
+            raise Reject(503, headers=[retry_after(LATER)])
         per_client = self._limits.max_connections_per_client
-        if per_client and self._clients[_client(request)] >= per_client:
-            raise Reject(429, headers=RETRY)
+        if per_client and self._clients[client_of(request)] >= per_client:
+            raise Reject(429, headers=[retry_after(LATER)])
         return _read(plan, request.at(params))
 
     def begun(self, request: Request) -> None:
         """Count a connection that has begun."""
         self._count += 1
-        self._clients[_client(request)] += 1
+        self._clients[client_of(request)] += 1
 
-    def ended(self, request: Request) -> None:
+    def identified(self, user: str) -> None:
+        """Count a connection that has begun as one of a user.
+
+        Raises:
+            Reject: the user has too many.
+        """
+        most = self._limits.max_connections_per_user
+        if most and self._users[user] >= most:
+            raise Reject(429, headers=[retry_after(LATER)])
+        self._users[user] += 1
+
+    def ended(self, request: Request, user: str | None) -> None:
         """Count a connection that has ended."""
         self._count -= 1
-        client = _client(request)
-        self._clients[client] -= 1
-        if not self._clients[client]:
-            del self._clients[client]
+        _count_down(self._clients, client_of(request))
+        if user is not None:
+            _count_down(self._users, user)
 
     def _check_host(self, request: Request) -> None:
         """Refuse a page that was told a name of its own for this host (DNS rebinding)."""
@@ -162,5 +176,8 @@ def _read(plan: RoutePlan, request: Request) -> Admitted:
     return Admitted(plan, request, read)
 
 
-def _client(request: Request) -> str:
-    return request.client.network if request.client else ""
+def _count_down(counts: Counter[str], name: str) -> None:
+    """Count one less, and forget what has none left."""
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]

@@ -17,6 +17,7 @@ from wsflow.request import Request
 from wsflow.runtime.access import TOO_MANY, log_connection, log_refusal
 from wsflow.runtime.admission import Admission, Admitted
 from wsflow.runtime.ending import RESTART, SHUTDOWN, is_cancellation, refuse
+from wsflow.runtime.rates import SharedRates, client_key
 from wsflow.runtime.scopes import Nest, Step
 from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.children import Children, Run
@@ -47,6 +48,7 @@ class App:
         values: what lifespans have provided.
         must_stop: set when the app must stop, because one of its own tasks has failed.
         left_behind: the names of handlers and tasks that did not end although they were cancelled.
+        rates: the rate limits that connections share.
         context: the context of connections, with the context variables that lifespans have set.
         overran: whether, during shutdown, handlers were cancelled because their time was over.
 
@@ -66,6 +68,7 @@ class App:
         self.left_behind: list[str] = []
         self.context = contextvars.copy_context()
         self.overran = False
+        self.rates = SharedRates(plan, channels)
         self._admission = Admission(plan.routes, limits)
         self._environment = Environment(self.directory, self.values)
         self._children = Children(detach, self._child_failed)
@@ -94,6 +97,7 @@ class App:
             except BaseException as exc:
                 self.fail(exc)
             finally:
+                self.rates.stop()
                 await self.directory.channels.broker.stop()
         if self._error is not None:
             raise self._error
@@ -182,6 +186,8 @@ class App:
         """Begin a connection, or refuse it with an HTTP answer. Needs no current task."""
         try:
             admitted = self._admission.admit(request)
+            limits = admitted.plan.client_limits
+            self.rates.check(limits, client_key(request), transport.now())
         except Reject as refusal:
             if refusal.status in TOO_MANY:
                 self.directory.channels.counters["refused"] += 1
@@ -206,11 +212,19 @@ class App:
         session.start()
         return session
 
+    def identified(self, user: str) -> None:
+        """A connection that is being set up is one of that user.
+
+        Raises:
+            Reject: the user has too many.
+        """
+        self._admission.identified(user)
+
     def forget(self, session: Session) -> None:
         """A connection has ended: nothing here knows it any more."""
         del self.sessions[session.id]
-        self.directory.connections.pop(session.id, None)
-        self._admission.ended(session.connection.request)
+        self.directory.remove(session.connection)
+        self._admission.ended(session.connection.request, session.user)
         if self._idle is not None and not self.sessions:
             self._idle.set()
 

@@ -139,6 +139,11 @@ class Answering:
     async def fail(self, error: CallError) -> None:
         await self._calls.send(Failed, id=self._id, code=error.code, message=error.message)
 
+    def refuse(self, code: str, message: str) -> None:
+        """Answer with an error at once, instead of a consumer."""
+        self._calls.urge(Failed, id=self._id, code=code, message=message)
+        self.forget()
+
     def forget(self) -> None:
         """Remove the call, however it ended."""
         self._calls.forget(self._id)

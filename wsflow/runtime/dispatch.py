@@ -17,6 +17,7 @@ from wsflow.runtime.ending import FINISHED, end_of
 from wsflow.runtime.handlers import Handlers
 from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane, StreamLane
 from wsflow.runtime.outbox import Outbox
+from wsflow.runtime.throttle import Throttle
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import Begun, checkpoint
 from wsflow.transports.frames import Found
@@ -64,6 +65,8 @@ class Dispatcher:
         "_owner",
         "_plan",
         "_seen",
+        "_throttle",
+        "_ways",
         "doing",
         "ready",
     )
@@ -76,6 +79,7 @@ class Dispatcher:
         outbox: Outbox,
         children: Children,
         owner: Owner,
+        throttle: Throttle | None = None,
         seen: Callable[[Any, str], None] | None = None,
     ) -> None:
         self._plan = plan
@@ -93,6 +97,12 @@ class Dispatcher:
                 self._lanes[each] = self._lanes[others[0]]
             elif each.concurrent or each.stream:
                 self._lanes[each] = KeyedLane(inbox, each) if each.concurrent else StreamLane(inbox)
+        # Where the messages of a consumer enter, if not at the lane of the host.
+        self._ways: dict[ConsumerPlan, KeyedLane | StreamLane | Throttle] = {**self._lanes}
+        self._throttle = throttle
+        if throttle is not None:
+            throttle.enter = self._enter
+            self._ways |= {each: throttle for each in plan.consumers if each.rates}
         self._begun: Begun | None = None
         self._calls: Calls | None = None
         self._handlers: Handlers | None = None
@@ -108,7 +118,7 @@ class Dispatcher:
 
     def receive(self, messages: Sequence[Found]) -> int:
         """Take messages while there is room. Returns how many were taken."""
-        inbox, decoding, lanes = self._inbox, self._decoding, self._lanes
+        inbox, decoding, ways = self._inbox, self._decoding, self._ways
         count = 0
         for data, text, _ in messages:
             if inbox.full:
@@ -128,8 +138,8 @@ class Dispatcher:
                     self._of_a_call(message, len(data))
                 elif inbox.closed:
                     pass  # only answers to calls are still expected
-                elif not self.ready or consumer in lanes:
-                    lanes.get(consumer, self._lane).put(Item(consumer, message, len(data)))
+                elif not self.ready or consumer in ways:
+                    ways.get(consumer, self._lane).put(Item(consumer, message, len(data)))
                 elif (
                     begun := (self._handlers or self._bound).begin(consumer, message)
                 ) is not None:
@@ -154,7 +164,28 @@ class Dispatcher:
             answering = self.calls.begin(frame, decode)
             if answering is not None:
                 consumer = cast(ConsumerPlan, asked.taker(answering.message))
-                self._lanes.get(consumer, self._lane).put(Item(consumer, answering, size))
+                self._ways.get(consumer, self._lane).put(Item(consumer, answering, size))
+            elif self._throttle is not None:
+                self._throttle.stray()
+
+    def _enter(self, item: Item, here: bool) -> None:
+        """A message has passed its rate limits; ``here`` if it may be handled in the host's
+        place."""
+        consumer = item.consumer
+        if not (here and self.ready) or consumer in self._lanes or consumer.calls:
+            self._lanes.get(consumer, self._lane).put(item)
+        else:
+            self._begin(consumer, item.message)
+
+    def _begin(self, consumer: ConsumerPlan, message: Any) -> None:
+        """Handle a message in the host's place; if the handler has to wait, the host continues
+        it."""
+        begun = (self._handlers or self._bound).begin(consumer, message)
+        if begun is not None:
+            self.ready = False
+            self.doing = consumer.handler
+            self._begun = begun
+            self._lane.wake()
 
     @property
     def _bound(self) -> Handlers:
@@ -178,20 +209,31 @@ class Dispatcher:
             )
         return self._calls
 
-    def end_streams(self) -> None:
-        """Cancel the streams that are being answered: they might never end."""
+    def wind_up(self) -> None:
+        """The connection is to end: cancel the streams that are being answered, which might never
+        end, and hand over a message that waits for its rate limit."""
         if self._calls is not None:
             self._calls.end_streams()
+        if self._throttle is not None:
+            self._throttle.hurry()
 
     def lost(self, end: End) -> None:
-        """The connection has ended: fail pending calls."""
+        """The connection has ended: fail pending calls, and take no message that waits for its
+        rate limit."""
+        if self._throttle is not None:
+            self._throttle.forget()
         if self._calls is not None:
             self._calls.lost(end)
 
     @property
     def busy(self) -> bool:
         """Whether a message is being handled, or waits."""
-        return self.doing is not None or self._inbox.waiting or self._children.alive("slot")
+        return (
+            self.doing is not None
+            or self._inbox.waiting
+            or self._children.alive("slot")
+            or (self._throttle is not None and self._throttle.held)
+        )
 
     # -- the host
 

@@ -32,7 +32,8 @@ class Inbox:
     """Counts the messages that wait in all lanes, and pauses reading above a limit (backpressure).
 
     While a call is pending, reading does not pause, since its answer comes after the messages that
-    were sent before it. Then a hard limit applies.
+    were sent before it. Then a hard limit applies. But it pauses in any case while a message waits
+    for its rate limit, since that ends by itself.
 
     Args:
         limits: how many messages may wait, and how many bytes of them.
@@ -40,7 +41,7 @@ class Inbox:
         overflown: called when more than the hard limit waits.
 
     Attributes:
-        full: whether reading is paused because too much waits.
+        full: whether reading is paused, because too much waits or the peer is slowed.
         closed: whether no more messages will come.
         ended: whether no more handlers start.
         expecting: how many calls are pending, in both directions.
@@ -49,6 +50,7 @@ class Inbox:
     __slots__ = (
         "_limits",
         "_overflown",
+        "_slowed",
         "_transport",
         "_waiting",
         "_waiting_bytes",
@@ -65,6 +67,7 @@ class Inbox:
         self._overflown = overflown
         self.expecting = 0
         self.full = False
+        self._slowed = False
         self._waiting = 0
         self._waiting_bytes = 0
         self.closed = False
@@ -90,28 +93,49 @@ class Inbox:
             if too_many or self._waiting_bytes > limits.inbox_hard_bytes:
                 self._overflown()
         else:
-            self.full = True
-            self._transport.pause_reading()
+            self._pause()
+
+    def _pause(self) -> None:
+        self.full = True
+        self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        """Read on, unless something else is against it."""
+        if self.full and not self._slowed:
+            self.full = False
+            self._transport.resume_reading()
+
+    def slow(self) -> None:
+        """A message waits for its rate limit: take no further one."""
+        self._slowed = True
+        self._pause()
+
+    def quicken(self) -> None:
+        """No message waits for its rate limit any more."""
+        self._slowed = False
+        if self.expecting or self._has_room():
+            self._resume()
+
+    def _has_room(self) -> bool:
+        """Whether enough was taken to read on."""
+        limits = self._limits
+        return (
+            not self.closed
+            and self._waiting <= limits.inbox_messages // 2
+            and self._waiting_bytes <= limits.inbox_bytes // 2
+        )
 
     def taken(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
-        limits = self._limits
-        if (
-            self.full
-            and not self.closed
-            and self._waiting <= limits.inbox_messages // 2
-            and self._waiting_bytes <= limits.inbox_bytes // 2
-        ):
-            self.full = False
-            self._transport.resume_reading()
+        if self.full and self._has_room():
+            self._resume()
 
     def expect(self) -> None:
         """A call is pending: reading must not pause."""
         self.expecting += 1
         if self.full and not self.closed:
-            self.full = False
-            self._transport.resume_reading()
+            self._resume()
 
     def expected(self) -> None:
         """A call has ended."""
@@ -122,6 +146,8 @@ class Inbox:
     def close(self) -> None:
         """No more messages will come: wake all tasks that wait for one."""
         self.closed = True
+        if self._slowed:
+            self.quicken()
         for lane in self.lanes:
             lane.wake()
 

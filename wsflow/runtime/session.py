@@ -38,7 +38,7 @@ import anyio
 from wsflow.connection import Connection
 from wsflow.declare.router import Handler
 from wsflow.end import End
-from wsflow.errors import Close, ConnectError
+from wsflow.errors import Close, ConnectError, Disconnected, Reject
 from wsflow.limits import Limits
 from wsflow.messages.codec import BadMessage, Codec
 from wsflow.opening import Opening
@@ -59,7 +59,9 @@ from wsflow.runtime.ending import (
 )
 from wsflow.runtime.inbox import Inbox
 from wsflow.runtime.outbox import Outbox
+from wsflow.runtime.rates import SharedRates
 from wsflow.runtime.scopes import Nest, Step
+from wsflow.runtime.throttle import Throttle
 from wsflow.tasks.children import Children
 from wsflow.tasks.detached import Detached, detach
 from wsflow.tasks.waiting import Latch, Timer
@@ -111,6 +113,9 @@ class Owner(Protocol):
     def context(self) -> Context: ...
     @property
     def values(self) -> dict[Handler, Any]: ...
+    @property
+    def rates(self) -> SharedRates: ...
+    def identified(self, user: str) -> None: ...
     def forget(self, session: Session) -> None: ...
     def ended(self, session: Session) -> None: ...
     def fail(self, exc: BaseException) -> None: ...
@@ -140,6 +145,7 @@ class Session:
         phase: the current phase.
         accepted: whether the handshake was answered with 101, or was begun by a client.
         received: how many messages were received.
+        user: the name of its user; None without one.
         over: set when it has ended and all is released.
         duration: seconds from the opening request to the end.
     """
@@ -147,9 +153,9 @@ class Session:
     # fmt: off
     __slots__ = (
         "_answered", "_app", "_children", "_dialling", "_dispatcher", "_due", "_environment",
-        "_goodbye", "_host", "_in", "_inbox", "_scope", "_started", "_timer", "accepted",
-        "connection", "duration", "ending", "id", "listeners", "memberships", "outbox", "over",
-        "phase", "plan", "received", "subprotocol", "transport",
+        "_goodbye", "_host", "_in", "_inbox", "_scope", "_started", "_throttle", "_timer",
+        "accepted", "connection", "duration", "ending", "id", "listeners", "memberships", "outbox",
+        "over", "phase", "plan", "received", "subprotocol", "transport", "user",
     )
     # fmt: on
 
@@ -170,6 +176,7 @@ class Session:
         self.phase = CONNECTING
         self.accepted = False
         self.received = 0
+        self.user: str | None = None
         self.duration = 0.0
         self.over = Latch()
         self.connection = Connection(self.id, request, self)
@@ -189,9 +196,22 @@ class Session:
         self._environment = Environment(app.directory, values, read, self, self.connection, opening)
         self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport, self._overflown)
+        counters = app.directory.counters
+        self._throttle = (
+            Throttle(plan, app.rates, counters, transport, self.connection, self._inbox, self)
+            if plan.limits
+            else None
+        )
         seen = dialling.seen if dialling is not None else None
         self._dispatcher = Dispatcher(
-            plan, self._environment, self._inbox, self.outbox, self._children, self, seen
+            plan,
+            self._environment,
+            self._inbox,
+            self.outbox,
+            self._children,
+            self,
+            self._throttle,
+            seen,
         )
         self._host: Detached | None = None
         self._scope: anyio.CancelScope | None = None  # the part of the host that ``_stop`` cancels
@@ -301,6 +321,24 @@ class Session:
                 await self._answered.wait()  # the codec is negotiated only then
         await self.outbox.send(message)
 
+    def identify(self, user: str) -> None:
+        if not isinstance(user, str):
+            raise TypeError(f"the name of a user is {user!r}: use a str")
+        if not user:
+            raise ValueError("the name of a user is empty")
+        if self.ending.end is not None:
+            raise Disconnected(self.ending.end)
+        if self.accepted or self.phase is not CONNECTING:
+            raise RuntimeError(
+                "the handshake is answered already: call identify in an on_connect function, "
+                "before its yield and before anything is sent"
+            )
+        if self.user not in (None, user):
+            raise RuntimeError(f"the user of this connection is {self.user!r} already")
+        if self.user is None:
+            self._app.identified(user)
+            self.user = user
+
     def close(self, code: int, reason: str) -> None:
         try:
             closing: Exception = Close(code, reason)
@@ -358,7 +396,7 @@ class Session:
             self.finish(goodbye)
         else:
             self._goodbye = goodbye
-            self._dispatcher.end_streams()
+            self._dispatcher.wind_up()
             if not self._inbox.expecting:
                 self.transport.pause_reading()
             self._drain(seconds)
@@ -497,6 +535,12 @@ class Session:
         """Answer the handshake, once."""
         if self.accepted or self.ending.end is not None:
             return
+        if self._throttle is not None:
+            try:
+                self._throttle.check()
+            except Reject as refusal:
+                self.left("the rate limit", refusal)
+                return
         self.accepted = True
         self.transport.accept(self.subprotocol)
         if self._answered is None:

@@ -62,6 +62,7 @@ class _FakeDriver:
     ) -> None:
         self._answers = answers
         self.subprotocol = subprotocol
+        self.user: str | None = None
         self.end: End | None = None
         self.sent: list[object] = []
 
@@ -93,6 +94,11 @@ class _FakeDriver:
         if self.end is not None:
             raise Disconnected(self.end)
         self.sent.append(message)
+
+    def identify(self, user: str) -> None:
+        if self.user not in (None, user):
+            raise RuntimeError(f"the user of this connection is {self.user!r} already")
+        self.user = user
 
     def close(self, code: int, reason: str) -> None:
         try:

@@ -270,6 +270,25 @@ class Channel:
         self._channels.presence.joined(self.name, membership.subscriber.id, membership.presence)
 
 
+class Usage(Protocol):
+    """What the processes tell each other of rate limits."""
+
+    def heard(self, note: bytes) -> bool:
+        """A note has come. Returns whether it is about rate limits."""
+
+    def appeared(self, process: str) -> None:
+        """A process has started, or may have missed notes."""
+
+
+class NoUsage:
+    """Stands where an app has no rate limits."""
+
+    def heard(self, note: bytes) -> bool:
+        return False
+
+    def appeared(self, process: str) -> None: ...
+
+
 @final
 class Channels:
     """All topics in use in this process.
@@ -281,6 +300,7 @@ class Channels:
     Attributes:
         counters: what has happened: messages dropped for lag, connections closed for lag, messages
             that could not be read.
+        usage: is notified of what other processes tell of rate limits.
     """
 
     def __init__(
@@ -292,6 +312,7 @@ class Channels:
         self.presence_type = presence_type
         self.broker = broker(self)
         self.presence = Presence(self.broker, self)
+        self.usage: Usage = NoUsage()
         self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0, refused=0)
 
     async def start(self) -> None:
@@ -371,9 +392,11 @@ class Channels:
             channel.receive(event)
 
     def heard(self, process: str, note: bytes) -> None:
-        self.presence.heard(process, note)
+        if not self.usage.heard(note):
+            self.presence.heard(process, note)
 
     def appeared(self, process: str) -> None:
+        self.usage.appeared(process)
         self.presence.appeared(process)
 
     def gone(self, process: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,18 +25,33 @@ class Directory:
         connections: the connections whose handshake is accepted, by id.
         declared: the topics that the app declares.
         codecs: the codecs that any path allows.
+        users: the connections of each user, by id.
+        counters: how many messages came too early for a rate limit.
     """
 
     channels: Channels
     connections: dict[str, Connection] = field(default_factory=dict)
     declared: DeclaredTopics = field(default_factory=DeclaredTopics)
     codecs: tuple[Codec, ...] = tuple(CODECS.values())
+    users: dict[str, dict[str, Connection]] = field(default_factory=dict)
+    counters: Counter[str] = field(default_factory=lambda: Counter(rate_limited=0))
 
     def add(self, connection: Connection, subscriber: Subscriber) -> None:
         """Add an accepted connection, and subscribe it to broadcasts."""
         self.connections[connection.id] = connection
+        if connection.user is not None:
+            self.users.setdefault(connection.user, {})[connection.id] = connection
         self.channels.accepted(subscriber)
         self.channels.join(EVERYBODY, TopicOptions(), subscriber)
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection. Idempotent."""
+        self.connections.pop(connection.id, None)
+        user = connection.user
+        if user is not None and (own := self.users.get(user)) is not None:
+            own.pop(connection.id, None)
+            if not own:
+                del self.users[user]
 
 
 class Registry:
@@ -56,6 +72,11 @@ class Registry:
     def get(self, id: str) -> Connection | None:
         """The connection with that id, None if this process has none."""
         return self._directory.connections.get(id)
+
+    def of_user(self, user: str) -> list[Connection]:
+        """The connections of a user in this process, oldest first, as ``Connection.identify`` has
+        named it."""
+        return list(self._directory.users.get(user, {}).values())
 
     async def broadcast(
         self, message: object, exclude: Connection | Iterable[Connection] | None = None
@@ -86,8 +107,9 @@ class Registry:
             for peers that lag. Counters since the process started: ``dropped`` messages for peers
             that lagged, connections ``closed`` because they lagged, messages ``published``,
             ``unreadable`` messages from the broker, connections ``refused`` because there were too
-            many, how often events of a history were ``lost``
-            for members, and how often the connection to the broker was lost (``reconnected``).
+            many, how often events of a history were ``lost`` for members, how often the connection
+            to the broker was lost (``reconnected``), and messages that were over a rate limit
+            (``rate_limited``), whatever became of them.
         """
         channels = self._directory.channels
         return {
@@ -96,6 +118,7 @@ class Registry:
             "waiting": channels.waiting,
             **channels.counters,
             **channels.broker.counters,
+            **self._directory.counters,
         }
 
     def topic(self, name: str, *types: Any) -> Topic[Any]:

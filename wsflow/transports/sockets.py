@@ -312,6 +312,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             self.loop.call_soon(self._parse_held)  # what was read already comes first
 
     def _read_on(self) -> None:
+        self.reads += 1  # a deadline that is due waits for what comes now
         self._socket_paused = False
         if not self._lost:
             self._socket.resume_reading()
@@ -451,7 +452,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         moves = self._acknowledged > before
         if self._socket.get_write_buffer_size() and not moves:
             self._give_up()  # the peer does not read
-        elif self._ponged or self._reading_paused:
+        elif self._ponged or self._socket_paused:
             self._schedule_ping()
         elif (moves and self._acknowledged < self._pinged) or (
             self._message_timer is not None and self.loop.time() < self._pong_due

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NoReturn
 
-from wsflow.declare.router import Declared, Handler, Kind, Router
+from wsflow.declare.router import Declared, Handler, Kind, RateLimit, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
 from wsflow.messages.calls import call_frames, is_call, tag_field_of
@@ -17,7 +18,8 @@ from wsflow.topics.type import TopicType
 from wsflow.wiring.functions import Functions, shape_problem
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.place import Place
-from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RoutePlan, ScopePlan
+from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RatePlan, RoutePlan, ScopePlan
+from wsflow.wiring.rates import rate_plan, rate_problem
 from wsflow.wiring.resolve import Resolver
 from wsflow.wiring.routes import RouteTable, join, parameters
 from wsflow.wiring.sources import FromTopic
@@ -28,11 +30,13 @@ SCOPES: tuple[Kind, ...] = ("on_message", "on_connect", "lifespan")
 
 @dataclass(frozen=True)
 class Level:
-    """One of the nested Routers of a path: its functions, and what they provide."""
+    """One of the nested Routers of a path: its functions, what they provide, and its rate limit, if
+    it has one."""
 
     router: Router
     handlers: tuple[Handler, ...]
     offers: Mapping[Kind, Sequence[Offer]]
+    rates: tuple[RatePlan, ...]
 
     def of(self, kind: Kind) -> list[Handler]:
         return [handler for handler in self.handlers if handler.kind == kind]
@@ -65,6 +69,7 @@ class _Compiler:
         self.lifespans: dict[Handler, ScopePlan] = {}
         self.routes: RouteTable[RoutePlan] = RouteTable()
         self.overridden: set[Handler] = set()
+        self.limited: Counter[str] = Counter()  # the names of rate limits
 
     def compile(self, router: Router) -> AppPlan:
         self._walk(router, (), "/")
@@ -98,7 +103,7 @@ class _Compiler:
         self.resolver.problems += new
         template = join(prefix, router.path)
         names = self._parameters(router, template)
-        level = self._level(router)
+        level = self._level(router, template)
         levels = (*outer, level)
         place = Place(template, names or ())
         for handler in level.of("lifespan"):
@@ -118,8 +123,10 @@ class _Compiler:
             )
             return None
 
-    def _level(self, router: Router) -> Level:
+    def _level(self, router: Router, template: str) -> Level:
         """Read the signatures of a Router's functions, except those that an override replaces."""
+        if (wrong := rate_problem(router._limit)) is not None:
+            self._router_problem(router, *wrong)
         handlers: list[Handler] = []
         offers: dict[Kind, list[Offer]] = {kind: [] for kind in SCOPES}
         for handler in router._declared.handlers:
@@ -132,7 +139,16 @@ class _Compiler:
                     continue
                 self._offer(handler, signature, offers[handler.kind])
             handlers.append(handler)
-        return Level(router, tuple(handlers), offers)
+        return Level(router, tuple(handlers), offers, self._rates(router._limit, template))
+
+    def _rates(self, limit: RateLimit, name: str) -> tuple[RatePlan, ...]:
+        """The plan of a rate limit, with a name that no other has; none if there is no limit."""
+        count = self.limited[name]
+        plan = rate_plan(limit, f"{name} ({count + 1})" if count else name)
+        if plan is None:
+            return ()
+        self.limited[name] += 1
+        return (plan,)
 
     def _offer(self, handler: Handler, signature: Signature, offers: list[Offer]) -> None:
         wrong = self.functions.offer_problem(signature)
@@ -233,6 +249,7 @@ class _Compiler:
             call_decodings=self.functions.decodings(codec, asked),
             call_frames=frames,
             sends=self._sends(senders, levels),
+            rates=tuple(rate for each in levels for rate in each.rates),
         )
         other = self.routes.add(place.template, plan)
         if other is not None and other.where == router._where:
@@ -284,7 +301,10 @@ class _Compiler:
                 continue
             kinds, stream = message
             call = self._call(handler, signature, levels, place, 1, stream)
-            plans.append(ConsumerPlan(call, kinds, stream, signature.generator, is_call(kinds[0])))
+            own = self._rates(handler.limit, f"{handler.name} at {place.template}")
+            rates = (*(rate for level in levels for rate in level.rates), *own)
+            calls = is_call(kinds[0])
+            plans.append(ConsumerPlan(call, kinds, stream, signature.generator, calls, rates))
         return plans
 
     def _calls(

@@ -22,6 +22,7 @@ from wsflow.topics.topic import Topic
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.messages import RAW, message_problem, union_problem
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
+from wsflow.wiring.rates import rate_problem
 from wsflow.wiring.resolve import SIMPLE, Resolver
 from wsflow.wiring.sources import GIVEN
 
@@ -149,6 +150,8 @@ class Functions:
         return kinds, stream
 
     def _options(self, handler: Handler, kinds: tuple[Any, ...], stream: bool) -> None:
+        if (wrong := rate_problem(handler.limit)) is not None:
+            self._problem(handler, "", *wrong)
         concurrency = 1 if handler.concurrency is None else handler.concurrency
         if not isinstance(concurrency, int) or concurrency < 1:
             self._problem(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsflow.declare.router import Handler
+from wsflow.declare.router import Handler, Per, WhenOver
 from wsflow.messages.codec import CODECS, Codec, Decoding
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.wiring.invocation import Invocation
@@ -44,14 +44,39 @@ class ScopePlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RatePlan:
+    """A rate limit.
+
+    Attributes:
+        name: which it is, the same in all processes of the app.
+        interval: seconds between two messages at this rate.
+        burst: how many may come at once.
+        when_over: what happens to a message that comes too early.
+        per: what is counted together.
+    """
+
+    name: str
+    interval: float
+    burst: int
+    when_over: WhenOver
+    per: Per
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ConsumerPlan:
-    """A consumer: ``kinds`` are the message types; ``stream`` if it iterates them itself."""
+    """A consumer: ``kinds`` are the message types; ``stream`` if it iterates them itself.
+
+    Attributes:
+        rates: the limits that its messages count for: those of the Routers around it, outermost
+            first, and its own.
+    """
 
     invocation: Invocation
     kinds: tuple[Any, ...]
     stream: bool
     generator: bool
     calls: bool
+    rates: tuple[RatePlan, ...]
 
     @property
     def handler(self) -> Handler:
@@ -105,6 +130,7 @@ class RoutePlan:
         call_decodings: how the messages inside of calls are decoded, by codec.
         call_frames: the call frames, by their class in ``wsflow.messages.calls``.
         sends: the types of the messages that are sent to the peer, as far as they are annotated.
+        rates: the limits of the Routers around it.
     """
 
     template: str
@@ -121,6 +147,7 @@ class RoutePlan:
     call_decodings: Mapping[str, Decoding[ConsumerPlan]]
     call_frames: Mapping[Any, Any]
     sends: tuple[Any, ...]
+    rates: tuple[RatePlan, ...]
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
         """Negotiate the subprotocol: the Router's own first, then a codec's; None without one."""
@@ -168,6 +195,32 @@ class RoutePlan:
             or any(consumer.stream for consumer in self.consumers)
         )
 
+    @functools.cached_property
+    def limits(self) -> tuple[RatePlan, ...]:
+        """All rate limits that messages on this path count for."""
+        found = (*self.rates, *(rate for each in self.consumers for rate in each.rates))
+        return tuple(dict.fromkeys(found))
+
+    @functools.cached_property
+    def client_limits(self) -> tuple[RatePlan, ...]:
+        """The limits for which a handshake is refused, as far as the client's address decides that:
+        those per user too, if no function can identify the user."""
+        return tuple(
+            each
+            for each in self.limits
+            if each.when_over == "close"
+            and (each.per == "client" or (each.per == "user" and not self.on_connect))
+        )
+
+    @functools.cached_property
+    def user_limits(self) -> tuple[RatePlan, ...]:
+        """The limits for which a handshake is refused once the user may have been identified."""
+        return tuple(
+            each
+            for each in self.limits
+            if each.when_over == "close" and each.per == "user" and self.on_connect
+        )
+
     def error_plan(self, exc: BaseException) -> ErrorPlan | None:
         """The ``on_error`` function for an error: the most specific type first, then the innermost
         Router."""
@@ -194,3 +247,9 @@ class AppPlan:
         """The codecs that any path allows."""
         used = {codec.name for plan in self.routes for codec in plan.codecs}
         return tuple(codec for codec in CODECS.values() if codec.name in used)
+
+    @property
+    def shared_limits(self) -> dict[str, RatePlan]:
+        """The rate limits that connections share, by name."""
+        limits = (each for plan in self.routes for each in plan.limits)
+        return {each.name: each for each in limits if each.per != "connection"}

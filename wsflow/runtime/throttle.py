@@ -1,0 +1,192 @@
+"""The rate limits of one connection: whether a message may come, and what happens if not.
+
+Only a connection on a path with rate limits has a throttle. It stands where the messages of limited
+consumers enter their lanes. At most one message waits in it: reading pauses meanwhile, whatever
+else waits for the peer. A message that waits is counted when it comes, so that those of several
+connections with one limit take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Protocol, final
+
+from wsflow.connection import Connection
+from wsflow.log import Log
+from wsflow.messages.codec import BadMessage
+from wsflow.runtime.calls import Answering
+from wsflow.runtime.inbox import Inbox, Item
+from wsflow.runtime.rates import SharedRates, client_key, spend, until, user_key
+from wsflow.tasks.waiting import Clock, Timer
+from wsflow.wiring.plan import RatePlan, RoutePlan
+
+log = Log("wsflow")
+
+
+class Owner(Protocol):
+    """The session, as its throttle sees it."""
+
+    @property
+    def id(self) -> str: ...
+    def refuse(self, bad: BadMessage) -> None: ...
+    def left(self, what: object, exc: BaseException) -> None: ...
+
+
+@final
+class Throttle:
+    """Measures the messages of one connection against the limits of its path.
+
+    Args:
+        plan: the path.
+        shared: the limits per client and per user.
+        counters: counts messages that came too early, as ``rate_limited``.
+        clock: the clock of the connection.
+        connection: the connection; its user is known once it is open.
+        inbox: has reading pause.
+        owner: the session.
+
+    Attributes:
+        enter: hands a message to its consumer; and whether that may happen in the host's place.
+        held: whether a message waits.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "_client", "_clock", "_connection", "_counters", "_inbox", "_item", "_owner", "_plan",
+        "_shared", "_timer", "_used", "enter", "held",
+    )
+    # fmt: on
+
+    def __init__(
+        self,
+        plan: RoutePlan,
+        shared: SharedRates,
+        counters: Counter[str],
+        clock: Clock,
+        connection: Connection,
+        inbox: Inbox,
+        owner: Owner,
+    ) -> None:
+        self._plan = plan
+        self._shared = shared
+        self._counters = counters
+        self._clock = clock
+        self._connection = connection
+        self._inbox = inbox
+        self._owner = owner
+        self._client = client_key(connection.request)
+        self._used: dict[RatePlan, float] = {}  # of the limits per connection: when they are full
+        self._item: Item | None = None
+        self._timer: Timer | None = None
+        self.held = False
+        self.enter: Callable[[Item, bool], None]
+
+    def check(self) -> None:
+        """Check that the user may open another connection.
+
+        Raises:
+            Reject: a limit of the user is used up.
+        """
+        for rate in self._plan.user_limits:
+            self._shared.check([rate], self._who(rate), self._clock.now())
+
+    # -- receiving; there may be no current task
+
+    def put(self, item: Item) -> None:
+        """A message for a consumer has come."""
+        if self._may_come(item.consumer.rates, item):
+            self.enter(item, True)
+
+    def stray(self) -> None:
+        """A call has come that no consumer takes. It counts for the Routers' limits."""
+        self._may_come(self._plan.rates, None)
+
+    def _may_come(self, rates: Sequence[RatePlan], item: Item | None) -> bool:
+        """Count a message, and do what its limits say if it comes too early. Returns whether its
+        consumer may have it now."""
+        now = self._clock.now()
+        early = [(rate, seconds) for rate in rates if (seconds := self._until(rate, now))]
+        refusing = {rate.when_over: rate for rate, _ in early}
+        if (rate := refusing.get("close")) is not None:
+            self._over(rate)
+            self._owner.refuse(BadMessage(1008, "rate limit"))
+        elif (rate := refusing.get("drop")) is not None:
+            self._over(rate)
+            _drop(item)
+        else:
+            for rate in rates:
+                self._spend(rate, now)
+            if not early:
+                return True
+            rate, seconds = max(early, key=itemgetter(1))
+            self._over(rate)
+            self._hold(item, seconds)
+        return False
+
+    def _until(self, rate: RatePlan, now: float) -> float:
+        if rate.per == "connection":
+            return until(rate, self._used.get(rate, now), now)
+        return self._shared.until(rate, self._who(rate), now)
+
+    def _spend(self, rate: RatePlan, now: float) -> None:
+        if rate.per == "connection":
+            spend(self._used, rate, rate.interval, now)
+        else:
+            self._shared.spend(rate, self._who(rate), now, self._clock)
+
+    def _who(self, rate: RatePlan) -> str:
+        """Whose limit it is."""
+        user = self._connection.user
+        return user_key(user) if rate.per == "user" and user is not None else self._client
+
+    def _over(self, rate: RatePlan) -> None:
+        self._counters["rate_limited"] += 1
+        log.often(
+            logging.WARNING,
+            "connection %s is over the rate limit of %s per %s: %s",
+            self._owner.id,
+            rate.name,
+            rate.per,
+            rate.when_over,
+        )
+
+    # -- a message that waits
+
+    def _hold(self, item: Item | None, seconds: float) -> None:
+        self._item = item
+        self.held = True
+        self._timer = self._clock.after(seconds, self._release)
+        self._inbox.slow()
+
+    def _release(self) -> None:
+        """The time of the message has come."""
+        self.hurry()
+        self._inbox.quicken()
+
+    def hurry(self) -> None:
+        """Hand over the message that waits, but do not read on. Without effect if none waits."""
+        item = self._take()
+        if item is not None:
+            try:
+                self.enter(item, False)
+            except BaseException as exc:  # the key cannot be hashed
+                self._owner.left(item.consumer.handler, exc)
+
+    def forget(self) -> None:
+        """The connection has ended: drop the message that waits."""
+        _drop(self._take())
+
+    def _take(self) -> Item | None:
+        if self._timer is not None:
+            self._timer.cancel()
+        item, self._item, self._timer, self.held = self._item, None, None, False
+        return item
+
+
+def _drop(item: Item | None) -> None:
+    """Drop a message; tell the caller if it is a call."""
+    if item is not None and isinstance(item.message, Answering):
+        item.message.refuse("rate_limited", "more calls than the rate limit allows")
