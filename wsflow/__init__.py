@@ -2,7 +2,8 @@
 
 from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
 from wsflow.connection import Connection
-from wsflow.declare.markers import Cookie, Header, Message, Query, TopicName
+from wsflow.credential import Credential
+from wsflow.declare.markers import Cookie, Header, Message, Query, Requires, TopicName
 from wsflow.declare.router import Router
 from wsflow.end import Cause, End
 from wsflow.errors import (
@@ -12,6 +13,7 @@ from wsflow.errors import (
     ConnectError,
     DeclarationError,
     Disconnected,
+    Forbidden,
     Problem,
     Reject,
 )
@@ -37,10 +39,12 @@ __all__ = [
     "ConnectError",
     "Connection",
     "Cookie",
+    "Credential",
     "DeclarationError",
     "Disconnected",
     "End",
     "EventId",
+    "Forbidden",
     "Header",
     "Joined",
     "Limits",
@@ -57,6 +61,7 @@ __all__ = [
     "Registry",
     "Reject",
     "Request",
+    "Requires",
     "Router",
     "Stream",
     "Topic",

@@ -8,6 +8,7 @@ direct gets from the stream.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import random
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ from wsflow.messages.events import TopicOptions
 
 PAGE = 500
 """Events that are read from a history with one request."""
+
+KEPT = (300, 3600, 86_400, 2_592_000)
+"""For how many seconds claims are kept: a stream for each, of all claims that need no longer."""
 
 
 @final
@@ -91,6 +95,7 @@ class NatsConnection:
         self._replicas = replicas
         self._subscriptions: dict[str, Subscription] = {}
         self._epochs: dict[str, str] = {}  # by stream
+        self._claims: set[str] = set()  # streams of claims that are there
         self.lost = client.lost
         self.close = client.close
         self.ping = client.ping
@@ -263,6 +268,45 @@ class NatsConnection:
         request = {"seq": start, "next_by_subj": subject, "batch": PAGE}
         await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
         return page
+
+    # -- claims
+
+    async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
+        kept = next((each for each in KEPT if seconds <= each), KEPT[-1])
+        stream = f"{self._prefix}_once_{kept}"
+        subject = f"{self._prefix}.o.{kept}.{_token(name, '')}"
+        headers = {"Nats-Expected-Last-Subject-Sequence": "0"}  # there is no message yet
+        if stream not in self._claims:
+            await self._open_claims(stream, kept)
+        answer = await self._client.ask(subject, attempt.key.encode(), headers)
+        if status(answer) == "503":  # the stream was lost meanwhile
+            await self._open_claims(stream, kept)
+            answer = await self._client.ask(subject, attempt.key.encode(), headers)
+        try:
+            read_answer(answer)
+        except RefusedError as exc:
+            if exc.code not in RefusedError.NOT_FIRST:
+                raise
+        else:
+            return True
+        if not attempt.again:
+            return False
+        found = await self._find(
+            f"STREAM.MSG.GET.{stream}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
+        )
+        return found is not None and base64.b64decode(found["message"]["data"]) == (
+            attempt.key.encode()
+        )
+
+    async def _open_claims(self, stream: str, kept: int) -> None:
+        """Find or create the stream of the claims that are kept for ``kept`` seconds."""
+        await self._find_or_make(
+            stream,
+            subjects=[f"{self._prefix}.o.{kept}.*"],
+            max_msgs_per_subject=1,
+            max_age=kept * 1_000_000_000,
+        )
+        self._claims.add(stream)
 
     # -- declarations
 
