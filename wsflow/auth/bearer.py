@@ -157,7 +157,7 @@ class Bearer(Generic[U]):
                 leeway=self._leeway,
             )
             user = self._users.convert(claims)
-            ends = float(claims["exp"]) + self._leeway if "exp" in claims else None
+            ends = int(claims["exp"]) + self._leeway if "exp" in claims else None
         except jwt.ExpiredSignatureError:
             raise refused("the token has expired") from None
         except msgspec.ValidationError as exc:

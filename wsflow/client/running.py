@@ -156,25 +156,21 @@ class Client:
     def come_back_no_more(self) -> None:
         """Do not reconnect after the current connection."""
         self._stop.set()
+        if self._asking is not None:
+            self._asking.cancel()
 
     def stop(self) -> None:
         """End the connection, and do not reconnect. Does not wait."""
-        self._stop.set()
-        self._abort()
+        self.come_back_no_more()
+        self.app.abort_start()
         if self.session is not None:
             self.session.finish(End("shutdown", 1001))
 
     async def drain(self, grace: float) -> None:
         """Stop after consumers have finished what was received, for at most ``grace`` seconds."""
-        self._stop.set()
-        self._abort()
-        await self.app.drain(grace)
-
-    def _abort(self) -> None:
-        """Begin nothing any more."""
+        self.come_back_no_more()
         self.app.abort_start()
-        if self._asking is not None:
-            self._asking.cancel()
+        await self.app.drain(grace)
 
     async def _run(self, ready: Callable[[], None]) -> None:
         await self.app.run(self._live)
