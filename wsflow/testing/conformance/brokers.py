@@ -322,6 +322,22 @@ async def test_nothing_is_missed_or_twice_while_others_publish(broker: str) -> N
                 await writer.receive(News, timeout=5)
 
 
+async def test_a_name_is_claimed_once(broker: str) -> None:
+    async with processes(chat(), broker) as (one, two):
+        for name in ("a", "ticket.5f", "ä / *.> {x}", "a" * 500):
+            claimed: list[bool] = []
+
+            async def claim(server: MemoryServer, name: str = name, to: Any = claimed) -> None:
+                to.append(await server.registry.claim(name, 60))
+
+            async with anyio.create_task_group() as tasks:
+                for server in (one, two, two, one):
+                    tasks.start_soon(claim, server)
+            assert sorted(claimed) == [False, False, False, True]
+        assert await two.registry.claim("b", 30 * 24 * 3600)
+        assert not await one.registry.claim("b", 0.001)
+
+
 async def test_members_are_listed_in_every_process(broker: str) -> None:
     async with processes(chat(), broker) as (one, two):
         async with one.connect("/chat/a?name=ada") as ada:
