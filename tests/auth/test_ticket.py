@@ -17,7 +17,7 @@ from tests.brokers.servers import BrokerServer, Kind
 from tests.processes import running
 from wsflow import BrokerError, Credential, Router
 from wsflow.auth import RedeemedStore, Ticket, ticket
-from wsflow.brokers import Engine, nats, redis, register_engine
+from wsflow.brokers import Engine, redis, register_engine
 from wsflow.limits import Limits
 from wsflow.server import Settings, serve
 from wsflow.testing import FakeConnection, connect, serve_in_memory
@@ -313,7 +313,3 @@ async def test_a_server_that_cannot_does_not_start() -> None:
     with pytest.raises(BrokerError, match="cannot be reached"):
         async with serve(APP, Settings(port=0, broker="redis://127.0.0.1:1", publish_timeout=0.1)):
             raise AssertionError
-
-
-def test_what_is_remembered() -> None:
-    assert nats.KEPT[0] >= 30 + ticket.MARGIN

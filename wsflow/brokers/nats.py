@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,8 +37,8 @@ from wsflow.messages.events import TopicOptions
 PAGE = 500
 """Events that are read from a history with one request."""
 
-KEPT = (300, 3600, 86_400, 2_592_000)
-"""For how many seconds claims are kept: a stream for each, of all claims that need no longer."""
+KEPT = 30 * 24 * 3600
+"""Seconds for which claims are kept by a server before NATS 2.11; others know each one's time."""
 
 
 @final
@@ -95,7 +96,7 @@ class NatsConnection:
         self._replicas = replicas
         self._subscriptions: dict[str, Subscription] = {}
         self._epochs: dict[str, str] = {}  # by stream
-        self._claims: set[str] = set()  # streams of claims that are there
+        self._claims = ""  # the stream of claims, once it is there
         self.lost = client.lost
         self.close = client.close
         self.ping = client.ping
@@ -272,15 +273,16 @@ class NatsConnection:
     # -- claims
 
     async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
-        kept = next((each for each in KEPT if seconds <= each), KEPT[-1])
-        stream = f"{self._prefix}_once_{kept}"
-        subject = f"{self._prefix}.o.{kept}.{_token(name, '')}"
-        headers = {"Nats-Expected-Last-Subject-Sequence": "0"}  # there is no message yet
-        if stream not in self._claims:
-            await self._open_claims(stream, kept)
+        subject = f"{self._prefix}.o.{_token(name, '')}"
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": "0",  # there is no message yet
+            "Nats-TTL": str(max(math.ceil(seconds), 1)),
+        }
+        if not self._claims:
+            await self._open_claims()
         answer = await self._client.ask(subject, attempt.key.encode(), headers)
         if status(answer) == "503":  # the stream was lost meanwhile
-            await self._open_claims(stream, kept)
+            await self._open_claims()
             answer = await self._client.ask(subject, attempt.key.encode(), headers)
         try:
             read_answer(answer)
@@ -292,21 +294,23 @@ class NatsConnection:
         if not attempt.again:
             return False
         found = await self._find(
-            f"STREAM.MSG.GET.{stream}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
+            f"STREAM.MSG.GET.{self._claims}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
         )
         return found is not None and base64.b64decode(found["message"]["data"]) == (
             attempt.key.encode()
         )
 
-    async def _open_claims(self, stream: str, kept: int) -> None:
-        """Find or create the stream of the claims that are kept for ``kept`` seconds."""
+    async def _open_claims(self) -> None:
+        """Find or create the stream of claims."""
+        name = f"{self._prefix}_once"
         await self._find_or_make(
-            stream,
-            subjects=[f"{self._prefix}.o.{kept}.*"],
+            name,
+            subjects=[f"{self._prefix}.o.*"],
             max_msgs_per_subject=1,
-            max_age=kept * 1_000_000_000,
+            max_age=KEPT * 1_000_000_000,
+            allow_msg_ttl=True,
         )
-        self._claims.add(stream)
+        self._claims = name
 
     # -- declarations
 
