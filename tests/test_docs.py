@@ -46,7 +46,7 @@ from wsflow import (
     TopicName,
 )
 from wsflow.limits import Limits
-from wsflow.messages.calls import WINDOW, CallFrame
+from wsflow.messages.calls import WINDOW, Auth, CallFrame
 from wsflow.runtime.calls import MOST_ASKED
 from wsflow.testing import connect
 
@@ -270,14 +270,13 @@ async def test_security() -> None:
             return await peer.receive(said)
 
     async with over_http(last["api"]) as url, aiohttp.ClientSession() as http:
-        form = {"username": "ada", "password": "x"}
-        async with http.post(f"{url}/token", data=form) as answer:
+        form = {"name": "ada", "password": "x"}
+        async with http.post(f"{url}/token", json=form) as answer:
             token = (await answer.json())["access_token"]
         async with http.post(f"{url}/ticket") as answer:
             ticket = await answer.json()
-    assert await heard("/bearer", subprotocols=["wsflow.json", f"bearer.{token}"]) == said(
-        "ada", "hi"
-    )
+    offered = ["wsflow.json", f"bearer.{token}"]
+    assert await heard("/bearer", subprotocols=offered) == said("ada", "hi")
     assert await heard("/ticket", f"/ticket?ticket={ticket}") == said("ada", "hi")
     rotated = jwt.encode({"sub": "ada"}, last["KEY"], "HS256", headers={"kid": "2026-01"})
     bearer = {"Authorization": f"Bearer {rotated}"}
@@ -315,15 +314,15 @@ async def test_security() -> None:
 def test_the_protocols_frames() -> None:
     """Each frame on the page is one that wsflow reads and writes so."""
     page = (ROOT / "docs" / "protocol.md").read_text()
-    decode = msgspec.json.Decoder(CallFrame).decode
+    decode = msgspec.json.Decoder(CallFrame | Auth).decode
     lines = re.findall(r'^\{"type": "\$.*\}$', page, re.MULTILINE)
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line in lines:
         frame = decode(line)
         written = msgspec.json.decode(msgspec.json.encode(frame))
         assert written == msgspec.json.decode(line)
     told = set(re.findall(r"^\| `(\$[a-z]+)` \|", page, re.MULTILINE))
-    assert told == {each.__struct_config__.tag for each in get_args(CallFrame)}
+    assert told == {each.__struct_config__.tag for each in (*get_args(CallFrame), Auth)}
     assert f"wsflow grants {WINDOW}" in page
     assert f"more than {Limits().inbox_hard_messages:,}" in page
     assert f"no more than {MOST_ASKED:,} calls" in page
