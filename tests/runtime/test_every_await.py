@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from tests.runtime.faults import BACKENDS, Faults
-from wsflow import Connection, Disconnected, End, Reject, Router, Topic
+from wsflow import Connection, Credential, Disconnected, End, Reject, Router, Topic
 from wsflow.end import End as EndOf
 from wsflow.limits import Limits
 from wsflow.runtime import handlers
@@ -40,6 +40,10 @@ class Answer(msgspec.Struct, tag="answer"):
 
 class Session:
     """What on_connect provides."""
+
+
+class Who:
+    """So is this, after a first message."""
 
 
 News = Annotated[Topic[Answer], "news"]
@@ -167,6 +171,21 @@ def lanes(router: Router, seen: Seen) -> None:
                 tasks.start_soon(anyio.sleep, message.key)
 
 
+def credentials(router: Router, seen: Seen) -> None:
+    async def renew(token: str) -> Credential:
+        await checkpoint()
+        return Credential(identity=token, expires_in=0.2, renew=renew, user=Session())
+
+    @router.on_connect
+    async def who(connection: Connection) -> Who:
+        seen.ready -= 1  # this one has to set up, too
+        credential = await renew(await connection.ask_credential())
+        connection.set_credential(credential)
+        await checkpoint()
+        seen.ready += 1
+        return Who()
+
+
 def build(seen: Seen, *parts: Part) -> Router:
     app = outer_app(seen)
     path = Router("/path")
@@ -181,15 +200,30 @@ SHAPES: dict[str, tuple[Part, ...]] = {
     "producer": (producers,),
     "both": (consumers, producers),
     "lanes": (consumers, lanes),
+    "credentials": (consumers, credentials),
 }
+
+
+def auth(token: str) -> dict[str, str]:
+    return {"type": "$auth", "token": token}
+
+
 MESSAGES: dict[str, list[object]] = {
     "consumer": [Ask(1), Ask(2)],
     "producer": [],
     "both": [Ask(1), Ask(2)],
     "lanes": [Ask(1), Slow(1), Slow(1), Slow(2), Answer(1)],
+    "credentials": [auth("ada"), Ask(1), auth("ada"), Ask(2)],
 }
 LIMITS = Limits(open_timeout=50, close_timeout=10)
-OURS = ("wsflow /", "consumer ", "producer ", "on_disconnect ", "a task of the injected")
+OURS = (
+    "wsflow /",
+    "consumer ",
+    "producer ",
+    "on_disconnect ",
+    "a task of the injected",
+    "the renewal",
+)
 
 
 def is_host(name: str) -> bool:
