@@ -123,6 +123,18 @@ class TestItEnds(Jumping):
             assert peer.end is not None
             assert peer.end.cause == "policy"
 
+    async def test_no_timer_outlives_its_connection(self) -> None:
+        for expires_in in (0, 50, 1e9):
+            async with serve_in_memory(app_of(expires_in=expires_in)) as server:
+                async with server.connect("/") as peer:
+                    (session,) = server._app.sessions.values()
+                    keeper: Any = session._credential
+                    assert keeper._timer is not None
+                    await peer.close()
+                    await session.join()
+                    assert keeper._timer is None
+                    assert not session._inbox.expecting
+
     async def test_one_that_does_not_end(self) -> None:
         async with connect(app_of(expires_in=None)) as peer:
             await anyio.sleep(DAY)
@@ -645,7 +657,6 @@ async def test_a_client_on_sockets(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(credentials, "SOONEST", 0.02)
     tokens: list[str] = []
-    theirs = logging.getLogger("websockets.client")
 
     async def fresh() -> str:
         tokens.append(f"ada {len(tokens) + 1}.12345")
@@ -654,18 +665,17 @@ async def test_a_client_on_sockets(
     async with serve(app_of(expires_in=0.02), Settings(port=0, open_timeout=5)) as server:
         url = f"ws://127.0.0.1:{server.port}/"
         options: Any = {"credential": fresh, "proxy": None}
-        with caplog.at_level(logging.INFO, theirs.name):
-            async with wsflow.connect(url, receives=Said, **options) as peer:
-                assert peer.subprotocol == "wsflow.json"
-                with anyio.fail_after(5):
-                    while len(tokens) < 2:
-                        await anyio.sleep(0.01)
-                said = Said("")
-                while said != Said("ada admin: hi"):  # the renewal takes effect when it is verified
-                    await peer.send(Say("hi"))
-                    said = await peer.receive(timeout=5)
-            async with wsflow.connect(url, **options) as peer:
-                assert peer.subprotocol is None  # raw messages have no frames
+        async with wsflow.connect(url, receives=Said, **options) as peer:
+            assert peer.subprotocol == "wsflow.json"
+            with anyio.fail_after(5):
+                while len(tokens) < 2:
+                    await anyio.sleep(0.01)
+            said = Said("")
+            while said != Said("ada admin: hi"):  # the renewal takes effect when it is verified
+                await peer.send(Say("hi"))
+                said = await peer.receive(timeout=5)
+        async with wsflow.connect(url, **options) as peer:
+            assert peer.subprotocol is None  # raw messages have no frames
     assert caplog.records
     assert "12345" not in caplog.text
 
