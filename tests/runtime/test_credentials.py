@@ -124,13 +124,13 @@ class TestItEnds(Jumping):
             assert peer.end.cause == "policy"
 
     async def test_no_timer_outlives_its_connection(self) -> None:
-        for expires_in in (0, 50, 1e9):
+        for ours, expires_in in [(ours, at) for ours in (True, False) for at in (0, 50, 1e9)]:
             async with serve_in_memory(app_of(expires_in=expires_in)) as server:
                 async with server.connect("/") as peer:
                     (session,) = server._app.sessions.values()
                     keeper: Any = session._credential
                     assert keeper._timer is not None
-                    await peer.close()
+                    await (session.connection.close() if ours else peer.close())
                     await session.join()
                     assert keeper._timer is None
                     assert not session._inbox.expecting
@@ -168,7 +168,11 @@ class TestItEnds(Jumping):
                 await peer.send(1)
                 await server.drain(100)
                 assert (await peer.wait_closed()).code == 1001
-        assert done == [1]
+        async with serve_in_memory(app, limits=Limits(close_timeout=10)) as server:
+            async with server.connect("/") as peer:
+                await peer.send(2)
+                await peer.close()
+        assert done == [1, 2]
 
     async def test_a_consumer_may_set_a_new_one(self) -> None:
         app = app_of()
