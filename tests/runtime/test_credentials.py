@@ -53,7 +53,12 @@ async def renew(value: str) -> Credential:
         name, seconds = "ada", "100"
     if name == "never":
         await anyio.sleep_forever()
+    if name == "shielded":
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+        name = "ada"
     if name == "last":
+        await anyio.sleep(1)
         return Credential(identity="ada", expires_in=float(seconds), user=User("ada"))
     roles = ["admin"] if name == "ada" else []
     return Credential(
@@ -291,11 +296,12 @@ class TestItIsRenewed(Jumping):
             await peer.send({"type": "$auth", "token": "slow 3"})
             await anyio.sleep(1)
             await peer.send({"type": "$auth", "token": "last 50"})
-            await peer.send({"type": "$auth", "token": "last 50"})
+            await anyio.sleep(2.5)
+            await peer.send({"type": "$auth", "token": "ada 400"})  # ignored
             for _ in range(2):
                 await peer.receive(timeout=60)
             await peer.send({"type": "$auth", "token": "ada 500"})  # ignored
-            assert (await closed(peer))[2] - began == pytest.approx(53, abs=0.1)
+            assert (await closed(peer))[2] - began == pytest.approx(54, abs=0.1)
 
     async def test_a_full_inbox_does_not_hold_it_up(self) -> None:
         app = app_of()
@@ -337,6 +343,12 @@ class TestItIsRenewed(Jumping):
             await anyio.sleep(1)
             await server.drain(5)
             assert (await peer.wait_closed()).code == 1001
+
+    async def test_one_that_ends_after_its_connection(self) -> None:
+        async with connect(APP) as peer:
+            await peer.send({"type": "$auth", "token": "shielded 500"})
+            await anyio.sleep(0.5)
+            await peer.close()
 
     async def test_where_there_is_none_it_is_ignored(self) -> None:
         plain = Router("/")
@@ -546,6 +558,46 @@ class TestAClient(Jumping):
             with pytest.raises(TimeoutError):
                 async with server.link(listener(), "/", credential=fresh):
                     raise AssertionError
+
+    async def test_a_callback_that_fails_when_it_is_cancelled(self) -> None:
+        answers = ["ada 100"]
+
+        async def fresh() -> str:
+            if answers:
+                return answers.pop()
+            try:
+                await anyio.sleep_forever()
+            except BaseException:
+                raise RuntimeError("interrupted") from None
+            raise AssertionError
+
+        async with serve_in_memory(app_of()) as server:
+            async with server.link(listener(), "/", credential=fresh) as linked:
+                await anyio.sleep(81)
+                linked.link.cut()
+                await linked.ended()
+                (session,) = linked._clients
+                keeper: Any = session._credential
+                assert keeper._timer is None
+
+    async def test_it_is_told_again_while_the_callback_is_awaited(self) -> None:
+        asked: list[float] = []
+
+        async def fresh() -> str:
+            asked.append(anyio.current_time())
+            if len(asked) == 2:
+                await anyio.sleep(4)
+            return "ada 100"
+
+        async with connect(app_of(), client=listener(), credential=fresh) as linked:
+            await anyio.sleep(81)
+            linked.server.set_credential(
+                Credential(identity="ada", expires_in=1, renew=renew, user=User("ada"))
+            )
+            await anyio.sleep(4.5)
+            assert len(asked) == 2
+            await anyio.sleep(80)
+            assert len(asked) == 3
 
     async def test_it_renews_while_nothing_else_runs(self) -> None:
         """Its path needs no task of its own, until a renewal is under way; then it ends."""
