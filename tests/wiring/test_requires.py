@@ -107,6 +107,30 @@ async def test_a_function_may_raise_it_itself() -> None:
         assert (peer.rejected.status, peer.rejected.body) == (403, "not on Sundays\n")
 
 
+class Broken(Forbidden):
+    def __init__(self) -> None:
+        """Leaves out its own reason."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("broken")
+
+
+async def test_one_whose_text_cannot_be_had() -> None:
+    app = router()
+
+    @app.on_connect
+    async def enter(user: User) -> None:
+        raise Broken
+
+    @app.consumer
+    async def say(message: Say) -> None: ...
+
+    async with connect(app, **user()) as peer:
+        assert peer.rejected.status == 500
+        assert peer.end is not None
+        assert str(peer.end.error) == "broken"
+
+
 async def test_in_a_consumer() -> None:
     done: list[str] = []
     app = router()

@@ -260,14 +260,16 @@ def _sort(exc: BaseException) -> tuple[BaseException, list[BaseException]]:
 
 
 def _copied(exc: BaseException) -> BaseException:
-    """The same ``Close`` or ``Reject``, made anew: a subclass may have left out an attribute, and a
-    handler may have changed one.
+    """The same ``Close``, ``Reject`` or ``Forbidden``, made anew: a subclass may have left out an
+    attribute, and a handler may have changed one.
 
     Raises:
         Exception: it has none that may be sent.
     """
     if isinstance(exc, Close):
         return Close(exc.code, exc.reason)
+    if isinstance(exc, Forbidden):
+        return Forbidden(str(exc))
     return Reject(exc.status, exc.body, exc.headers) if isinstance(exc, Reject) else exc
 
 
