@@ -12,11 +12,18 @@ import pytest
 import trio.testing
 
 from tests.brokers.servers import BrokerServer, Kind
+from wsflow import log
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def nothing_logged_lately() -> None:
+    """So that a line that is logged once a second is logged in this test."""
+    log._often.clear()
 
 
 @pytest.fixture

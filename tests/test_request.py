@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from websockets.datastructures import Headers
 
 from wsflow import Request
-from wsflow.request import Address, Params
+from wsflow.addresses import Address
+from wsflow.request import Cookies, Params
 
 
 def test_a_request_is_read() -> None:
@@ -29,8 +32,66 @@ def test_a_request_is_read() -> None:
     assert list(Request("/").headers) == []
 
 
-def test_a_malformed_cookie_is_none() -> None:
-    assert Request.parse("/", Headers(Cookie="a,b=1; ok=2")).cookies == {}
+@pytest.mark.parametrize(
+    ("odd", "read"),
+    [
+        ('prefs={"a":[1,2]}', {"prefs": '{"a":[1,2]}'}),
+        ("a[0]=1", {"a[0]": "1"}),
+        ("a,b=1", {"a,b": "1"}),
+        ("name=a b", {"name": "a b"}),
+        ("bare", {}),
+        ("", {}),
+        ("=nameless", {}),
+        ("path=/; expires=never", {"path": "/", "expires": "never"}),
+        ("a=", {"a": ""}),
+        ("a=b=c==", {"a": "b=c=="}),
+        ('a="x y"', {"a": "x y"}),
+        ('a="', {"a": '"'}),
+        ('a="\\073\\"\\\\"', {"a": ';"\\'}),
+        ("a=1; a=2", {"a": "1"}),
+        ("Session=other", {"Session": "other"}),
+        ("\ta = 1 ", {"a": "1"}),
+        ("é=ÿ", {"é": "ÿ"}),
+        ("\\" * 56 * 1024, {}),
+    ],
+    ids=range(18),
+)
+def test_an_odd_cookie_hides_no_other(odd: str, read: dict[str, str]) -> None:
+    for header in (f"{odd}; session=s", f"session=s; {odd}", f"{odd};session=s"):
+        assert Request.parse("/", Headers(Cookie=header)).cookies == {**read, "session": "s"}
+    two = Headers([("Cookie", odd), ("cookie", "session=s")])
+    assert Request.parse("/", two).cookies == {**read, "session": "s"}
+
+
+def test_a_cookie_is_read_in_linear_time() -> None:
+    """Of a header eight times as long, by about eight times as many steps."""
+
+    def steps(cookie: str) -> int:
+        count = 0
+
+        def traced(*_: object) -> object:
+            nonlocal count
+            count += 1
+            return traced
+
+        cookies = Cookies([f'a="{cookie}"; session=s'])
+        before = sys.gettrace()
+        sys.settrace(traced)  # type: ignore[arg-type]
+        try:
+            assert cookies["session"] == "s"
+        finally:
+            sys.settrace(before)
+        return count
+
+    for piece in ("\\", "\\1", '\\"', ";", "a=b;", " ", "="):
+        assert steps(piece * 8000) <= 8 * steps(piece * 1000)
+
+
+def test_cookies_as_a_mapping() -> None:
+    cookies = Request.parse("/", Headers(Cookie="a=1; b=2")).cookies
+    assert (len(cookies), list(cookies), "b" in cookies) == (2, ["a", "b"], True)
+    assert repr(cookies) == "Cookies({'a': '1', 'b': '2'})"
+    assert Request.parse("/", Headers()).cookies == {}
 
 
 def test_queries_that_cannot_be_read() -> None:

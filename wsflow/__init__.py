@@ -1,5 +1,6 @@
 """A declarative WebSocket framework: plain functions, typed messages, structured concurrency."""
 
+from wsflow.addresses import Address
 from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
 from wsflow.connection import Connection
 from wsflow.credential import Credential
@@ -21,7 +22,7 @@ from wsflow.limits import Limits
 from wsflow.messages.calls import Call, Stream
 from wsflow.messages.events import EventId
 from wsflow.opening import Opening
-from wsflow.request import Address, Params, Request
+from wsflow.request import Params, Request
 from wsflow.topics.iterators import TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.publisher import Publisher, publisher

@@ -110,6 +110,14 @@ class Limits(WireLimits):
     origin: tuple[str, ...] = option(
         (),
         "Allow browsers to connect from pages of this origin, as in https://example.com, in "
-        'addition to pages of the same host; "*" allows any. Repeatable.',
+        "addition to pages of the same host. The first label of the host may be *; "
+        '"*" alone allows any page. Repeatable.',
+        group="Security",
+    )
+    allowed_host: tuple[str, ...] = option(
+        (),
+        "Name or address under which clients may ask for the server, as in example.com or "
+        '*.example.com; "*" allows any. Repeatable. By default localhost and loopback addresses, '
+        "if the server listens on one of them and trusts no proxy, else any.",
         group="Security",
     )

@@ -43,6 +43,10 @@ def _without_query(word: re.Match[str]) -> str:
     return f"{path}{mark}…" if query and "/" in path else word[0]
 
 
+_often: dict[str, tuple[float, int]] = {}
+"""By text: when it may be logged again, and how many lines were left out since it was."""
+
+
 @final
 class Log:
     """A logger.
@@ -54,12 +58,10 @@ class Log:
         name: the name of the logger in ``logging``.
     """
 
-    __slots__ = ("_due", "_logger", "_skipped")
+    __slots__ = ("_logger",)
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
-        self._due: dict[str, float] = {}
-        self._skipped: dict[str, int] = {}
 
     def enabled(self, level: int) -> bool:
         """Whether lines of this level are logged."""
@@ -86,11 +88,11 @@ class Log:
         """Log what may happen often: at most one line per second for each ``text``. The next line
         has the number of those that were left out."""
         now = time.monotonic()
-        if now < self._due.get(text, 0.0):
-            self._skipped[text] = self._skipped.get(text, 0) + 1
+        due, skipped = _often.get(text, (0.0, 0))
+        if now < due:
+            _often[text] = due, skipped + 1
             return
-        self._due[text] = now + 1.0
-        skipped = self._skipped.pop(text, 0)
+        _often[text] = now + 1.0, 0
         if skipped:
             text, values = f"{text} (and %d more)", (*values, skipped)
         self._write(level, text, values)

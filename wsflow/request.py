@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from http.cookies import CookieError, SimpleCookie
-from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
 
+from wsflow.addresses import Address
+
 MAX_QUERY_FIELDS = 1000
-
-
-class Address(NamedTuple):
-    """The address that the client connects from."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Params(Mapping[str, str]):
@@ -53,6 +44,55 @@ class Params(Mapping[str, str]):
 _NO_PARAMS = Params()
 
 
+class Cookies(Mapping[str, str]):
+    """The cookies of a request (RFC 6265 §5.4), read when the first is looked up.
+
+    Each stands for itself: what is no cookie (without ``=`` or a name) is left out, and hides no
+    other. Of two with one name the first counts: clients send the one with the longer path first.
+    A value in double quotes is unquoted, as ``http.cookies`` quotes it.
+    """
+
+    __slots__ = ("_headers", "_values")
+
+    def __init__(self, headers: Iterable[str] = ()) -> None:
+        self._headers = headers
+        self._values: dict[str, str] | None = None
+
+    def _read(self) -> dict[str, str]:
+        if self._values is None:
+            self._values = {}
+            for header in self._headers:
+                for cookie in header.split(";"):
+                    name, found, value = cookie.partition("=")
+                    if found and name.strip():
+                        self._values.setdefault(name.strip(), _unquoted(value.strip()))
+        return self._values
+
+    def __getitem__(self, name: str) -> str:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return f"Cookies({self._read()!r})"
+
+
+_ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or not (value[0] == value[-1] == '"'):
+        return value
+    return _ESCAPED.sub(lambda it: chr(int(it[1], 8)) if it[1] else it[2], value[1:-1])
+
+
+_NO_COOKIES = Cookies()
+
+
 def _headers() -> Headers:
     return Headers()
 
@@ -65,8 +105,9 @@ class Request:
         path: the path as it was sent, still percent-encoded, without the query.
         path_params: the parameters of the route's path, percent-decoded.
         query: the query, percent-decoded.
-        headers: the headers; names are case-insensitive.
-        cookies: the cookies.
+        headers: the headers; names are case-insensitive. Bytes beyond ASCII are read as
+            ISO-8859-1 (RFC 9110 §5.5).
+        cookies: the cookies; of two with one name, the first.
         client: the client's address, None where there is none (a Unix socket, a test).
         subprotocols: what the client offered, in its order of preference.
     """
@@ -75,7 +116,7 @@ class Request:
     path_params: Mapping[str, str] = field(default_factory=dict)
     query: Params = field(default_factory=Params)
     headers: Headers = field(default_factory=_headers)
-    cookies: Mapping[str, str] = field(default_factory=dict)
+    cookies: Mapping[str, str] = field(default_factory=lambda: _NO_COOKIES)
     client: Address | None = None
     subprotocols: tuple[str, ...] = ()
 
@@ -92,7 +133,7 @@ class Request:
             {},
             _query(query) if query else _NO_PARAMS,
             headers,
-            _cookies(headers) if "Cookie" in headers else {},
+            Cookies(headers.get_all("Cookie")) if "Cookie" in headers else _NO_COOKIES,
             client,
             _subprotocols(headers) if "Sec-WebSocket-Protocol" in headers else (),
         )
@@ -111,14 +152,3 @@ def _query(query: str) -> Params:
 def _subprotocols(headers: Headers) -> tuple[str, ...]:
     offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
     return tuple(name.strip() for name in offered.split(",") if name.strip())
-
-
-def _cookies(headers: Headers) -> dict[str, str]:
-    """Read the Cookie headers; if one is malformed, there are no cookies (RFC 6265 §4.2)."""
-    jar: SimpleCookie = SimpleCookie()
-    try:
-        for value in headers.get_all("Cookie"):
-            jar.load(value)
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from tests.benchmarks.model import answer
-from wsflow.request import Address, Request
+from wsflow.addresses import Address
+from wsflow.request import Request
 from wsflow.server.settings import Settings
 from wsflow.transports.base import Nobody, Transport
 from wsflow.transports.frames import Found

@@ -28,11 +28,9 @@ from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import Attempt, ConnectionLostError, Stamp, Stored
 from wsflow.brokers.feed import Feed
 from wsflow.limits import Limits
-from wsflow.log import Log
 from wsflow.messages.codec import JSON
 from wsflow.messages.events import Envelope, TopicOptions
 from wsflow.testing import MemoryServer, serve_in_memory
-from wsflow.topics import channels
 
 
 class News(msgspec.Struct, tag="news"):
@@ -113,7 +111,6 @@ async def test_garbage_is_logged_and_counted(
     server: BrokerServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "MAX_SIZE", 1000)
-    monkeypatch.setattr(channels, "log", Log("wsflow.topics.topic"))  # nothing logged just before
     envelope = Envelope({"json": JSON.encoded(News("hi"))})
     good = wire.pack(envelope, "somebody", 1, False)
     garbage = [

@@ -354,7 +354,7 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--fd", "987"], "cannot listen on file descriptor 987: "),
         (["--uds", "/no/such/folder/socket"], "cannot listen on /no/such/folder/socket: "),
         (["--ssl-certfile", "nope.pem"], "TLS cannot use nope.pem: No such file or directory"),
-        (["--trusted-proxy", "nonsense"], "--trusted-proxy: 'nonsense'"),
+        (["--trusted-proxy", "nonsense"], "trusted_proxy is 'nonsense'"),
     ],
 )
 def test_usage(

@@ -225,6 +225,15 @@ async def test_a_send_that_meets_the_end(
     assert "ended: peer (4001)" in capsys.readouterr().err
 
 
+async def test_input_that_fails_is_at_its_end() -> None:
+    """A terminal that is gone; here a folder."""
+    folder = os.open("/", os.O_RDONLY)
+    try:
+        assert await asyncio.wait_for(cli_connect.Lines(folder).next(), 5) is None
+    finally:
+        os.close(folder)
+
+
 async def test_bytes(server: Server) -> None:
     code, out, _ = await pipe(server, "bytes", path="/chat/x/texts")
     assert (code, out) == (0, ["<2 bytes> 00 ff", "bytes"])

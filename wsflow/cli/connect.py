@@ -153,10 +153,11 @@ class Lines:
 
     def _read(self, fd: int) -> None:
         rest = b""
-        while data := os.read(fd, 64 * 1024):
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                self._put(line)
+        with contextlib.suppress(OSError):  # the descriptor was closed, or its terminal is gone
+            while data := os.read(fd, 64 * 1024):
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    self._put(line)
         if rest:
             self._put(rest)
         self._put(None)

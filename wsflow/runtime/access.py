@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from wsflow.addresses import Address
 from wsflow.log import Log
-from wsflow.request import Address
 from wsflow.runtime.session import Session
 
 log = Log("wsflow.access")

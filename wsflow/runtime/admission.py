@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, final
 from urllib.parse import urlsplit
 
@@ -13,13 +14,12 @@ from wsflow.errors import Reject
 from wsflow.limits import Limits
 from wsflow.log import Log
 from wsflow.request import Request
+from wsflow.runtime.origins import Hosts, Origins, allowed_origin
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import Source
 
 log = Log("wsflow")
-
-_DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 
 
 class Admitted(NamedTuple):
@@ -36,11 +36,16 @@ class Admission:
 
     Attributes:
         closed: whether all further requests are refused.
+
+    Raises:
+        ValueError: an allowed origin or host is none.
     """
 
     def __init__(self, routes: RouteTable[RoutePlan], limits: Limits) -> None:
         self._routes = routes
         self._limits = limits
+        self._origins = Origins(limits.origin)
+        self._hosts = Hosts(limits.allowed_host)
         self._clients: Counter[str] = Counter()  # connections by the client's address
         self._count = 0
         self.closed = False
@@ -53,6 +58,7 @@ class Admission:
         """
         if self.closed:
             raise Reject(503)
+        self._check_host(request)
         found = self._routes.match(request.path)
         if found is None:
             raise Reject(404)
@@ -79,22 +85,45 @@ class Admission:
         if not self._clients[client]:
             del self._clients[client]
 
+    def _check_host(self, request: Request) -> None:
+        """Refuse a page that was told a name of its own for this host (DNS rebinding)."""
+        hosts = request.headers.get_all("Host")
+        if len(hosts) != 1:
+            raise Reject(400, "one Host header is needed\n")  # RFC 9112 §3.2
+        if not self._hosts.allow(hosts[0]):
+            log.often(
+                logging.WARNING,
+                "refused a connection to %s under the host %s; to allow it: --allowed-host %s",
+                request.path,
+                hosts[0],
+                hosts[0].rpartition(":")[0] or hosts[0],
+            )
+            raise Reject(403)
+
     def _check_origin(self, request: Request) -> None:
         """Refuse pages of other sites (cross-site WebSocket hijacking, RFC 6455 §10.2)."""
         origins = request.headers.get_all("Origin")
-        if not origins or "*" in self._limits.origin:
+        if not origins or self._origins.any:
             return
-        allowed = origins[0] in self._limits.origin or _same_host(
-            origins[0], request.headers.get_all("Host")
-        )
-        if len(origins) > 1 or not allowed:
-            log.warning(
-                "refused a connection to %s from a page of %s; to allow it: --origin %s",
+        if len(origins) > 1 or not self._origins.allow(origins[0], request.headers["Host"]):
+            log.often(
+                logging.WARNING,
+                "refused a connection to %s from a page of %s; %s",
                 request.path,
-                origins[0],
-                origins[0],
+                ", ".join(origins),
+                _advice(origins),
             )
             raise Reject(403)
+
+
+def _advice(origins: Sequence[str]) -> str:
+    """How to allow a page, if it can be."""
+    if len(origins) > 1:
+        return "a browser sends one Origin"
+    try:
+        return f"to allow it: --origin {allowed_origin(origins[0])}"
+    except ValueError:
+        return "a page without an origin of its own cannot be allowed by itself"
 
 
 def prepare(routes: RouteTable[RoutePlan], uri: str, headers: Headers) -> Admitted:
@@ -132,14 +161,3 @@ def _read(plan: RoutePlan, request: Request) -> Admitted:
 
 def _client(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def _same_host(origin: str, hosts: list[str]) -> bool:
-    """Whether an Origin (RFC 6454 §7) has the host of the request."""
-    try:
-        page = urlsplit(origin)
-        default = _DEFAULT_PORTS[page.scheme]
-        asked = urlsplit(f"//{hosts[0]}")
-        return page.hostname == asked.hostname and (page.port or default) == (asked.port or default)
-    except (LookupError, ValueError):
-        return False

@@ -89,10 +89,7 @@ async def _serve(
     parent: socket.socket | None,
 ) -> Exit:
     check_broker(settings)
-    try:
-        server = Server(plan, settings, sockets)
-    except ValueError as exc:
-        raise UsageError(f"--trusted-proxy: {exc}") from None
+    server = Server(plan, settings, sockets)
     try:
         await server.bind()
     except ValueError as exc:

@@ -36,7 +36,7 @@ class Server:
         started: set when it listens.
 
     Raises:
-        ValueError: a trusted proxy or the broker's URL is invalid.
+        ValueError: the broker's URL is invalid.
     """
 
     TLS_GRACE = 2.0
@@ -47,7 +47,7 @@ class Server:
         self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
     ) -> None:
         self._settings = settings
-        self._app = App(plan, settings, settings.broker)
+        self._app = App(plan, settings.effective(), settings.broker)
         self._transports = Transports(settings, self._app)
         self.registry = Registry(self._app.directory)
         self.started = anyio.Event()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from wsflow.addresses import ip_address
 from wsflow.brokers.select import MEMORY
 from wsflow.limits import Limits, SocketLimits, option
-
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,]+", re.IGNORECASE)
+from wsflow.runtime.origins import LOOPBACK, Hosts, Origins
+from wsflow.server.proxies import Proxies, ProxyHeader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,14 @@ class Settings(Limits, SocketLimits):
     )
     trusted_proxy: tuple[str, ...] = option(
         (),
-        "Take the client's address from X-Forwarded-For if the connection comes from this address "
-        'or network, or from a Unix socket: "unix". Repeatable.',
+        "Take the client's address from the proxy's header if the connection comes from this "
+        'address or network, or from a Unix socket: "unix". Repeatable.',
+        group="Security",
+    )
+    proxy_header: ProxyHeader = option(
+        "x-forwarded-for",
+        "The header in which trusted proxies give the client's address: X-Forwarded-For, or "
+        "Forwarded (RFC 7239). They must set it; the other one is not read.",
         group="Security",
     )
     max_handshakes: int = option(
@@ -81,11 +87,9 @@ class Settings(Limits, SocketLimits):
                 raise ValueError(f"{each.name} is {value}: it must be 0 or more")
         if self.open_timeout == 0:
             raise ValueError("open_timeout is 0: no client could connect")
-        for origin in self.origin:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"origin is {origin!r}: write scheme and host, as in https://example.com"
-                )
+        Origins(self.origin)
+        Hosts(self.allowed_host)
+        Proxies(self.trusted_proxy)
         if self.uds is not None and self.fd is not None:
             raise ValueError("uds and fd are both set: a server listens on one of them only")
         if self.port > 65535:
@@ -97,3 +101,12 @@ class Settings(Limits, SocketLimits):
         for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 0: nothing could be received")
+
+    def effective(self) -> Settings:
+        """The same, with the hosts that are allowed by default written out."""
+        address = ip_address(self.host)
+        local = self.host == "localhost" or (address is not None and address.is_loopback)
+        elsewhere = self.uds is not None or self.fd is not None or bool(self.trusted_proxy)
+        if self.allowed_host or elsewhere or not local:
+            return self
+        return replace(self, allowed_host=LOOPBACK)

@@ -9,10 +9,10 @@ from weakref import WeakSet
 
 from websockets.datastructures import Headers
 
-from wsflow.request import Address
+from wsflow.addresses import Address
 from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
-from wsflow.server.proxies import resolver
+from wsflow.server.proxies import Proxies
 from wsflow.server.settings import Settings
 from wsflow.tasks.waiting import Condition
 from wsflow.transports.server import ServerTransport
@@ -30,15 +30,12 @@ class Transports:
     Attributes:
         limits: their limits.
         acceptor: decides on opening requests.
-
-    Raises:
-        ValueError: a trusted proxy is not an address.
     """
 
     def __init__(self, settings: Settings, app: App) -> None:
         self.limits = settings
         self.acceptor = app
-        self._resolve = resolver(settings.trusted_proxy)
+        self._proxies = Proxies(settings.trusted_proxy, settings.proxy_header)
         self._shared: Shared | None = None
         self._arriving: WeakSet[ServerTransport] = WeakSet()  # in the TLS handshake
         self._requesting: set[ServerTransport] = set()
@@ -90,7 +87,7 @@ class Transports:
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The client's address, behind trusted proxies."""
-        return self._resolve(address, headers)
+        return self._proxies.client(address, headers)
 
     def refused(self, address: Address | None, target: str, status: int) -> None:
         """An invalid opening request was answered with an HTTP error."""

@@ -169,9 +169,9 @@ class MemoryServer:
             ValueError: the target is not a path.
         """
         _check_target(target)
-        sent = Headers(Host="testserver")
-        for name, value in header_pairs(headers):
-            sent[name] = value
+        sent = Headers(header_pairs(headers))
+        if "Host" not in sent:
+            sent["Host"] = "testserver"
         if offered := ", ".join(subprotocols):
             sent["Sec-WebSocket-Protocol"] = offered
         sessions: list[Session | None] = []

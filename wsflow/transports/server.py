@@ -13,8 +13,9 @@ from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from wsflow.addresses import Address, address_of
 from wsflow.limits import SocketLimits
-from wsflow.request import Address, Request
+from wsflow.request import Request
 from wsflow.transports.base import Acceptor
 from wsflow.transports.handshake import Head, refusal
 from wsflow.transports.library import Library, server_protocol
@@ -129,7 +130,7 @@ class ServerTransport(SocketTransport):
     def address(self) -> Address | None:
         """The address of the socket's peer; None for a Unix socket."""
         name = self._socket.get_extra_info("peername")
-        return Address(name[0], name[1]) if isinstance(name, tuple) else None
+        return address_of(name[0], name[1]) if isinstance(name, tuple) else None
 
     def accept(self, subprotocol: str | None) -> None:
         opening = self._opening
