@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
+import secrets
+import socket
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import aiohttp
 import anyio
 import anyio.lowlevel
+import jwt
 import msgspec
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from wsflow import (
     Call,
@@ -33,7 +47,7 @@ from wsflow import (
     TopicName,
 )
 from wsflow.limits import Limits
-from wsflow.messages.calls import WINDOW, CallFrame
+from wsflow.messages.calls import WINDOW, Auth, CallFrame
 from wsflow.messages.events import TopicOptions
 from wsflow.request import MAX_QUERY_FIELDS
 from wsflow.runtime import rates
@@ -79,9 +93,14 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "connect": connect,
         "msgspec": msgspec,
         "sweep_cancellation": sweep_cancellation,
+        "check_password": lambda name, password: space["User"](name, ["admin"]),
         "heard": [],
         "log": [],
+        "logged_in": lambda: space["User"]("ada"),
+        "secrets": secrets,
+        "time": time,
         "token": lambda: "secret",
+        "tokens": {},
     }
     apps: dict[str, dict[str, Any]] = {}
     for match in BLOCK.finditer((ROOT / name).read_text()):
@@ -125,7 +144,14 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["docs/patterns.md", "docs/guide.md", "docs/scaling.md", "docs/client.md", "docs/limits.md"],
+    [
+        "docs/patterns.md",
+        "docs/guide.md",
+        "docs/scaling.md",
+        "docs/client.md",
+        "docs/limits.md",
+        "docs/security.md",
+    ],
 )
 def test_all_blocks_run(name: str) -> None:
     assert blocks(name)
@@ -226,18 +252,86 @@ async def test_clients() -> None:
     assert read == ["a", "b", "c"]
 
 
+@asynccontextmanager
+async def over_http(api: Any) -> AsyncIterator[str]:
+    """An app of FastAPI, served."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(api, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    while not server.started:
+        await asyncio.sleep(0.001)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_security() -> None:
+    apps = blocks("docs/security.md")
+    last = apps["/admins"]
+    say, said = last["Say"], last["Said"]
+
+    async def heard(path: str, target: str = "", **options: Any) -> Any:
+        async with connect(apps[path]["app"], target or path, **options) as peer:
+            await peer.send(say("hi"))
+            return await peer.receive(said)
+
+    async with over_http(last["api"]) as url, aiohttp.ClientSession() as http:
+        form = {"name": "ada", "password": "x"}
+        async with http.post(f"{url}/token", json=form) as answer:
+            token = (await answer.json())["access_token"]
+        async with http.post(f"{url}/ticket") as answer:
+            ticket = await answer.json()
+    offered = ["wsflow.json", f"bearer.{token}"]
+    assert await heard("/bearer", subprotocols=offered) == said("ada", "hi")
+    assert await heard("/ticket", f"/ticket?ticket={ticket}") == said("ada", "hi")
+    rotated = jwt.encode({"sub": "ada"}, last["KEY"], "HS256", headers={"kid": "2026-01"})
+    bearer = {"Authorization": f"Bearer {rotated}"}
+    assert await heard("/rotating", headers=bearer) == said("ada", "hi")
+    assert await heard("/cookie", headers={"Cookie": "session=f00d"}) == said("ada", "hi")
+    last["tokens"]["opaque"] = last["User"]("bob")
+    opaque = {"Authorization": "Bearer opaque"}
+    assert await heard("/opaque", headers=opaque) == said("bob", "hi")
+    async with connect(apps["/opaque"]["app"], "/opaque") as peer:
+        assert peer.rejected.status == 401
+
+    async def sign_in(request: HttpRequest) -> PlainTextResponse:
+        request.session["user"] = "ada"
+        return PlainTextResponse("")
+
+    theirs = Starlette(
+        routes=[Route("/", sign_in)],
+        middleware=[Middleware(SessionMiddleware, secret_key=last["KEY"])],
+    )
+    async with over_http(theirs) as url, aiohttp.ClientSession() as http:
+        async with http.get(url) as answer:
+            cookie = answer.cookies["session"].value
+    assert await heard("/starlette", headers={"Cookie": f"session={cookie}"}) == said("ada", "hi")
+    for wrong in ("x", cookie[:-2]):
+        session = {"Cookie": f"session={wrong}"}
+        async with connect(apps["/starlette"]["app"], "/starlette", headers=session) as peer:
+            assert peer.rejected.status == 401
+    app, ban = last["app"], last["Ban"]
+    member = jwt.encode({"sub": "eve"}, last["KEY"], "HS256")
+    async with connect(app, "/admins", headers={"Authorization": f"Bearer {member}"}) as peer:
+        await peer.send(ban("ada"))
+        assert await peer.receive(said) == said("the server", "forbidden")
+
+
 def test_the_protocols_frames() -> None:
     """Each frame on the page is one that wsflow reads and writes so."""
     page = (ROOT / "docs" / "protocol.md").read_text()
-    decode = msgspec.json.Decoder(CallFrame).decode
+    decode = msgspec.json.Decoder(CallFrame | Auth).decode
     lines = re.findall(r'^\{"type": "\$.*\}$', page, re.MULTILINE)
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line in lines:
         frame = decode(line)
         written = msgspec.json.decode(msgspec.json.encode(frame))
         assert written == msgspec.json.decode(line)
     told = set(re.findall(r"^\| `(\$[a-z]+)` \|", page, re.MULTILINE))
-    assert told == {each.__struct_config__.tag for each in get_args(CallFrame)}
+    assert told == {each.__struct_config__.tag for each in (*get_args(CallFrame), Auth)}
     assert f"wsflow grants {WINDOW}" in page
     assert f"more than {Limits().inbox_hard_messages:,}" in page
     assert f"no more than {MOST_ASKED:,} calls" in page

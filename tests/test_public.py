@@ -8,6 +8,7 @@ from typing import get_origin
 import pytest
 
 import wsflow
+import wsflow.auth
 import wsflow.server
 import wsflow.testing
 
@@ -22,10 +23,12 @@ PROMISED = {
     "ConnectError",
     "Connection",
     "Cookie",
+    "Credential",
     "DeclarationError",
     "Disconnected",
     "End",
     "EventId",
+    "Forbidden",
     "Header",
     "Joined",
     "Limits",
@@ -42,6 +45,7 @@ PROMISED = {
     "Registry",
     "Reject",
     "Request",
+    "Requires",
     "Router",
     "Stream",
     "Topic",
@@ -61,7 +65,7 @@ def test_the_names_are_the_promised_ones() -> None:
     assert {name for name in public if not inspect.ismodule(getattr(wsflow, name))} == PROMISED
 
 
-@pytest.mark.parametrize("module", [wsflow, wsflow.server, wsflow.testing])
+@pytest.mark.parametrize("module", [wsflow, wsflow.auth, wsflow.server, wsflow.testing])
 def test_every_public_thing_says_what_it_promises(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         thing = getattr(module, name)

@@ -3,7 +3,8 @@
 from wsflow.addresses import Address
 from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
 from wsflow.connection import Connection
-from wsflow.declare.markers import Cookie, Header, Message, Query, TopicName
+from wsflow.credential import Credential
+from wsflow.declare.markers import Cookie, Header, Message, Query, Requires, TopicName
 from wsflow.declare.router import Router
 from wsflow.end import Cause, End
 from wsflow.errors import (
@@ -13,6 +14,7 @@ from wsflow.errors import (
     ConnectError,
     DeclarationError,
     Disconnected,
+    Forbidden,
     Problem,
     Reject,
 )
@@ -38,10 +40,12 @@ __all__ = [
     "ConnectError",
     "Connection",
     "Cookie",
+    "Credential",
     "DeclarationError",
     "Disconnected",
     "End",
     "EventId",
+    "Forbidden",
     "Header",
     "Joined",
     "Limits",
@@ -58,6 +62,7 @@ __all__ = [
     "Registry",
     "Reject",
     "Request",
+    "Requires",
     "Router",
     "Stream",
     "Topic",

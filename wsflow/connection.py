@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
+from wsflow.credential import Credential
 from wsflow.end import End
 from wsflow.messages.calls import Call, Stream
 from wsflow.request import Request
@@ -36,6 +37,9 @@ class Driver(Protocol):
     def identify(self, user: str) -> None: ...
     async def send(self, message: object) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
+    def set_credential(self, credential: Credential) -> None: ...
+    async def ask_credential(self) -> str: ...
+    def echo(self, subprotocol: str) -> None: ...
 
 
 class Connection:
@@ -81,7 +85,7 @@ class Connection:
         Raises:
             Reject: 429 with ``Retry-After``: the user has as many connections as
                 ``max_connections_per_user`` allows. Let it leave the function.
-            RuntimeError: the handshake is answered already, or the connection has another user.
+            RuntimeError: the connection is open already, or has another user.
             Disconnected: the connection has ended meanwhile.
             TypeError: the name is not a str.
             ValueError: the name is empty.
@@ -150,6 +154,43 @@ class Connection:
             reason: shown to the peer; cut to 123 bytes at a character.
         """
         self._driver.close(code, reason)
+
+    def set_credential(self, credential: Credential) -> None:
+        """Say on which credential this connection is open, in place of an earlier one. The
+        connection is closed with 4401 when it ends, unless the peer renews it: see ``Credential``.
+
+        Call it in ``on_connect`` or in a handler of this connection. Once the peer has left, or
+        the server stops, the credential no longer matters.
+
+        Raises:
+            RuntimeError: it is a client's connection.
+        """
+        self._driver.set_credential(credential)
+
+    async def ask_credential(self) -> str:
+        """Accept the handshake and wait for the first message, which has to be
+        ``{"type": "$auth", "token": "…"}``. Only in ``on_connect``, before anything was sent.
+
+        Until the ``on_connect`` functions have set up, or one of them sends, the connection is in
+        no registry, and no message of a topic is sent to it.
+
+        Returns:
+            The token, which is not verified: do that next, and raise ``Close(4401)`` if it is not
+            accepted.
+
+        Raises:
+            Close: with 4401: another message came first, or none within ``open_timeout``.
+            RuntimeError: it is called elsewhere, or the handshake is accepted already.
+        """
+        return await self._driver.ask_credential()
+
+    def _echo(self, subprotocol: str) -> None:
+        """Answer the handshake with this subprotocol, unless another is negotiated.
+
+        For a token that a browser offers as its only subprotocol: browsers fail a connection that
+        is answered without one of those that they have offered (WHATWG WebSockets).
+        """
+        self._driver.echo(subprotocol)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.request.path}>"

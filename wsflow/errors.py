@@ -64,6 +64,26 @@ class Reject(Exception):
         check_headers(self.headers)
 
 
+class Forbidden(Exception):
+    """A function asks for a user that may do more than this connection's: see ``Requires``.
+
+    Before the handshake is answered it is answered with 403. After that it ends one call with
+    ``CallError("forbidden")``, and any other message by closing with 4403, unless an ``on_error``
+    function takes it. Functions may raise it themselves.
+
+    Args:
+        why: what is missing, for people: it is shown to the peer, cut to 123 bytes in a close
+            frame.
+
+    Raises:
+        TypeError: it is not a str.
+    """
+
+    def __init__(self, why: str = "forbidden") -> None:
+        super().__init__(why)
+        check_text("the reason of a Forbidden", why)
+
+
 class Disconnected(Exception):
     """The connection has ended. If it leaves a handler, that is not an error.
 
@@ -83,8 +103,9 @@ class CallError(Exception):
     Args:
         code: the error for programs: an identifier of your own, as in ``"not_found"``. wsflow
             itself uses ``"unknown"`` (no consumer takes such calls), ``"invalid"`` (the call, or
-            its answer, is not of its type), ``"internal"`` (the consumer raised another exception)
-            and ``"rate_limited"`` (the call came too early for a rate limit, and was dropped).
+            its answer, is not of its type), ``"forbidden"`` (the user may not make it: see
+            ``Requires``), ``"rate_limited"`` (the call came too early for a rate limit, and was
+            dropped) and ``"internal"`` (the consumer raised another exception).
         message: the error for people.
 
     Raises:

@@ -382,7 +382,9 @@ async def test_nats_without_jetstream(tmp_path: Any) -> None:
             async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
                 await publish("plain", News("hi"))
                 assert await peer.receive(News) == News("hi")
-        with pytest.raises(BrokerError, match="topics with history need JetStream, which is not"):
+        with pytest.raises(
+            BrokerError, match="topics with history, and claims, need JetStream, which is not"
+        ):
             async with serve_in_memory(app(), broker=server.url, limits=Limits(publish_timeout=1)):
                 raise AssertionError
 

@@ -283,6 +283,19 @@ def test_an_app_that_does_not_wire(folder: Path, capsys: pytest.CaptureFixture[s
     assert "wrong.py:5: producer produce" in err
 
 
+def test_check_says_what_is_required() -> None:
+    code, out, err = wsflow("check", "examples.members:app", cwd=ROOT)
+    assert (code, err) == (0, "")
+    lines = re.sub(r":\d+\)", ":N)", out).splitlines()
+    mute = lines.index("  consumer mute takes Mute (examples/members.py:N)")
+    assert lines[mute + 1 : mute + 4] == [
+        "      admin: on_connect Bearer",
+        "      muted: lifespan muted",
+        "      requires 'admin' of on_connect Bearer",
+    ]
+    assert "  on_connect Bearer (examples/members.py:N)" in lines
+
+
 def test_check_says_where_every_parameter_comes_from() -> None:
     code, out, err = wsflow("check", "examples.tutorial:app", cwd=ROOT)
     assert (code, err) == (0, "")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from examples import bot, calls, chat, counter, echo, prices, tutorial, workers
+from examples import bot, calls, chat, counter, echo, members, prices, tutorial, workers
 from wsflow.server.loading import wired
 from wsflow.testing import FakeTopic, connect
 
@@ -100,6 +100,28 @@ async def test_chat_handlers_are_functions() -> None:
     assert room.joined
     await chat.say(chat.Say("hi"), member, room)
     assert room.published == [chat.Said("ada", "hi")]
+
+
+async def test_members() -> None:
+    async with connect(members.app, "/members") as nobody:
+        await nobody.send(members.Say("hi"))
+        assert (await nobody.wait_closed()).code == 4401
+    ada = {"headers": {"Authorization": f"Bearer {members.token('ada', 'admin')}"}}
+    bob = {"subprotocols": ["wsflow.json", f"bearer.{members.token('bob')}"]}
+    async with (
+        connect(members.app, "/members", **ada) as admin,  # type: ignore[arg-type]
+        connect(members.app, "/members", **bob) as member,  # type: ignore[arg-type]
+    ):
+        await member.send(members.Say("hi"))
+        assert await admin.receive(members.Said) == members.Said("bob", "hi")
+        await member.send(members.Mute("ada"))
+        assert await member.receive(members.Refused) == members.Refused("forbidden")
+        await admin.send(members.Mute("bob"))
+        await admin.send(members.Say("quiet"))
+        assert await member.receive(members.Said) == members.Said("bob", "hi")
+        assert await member.receive(members.Said) == members.Said("ada", "quiet")
+        await member.send(members.Say("but"))
+        assert await member.receive(members.Refused) == members.Refused("you are muted")
 
 
 class Jumping:

@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from wsflow import Connection, End, Router, Topic
+from wsflow import Connection, Credential, End, Router, Topic
 from wsflow.limits import Limits
 from wsflow.testing import MemoryPeer, sweep_cancellation
 
@@ -33,6 +33,10 @@ class Answer(msgspec.Struct, tag="answer"):
 
 class Session:
     """What on_connect provides."""
+
+
+class Who:
+    """So is this, after a first message."""
 
 
 News = Annotated[Topic[Answer], "news"]
@@ -153,6 +157,19 @@ def lanes(router: Router, seen: Seen) -> None:
                 tasks.start_soon(anyio.sleep, message.key)
 
 
+def credentials(router: Router, seen: Seen) -> None:
+    async def renew(token: str) -> Credential:
+        await checkpoint()
+        return Credential(identity=token, expires_in=0.2, renew=renew, user=Session())
+
+    @router.on_connect
+    async def who(connection: Connection) -> Who:
+        credential = await renew(await connection.ask_credential())
+        connection.set_credential(credential)
+        await checkpoint()
+        return Who()
+
+
 def build(seen: Seen, *parts: Part) -> Router:
     app = outer_app(seen)
     path = Router("/path")
@@ -167,12 +184,20 @@ SHAPES: dict[str, tuple[Part, ...]] = {
     "producer": (producers,),
     "both": (consumers, producers),
     "lanes": (consumers, lanes),
+    "credentials": (consumers, credentials),
 }
+
+
+def auth(token: str) -> dict[str, str]:
+    return {"type": "$auth", "token": token}
+
+
 MESSAGES: dict[str, list[object]] = {
     "consumer": [Ask(1), Ask(2)],
     "producer": [],
     "both": [Ask(1), Ask(2)],
     "lanes": [Ask(1), Slow(1), Slow(1), Slow(2), Answer(1)],
+    "credentials": [auth("ada"), Ask(1), auth("ada"), Ask(2)],
 }
 LIMITS = Limits(open_timeout=50, close_timeout=10)
 

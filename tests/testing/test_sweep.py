@@ -81,7 +81,7 @@ BUGS: dict[str, tuple[Plant, str, set[str]]] = {
         {"tasks"},
     ),
     "producers go on when the peer has left": (
-        planted(Session, "_drain", ('self._children.cancel("producer")', "pass")),
+        planted(Session, "_drain", ('self._children.cancel("producer", "renewal")', "pass")),
         "both",
         {"producers"},
     ),
@@ -145,7 +145,7 @@ BUGS: dict[str, tuple[Plant, str, set[str]]] = {
         {"scopes"},
     ),
     "a client's address is counted for ever": (
-        planted(Admission, "ended", ("self._clients[client] -= 1", "pass")),
+        planted(Admission, "ended", ("_count_down(self._clients, client_of(request))", "pass")),
         "consumer",
         {"next_peer"},
     ),

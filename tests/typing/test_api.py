@@ -1,6 +1,6 @@
 """The public API as users write it: checked by mypy, and run once as a test."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, assert_type
 
 import msgspec
@@ -11,7 +11,9 @@ from wsflow import (
     Close,
     Connection,
     Cookie,
+    Credential,
     End,
+    Forbidden,
     Header,
     Message,
     Opening,
@@ -20,11 +22,13 @@ from wsflow import (
     Registry,
     Reject,
     Request,
+    Requires,
     Router,
     Stream,
     Topic,
     TopicName,
 )
+from wsflow.auth import Bearer, SessionCookie, Ticket
 from wsflow.testing import FakeConnection, FakeTopic, Linked, MemoryPeer, connect
 
 
@@ -139,7 +143,56 @@ async def sign_in(opening: Opening) -> None:
 async def heard(message: Said) -> None: ...
 
 
+class User(msgspec.Struct):
+    sub: str
+    roles: list[str] = []
+
+
+KEY = "0123456789abcdef0123456789abcdef"
+SESSIONS = {"a": User("ada")}
+
+
+async def find_key(header: Mapping[str, object]) -> str:
+    return KEY
+
+
+async def find_user(value: str) -> User | None:
+    return SESSIONS.get(value)
+
+
+ticket = Ticket(User, key=KEY, max_age=10)
+members = Router("/members")
+members.on_connect(Bearer(User, key=find_key, audience="chat", sources=("header",)))
+tickets = Router("/tickets")
+tickets.on_connect(ticket)
+cookies = Router("/cookies")
+cookies.on_connect(SessionCookie(User, read=SESSIONS.get))
+SessionCookie(User, read=find_user, name="sid")
+
+
+@members.consumer
+async def ban(message: Say, admin: Annotated[User, Requires("admin")]) -> None:
+    if message.text == admin.sub:
+        raise Forbidden("not yourself")
+
+
+@members.on_error
+async def forbidden(error: Forbidden) -> Said:
+    return Said(str(error))
+
+
+async def authenticates(connection: Connection, registry: Registry) -> None:
+    assert_type(ticket.issue(User("ada")), str)
+    assert_type(await ticket(connection, registry), User)
+    assert_type(await Bearer(User, key=KEY)(connection), User)
+    assert_type(await registry.claim("name", 5), bool)
+    assert_type(await connection.ask_credential(), str)
+    connection.set_credential(Credential(identity="ada", expires_in=5, user=User("ada")))
+
+
 async def connects() -> None:
+    async with wsflow.connect("ws://x/", credential=lambda: KEY) as peer:
+        assert_type(peer, wsflow.Peer)
     async with wsflow.connect("ws://x/", receives=(Said, Say), reconnect=True) as peer:
         assert_type(peer, wsflow.Peer)
         await peer.send(Say("x"))

@@ -126,6 +126,16 @@ class Broker(Protocol):
             BrokerError: the broker is unreachable.
         """
 
+    async def claim(self, name: str, seconds: float) -> bool:
+        """Claim a name, once among all processes.
+
+        Returns:
+            Whether this is the first claim of the name, for at least ``seconds``.
+
+        Raises:
+            BrokerError: the broker is unreachable, or cannot do it.
+        """
+
     def tell(self, process: str, note: bytes) -> None:
         """Send a note to another process, or with ``""`` to all of them. It may be lost:
         ``appeared`` is called again for a process that may have missed something."""

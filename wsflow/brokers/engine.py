@@ -142,6 +142,24 @@ class EngineConnection(Protocol):
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         """The events that are later than ``after`` and not later than ``upto``."""
 
+    async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
+        """Claim a name, atomically, for all that use this server with the same prefix.
+
+        An engine may go without it. Then nothing that needs it starts: a ``Ticket`` of
+        ``wsflow.auth``.
+
+        Args:
+            name: the name, of any characters.
+            seconds: how long the claim is kept at least; up to 30 days.
+            attempt: which claim it is: it is the first one again if it is repeated.
+
+        Returns:
+            Whether it is the first one, or a repetition of that.
+
+        Raises:
+            BrokerError: the server refuses it.
+        """
+
     def tell(self, process: str, data: bytes) -> None:
         """Send a note to a process, or with "" to all of them; it may be lost."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
@@ -57,6 +58,8 @@ class MemoryBroker:
         self._listener = listener
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._options: dict[str, TopicOptions] = {}
+        self._claimed: set[str] = set()
+        self._kept: list[tuple[float, str]] = []  # claimed names by their time, a heap
         self.counters = Counter(published=0, lost=0, reconnected=0)
 
     async def start(self) -> None:
@@ -93,6 +96,16 @@ class MemoryBroker:
         if stream is None or options is None:
             return Replay(False, [])
         return stream.after(after, options.max_age)
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        now = anyio.current_time()
+        while self._kept and self._kept[0][0] <= now:
+            self._claimed.discard(heapq.heappop(self._kept)[1])
+        if name in self._claimed:
+            return False
+        self._claimed.add(name)
+        heapq.heappush(self._kept, (now + seconds, name))
+        return True
 
     def tell(self, process: str, note: bytes) -> None:
         """Does nothing: there are no other processes."""

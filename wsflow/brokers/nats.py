@@ -8,7 +8,9 @@ direct gets from the stream.
 
 from __future__ import annotations
 
+import base64
 import datetime
+import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -34,6 +36,9 @@ from wsflow.messages.events import TopicOptions
 
 PAGE = 500
 """Events that are read from a history with one request."""
+
+KEPT = 30 * 24 * 3600
+"""Seconds for which claims are kept by a server before NATS 2.11; others know each one's time."""
 
 
 @final
@@ -91,6 +96,7 @@ class NatsConnection:
         self._replicas = replicas
         self._subscriptions: dict[str, Subscription] = {}
         self._epochs: dict[str, str] = {}  # by stream
+        self._claims = ""  # the stream of claims, once it is there
         self.lost = client.lost
         self.close = client.close
         self.ping = client.ping
@@ -263,6 +269,48 @@ class NatsConnection:
         request = {"seq": start, "next_by_subj": subject, "batch": PAGE}
         await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
         return page
+
+    # -- claims
+
+    async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
+        subject = f"{self._prefix}.o.{_token(name, '')}"
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": "0",  # there is no message yet
+            "Nats-TTL": str(max(math.ceil(seconds), 1)),
+        }
+        if not self._claims:
+            await self._open_claims()
+        answer = await self._client.ask(subject, attempt.key.encode(), headers)
+        if status(answer) == "503":  # the stream was lost meanwhile
+            await self._open_claims()
+            answer = await self._client.ask(subject, attempt.key.encode(), headers)
+        try:
+            read_answer(answer)
+        except RefusedError as exc:
+            if exc.code not in RefusedError.NOT_FIRST:
+                raise
+        else:
+            return True
+        if not attempt.again:
+            return False
+        found = await self._find(
+            f"STREAM.MSG.GET.{self._claims}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
+        )
+        return found is not None and base64.b64decode(found["message"]["data"]) == (
+            attempt.key.encode()
+        )
+
+    async def _open_claims(self) -> None:
+        """Find or create the stream of claims."""
+        name = f"{self._prefix}_once"
+        await self._find_or_make(
+            name,
+            subjects=[f"{self._prefix}.o.*"],
+            max_msgs_per_subject=1,
+            max_age=KEPT * 1_000_000_000,
+            allow_msg_ttl=True,
+        )
+        self._claims = name
 
     # -- declarations
 

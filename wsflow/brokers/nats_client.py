@@ -42,6 +42,7 @@ class RefusedError(BrokerError):
 
     NO_STREAM = 10059
     NO_MESSAGE = 10037
+    NOT_FIRST = frozenset({10071, 10164})  # the subject has a message; the number of NATS 2.12, too
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(f"the broker refuses: {why}")
@@ -311,8 +312,8 @@ def read_answer(answer: Msg) -> Any:
     """
     if status(answer) == "503":
         raise BrokerError(
-            "topics with history need JetStream, which is not enabled on this NATS server: start "
-            "it with nats-server -js"
+            "topics with history, and claims, need JetStream, which is not enabled on this NATS "
+            "server: start it with nats-server -js"
         )
     value = msgspec.json.decode(answer.data)
     if (error := value.get("error")) is not None:

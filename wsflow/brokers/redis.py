@@ -88,6 +88,13 @@ local there = #redis.call('XRANGE', stream, ARGV[1], ARGV[1])
 return {there, redis.call('XRANGE', stream, '(' .. ARGV[1], ARGV[2], 'COUNT', ARGV[3])}
 """
 
+_CLAIM = """
+local key, claim, time = KEYS[1], ARGV[1], ARGV[2]
+if redis.call('SET', key, claim, 'NX', 'PX', time) then return 1 end
+if redis.call('GET', key) == claim then return 1 end
+return 0
+"""
+
 
 @final
 class RedisEngine:
@@ -327,6 +334,11 @@ class RedisConnection:
             if len(page) < PAGE:
                 return Stored(complete, entries)
             start = page[-1][0].decode()
+
+    async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
+        keys = (f"{self._prefix}:o:{name}",)
+        first = await self._run_script(_CLAIM, keys, attempt.key, max(int(seconds * 1000), 1))
+        return bool(first)
 
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
         for template, options in topics.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -434,6 +435,30 @@ class RemoteBroker:
             f"{what} at the broker {self._engine.address} failed: {why}; publish_timeout is "
             f"{self._timeout:g} s{more}"
         )
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        attempt = Attempt(os.urandom(16).hex())
+        began = time.monotonic()
+        what = "claiming a name"
+        while True:
+            connection = await self._within_connection(began, what)
+            claim = getattr(connection, "claim", None)
+            if claim is None:
+                raise BrokerError(
+                    f"the broker {self._engine.address} cannot see to it that something happens "
+                    "once among all processes: its engine has no `claim`. Use Redis or NATS, or a "
+                    "store of your own: Ticket(…, store=…)"
+                )
+            try:
+                async with asyncio.timeout(max(self._timeout, PATIENCE)):
+                    first: bool = await claim(name, seconds, attempt)
+            except TimeoutError:
+                raise self._too_late(what) from None
+            except ConnectionLostError:
+                self._give_up(connection)
+                attempt.again = True
+            else:
+                return first
 
     # -- between processes
 

@@ -59,6 +59,8 @@ def _function(call: Invocation, more: str = "") -> Iterator[str]:
     yield f"  {call.handler}{more} ({_short(call.handler.where)})"
     for name, source in call.named_sources:
         yield f"      {name}: {source}"
+    for requires, source in call.guards:
+        yield f"      requires {requires.name} of {source}"
 
 
 def _short(where: str) -> str:

@@ -36,6 +36,7 @@ def run(target: Target, settings: Settings) -> int:
     check_environment()
     plan = wired(target)
     configure_logging(settings)
+    plan.check_limits(settings)
     if settings.workers > 1:
         return supervise(target, settings, partial(announce, target, plan, settings))
     return run_server(plan, settings, partial(announce, target, plan, settings))

@@ -14,6 +14,7 @@ from wsflow.client.limits import ClientLimits
 from wsflow.client.options import check_options
 from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import (
+    AskCredential,
     Client,
     check_uri,
     checked_headers,
@@ -245,13 +246,15 @@ class connect:  # noqa: N801
         headers: headers of the opening request.
         subprotocols: subprotocols to offer.
         limits: limits of the runtime and of the connection.
+        credential: a function, plain or async, that returns a token: see ``run_client``. With raw
+            messages it is not renewed by a message; the client comes back with a new one.
         options: more arguments of ``websockets.connect``: ``ssl``, ``proxy``, ``origin``,
             ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
 
     Raises:
         ValueError: the URI is invalid, or a header cannot be sent.
         TypeError: ``receives`` has a type that msgspec cannot decode, or types that it cannot tell
-            apart; or there is no such option.
+            apart; ``credential`` is no function; or there is no such option.
         ConnectError: on entering: the server cannot be reached, or refuses the connection.
     """
 
@@ -266,6 +269,7 @@ class connect:  # noqa: N801
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
         **options: Any,
     ) -> None:
         kinds = tuple(receives) if isinstance(receives, tuple | list) else (receives,)
@@ -278,6 +282,7 @@ class connect:  # noqa: N801
             "resume": resume,
             "headers": checked_headers(headers),
             "subprotocols": subprotocols,
+            "credential": credential,
             "options": check_options(options),
         }
 

@@ -9,7 +9,8 @@ how the connection ended        reconnects
 1008                            no: a policy forbids it
 1011, 1012, 1013, 1014          yes: an error, a restart, overload, a bad gateway
 3000-3999                       no, except 3008 (timeout)
-4400-4499                       no: a client error, as HTTP's 4xx
+4401                            with a ``credential``: once, with a new one; else no
+other 4400-4499                 no: a client error, as HTTP's 4xx
 other 4000-4999                 yes
 the server cannot be reached,   yes
 or does not answer in time
@@ -18,6 +19,9 @@ the server answers 408, 425,    yes, after its ``Retry-After`` (an hour at most)
 any other answer, or an         no
 invalid certificate
 ============================== ================================================================
+
+A client that has come back after a 4401 does so again once that connection was open for
+``stable_after`` seconds; one that is refused before that, with 4401 or 401, stays away.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from wsflow.credential import EXPIRED
 from wsflow.end import End
 from wsflow.errors import ConnectError
 from wsflow.tasks.backoff import back_off
@@ -76,16 +81,33 @@ class Reconnect:
 
 
 class Pauses:
-    """How long to wait before each attempt of one client.
+    """Whether one client reconnects, and how long it waits before each attempt.
+
+    Args:
+        reconnect: its settings.
+        renews: whether it can bring a new credential.
 
     Attributes:
         attempt: the number of the next attempt, counted from 1 since a connection was stable.
     """
 
-    def __init__(self, reconnect: Reconnect) -> None:
+    def __init__(self, reconnect: Reconnect, *, renews: bool = False) -> None:
         self._reconnect = reconnect
+        self._renews = renews
+        self._came_back = False  # with a new credential, and was not open for long since
         self.attempt = 1
         self._delays: Iterator[float] = iter(())
+
+    def again(self, end: End, open_for: float) -> bool:
+        """Whether the client reconnects after a connection that was open for ``open_for``
+        seconds."""
+        if open_for >= self._reconnect.stable_after:
+            self._came_back = False
+        when = self._reconnect.when
+        if when is reconnects and self._renews and end.code == EXPIRED and not self._came_back:
+            self._came_back = True
+            return True
+        return when(end)
 
     def after(self, end: End, open_for: float) -> float:
         """Seconds to wait after a connection that was open for ``open_for`` seconds.

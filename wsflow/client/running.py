@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, final
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from wsflow.messages.codec import JSON
 from wsflow.opening import Opening
 from wsflow.runtime.admission import prepare
 from wsflow.runtime.app import App
+from wsflow.runtime.credentials import Ask
 from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.background import Background
 from wsflow.transports.base import Begin, DiallingTransport, Transport
@@ -36,6 +38,9 @@ from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
 log = Log("wsflow.client")
+
+AskCredential = Callable[[], str] | Callable[[], Awaitable[str]]
+"""A callback that returns a token."""
 
 Dial = Callable[[Callable[[], Target], Begin], DiallingTransport]
 """Creates a transport that connects to a target, and begins a connection on it."""
@@ -70,6 +75,7 @@ class Client:
         limits: limits of the runtime and of the connection.
         broker: the broker of the client's own topics, as ``wsflow run --broker`` takes it.
         options: more arguments of ``websockets.connect``.
+        credential: returns the token of each connection, plain or async; None to send none.
         changed: called on each attempt, when it is connected, and when the client has ended.
 
     Attributes:
@@ -90,6 +96,7 @@ class Client:
         limits: Limits,
         broker: str = select.MEMORY,
         options: Mapping[str, Any] | None = None,
+        credential: AskCredential | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._changed = changed
@@ -102,6 +109,8 @@ class Client:
         self._subprotocols = tuple(subprotocols)
         self._resume = resume
         self._options = check_options(options or {})
+        self._ask = None if credential is None else asking(credential)
+        self._asking: anyio.CancelScope | None = None
         self._last = LastEvents()
         self._stop = anyio.Event()
         self._background = Background()
@@ -147,17 +156,19 @@ class Client:
     def come_back_no_more(self) -> None:
         """Do not reconnect after the current connection."""
         self._stop.set()
+        if self._asking is not None:
+            self._asking.cancel()
 
     def stop(self) -> None:
         """End the connection, and do not reconnect. Does not wait."""
-        self._stop.set()
+        self.come_back_no_more()
         self.app.abort_start()
         if self.session is not None:
             self.session.finish(End("shutdown", 1001))
 
     async def drain(self, grace: float) -> None:
         """Stop after consumers have finished what was received, for at most ``grace`` seconds."""
-        self._stop.set()
+        self.come_back_no_more()
         self.app.abort_start()
         await self.app.drain(grace)
 
@@ -179,11 +190,11 @@ class Client:
             tasks.cancel_scope.cancel()
 
     async def _connect_again_and_again(self) -> None:
-        pauses = Pauses(self._reconnect or Reconnect())
+        pauses = Pauses(self._reconnect or Reconnect(), renews=self._ask is not None)
         while not self._stop.is_set():
             end, seconds = await self._connect_once(pauses.attempt)
             self.end = end
-            if self._reconnect is None or self._stop.is_set() or not self._reconnect.when(end):
+            if self._reconnect is None or self._stop.is_set() or not pauses.again(end, seconds):
                 break
             pause = pauses.after(end, seconds)
             why = str(end.error)
@@ -197,9 +208,13 @@ class Client:
         """Connect, and wait for the end. Returns the end, and for how many seconds the connection
         was open."""
         opening = Opening(self._uri, Headers(self._headers), self._last.ids, attempt, self.end)
+        if self._ask is not None:
+            failed = await self._authorise(opening, self._ask)
+            if failed is not None:
+                return failed, 0.0
         if self._resume and opening.last_event_id:
             opening.query[self._resume] = opening.last_event_id
-        dialling = Dialling(opening, self._last.note, self._opened)
+        dialling = Dialling(opening, self._last.note, self._opened, self._ask)
         sessions: list[Session] = []
 
         def begin(transport: Transport) -> Session:
@@ -214,6 +229,21 @@ class Client:
         assert session.end is not None  # it is over
         return session.end, session.duration if session.was_open else 0.0
 
+    async def _authorise(self, opening: Opening, ask: Ask) -> End | None:
+        """Add a new credential to an opening request. Returns how that has failed, if it has."""
+        try:
+            with anyio.CancelScope() as scope:
+                self._asking = scope
+                with anyio.fail_after(self.app.limits.open_timeout):
+                    token = await ask()
+                opening.headers["Authorization"] = f"Bearer {token}"
+        except Exception as exc:
+            log.error("there is no credential: the callback failed", exc_info=exc)
+            return End("error", 1011, "", exc)
+        finally:
+            self._asking = None
+        return End("shutdown", 1001) if scope.cancelled_caught else None
+
     def _opened(self) -> None:
         log.info("connected to %s", without_secrets(self._uri))
         self._changed()
@@ -221,9 +251,33 @@ class Client:
     def _target(self, opening: Opening) -> Target:
         plan = self._admitted.plan
         codec = plan.codecs[0]
-        own = () if codec is JSON else (codec.subprotocol,)
+        # It says that frames are understood, so that the server tells when the credential ends.
+        speaks = self._ask is not None and plan.decodings[codec.name].calls
+        own = () if codec is JSON and not speaks else (codec.subprotocol,)
         offered = dict.fromkeys((*plan.subprotocols, *self._subprotocols, *own))
         return Target(opening.uri, opening.headers, tuple(offered), self._options)
+
+
+def asking(credential: AskCredential) -> Ask:
+    """What asks a callback for a token.
+
+    Raises:
+        TypeError: it is no function.
+    """
+    if not callable(credential):
+        raise TypeError("credential is no function: pass one that returns the token")
+
+    async def ask() -> str:
+        token = credential()
+        if inspect.isawaitable(token):
+            token = await token
+        if not isinstance(token, str):
+            raise TypeError(
+                f"the credential callback has returned a {type(token).__name__}, and not a str"
+            )
+        return token
+
+    return ask
 
 
 def dial_sockets(limits: ClientLimits) -> Dial:
@@ -288,6 +342,7 @@ async def run_client(
     override: Mapping[Any, Any] | None = None,
     limits: ClientLimits | None = None,
     broker: str = select.MEMORY,
+    credential: AskCredential | None = None,
     **options: Any,
 ) -> End:
     """Connect to a server, and serve the connection by a Router, whose functions work as in a
@@ -311,6 +366,10 @@ async def run_client(
         override: values by type that are injected instead of others.
         limits: limits of the runtime and of the connection.
         broker: the broker of the client's own topics.
+        credential: a function, plain or async, that returns a token. It is asked anew for each
+            connection, which sends ``Authorization: Bearer …``, and again before the server's
+            credential ends, to renew it by a message. It has ``open_timeout`` to return; what it
+            raises is logged, and ends the attempt as an error (1011) does.
         options: more arguments of ``websockets.connect``: ``ssl``, ``proxy``, ``origin``,
             ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
 
@@ -337,6 +396,7 @@ async def run_client(
         resume=resume,
         limits=limits,
         broker=broker,
+        credential=credential,
         options=options,
     )
     client.start()

@@ -48,6 +48,7 @@ class Handler:
         key: of a consumer: the field whose equal values keep their order.
         on_end: of a producer: whether its end closes the connection.
         limit: of a consumer: how many messages it takes.
+        at: the file and line where the decorator was applied.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class Handler:
     key: str | None = None
     on_end: Literal["close", "keep"] = "close"
     limit: RateLimit = RateLimit()
+    at: str = ""
 
     @functools.cached_property
     def name(self) -> str:
@@ -66,8 +68,8 @@ class Handler:
 
     @property
     def where(self) -> str:
-        """The file and line of the function."""
-        return place(self.fn)
+        """The file and line of the function; of a callable object, those of its registration."""
+        return place(self.fn) if _has_code(self.fn) else self.at or place(self.fn)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -167,7 +169,9 @@ class Router:
         if callable(fn) and not isinstance(fn, type):
             # A module's names are the function's globals; a frame would keep more alive.
             local = None if frame.f_locals is frame.f_globals else frame
-            self._declared.handlers.append(Handler(kind, fn, local, **options))
+            self._declared.handlers.append(
+                Handler(kind, fn, local, at=_frame_place(frame), **options)
+            )
         elif inspect.iscoroutine(fn) or inspect.isasyncgen(fn):
             if inspect.iscoroutine(fn):
                 fn.close()
@@ -314,6 +318,11 @@ def place(fn: Any) -> str:
     if code is None:
         code = getattr(type(fn).__call__, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
+
+
+def _has_code(fn: Any) -> bool:
+    fn = inspect.unwrap(_innermost(fn))
+    return hasattr(getattr(fn, "__func__", fn), "__code__")
 
 
 def _innermost(fn: Any) -> Any:

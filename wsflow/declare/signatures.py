@@ -6,9 +6,11 @@ import collections.abc as abc
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from wsflow.declare.router import Handler
 
@@ -57,6 +59,12 @@ class Parameter:
         """The metadata of its ``Annotated``."""
         is_annotated = get_origin(self.annotation) is Annotated
         return get_args(self.annotation)[1:] if is_annotated else ()
+
+    def without(self, *marks: Any) -> Parameter:
+        """The same parameter without these marks, and without a default."""
+        left = [mark for mark in self.marks if not any(mark is each for each in marks)]
+        annotation = Annotated[(self.bare, *left)] if left else self.bare
+        return replace(self, annotation=annotation, default=EMPTY)
 
     def __str__(self) -> str:
         if self.annotation is EMPTY:
@@ -174,6 +182,16 @@ def members(annotation: Any) -> tuple[Any, ...]:
     if origin is Annotated and get_origin(get_args(annotation)[0]) in (Union, UnionType):
         return members(get_args(annotation)[0])
     return (annotation,)
+
+
+def field_names(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a Struct or a dataclass; None for any other type."""
+    kind = get_origin(kind) or kind
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+    if is_dataclass(kind):
+        return tuple(each.name for each in fields(kind))
+    return None
 
 
 def type_name(annotation: Any) -> str:

@@ -1,6 +1,7 @@
-"""Messages that expect an answer, and the frames that carry calls and answers (docs/protocol.md).
+"""Messages that expect an answer, and the frames that are wsflow's own: those that carry calls and
+answers, and that of credentials (docs/protocol.md).
 
-A call is sent inside a call frame, which has its id; each peer numbers its own calls. Call frames
+A call is sent inside a call frame, which has its id; each peer numbers its own calls. Frames
 are messages like others, distinguished by their tag. Tags that begin with ``$`` are reserved.
 """
 
@@ -112,13 +113,24 @@ class More(msgspec.Struct, tag="$more"):
     items: int
 
 
+class Auth(msgspec.Struct, tag="$auth", omit_defaults=True):
+    """A credential: from a client with its ``token``; from a server with the seconds until the
+    credential of the connection ends, None if it does not end."""
+
+    token: str = ""
+    expires_in: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Auth({'token=…, ' * bool(self.token)}expires_in={self.expires_in})"
+
+
 CallFrame = Ask | Answer | StreamItem | Done | Failed | Cancel | More
-_FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More)
+_FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More, Auth)
 
 
 @functools.cache
 def call_frames(tag_field: str) -> Mapping[Any, Any]:
-    """The call frames for messages with this tag field, by their class in this module."""
+    """The frames for messages with this tag field, by their class in this module."""
     if tag_field == "type":
         return {each: each for each in _FRAMES}
     return {

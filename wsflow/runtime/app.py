@@ -23,7 +23,7 @@ from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import detach
 from wsflow.topics.channels import Channels
-from wsflow.topics.registry import Directory
+from wsflow.topics.registry import Directory, Registry
 from wsflow.transports.base import Transport
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.plan import AppPlan
@@ -54,9 +54,11 @@ class App:
 
     Raises:
         ValueError: the broker's URL is invalid, or its client is not installed.
+        DeclarationError: a function cannot be used with these limits.
     """
 
     def __init__(self, plan: AppPlan, limits: Limits, broker: str = select.MEMORY) -> None:
+        plan.check_limits(limits)
         make = select.broker(broker, limits.publish_timeout, plan.topics.with_history)
         channels = Channels(make, plan.topics.presence_type)
         self.plan = plan
@@ -119,6 +121,7 @@ class App:
         with anyio.CancelScope() as scope:
             self._setting_up = scope
             await self.directory.channels.start()
+            await self.plan.prepare(Registry(self.directory))
         self._setting_up = None
         if any(APP_TASK_GROUP in plan.invocation.sources for plan in self.plan.lifespans):
             self._environment.task_group = await self._children.open_group()

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast, final
 from wsflow.declare.router import Handler
 from wsflow.end import End
 from wsflow.errors import Disconnected, unwrap
-from wsflow.messages.calls import Ask
+from wsflow.messages.calls import Ask, Auth
 from wsflow.messages.codec import BadMessage, Codec, bad_message
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
@@ -36,6 +36,7 @@ class Owner(Protocol):
     def left(self, what: object, exc: BaseException) -> None: ...
     def refuse(self, bad: BadMessage) -> None: ...
     def call_failed(self, what: object, exc: BaseException) -> None: ...
+    def credential_received(self, frame: Auth) -> None: ...
 
 
 @final
@@ -154,8 +155,10 @@ class Dispatcher:
         return count
 
     def _of_a_call(self, frame: Any, size: int) -> None:
-        """Process a call frame: a new call waits for its consumer, others take effect at once."""
-        if not isinstance(frame, Ask):
+        """Process a frame: a new call waits for its consumer, others take effect at once."""
+        if isinstance(frame, Auth):
+            self._owner.credential_received(frame)
+        elif not isinstance(frame, Ask):
             self.calls.receive(frame)
         elif not self._inbox.closed:
             codec = self._outbox.codec
@@ -195,6 +198,17 @@ class Dispatcher:
                 self._plan, self._environment, self._outbox, self._owner.call_failed, self._seen
             )
         return self._handlers
+
+    def rebind(self) -> None:
+        """Values of the connection have changed: functions that are called from now on receive
+        the new ones."""
+        if self._handlers is not None:
+            self._handlers.rebind()
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether frames can be told apart from the messages of the path."""
+        return self._decoding.calls
 
     @property
     def calls(self) -> Calls:

@@ -13,9 +13,10 @@ from typing import final
 
 import anyio
 
+from wsflow.credential import FORBIDDEN
 from wsflow.declare.router import Handler
 from wsflow.end import CAUSE_OF_CODE, End, check_close_code, cut_reason
-from wsflow.errors import Close, ConnectError, Disconnected, Reject, leaves, unwrap
+from wsflow.errors import Close, ConnectError, Disconnected, Forbidden, Reject, leaves, unwrap
 from wsflow.http import status_phrase
 from wsflow.log import Log
 from wsflow.messages.codec import BadMessage
@@ -32,6 +33,9 @@ OVERFLOWN = End("policy", 1008, "too many messages are waiting while a call is p
 
 PEER_LEFT = frozenset({"peer", "vanished"})
 """Causes of an end by the peer, which needs no close frame."""
+
+MEANT = (Close, Reject, Forbidden)
+"""What functions raise to end their connection on purpose; it is no error."""
 
 RAISED = "%s raised %s"
 
@@ -56,6 +60,10 @@ def end_of(exc: BaseException, *, accepted: bool) -> End:
         if accepted:
             return End("policy", 1008, cut_reason(exc.body.strip()))
         return End("rejected", exc.status, exc.body.strip())
+    if isinstance(exc, Forbidden):
+        if accepted:
+            return End("policy", FORBIDDEN, cut_reason(str(exc)))
+        return End("rejected", 403, str(exc).strip())
     return End("error", 1011, "", exc)
 
 
@@ -136,7 +144,7 @@ class Ending:
         cause, errors = exc, [exc]
         if isinstance(exc, BaseExceptionGroup):
             cause, errors = _sort(exc)
-        elif isinstance(exc, Close | Reject):
+        elif isinstance(exc, MEANT):
             errors = []
         try:
             cause = _copied(cause)
@@ -146,7 +154,7 @@ class Ending:
         if self.end is None or self._provisional:
             self._provisional = False
             self.end = end_of(cause, accepted=accepted)
-            self._rejection = cause if isinstance(cause, Reject) else None
+            self._rejection = _rejection_of(cause)
         elif isinstance(cause, Disconnected):
             return False
         for error in errors:
@@ -241,26 +249,35 @@ class Ending:
 def _sort(exc: BaseException) -> tuple[BaseException, list[BaseException]]:
     """The exception of a group that decides the end, and its errors.
 
-    ``Close`` and ``Reject`` take precedence; without them, the group is one error.
+    ``Close``, ``Reject`` and ``Forbidden`` take precedence; without them, the group is one error.
     """
     found = leaves(exc)
     for each in found:
-        if isinstance(each, Close | Reject):
-            return each, [other for other in found if not isinstance(other, Close | Reject)]
+        if isinstance(each, MEANT):
+            return each, [other for other in found if not isinstance(other, MEANT)]
     error = unwrap(exc)
     return error, [error]
 
 
 def _copied(exc: BaseException) -> BaseException:
-    """The same ``Close`` or ``Reject``, made anew: a subclass may have left out an attribute, and a
-    handler may have changed one.
+    """The same ``Close``, ``Reject`` or ``Forbidden``, made anew: a subclass may have left out an
+    attribute, and a handler may have changed one.
 
     Raises:
         Exception: it has none that may be sent.
     """
     if isinstance(exc, Close):
         return Close(exc.code, exc.reason)
+    if isinstance(exc, Forbidden):
+        return Forbidden(str(exc))
     return Reject(exc.status, exc.body, exc.headers) if isinstance(exc, Reject) else exc
+
+
+def _rejection_of(exc: BaseException) -> Reject | None:
+    """The answer to a handshake that an exception has refused; None without one."""
+    if isinstance(exc, Forbidden):
+        return Reject(403, f"{exc}\n")
+    return exc if isinstance(exc, Reject) else None
 
 
 def _with_error(end: End, error: BaseException) -> End:

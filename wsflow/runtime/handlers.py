@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import Any, cast, final
 
 from wsflow.declare.router import Handler
-from wsflow.errors import CallError, Close, Disconnected, Reject, leaves, unwrap
+from wsflow.errors import CallError, Close, Disconnected, Forbidden, Reject, leaves, unwrap
 from wsflow.messages.events import event_id_field
 from wsflow.runtime.calls import Answering
 from wsflow.runtime.outbox import BURST_MESSAGES, Outbox
@@ -17,7 +17,7 @@ from wsflow.runtime.scopes import enter, leave, throw
 from wsflow.tasks.detached import Begun, begin, checkpoint
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound, Invocation, MessageValues
-from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan
+from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan, ScopePlan
 
 Bind = Callable[[MessageValues], Bound]
 
@@ -62,7 +62,14 @@ class Handlers:
         self._bound: dict[ConsumerPlan, Callable[[Any], Any]] = {}  # with the first message
         self._errors: dict[Handler, Bound] = {}
         self._handled = 0
-        self._scopes = [(scope, self._bind(scope.invocation)) for scope in plan.on_message]
+        self._scopes: list[tuple[ScopePlan, Bind]] = []
+        self.rebind()
+
+    def rebind(self) -> None:
+        """Values of the connection have changed: calls from now on receive the new ones."""
+        self._bound.clear()
+        self._errors.clear()
+        self._scopes = [(scope, self._bind(scope.invocation)) for scope in self._plan.on_message]
 
     def _bind(self, call: Invocation) -> Bind:
         if call.per_message:
@@ -106,9 +113,9 @@ class Handlers:
             Close, Reject: the handler raised it.
             Exception: the handler raised it, and no ``on_error`` function has handled it.
         """
-        call = self._bound.get(consumer) or self._bind_consumer(consumer)
         rest: Awaitable[Any]
         try:
+            call = self._bound.get(consumer) or self._bind_consumer(consumer)
             coroutine = call(message)
             if type(coroutine) is not CoroutineType:
                 coroutine = _wait_for(coroutine)
@@ -212,6 +219,8 @@ class Handlers:
         except Exception as unhandled:
             if _is_meant(unhandled):
                 raise
+            if isinstance(refused := unwrap(unhandled), Forbidden):
+                return CallError("forbidden", str(refused))
             self._call_failed(consumer.handler, unhandled)
             error = CallError("internal")
         return error

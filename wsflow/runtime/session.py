@@ -30,20 +30,23 @@ import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 import anyio
 
 from wsflow.connection import Connection
+from wsflow.credential import EXPIRED, Credential
 from wsflow.declare.router import Handler
 from wsflow.end import End
 from wsflow.errors import Close, ConnectError, Disconnected, Reject
 from wsflow.limits import Limits
+from wsflow.messages.calls import Auth
 from wsflow.messages.codec import BadMessage, Codec
 from wsflow.opening import Opening
 from wsflow.request import Request
 from wsflow.runtime.calls import Calls
+from wsflow.runtime.credentials import Ask, Held, Keeper, Renewing
 from wsflow.runtime.dispatch import Dispatcher
 from wsflow.runtime.ending import (
     OVERFLOWN,
@@ -62,7 +65,7 @@ from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.rates import SharedRates
 from wsflow.runtime.scopes import Nest, Step
 from wsflow.runtime.throttle import Throttle
-from wsflow.tasks.children import Children
+from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import Detached, detach
 from wsflow.tasks.waiting import Latch, Timer
 from wsflow.topics.channels import Membership
@@ -129,11 +132,26 @@ class Dialling:
         opening: its opening request.
         seen: called with each message that is handled, and its event id.
         opened: called when the connection is open.
+        ask: returns a credential, to renew that of the connection; None if there is none.
     """
 
     opening: Opening
     seen: Callable[[Any, str], None]
     opened: Callable[[], None]
+    ask: Ask | None = None
+
+
+@dataclass(slots=True)
+class _First:
+    """The first message, while it has to be a credential.
+
+    Attributes:
+        came: set when it has come.
+        token: its token; None if it is another message.
+    """
+
+    came: Latch = field(default_factory=Latch)
+    token: str | None = None
 
 
 @final
@@ -152,10 +170,11 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_answered", "_app", "_children", "_dialling", "_dispatcher", "_due", "_environment",
-        "_goodbye", "_host", "_in", "_inbox", "_scope", "_started", "_throttle", "_timer",
-        "accepted", "connection", "duration", "ending", "id", "listeners", "memberships", "outbox",
-        "over", "phase", "plan", "received", "subprotocol", "transport", "user",
+        "_announced", "_answered", "_app", "_children", "_credential", "_dialling", "_dispatcher",
+        "_due", "_echo", "_environment", "_first", "_goodbye", "_host", "_in", "_inbox", "_scope",
+        "_started", "_throttle", "_timer", "accepted", "connection", "duration", "ending", "id",
+        "listeners", "memberships", "outbox", "over", "phase", "plan", "received", "subprotocol",
+        "transport", "user",
     )
     # fmt: on
 
@@ -213,6 +232,12 @@ class Session:
             self._throttle,
             seen,
         )
+        self._announced = False  # whether the registry knows it, and its peer may be sent something
+        self._echo: str | None = None  # the subprotocol of the answer, if none is negotiated
+        self._first: _First | None = None  # the first message, while it has to be a credential
+        self._credential: Keeper | None = None
+        if dialling is not None and dialling.ask is not None:
+            self._credential = Renewing(self, transport, dialling.ask, limits.open_timeout)
         self._host: Detached | None = None
         self._scope: anyio.CancelScope | None = None  # the part of the host that ``_stop`` cancels
         self._in: Handler | None = None  # the scope function that the host is running
@@ -263,8 +288,7 @@ class Session:
         self._answered = None
         self.subprotocol = subprotocol
         self._dispatcher.speak(self.plan.codec(subprotocol))
-        self._app.directory.add(self.connection, self)
-        self.outbox.open()
+        self._announce()
         if self.phase is READY:
             self._open()
         answered.set()
@@ -280,14 +304,15 @@ class Session:
         self.outbox.resume()
 
     def messages_received(self, messages: Sequence[Found]) -> int:
+        if self._first is not None:
+            return self._take_first(self._first, messages)
         dispatcher = self._dispatcher
         if dispatcher.ready and self._host is not None:
             count = self._host.within(dispatcher.receive, messages)
         else:
             count = dispatcher.receive(messages)
             if self.phase is RESTING and dispatcher.busy:
-                self._enter(OPEN)
-                self._start_host()
+                self._need_host()
         self.received += count
         return count
 
@@ -314,7 +339,7 @@ class Session:
     # -- requests of handlers, topics and the dispatcher
 
     async def send(self, message: object) -> None:
-        if not self.was_open:
+        if not self._announced:
             self.codec.pack(message)  # if it cannot be encoded, the handshake is not accepted
             self._accept()
             if self._answered is not None:
@@ -328,10 +353,10 @@ class Session:
             raise ValueError("the name of a user is empty")
         if self.ending.end is not None:
             raise Disconnected(self.ending.end)
-        if self.accepted or self.phase is not CONNECTING:
+        if self._announced or self.phase is not CONNECTING:
             raise RuntimeError(
-                "the handshake is answered already: call identify in an on_connect function, "
-                "before its yield and before anything is sent"
+                "the connection is open already: call identify in an on_connect function, before "
+                "its yield and before anything is sent"
             )
         if self.user not in (None, user):
             raise RuntimeError(f"the user of this connection is {self.user!r} already")
@@ -363,6 +388,90 @@ class Session:
 
     def _overflown(self) -> None:
         self.finish(OVERFLOWN)
+
+    # -- credentials
+
+    def set_credential(self, credential: Credential) -> None:
+        if self.transport.dials:
+            raise RuntimeError("set_credential: it is a server that a credential is shown to")
+        held = self._credential
+        if not isinstance(held, Held):
+            codecs = {codec.subprotocol for codec in self.plan.codecs}
+            speaks = not codecs.isdisjoint(self.connection.request.subprotocols)
+            held = Held(self, self.transport, self._app.limits.open_timeout, speaks=speaks)
+            self._credential = held
+        if self.phase >= DRAINING:
+            held.stop()
+        held.hold(credential)
+        if self._announced:
+            held.tell()
+
+    async def ask_credential(self) -> str:
+        scope = self._scope
+        if self.phase is not CONNECTING or self.accepted or self.transport.dials or scope is None:
+            raise RuntimeError(
+                "ask_credential: the first message can be a credential only if an on_connect "
+                "function of a server asks for it, before the handshake is accepted"
+            )
+        limits = self._app.limits
+        scope.deadline += limits.open_timeout
+        self._expect_within(2 * limits.open_timeout + limits.close_timeout, self._give_up)
+        self._first = first = _First()
+        self._shake()
+        with anyio.move_on_after(limits.open_timeout):
+            await first.came.wait()
+        self._first = None
+        if first.token is None:
+            other = "the first message is no credential"
+            raise Close(EXPIRED, other if first.came.is_set else "no credential has come in time")
+        self._credential = Held(self, self.transport, limits.open_timeout, speaks=True)
+        return first.token
+
+    def _take_first(self, first: _First, messages: Sequence[Found]) -> int:
+        """The first message has come, which has to be a credential."""
+        self._first = None
+        data, text, _ = messages[0]
+        if bool(text) is self.codec.text:
+            try:
+                first.token = self.codec.decoder(self.plan.call_frames[Auth])(data).token or None
+            except Exception:
+                first.token = None  # another message
+        first.came.set()
+        self.received += 1
+        return 1 + (self.messages_received(messages[1:]) if len(messages) > 1 else 0)
+
+    def echo(self, subprotocol: str) -> None:
+        self._echo = subprotocol
+
+    def credential_received(self, frame: Auth) -> None:
+        """The peer has sent a credential, or how long it is valid."""
+        if self._credential is not None:
+            self._credential.received(frame)
+
+    def errand(self, name: str, run: Run, scope: anyio.CancelScope) -> None:
+        self._need_host()
+        self._children.start(name, "renewal", run, scope)
+
+    def expect(self, pending: bool) -> None:
+        if pending:
+            self._inbox.expect()
+        else:
+            self._inbox.expected()
+
+    def replace(self, old: object, new: object) -> None:
+        values = self._environment.values
+        for handler in [each for each, value in values.items() if value is old]:
+            values[handler] = new
+        self._dispatcher.rebind()
+
+    def tell(self, frame: type, **fields: object) -> None:
+        if self._dispatcher.has_frames:
+            self.outbox.urge(self.plan.call_frames[frame](**fields))
+
+    def _keep_no_more(self) -> None:
+        """The credential no longer matters: the connection ends for another reason."""
+        if self._credential is not None:
+            self._credential.stop()
 
     # -- ending
 
@@ -396,6 +505,7 @@ class Session:
             self.finish(goodbye)
         else:
             self._goodbye = goodbye
+            self._keep_no_more()
             self._dispatcher.wind_up()
             if not self._inbox.expecting:
                 self.transport.pause_reading()
@@ -416,7 +526,8 @@ class Session:
         if self.phase is OPEN:
             self._enter(DRAINING)
             self._inbox.close()
-            self._children.cancel("producer")
+            self._keep_no_more()
+            self._children.cancel("producer", "renewal")
         self._expect_within(seconds, self._drained_too_long)
 
     def _drained_too_long(self) -> None:
@@ -435,6 +546,7 @@ class Session:
             self._lose(end)
         self._inbox.discard()  # tasks that wait for a message are cancelled
         self._children.close()
+        self._keep_no_more()
         if not has_host:
             self._end_at_rest()
             return
@@ -478,6 +590,12 @@ class Session:
         self._host = detach(
             self._run, name=f"wsflow {self.plan.template}", context=self._app.context.copy()
         )
+
+    def _need_host(self) -> None:
+        """Start the host, if the connection is at rest."""
+        if self.phase is RESTING:
+            self._enter(OPEN)
+            self._start_host()
 
     def _end_at_rest(self) -> None:
         """End without a host; start one if there are ``on_disconnect`` functions to run."""
@@ -533,21 +651,30 @@ class Session:
 
     def _accept(self) -> None:
         """Answer the handshake, once."""
-        if self.accepted or self.ending.end is not None:
-            return
-        if self._throttle is not None:
+        if not self.accepted and self.ending.end is None and self._throttle is not None:
             try:
                 self._throttle.check()
             except Reject as refusal:
                 self.left("the rate limit", refusal)
                 return
-        self.accepted = True
-        self.transport.accept(self.subprotocol)
-        if self._answered is None:
-            self._app.directory.add(self.connection, self)
-            self.outbox.open()
+        self._shake()
+        if self.ending.end is None and self._answered is None and not self._announced:
+            self._announce()
             if self.phase is READY:
                 self._open()
+
+    def _shake(self) -> None:
+        if not self.accepted and self.ending.end is None:
+            self.accepted = True
+            self.transport.accept(self.subprotocol or self._echo)
+
+    def _announce(self) -> None:
+        """The connection is open: the registry may know it, and messages may be sent."""
+        self._announced = True
+        self._app.directory.add(self.connection, self)
+        self.outbox.open()
+        if isinstance(self._credential, Held):
+            self._credential.tell()
 
     def _open(self) -> None:
         """All functions have set up, and the handshake is completed."""
@@ -632,7 +759,9 @@ class Session:
 
     def _tell(self) -> None:
         """Send the end to the peer."""
-        self.accepted = self.ending.tell(self.transport, self.accepted, self.subprotocol)
+        self.accepted = self.ending.tell(
+            self.transport, self.accepted, self.subprotocol or self._echo
+        )
 
     async def join(self) -> None:
         """Wait for the end. Cancelling it stops the session, and still waits for its end."""

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from wsflow.tasks.waiting import wait_shielded
 
 Run = Callable[[], Coroutine[Any, Any, None]]
-Role = Literal["producer", "consumer", "lane", "slot", "group", "farewell"]
+Role = Literal["producer", "consumer", "lane", "slot", "group", "farewell", "renewal"]
 
 
 class Spawn(Protocol):

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from websockets.datastructures import Headers
 
 from wsflow.connection import Asks, Connection
+from wsflow.credential import EXPIRED, Credential
 from wsflow.end import End
 from wsflow.errors import CallError, Close, Disconnected
 from wsflow.messages.calls import Call, Stream
@@ -32,9 +33,11 @@ class FakeConnection(Connection):
         subprotocol: the negotiated subprotocol.
         answers: by type of call, a function that returns the answer of the peer for a call: a
             value, or the items of a ``Stream``. It may raise a ``CallError``, as the peer would.
+        token: the token of the first message; ``""`` if that is no credential.
 
     Attributes:
         sent: what was sent, in order; calls too.
+        credential: the last one that was set; None without one.
     """
 
     def __init__(
@@ -46,25 +49,43 @@ class FakeConnection(Connection):
         id: str = "fake",
         subprotocol: str | None = None,
         answers: Mapping[type, Callable[[Any], Any]] | None = None,
+        token: str = "",
     ) -> None:
         request = Request.parse(target, Headers(headers or {}))
-        self._recorder = _FakeDriver(subprotocol, answers or {})
+        self._recorder = _FakeDriver(subprotocol, answers or {}, token)
         super().__init__(id, request.at(path_params or {}), self._recorder)
 
     @property
     def sent(self) -> list[object]:
         return self._recorder.sent
 
+    @property
+    def credential(self) -> Credential | None:
+        return self._recorder.credential
+
 
 class _FakeDriver:
     def __init__(
-        self, subprotocol: str | None, answers: Mapping[type, Callable[[Any], Any]]
+        self, subprotocol: str | None, answers: Mapping[type, Callable[[Any], Any]], token: str
     ) -> None:
+        self._token = token
         self._answers = answers
         self.subprotocol = subprotocol
         self.user: str | None = None
         self.end: End | None = None
         self.sent: list[object] = []
+        self.credential: Credential | None = None
+
+    def set_credential(self, credential: Credential) -> None:
+        self.credential = credential
+
+    async def ask_credential(self) -> str:
+        if not self._token:
+            raise Close(EXPIRED, "the first message is no credential")
+        return self._token
+
+    def echo(self, subprotocol: str) -> None:
+        self.subprotocol = self.subprotocol or subprotocol
 
     @property
     def calls(self) -> Asks:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 from wsflow.client.reconnecting import Reconnect
-from wsflow.client.running import Client, reconnecting
+from wsflow.client.running import AskCredential, Client, reconnecting
 from wsflow.connection import Connection
 from wsflow.declare.router import Router
 from wsflow.end import End
@@ -45,6 +45,7 @@ class Linked:
         subprotocols: Iterable[str],
         override: Mapping[Any, Any] | None,
         limits: Limits,
+        credential: AskCredential | None,
     ) -> None:
         self.link = Link()
         self._servers = sessions
@@ -59,6 +60,7 @@ class Linked:
             headers=headers,
             subprotocols=subprotocols,
             limits=limits,
+            credential=credential,
             changed=self._changed,
         )
         self.registry = registry

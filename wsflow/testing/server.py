@@ -14,6 +14,7 @@ from websockets.datastructures import Headers
 
 from wsflow.brokers import select
 from wsflow.client.reconnecting import Reconnect
+from wsflow.client.running import AskCredential
 from wsflow.declare.router import Router
 from wsflow.http import HeaderItems, header_pairs
 from wsflow.limits import Limits
@@ -103,6 +104,7 @@ class MemoryServer:
         reconnect: Reconnect | bool = False,
         resume: str = "",
         override: Mapping[Any, Any] | None = None,
+        credential: AskCredential | None = None,
     ) -> AbstractAsyncContextManager[Linked]:
         """Connect a client Router to a path: ``async with server.link(bot, "/chat") as both``.
 
@@ -114,6 +116,7 @@ class MemoryServer:
             reconnect: whether and how the client reconnects.
             resume: the name of the query parameter that takes the last event id.
             override: values by type that are injected in the client instead of others.
+            credential: a function that returns the client's token: see ``wsflow.run_client``.
         """
         sessions: list[Session] = []
 
@@ -139,6 +142,7 @@ class MemoryServer:
             subprotocols=subprotocols,
             override=override,
             limits=self._app.limits,
+            credential=credential,
         )
         return Connecting(lambda: linked, self._knows)
 
@@ -348,6 +352,7 @@ class connect(Generic[P]):  # noqa: N801
         reconnect: whether and how the client reconnects.
         resume: the name of the query parameter that takes the client's last event id.
         client_override: values by type that are injected in the client instead of others.
+        credential: a function that returns the client's token: see ``wsflow.run_client``.
 
     Raises:
         DeclarationError: the app's declarations are invalid.
@@ -379,6 +384,7 @@ class connect(Generic[P]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         client_override: Mapping[Any, Any] | None = None,
+        credential: AskCredential | None = None,
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         override: Mapping[Any, Any] | None = None,
@@ -393,6 +399,7 @@ class connect(Generic[P]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         client_override: Mapping[Any, Any] | None = None,
+        credential: AskCredential | None = None,
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         override: Mapping[Any, Any] | None = None,
@@ -404,6 +411,7 @@ class connect(Generic[P]):  # noqa: N801
             "reconnect": reconnect,
             "resume": resume,
             "override": client_override,
+            "credential": credential,
         }
         self._router = router
         self._target = target

@@ -544,6 +544,8 @@ class _Run:
             await sweep.scenario(peer)
         except Exception as exc:
             failed = exc
+            if session is not None and session.ending.errors:
+                failed.__cause__ = session.ending.errors[0]  # what the app did is why
         if session is not None:
             await self._read_all(session, transport)
         await peer._leave()

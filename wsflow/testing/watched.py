@@ -135,7 +135,7 @@ class Watched:
 class WatchedInvocation(Invocation):
     """An invocation whose calls are watched."""
 
-    watch: Callable[[Handler, Any], Any]
+    watch: Callable[[Handler, Any], Any] = field(kw_only=True)
 
     def bind(self, environment: Environment, *, leads: bool = False) -> Bound:
         return self._watched(Invocation.bind(self, environment, leads=leads))
@@ -152,7 +152,9 @@ def watched(plan: AppPlan, watch: Callable[[Handler, Any], Any]) -> AppPlan:
     """The same plan, with its scope functions and ``on_disconnect`` functions watched."""
 
     def call(each: Invocation) -> Invocation:
-        return WatchedInvocation(each.handler, each.positional, each.keywords, each.names, watch)
+        return WatchedInvocation(
+            each.handler, each.positional, each.keywords, each.names, each.guards, watch=watch
+        )
 
     def scope(each: ScopePlan) -> ScopePlan:
         return replace(each, invocation=call(each.invocation))

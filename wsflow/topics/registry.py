@@ -15,6 +15,9 @@ from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.topic import Topic, excluded_ids
 from wsflow.topics.type import TopicType
 
+MAX_CLAIM = 30 * 24 * 3600
+"""Seconds for which a name can be claimed."""
+
 
 @dataclass
 class Directory:
@@ -98,6 +101,26 @@ class Registry:
         kind = TopicType((object,), TopicOptions(), self._directory.codecs)
         envelope = kind.envelope(message, excluded_ids(exclude))
         await self._directory.channels.broker.publish(EVERYBODY, envelope, kind.options)
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        """Claim a name, for something that has to happen once among all processes of the app.
+
+        Args:
+            name: the name, unique among all that the app claims.
+            seconds: how long the claim is kept at least: more than 0, up to 30 days.
+
+        Returns:
+            True for the first who claims it, False for all others. With ``memory://`` that is
+            within this process. On Redis a claim can be lost in a failover.
+
+        Raises:
+            ValueError: ``seconds`` is out of bounds.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
+                seconds), or cannot do it: on NATS it needs JetStream.
+        """
+        if not 0 < seconds <= MAX_CLAIM:
+            raise ValueError(f"seconds is {seconds!r}: use more than 0, and at most 30 days")
+        return await self._directory.channels.broker.claim(name, seconds)
 
     def counters(self) -> dict[str, int]:
         """Current values and counters of this process.

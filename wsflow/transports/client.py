@@ -24,7 +24,7 @@ from wsflow.messages.encoded import EncodedMessage
 from wsflow.transports.base import Begin, Receiver
 from wsflow.transports.connect_errors import connect_error
 from wsflow.transports.handshake import Head
-from wsflow.transports.library import Library
+from wsflow.transports.library import QUIET, Library
 from wsflow.transports.shared import Shared
 from wsflow.transports.sockets import Phase, SocketTransport
 
@@ -231,6 +231,7 @@ class Dialler:
                 subprotocols=cast(Any, list(target.subprotocols) or None),
                 compression="deflate" if limits.compression == "deflate" else None,
                 open_timeout=limits.open_timeout,
+                logger=QUIET,
                 max_size=limits.max_message_size,
                 create_connection=cast(Any, create),
                 **target.options,

@@ -34,9 +34,10 @@ _DEFLATE = ServerPerMessageDeflateFactory(
     compress_settings={"memLevel": 5},
 )
 
-# The library logs each connection, which the access log does already.
-_quiet = logging.getLogger("wsflow.websockets")
-_quiet.setLevel(logging.ERROR)
+# The library logs each connection, which the access log does already; and on the level DEBUG each
+# header, with its token.
+QUIET = logging.getLogger("wsflow.websockets")
+QUIET.setLevel(logging.ERROR)
 
 
 def server_protocol(limits: SocketLimits) -> ServerProtocol:
@@ -44,7 +45,7 @@ def server_protocol(limits: SocketLimits) -> ServerProtocol:
     return ServerProtocol(
         extensions=[_DEFLATE] if limits.compression == "deflate" else None,
         max_size=limits.max_message_size,
-        logger=_quiet,
+        logger=QUIET,
     )
 
 
@@ -87,7 +88,7 @@ class Library:
         """The protocol; created again if it was released."""
         protocol = self._protocol
         if protocol is None:
-            protocol = Protocol(SERVER, max_size=self._limits.max_message_size, logger=_quiet)
+            protocol = Protocol(SERVER, max_size=self._limits.max_message_size, logger=QUIET)
             protocol.extensions = list(self.extensions)
             self._protocol = protocol
         return protocol

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-import msgspec
 from anyio.abc import TaskGroup
 
-from wsflow.declare.markers import REQUEST_MARKERS, Message
+from wsflow.declare.markers import REQUEST_MARKERS, Message, Requires
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, ITERATORS, Parameter, Signature, members, type_name
+from wsflow.declare.signatures import (
+    EMPTY,
+    ITERATORS,
+    Parameter,
+    Signature,
+    field_names,
+    members,
+    type_name,
+)
 from wsflow.end import End
 from wsflow.errors import Close, Disconnected, Reject
 from wsflow.messages.calls import Stream, answer_type, is_call
@@ -177,7 +183,7 @@ class Functions:
             )
         elif handler.key is not None:
             for kind in kinds:
-                if (names := _fields(kind)) is None or handler.key not in names:
+                if (names := field_names(kind)) is None or handler.key not in names:
                     has = f"has {', '.join(names)}" if names else "has no fields"
                     self._problem(
                         handler,
@@ -381,14 +387,5 @@ def _injected(parameter: Parameter) -> bool:
     return (
         bare in (*GIVEN, TaskGroup, End)
         or (get_origin(bare) or bare) is Topic
-        or any(isinstance(mark, (*REQUEST_MARKERS, Message)) for mark in parameter.marks)
+        or any(isinstance(mark, (*REQUEST_MARKERS, Message, Requires)) for mark in parameter.marks)
     )
-
-
-def _fields(kind: Any) -> tuple[str, ...] | None:
-    kind = get_origin(kind) or kind
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return kind.__struct_fields__
-    if is_dataclass(kind):
-        return tuple(each.name for each in fields(kind))
-    return None

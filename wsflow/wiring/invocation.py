@@ -6,16 +6,20 @@ closure. Per message, that closure is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsflow.declare.markers import Requires
 from wsflow.declare.router import Handler
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.sources import PerMessage, Source
 
 Bound = Callable[..., Any]
 """Called with the leading arguments (a message, an exception, or none)."""
+
+Guard = tuple[Requires, Source]
+"""What is required, and the source of the user that it is asked of."""
 
 MessageValues = Mapping[Handler | None, Any]
 """The values of ``on_message`` functions for one message; the message itself under None."""
@@ -30,12 +34,14 @@ class Invocation:
         positional: sources by position, after the leading arguments.
         keywords: sources by name.
         names: the parameters that ``positional`` fills.
+        guards: what each call requires.
     """
 
     handler: Handler
     positional: tuple[Source, ...]
     keywords: tuple[tuple[str, Source], ...]
     names: tuple[str, ...]
+    guards: tuple[Guard, ...] = ()
 
     @property
     def per_message(self) -> bool:
@@ -44,7 +50,11 @@ class Invocation:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (*self.positional, *(source for _, source in self.keywords))
+        return (
+            *self.positional,
+            *(source for _, source in self.keywords),
+            *(source for _, source in self.guards),
+        )
 
     @property
     def named_sources(self) -> tuple[tuple[str, Source], ...]:
@@ -58,6 +68,13 @@ class Invocation:
             environment: the values of the connection.
             leads: whether it is always called with one leading argument, a message.
         """
+        bound = self._bind(environment, leads)
+        if not self.guards:
+            return bound
+        asked = [(requires, source.get(environment)) for requires, source in self.guards]
+        return _guarded(bound, asked)
+
+    def _bind(self, environment: Environment, leads: bool) -> Bound:
         fn = self.handler.fn
         values = [source.get(environment) for source in self.positional]
         if self.keywords:
@@ -88,6 +105,7 @@ class Invocation:
         ]
         fixed = [source.get(environment) for source in self.positional]
         fixed_named = {name: source.get(environment) for name, source in self.keywords}
+        guards = [(requires, source, source.get(environment)) for requires, source in self.guards]
 
         def fill(provided: MessageValues) -> Bound:
             values, named = fixed.copy(), fixed_named.copy()
@@ -95,6 +113,21 @@ class Invocation:
                 values[index] = provided[handler]
             for name, handler in named_holes:
                 named[name] = provided[handler]
+            for requires, source, user in guards:
+                if isinstance(source, PerMessage):
+                    user = provided[source.handler]
+                requires.check(user)
             return lambda *leading: fn(*leading, *values, **named)
 
         return fill
+
+
+def _guarded(bound: Bound, asked: Sequence[tuple[Requires, Any]]) -> Bound:
+    """A bound call that is only made if its guards let it pass."""
+
+    def guarded(*leading: Any) -> Any:
+        for requires, user in asked:
+            requires.check(user)
+        return bound(*leading)
+
+    return guarded

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from wsflow.declare.router import Handler, Per, WhenOver
+from wsflow.errors import DeclarationError, Problem
+from wsflow.limits import Limits
 from wsflow.messages.codec import CODECS, Codec, Decoding
 from wsflow.topics.declared import DeclaredTopics
+from wsflow.topics.registry import Registry
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import TASK_GROUP, FromPath, FromRequest
@@ -234,6 +237,26 @@ class RoutePlan:
         return found
 
 
+@runtime_checkable
+class ChecksLimits(Protocol):
+    """A function that cannot be used with all limits."""
+
+    def check_limits(self, limits: Limits) -> tuple[str, str] | None:
+        """Why it cannot be used with these limits, and what to do; None if it can."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A function that must be sure of something before the app serves."""
+
+    async def prepare(self, registry: Registry) -> None:
+        """Prepare, once the broker is connected.
+
+        Raises:
+            Exception: the app cannot serve.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class AppPlan:
     """The plan of an app."""
@@ -241,6 +264,39 @@ class AppPlan:
     lifespans: tuple[ScopePlan, ...]
     routes: RouteTable[RoutePlan]
     topics: DeclaredTopics
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """All functions of the app, each once."""
+        found = {scope.handler: None for scope in self.lifespans}
+        for route in self.routes:
+            found.update({each.handler: None for each in route.functions})
+        return tuple(found)
+
+    def check_limits(self, limits: Limits) -> None:
+        """Check that the app can be served with these limits.
+
+        Raises:
+            DeclarationError: a function cannot be used with them.
+        """
+        problems: list[Problem] = []
+        for handler in self.handlers:
+            if isinstance(handler.fn, ChecksLimits):
+                found = handler.fn.check_limits(limits)
+                if found is not None:
+                    problems.append(Problem(handler.where, str(handler), *found))
+        if problems:
+            raise DeclarationError(problems)
+
+    async def prepare(self, registry: Registry) -> None:
+        """Have functions prepare, once the broker is connected.
+
+        Raises:
+            Exception: the app cannot serve.
+        """
+        for handler in self.handlers:
+            if isinstance(handler.fn, Prepares):
+                await handler.fn.prepare(registry)
 
     @property
     def codecs(self) -> tuple[Codec, ...]:

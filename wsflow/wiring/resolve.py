@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from anyio.abc import TaskGroup
 
-from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, TopicName
+from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, Requires, TopicName
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, Parameter, members, type_name
+from wsflow.declare.signatures import EMPTY, Parameter, field_names, members, type_name
 from wsflow.end import End
 from wsflow.errors import Problem
 from wsflow.opening import Opening
 from wsflow.topics.topic import Topic
-from wsflow.wiring.invocation import Invocation
+from wsflow.wiring.invocation import Guard, Invocation
 from wsflow.wiring.messages import is_message, message_problem, unknown_type
 from wsflow.wiring.place import Place, name_a_parameter, name_problem
 from wsflow.wiring.plan import Offer
@@ -105,6 +106,7 @@ class Resolver:
         """
         positional: dict[str, Source] = {}
         keywords: list[tuple[str, Source]] = []
+        guards: list[Guard] = []
         for each in parameters:
             if each.variadic:
                 self.problem(
@@ -114,14 +116,20 @@ class Resolver:
                     "name the parameters that the function needs.",
                 )
                 continue
-            source = self._source(handler, each, place, scopes, hidden)
+            required = [mark for mark in each.marks if isinstance(mark, Requires)]
+            parameter = each.without(*required) if required else each
+            source = self._source(handler, parameter, place, scopes, hidden)
             if source is None:
                 continue
+            if required:
+                guards += self._guards(handler, parameter, required, source, scopes)
             if each.keyword:
                 keywords.append((each.name, source))
             else:
                 positional[each.name] = source
-        return Invocation(handler, tuple(positional.values()), tuple(keywords), tuple(positional))
+        return Invocation(
+            handler, tuple(positional.values()), tuple(keywords), tuple(positional), tuple(guards)
+        )
 
     def _source(
         self,
@@ -147,9 +155,7 @@ class Resolver:
                 return source
         for scope in scopes:
             if scope.provides == annotation:
-                if scope.handler.kind == "on_message":
-                    return PerMessage(scope.handler)
-                return Provided(scope.handler)
+                return _provided(scope)
         if handler.kind != "lifespan" and parameter.name in place.names:
             return self._from_path(handler, parameter)
         source, decided = self._special(handler, parameter)
@@ -182,7 +188,7 @@ class Resolver:
     def _from_request(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
-        if isinstance(parameter.default, (*REQUEST_MARKERS, Message, TopicName)):
+        if isinstance(parameter.default, (*REQUEST_MARKERS, Message, Requires, TopicName)):
             name = type(parameter.default).__name__
             self.problem(
                 handler,
@@ -194,13 +200,13 @@ class Resolver:
             return None, True
         marks = [mark for mark in parameter.marks if isinstance(mark, REQUEST_MARKERS)]
         for mark in parameter.marks:
-            if mark in (*REQUEST_MARKERS, Message, TopicName):
+            if mark in (*REQUEST_MARKERS, Message, Requires, TopicName):
                 self.problem(
                     handler,
                     parameter,
                     f"{mark.__name__} in its annotation is the class, not an instance.",
                     f"add the parentheses: {mark.__name__}"
-                    + ('("name").' if mark is TopicName else "()."),
+                    + {TopicName: '("name").', Requires: '("role").'}.get(mark, "()."),
                 )
                 return None, True
         if not marks:
@@ -251,6 +257,80 @@ class Resolver:
         source = FromTopic(name.template, types, name._options, keeps_hearing)
         self.topics.append((handler, source))
         return source, True
+
+    # -- what is required of a user
+
+    def _guards(
+        self,
+        handler: Handler,
+        parameter: Parameter,
+        required: Sequence[Requires],
+        source: Source,
+        scopes: Sequence[Offer],
+    ) -> list[Guard]:
+        """What a parameter requires, and of whom."""
+        if handler.kind in ("lifespan", "on_disconnect"):
+            self.problem(
+                handler,
+                parameter,
+                f"Requires(…) refuses what a peer asks for, and {handler.kind} asks for nothing.",
+                "remove it, or move it to on_connect or to a handler of messages.",
+            )
+            return []
+        if isinstance(source, FromTopic):
+            found = [(each, self._user(handler, parameter, each, scopes)) for each in required]
+            return [(each, user) for each, user in found if user is not None]
+        if not isinstance(source, Provided | PerMessage | Fixed):
+            self.problem(
+                handler,
+                parameter,
+                f"Requires(…) is asked of a user, and this is the {source}.",
+                "put it beside the type of the user, as a scope function provides it, or beside a "
+                "topic.",
+            )
+            return []
+        for each in required:
+            if isinstance(each.role, str) and not _has_roles(parameter.bare):
+                self.problem(
+                    handler,
+                    parameter,
+                    f"Requires({each.name}) reads the roles of the user, and "
+                    f"{type_name(parameter.bare)} has no attribute `roles`.",
+                    "add `roles: list[str]` to it, or pass a function: Requires(lambda user: …).",
+                )
+        return [(each, source) for each in required]
+
+    def _user(
+        self, handler: Handler, parameter: Parameter, asked: Requires, scopes: Sequence[Offer]
+    ) -> Source | None:
+        """The user whom a topic asks for its role."""
+        found: list[tuple[Any, Source]] = []
+        replaced = [(each, Fixed(value, "an override")) for each, value in self.override.items()]
+        offered = [(scope.provides, _provided(scope)) for scope in scopes]
+        for kind, source in (*replaced, *offered):
+            if asked.of is not None:
+                fits = kind == asked.of
+            else:
+                fits = _has_roles(kind, certainly=True) or not isinstance(asked.role, str)
+            if fits and all(kind != each for each, _ in found):
+                found.append((kind, source))
+        if len(found) == 1:
+            return found[0][1]
+        what = type_name(asked.of) if asked.of is not None else "a type with `roles`"
+        if asked.of is None and not isinstance(asked.role, str):
+            what = "a type"
+        names = ", ".join(type_name(kind) for kind, _ in found)
+        self.problem(
+            handler,
+            parameter,
+            f"Requires({asked.name}) beside a topic is asked of the user, and "
+            + (f"{names} are provided here." if found else f"nothing provides {what} here."),
+            "name its type: Requires(…, of=User)."
+            if found
+            else "provide the user from an on_connect function that is declared before, as "
+            "wsflow.auth does.",
+        )
+        return None
 
     def _from_path(self, handler: Handler, parameter: Parameter) -> Source:
         kind = str if parameter.annotation is EMPTY else parameter.bare
@@ -348,6 +428,25 @@ def _see(asks: Handler, provides: Handler) -> str:
     if asks.kind not in order or order.index(asks.kind) > order.index(provides.kind):
         return f"provide it from on_connect: {provides.kind} runs around one message."
     return f"provide it from {asks.kind} or earlier: {provides.kind} runs after it."
+
+
+def _provided(scope: Offer) -> Source:
+    if scope.handler.kind == "on_message":
+        return PerMessage(scope.handler)
+    return Provided(scope.handler)
+
+
+def _has_roles(kind: Any, *, certainly: bool = False) -> bool:
+    """Whether the values of a type have ``roles``. Of a class that is neither a Struct nor a
+    dataclass that is not known, unless it must be ``certainly`` so."""
+    for each in members(kind):
+        if each in (None, NoneType):
+            continue
+        names = field_names(each)
+        known = "roles" in (names or ()) or hasattr(get_origin(each) or each, "roles")
+        if not known and (certainly or names is not None):
+            return False
+    return True
 
 
 def _hashable(value: Any) -> bool:

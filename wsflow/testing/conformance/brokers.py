@@ -18,6 +18,7 @@ from wsflow.brokers import remote
 from wsflow.connection import Connection
 from wsflow.declare.markers import Query, TopicName
 from wsflow.declare.router import Router
+from wsflow.errors import BrokerError
 from wsflow.limits import Limits
 from wsflow.messages.events import EventId
 from wsflow.testing.peer import MemoryPeer
@@ -320,6 +321,29 @@ async def test_nothing_is_missed_or_twice_while_others_publish(broker: str) -> N
             assert heard == [str(number) for number in range(said)]
             for _ in range(said):
                 await writer.receive(News, timeout=5)
+
+
+async def test_a_name_is_claimed_once(broker: str) -> None:
+    """An engine may go without."""
+    async with processes(chat(), broker) as (one, two):
+        try:
+            assert await one.registry.claim("first", 60)
+        except BrokerError as exc:
+            if "its engine has no `claim`" not in str(exc):
+                raise
+            pytest.skip(str(exc))
+        for name in ("a", "ticket.5f", "ä / *.> {x}", "a" * 500):
+            claimed: list[bool] = []
+
+            async def claim(server: MemoryServer, name: str = name, to: Any = claimed) -> None:
+                to.append(await server.registry.claim(name, 60))
+
+            async with anyio.create_task_group() as tasks:
+                for server in (one, two, two, one):
+                    tasks.start_soon(claim, server)
+            assert sorted(claimed) == [False, False, False, True]
+        assert await two.registry.claim("b", 30 * 24 * 3600)
+        assert not await one.registry.claim("b", 0.001)
 
 
 async def test_members_are_listed_in_every_process(broker: str) -> None:
