@@ -152,7 +152,13 @@ class Peer(asyncio.Protocol):
 
 
 async def connect(
-    port: int, path: str = "/", *, receives: int = 0, silent: bool = False, **options: Any
+    port: int,
+    path: str = "/",
+    *,
+    receives: int = 0,
+    silent: bool = False,
+    source: str = "",
+    **options: Any,
 ) -> Peer:
     """A peer with a connection; ``opened`` has the answer to its handshake.
 
@@ -160,12 +166,15 @@ async def connect(
         port: the server's.
         receives: the size of its receive buffer, the system's if it is 0.
         silent: whether it sends no request by itself.
+        source: the address that it connects from.
     """
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     sock.setblocking(False)
     if receives:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+    if source:
+        sock.bind((source, 0))
     await loop.sock_connect(sock, ("127.0.0.1", port))
     peer = Peer(path, **options)
     if silent:
@@ -186,7 +195,9 @@ async def open_peer(port: int, path: str = "/", **options: Any) -> Peer:
     return peer
 
 
-async def open_peers(port: int, count: int, path: str = "/", at_once: int = 100, **options: Any) -> list[Peer]:
+async def open_peers(
+    port: int, count: int, path: str = "/", at_once: int = 100, **options: Any
+) -> list[Peer]:
     """So many of them, a hundred at a time."""
     peers: list[Peer] = []
     while len(peers) < count:

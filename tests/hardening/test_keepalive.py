@@ -123,7 +123,9 @@ def _held_up(loop: str, stopped: bool) -> Any:
                             await asyncio.sleep(ping * 2)
                             os.kill(server.process.pid, signal.SIGCONT)
                         else:
-                            blocker.send(json.dumps({"type": "block", "seconds": ping * 2}).encode())
+                            blocker.send(
+                                json.dumps({"type": "block", "seconds": ping * 2}).encode()
+                            )
                             await asyncio.sleep(ping * 2)
                         await asyncio.sleep(ping / 2)
                     closed = sum(peer.lost.done() for peer in peers)
