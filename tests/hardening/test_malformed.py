@@ -521,11 +521,11 @@ async def on_sockets(bench: Bench, chance: random.Random, count: int) -> None:
             writer.write(data)
             if chance.random() < 0.7:
                 writer.write_eof()
-            try:
-                answered = await asyncio.wait_for(reader.read(), 0.5)
-            except TimeoutError:
+            reading = asyncio.ensure_future(reader.read())
+            await asyncio.wait([reading], timeout=0.5)
+            if not reading.done():
                 writer.write_eof()
-                answered = await asyncio.wait_for(reader.read(), 15)
+            answered = await asyncio.wait_for(reading, 15)
         except ConnectionError:
             return
         finally:
