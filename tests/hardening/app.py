@@ -149,7 +149,7 @@ async def _tell(message: Tell, topic: Topic[Beat]) -> None:
 def _topic(policy: Any) -> Router:
     """A topic with a policy: who connects hears it, and may ask for beats."""
     router = Router(f"/hear/{policy}")
-    Heard = Annotated[Topic[Beat], TopicName(policy, backlog=BACKLOG, when_full=policy)]  # noqa: N806
+    Heard = Annotated[Topic[Beat], TopicName(policy, backlog=BACKLOG, when_full=policy)]
 
     async def join(topic: Any) -> None:
         await topic.join()

@@ -102,10 +102,13 @@ async def running(
     with tempfile.TemporaryDirectory(prefix="wsflow-board-") as folder:
         log = Path(folder, "log")
         command = [sys.executable, "-m", "wsflow", "run", app, "--port", str(port)]
-        with log.open("wb") as out:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT)
+        try:
             process = await asyncio.create_subprocess_exec(
                 *command, *map(str, arguments), stdout=out, stderr=out, **options
             )
+        finally:
+            os.close(out)
         server = Server(process, port, log)
         try:
             await server.logged("stop it with Ctrl-C", seconds)

@@ -1,4 +1,4 @@
-"""Row 14: what else may come from a broker. Nothing of it stops a topic, and all of it is counted."""
+"""Row 14: what else comes from a broker. It stops no topic, and all of it is counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import nats

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
-from tests.hardening.peers import connect, open_peer, some_peers
+from tests.hardening.peers import open_peer, some_peers
 from tests.hardening.process import running
 
 LOOPS = ("asyncio", "uvloop")

@@ -17,7 +17,7 @@ import struct
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -139,12 +139,75 @@ FRAMES = [
 LENGTHS = [0, 1, 125, 126, 127, 65535, 65536, 2**31, 2**32, 2**62, 2**63, 2**64 - 1]
 
 
-class Mutations:
-    """Changes at random."""
+HTTP_WORDS = [
+    b"\r\n",
+    b"\n",
+    b"\x00",
+    b":",
+    b" ",
+    b"\t",
+    b"\xff",
+    b"HTTP/1.1",
+    b"websocket",
+    b"%ff",
+    b"\r\n ",
+    b"Host: x\r\n",
+    b"Content-Length: 5\r\n",
+    b"Upgrade: h2c\r\n",
+    b"A" * 9000,
+    b"Transfer-Encoding: chunked\r\n",
+    b"Cookie: a=b; c\r\n",
+    b"Origin: null\r\n",
+    b"Sec-WebSocket-Version: 8\r\n",
+    b"X: y\r\n" * 150,
+    b"?a=b&c=%00",
+    b"#",
+    b"//",
+    b"..",
+]
+PAYLOAD_WORDS = [
+    b"null",
+    b"true",
+    b"1e999",
+    b"9" * 40,
+    b"-0",
+    b"NaN",
+    b'"',
+    b"\\ud800",
+    b"\xff",
+    b"{",
+    b"[" * 2000,
+    b"}",
+    b"]",
+    b",",
+    b":",
+    b'"type":',
+    b'"$call"',
+    b'"$cancel"',
+    b"\xdf\xff",
+    b"\xc1",
+    b"\xd9\xff",
+    b"\xc7\x08\xff",
+    b"\xdd\xff\xff\xff\xff",
+    b"\xcf" + b"\xff" * 8,
+]
 
-    def __init__(self, chance: random.Random, corpus: list[bytes]) -> None:
+
+class Mutations:
+    """Changes at random.
+
+    Args:
+        chance: where they come from.
+        corpus: what is changed.
+        words: what has a meaning in it, and is put in; without them, lengths of frames are changed.
+    """
+
+    def __init__(
+        self, chance: random.Random, corpus: list[bytes], words: Sequence[bytes] = ()
+    ) -> None:
         self.chance = chance
         self.corpus = corpus
+        self.words = words
 
     def next(self) -> bytes:
         """A valid one that was changed, mostly once; one of five is left as it is."""
@@ -176,11 +239,13 @@ class Mutations:
                 data[at:at] = data[chance.randrange(len(data)) :][:50]
             case 6:
                 data += chance.choice(self.corpus)[:200]
+            case 7 if self.words:
+                data[at:at] = chance.choice(self.words)
             case 7:
-                self._special(data, at)
+                self._lie(data)
 
-    def _special(self, data: bytearray, at: int) -> None:
-        """A length that is not the payload's, as a frame has it."""
+    def _lie(self, data: bytearray) -> None:
+        """A frame's length that is not its payload's."""
         if len(data) > 1:
             size = self.chance.choice(LENGTHS)
             data[1:2] = (
@@ -188,70 +253,6 @@ class Mutations:
                 if size > 65535
                 else (b"\xfe" + size.to_bytes(2, "big"))
             )
-
-
-class HandshakeMutations(Mutations):
-    WORDS = [
-        b"\r\n",
-        b"\n",
-        b"\x00",
-        b":",
-        b" ",
-        b"\t",
-        b"\xff",
-        b"HTTP/1.1",
-        b"websocket",
-        b"%ff",
-        b"\r\n ",
-        b"Host: x\r\n",
-        b"Content-Length: 5\r\n",
-        b"Upgrade: h2c\r\n",
-        b"A" * 9000,
-        b"Transfer-Encoding: chunked\r\n",
-        b"Cookie: a=b; c\r\n",
-        b"Origin: null\r\n",
-        b"Sec-WebSocket-Version: 8\r\n",
-        b"X: y\r\n" * 150,
-        b"?a=b&c=%00",
-        b"#",
-        b"//",
-        b"..",
-    ]
-
-    def _special(self, data: bytearray, at: int) -> None:
-        data[at:at] = self.chance.choice(self.WORDS)
-
-
-class PayloadMutations(Mutations):
-    WORDS = [
-        b"null",
-        b"true",
-        b"1e999",
-        b"9" * 40,
-        b"-0",
-        b"NaN",
-        b'"',
-        b"\\ud800",
-        b"\xff",
-        b"{",
-        b"[" * 2000,
-        b"}",
-        b"]",
-        b",",
-        b":",
-        b'"type":',
-        b'"$call"',
-        b'"$cancel"',
-        b"\xdf\xff",
-        b"\xc1",
-        b"\xd9\xff",
-        b"\xc7\x08\xff",
-        b"\xdd\xff\xff\xff\xff",
-        b"\xcf" + b"\xff" * 8,
-    ]
-
-    def _special(self, data: bytearray, at: int) -> None:
-        data[at:at] = self.chance.choice(self.WORDS)
 
 
 HANDSHAKES = [
@@ -468,7 +469,7 @@ async def frames_on_buffers(bench: Bench, chance: random.Random, count: int) -> 
 
 
 async def handshakes_on_buffers(bench: Bench, chance: random.Random, count: int) -> None:
-    openings = HandshakeMutations(chance, HANDSHAKES)
+    openings = Mutations(chance, HANDSHAKES, HTTP_WORDS)
     for _ in range(count):
         data = openings.next()
         bench.log.what = f"after {data[-300:]!r}"
@@ -484,9 +485,11 @@ async def handshakes_on_buffers(bench: Bench, chance: random.Random, count: int)
 
 async def payloads_on_buffers(bench: Bench, chance: random.Random, count: int) -> None:
     """So many payloads in valid frames, half of them JSON, half of them MessagePack."""
+    json = [msgspec.json.encode(value) for value in VALUES]
+    msgpack = [msgspec.msgpack.encode(value) for value in VALUES]
     kinds = [
-        (b"", 1, PayloadMutations(chance, [msgspec.json.encode(value) for value in VALUES])),
-        (MSGPACK, 2, PayloadMutations(chance, [msgspec.msgpack.encode(value) for value in VALUES])),
+        (b"", 1, Mutations(chance, json, PAYLOAD_WORDS)),
+        (MSGPACK, 2, Mutations(chance, msgpack, PAYLOAD_WORDS)),
     ]
     tried = 0
     while tried < count:
@@ -509,7 +512,7 @@ async def payloads_on_buffers(bench: Bench, chance: random.Random, count: int) -
 
 async def on_sockets(bench: Bench, chance: random.Random, count: int) -> None:
     """A sample of all that on real sockets."""
-    frames, openings = Mutations(chance, FRAMES), HandshakeMutations(chance, HANDSHAKES)
+    frames, openings = Mutations(chance, FRAMES), Mutations(chance, HANDSHAKES, HTTP_WORDS)
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port)

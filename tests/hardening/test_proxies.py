@@ -160,6 +160,13 @@ backend app
 """
 
 
+def _configure(kind: str, folder: str, **values: int) -> str:
+    """Write the configuration of a proxy into a folder; the path."""
+    path = Path(folder, "config")
+    path.write_text({"nginx": NGINX, "haproxy": HAPROXY}[kind].format(folder=folder, **values))
+    return str(path)
+
+
 @asynccontextmanager
 async def _proxy(kind: str, server: int) -> AsyncIterator[int]:
     program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin:/usr/local/sbin")
@@ -167,13 +174,12 @@ async def _proxy(kind: str, server: int) -> AsyncIterator[int]:
         raise UnavailableError(f"{kind} is not installed")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="wsflow-proxy-") as folder:
-        config = Path(folder, "config")
-        text = {"nginx": NGINX, "haproxy": HAPROXY}[kind]
-        config.write_text(text.format(folder=folder, port=port, server=server))
-        flags = ["-c", config] if kind == "nginx" else ["-db", "-f", config]
+        config = _configure(kind, folder=folder, port=port, server=server)
+        flags = ["-c"] if kind == "nginx" else ["-db", "-f"]
         process = await asyncio.create_subprocess_exec(
             program,
-            *map(str, flags),
+            *flags,
+            config,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -126,7 +126,7 @@ def twice(scale: Scale) -> Outcome:
                 await server.logged("stopping: draining")
                 began = time.monotonic()
                 server.tell(signal.SIGINT)
-                answered, codes = await _answers(peers)
+                _, codes = await _answers(peers)
                 exit_code = await server.ended()
                 took = time.monotonic() - began
                 outcome.expect(codes == {1001: count}, f"{loop}: closed with {codes}")

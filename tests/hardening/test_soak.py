@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 from weakref import WeakSet
 
@@ -195,7 +196,7 @@ class Soak:
 def unexplained(log: str) -> list[str]:
     """The records of a log that nobody can explain."""
     begins = [0, *(found.start() for found in _RECORD.finditer(log)), len(log)]
-    records = [log[a:b] for a, b in zip(begins, begins[1:], strict=False) if a != b]
+    records = [log[a:b] for a, b in pairwise(begins) if a != b]
     texts = [_RECORD.sub("", record, count=1) for record in records]
     return [
         each
@@ -248,8 +249,8 @@ def _check(loop: str) -> Callable[[Scale], Outcome]:
                 outcome.expect(not idle, f"never done: {idle}")
                 outcome.figures = (
                     f"{loop}: {seconds / 60:.2g} min, {sum(soak.done.values()):,} visits of "
-                    f"{len(soak.all)} kinds, {share:.0%} of a core; {mib(early)}, then {mib(late)}; "
-                    f"{len(lines)} unexplained lines"
+                    f"{len(soak.all)} kinds, {share:.0%} of a core; {mib(early)}, "
+                    f"then {mib(late)}; {len(lines)} unexplained lines"
                 )
 
         asyncio.run(run())
