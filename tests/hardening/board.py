@@ -123,7 +123,7 @@ class Row:
     where: str = ""
 
 
-def tests_of(row: Row) -> tuple[Any, Any]:
+def both_forms(row: Row) -> tuple[Any, Any]:
     """The tests of a row's checks, quick and whole. A check with a known fault has to fail: so it
     is noticed when the fault is mended."""
     return _test(row, Scale()), pytest.mark.hardening(_test(row, Scale(whole=True)))

@@ -6,7 +6,9 @@ import asyncio
 import importlib.util
 from typing import Any
 
-from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, tests_of
+import pytest
+
+from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, both_forms
 from tests.hardening.process import running
 
 SOME = ["1.1.*", "2.*", "5.*", "6.2.*", "7.1.*", "7.7.*", "12.1.1"]
@@ -70,4 +72,7 @@ ROW = Row(
     "0 failed",
     [Check("server", server), Check("client", client)],
 )
-test_quick, test_whole = tests_of(ROW)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"  # kosoku does not close its own files
+)
+test_quick, test_whole = both_forms(ROW)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.hardening.peers import VANISHED, Peer, open_peer
 from tests.hardening.process import MIB, Server, mib, running
 from tests.raw import frame
@@ -144,4 +144,4 @@ ROW = Row(
     "≤ 64 MiB more, and given back",
     [Check(name, _check(name), FAULTS.get(name, "")) for name in BOMBS],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

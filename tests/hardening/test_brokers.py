@@ -14,7 +14,7 @@ import nats
 import redis.asyncio
 
 from tests.brokers.servers import BrokerServer, Kind
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from wsflow import EventId, Query, Router, Topic, TopicName
 from wsflow.brokers.nats import _class
 from wsflow.limits import Limits
@@ -271,4 +271,4 @@ ROW = Row(
         ),
     ],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

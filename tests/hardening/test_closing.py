@@ -9,7 +9,7 @@ from typing import Any
 
 import uvloop
 
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.raw import frame, request
 from wsflow import Close, Connection, Reject, Router
 from wsflow.server import Server, Settings, serve
@@ -86,12 +86,12 @@ async def _close(server: Server, way: str) -> tuple[int, list[str]]:
         await reader.readuntil(b"\r\n\r\n")
         data = b""
         while not (data and any(first & 15 == 8 for first, _ in _frames(data))):
-            got = await asyncio.wait_for(reader.read(10_000), 10)
+            got = await asyncio.wait_for(reader.read(10_000), 30)
             if not got:
                 return 1006, [f"no close frame: {data!r}"]
             data += got
         writer.write(frame(_frames(data)[-1][1], 8))
-        data += await asyncio.wait_for(reader.read(), 10)  # to the end of the stream
+        data += await asyncio.wait_for(reader.read(), 30)  # to the end of the stream
         frames = _frames(data)
         closes = [payload for first, payload in frames if first == 0x88]
         wrong = [] if len(closes) == 1 and frames[-1][0] == 0x88 else [f"frames: {frames}"]
@@ -143,4 +143,4 @@ ROW = Row(
     "exactly one valid close; never an exception",
     [Check("closes", closes)],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, both_forms
 from tests.hardening.process import mib, running
 
 KIB = 1024
@@ -48,11 +48,11 @@ def _check(loop: str) -> Any:
         """Connections with a producer that waits, and keepalive on."""
         outcome = Outcome()
         count = scale.of(400, 10_000)
-        seconds = scale.of(1.5, 180 if loop == "asyncio" else 60)
-        ping = scale.of(0.5, 20.0)
+        seconds = scale.of(2.5, 180 if loop == "asyncio" else 60)
+        ping, patience = scale.of(1.0, 20.0), 20.0
 
         async def run() -> None:
-            pings = ("--ping-interval", ping, "--ping-timeout", ping, "--loop", loop)
+            pings = ("--ping-interval", ping, "--ping-timeout", patience, "--loop", loop)
             async with running("--max-connections", count, "--no-access-log", *pings) as server:
                 before = server.memory
                 children = []
@@ -87,7 +87,7 @@ def _check(loop: str) -> Any:
                     outcome.expect(each <= 16 * KIB, f"{loop}: {each / KIB:.1f} KiB each")
                     outcome.expect(not lost, f"{loop}: {lost} were dropped")
                     outcome.expect(pinged, f"{loop}: no keepalive")
-                    limit = scale.of(0.5, 0.1)  # the quick form pings forty times as often
+                    limit = scale.of(0.5, 0.1)  # the quick form pings twenty times as often
                     outcome.expect(share < limit, f"{loop}: {share:.1%} of a core")
                 finally:
                     for child in children:
@@ -108,4 +108,4 @@ ROW = Row(
     "≤ 16 KiB each with a producer, 0 dropped in 3 min, < 10 % of a core",
     [Check("asyncio", _check("asyncio")), Check("uvloop", _check("uvloop"))],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.hardening.test_limits import certificate
 from tests.raw import frame, request
 from wsflow import Call, Connection, Query, Registry, Reject, Router, Stream, Topic, TopicName
@@ -550,4 +550,4 @@ ROW = Row(
         for tls in (False, True)
     ],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import msgspec
 import uvloop
 
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.raw import frame, request
 from wsflow import Call, Router, Stream
 from wsflow.server import Server, Settings, serve
@@ -615,4 +615,4 @@ ROW = Row(
         Check("on sockets", _check(on_sockets, 200, 10_000, *LOOPS)),
     ],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.hardening.peers import connect
 from wsflow import Router
 from wsflow.server import Settings, serve
@@ -123,4 +123,4 @@ ROW = Row(
     "0 wrong, before any user code",
     [Check(name, _check(name), FAULTS.get(name, "")) for name in SETTINGS],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, both_forms
 from tests.hardening.peers import connect
 from tests.hardening.process import running
 from tests.processes import free_port
@@ -246,4 +246,4 @@ ROW = Row(
         Check("haproxy", _real("haproxy")),
     ],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

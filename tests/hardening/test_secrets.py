@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.brokers.servers import BrokerServer
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.hardening.peers import Peer, connect
 from tests.hardening.process import Server, running
 from tests.processes import free_port
@@ -292,4 +292,4 @@ ROW = Row(
     "never shown",
     [Check(name, measure, FAULTS.get(name, "")) for name, measure in PARTS],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)

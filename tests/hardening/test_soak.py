@@ -17,7 +17,7 @@ from typing import Any
 from weakref import WeakSet
 
 from tests.hardening.app import POLICIES
-from tests.hardening.board import Check, Outcome, Row, Scale, tests_of
+from tests.hardening.board import Check, Outcome, Row, Scale, both_forms
 from tests.hardening.peers import Peer, connect, open_peer
 from tests.hardening.process import MIB, Server, mib, running
 from tests.hardening.test_malformed import FRAMES, Mutations
@@ -215,7 +215,7 @@ def _check(loop: str) -> Callable[[Scale], Outcome]:
             flags = (
                 *("--loop", loop, "--no-access-log", "--compression", "deflate"),
                 *("--open-timeout", 1, "--close-timeout", 1),
-                *("--ping-interval", 2, "--ping-timeout", 2, "--max-message-size", 2**20),
+                *("--ping-interval", 2, "--ping-timeout", 10, "--max-message-size", 2**20),
             )
             async with running(*flags) as server:
                 soak = Soak(server, scale.random(), outcome)
@@ -284,4 +284,4 @@ ROW = Row(
     "memory flat, 0 unexplained lines",
     [Check("asyncio", _check("asyncio")), Check("uvloop", _check("uvloop"))],
 )
-test_quick, test_whole = tests_of(ROW)
+test_quick, test_whole = both_forms(ROW)
