@@ -119,7 +119,8 @@ def main() -> None:
     for row in chosen:
         result = measured(row, of)
         missed = missed or bool(result.missed)
-        results.append((row, result.text if row.checks else elsewhere(row)))
+        form = "" if of.whole else "small form: "
+        results.append((row, form + result.text if row.checks else elsewhere(row)))
     print(table(results))
     if arguments.write:
         PAGE.write_text(write(PAGE.read_text(), results))

@@ -52,8 +52,8 @@ def _check(policy: str) -> Any:
     def measure(scale: Scale) -> Outcome:
         """The broadcast without and with stalled readers, in turn."""
         outcome = Outcome()
-        readers, stalled = scale.of(100, 1000), scale.of(5, 10)
-        rate, rounds = scale.of(150.0, 10.0), scale.of(1, 2)
+        readers, stalled = scale.of(40, 1000), scale.of(4, 10)
+        rate, rounds = scale.of(250.0, 10.0), scale.of(1, 2)
         allowed = BACKLOG * SIZE * stalled + 16 * MIB
         more, gone, lost = 0, 0, 0
         path = f"/hear/{policy}"

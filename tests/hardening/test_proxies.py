@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.hardening.app import app
 from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, both_forms
 from tests.hardening.peers import connect
 from tests.hardening.process import running
 from tests.processes import free_port
+from wsflow.server import Settings, serve
 
 SOCKET, BROWSER = "127.0.0.1", "127.0.0.2"
 """The addresses of the proxy, and of its client."""
@@ -105,8 +107,7 @@ def _check(case: Case):  # type: ignore[no-untyped-def]
         outcome = Outcome()
 
         async def run() -> None:
-            flags = [word for each in case.trusted for word in ("--trusted-proxy", each)]
-            async with running(*flags) as server:
+            async with serve(app, Settings(port=0, trusted_proxy=case.trusted)) as server:
                 status, who = await _who(server.port, case.headers)
                 refused = case.either and status == 400
                 outcome.expect(

@@ -49,6 +49,7 @@ class Soak:
         self.chance = chance
         self.outcome = outcome
         self.done = Counter[str]()
+        self.over = False
         self.bomb = frame(self._deflated(b"a" * 2**22), rsv1=True)
         self.mutations = Mutations(chance, FRAMES)
         self.peers: WeakSet[Peer] = WeakSet()
@@ -69,9 +70,10 @@ class Soak:
         return (squeeze.compress(data) + squeeze.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
     async def keep_doing(self, name: str, what: Callable[[], Awaitable[None]]) -> None:
-        while True:
+        while not self.over:
             try:
-                await asyncio.wait_for(what(), 60)
+                async with asyncio.timeout(60):
+                    await what()
                 self.done[name] += 1
             except (TimeoutError, ConnectionError, AssertionError) as exc:
                 self.outcome.wrong.append(f"{name}: {exc!r:.300}")
@@ -229,9 +231,10 @@ def _check(loop: str) -> Callable[[Scale], Outcome]:
                     await asyncio.sleep(seconds / 120)
                     samples.append(server.memory)
                 share = (server.seconds - busy) / (time.monotonic() - began)
+                soak.over = True
                 for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.wait(tasks, timeout=90)
                 for peer in list(soak.peers):
                     peer.transport.abort()
                 await _alone(server, outcome)
