@@ -30,6 +30,9 @@ SPELLINGS = [
     base64.b64encode(f"user:{SECRET}".encode()).decode(),
     repr(SECRET)[1:-1],
 ]
+SECONDS = 30.0
+"""How long a command may run that does not end by itself; few do not."""
+
 LEVELS = ("debug", "info", "warning", "error")
 CARRIED = (
     f"Cookie: session={QUOTED}\r\nAuthorization: Bearer {SECRET}\r\n"
@@ -164,7 +167,7 @@ Commands = Sequence[tuple[str, Sequence[str], dict[str, str]]]
 
 async def _all(commands: Commands, outcome: Outcome, seconds: float) -> int:
     """Run commands, some at a time; how many lines they have written."""
-    turn, lines = asyncio.Semaphore(4), 0
+    turn, lines = asyncio.Semaphore(8), 0
 
     async def one(name: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
         nonlocal lines
@@ -213,7 +216,7 @@ def brokers(scale: Scale) -> Outcome:
                 commands.append((f"WSFLOW_BROKER, {name}", run, {"WSFLOW_BROKER": url}))
                 workers = (*run, "--workers", "2", "--broker", url)
                 commands.append((f"--workers, {name}", workers, {}))
-        return await _all(commands, outcome, scale.of(5, 8))
+        return await _all(commands, outcome, SECONDS)
 
     valkey = BrokerServer("valkey")
     valkey.start()
@@ -248,21 +251,22 @@ def clients(scale: Scale) -> Outcome:
                 "no URI": f"127.0.0.1/?{secret}",
             }
             if not scale.whole:
-                uris = {name: uris[name] for name in ("open", "another scheme")}
+                uris = {name: uris[name] for name in ("another scheme", "refused")}
             commands: list[tuple[str, Sequence[str], dict[str, str]]] = []
             proxy = f"http://user:{QUOTED}@127.0.0.1:{nobody}"
             for name, uri in uris.items():
                 client = ("client", "tests.hardening.client:app", uri, "--log-level", "debug")
-                commands.append((f"client, {name}", (*client, *headers), {}))
+                once = (*client, "--no-reconnect", *headers)
+                commands.append((f"client, {name}, once", once, {}))
                 commands.append((f"connect, {name}", ("connect", uri, *headers), {}))
                 if scale.whole:
-                    commands.append((f"client, {name}, once", (*client, "--no-reconnect"), {}))
+                    commands.append((f"client, {name}", (*client, *headers), {}))
             environment = {"http_proxy": proxy, "no_proxy": ""}
-            through = ("connect", uris["open"])
+            through = ("connect", f"ws://127.0.0.1:{port}/secret?{secret}")
             commands.append(("connect, a proxy", through, environment))
-            odd = ("connect", uris["open"], "--header", f"Authorization {SECRET}")
+            odd = (*through, "--header", f"Authorization {SECRET}")
             commands.append(("connect, a malformed header", odd, {}))
-            lines = await _all(commands, outcome, scale.of(5, 6))
+            lines = await _all(commands, outcome, SECONDS)
             search(server.log, "the server's own log", outcome)
             return lines
 
