@@ -8,7 +8,6 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from tests.raw import frame, request
@@ -24,7 +23,6 @@ class Peer(asyncio.Protocol):
         headers: more headers, each with its end of line.
         heard: called with the payload of each message.
         pongs: whether it answers pings.
-        latency: seconds until it answers one.
 
     Attributes:
         pings: how many have come.
@@ -40,7 +38,6 @@ class Peer(asyncio.Protocol):
         headers: bytes = b"",
         heard: Callable[[bytes], object] | None = None,
         pongs: bool = True,
-        latency: float = 0,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.messages: list[bytes] = []
@@ -53,7 +50,6 @@ class Peer(asyncio.Protocol):
         self._heard = heard or self.messages.append
         self.pings = 0
         self._pongs = pongs
-        self._latency = latency
         self._data = b""
         self._more = asyncio.Event()
         self.transport: Any = None
@@ -109,8 +105,7 @@ class Peer(asyncio.Protocol):
             elif opcode == 9:
                 self.pings += 1
                 if self._pongs:
-                    pong = partial(self.send, payload, 10)
-                    asyncio.get_running_loop().call_later(self._latency, pong)
+                    self.send(payload, 10)
             elif opcode == 8 and not self.closed.done():
                 code = int.from_bytes(payload[:2], "big") if payload else 1005
                 self.closed.set_result((code, payload[2:].decode()))

@@ -112,27 +112,33 @@ def _held_up(loop: str, stopped: bool) -> Any:
     def measure(scale: Scale) -> Outcome:
         """The server does nothing for longer than the timeout, while the pongs arrive."""
         outcome = Outcome()
-        ping, count = 1.0, scale.of(20, 50)
+        interval, timeout, count = 0.5, 2.0, scale.of(20, 50)
 
         async def run() -> None:
-            pings = ("--ping-interval", ping, "--ping-timeout", ping, "--loop", loop)
+            pings = ("--ping-interval", interval, "--ping-timeout", timeout, "--loop", loop)
             async with running(*pings) as server:
                 blocker = await open_peer(server.port, "/work")
-                slow = {"at_once": count, "latency": ping / 3}
+                slow = {"at_once": count, "pongs": False}
                 async with some_peers(server.port, count, **slow) as peers:
                     for rounds in range(1, scale.of(1, 5) + 1):
                         while any(peer.pings < rounds for peer in peers if not peer.lost.done()):
                             await asyncio.sleep(0.005)
                         if stopped:
                             os.kill(server.process.pid, signal.SIGSTOP)
-                            await asyncio.sleep(ping * 1.5)
-                            os.kill(server.process.pid, signal.SIGCONT)
                         else:
-                            blocker.send(
-                                json.dumps({"type": "block", "seconds": ping * 1.5}).encode()
-                            )
-                            await asyncio.sleep(ping * 1.5)
-                        await asyncio.sleep(ping / 2)
+                            block = {"type": "block", "seconds": timeout * 1.5}
+                            blocker.send(json.dumps(block).encode())
+                        await asyncio.sleep(timeout / 4)  # it stands still now
+                        for peer in peers:
+                            if not peer.lost.done():
+                                peer.send(b"", 10)  # the pong, in time
+                        await asyncio.sleep(timeout * 1.5)
+                        if stopped:
+                            os.kill(server.process.pid, signal.SIGCONT)
+                        blocker.transport.abort()
+                        blocker = await open_peer(server.port, "/work")
+                        blocker.send(_work(1, interval / 2))  # it serves again
+                        await blocker.receive()
                     closed = sum(peer.lost.done() for peer in peers)
                     how = "stopped" if stopped else "blocked"
                     outcome.figures = f"{how}, {loop}: {closed} of {count} healthy peers closed"
