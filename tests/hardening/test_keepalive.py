@@ -118,6 +118,8 @@ def _held_up(loop: str, stopped: bool) -> Any:
             pings = ("--ping-interval", interval, "--ping-timeout", timeout, "--loop", loop)
             async with running(*pings) as server:
                 blocker = await open_peer(server.port, "/work")
+                blocker.send(_work(0, 0))  # the next one is handled where it is read
+                await blocker.receive()
                 slow = {"at_once": count, "pongs": False}
                 async with some_peers(server.port, count, **slow) as peers:
                     for rounds in range(1, scale.of(1, 5) + 1):
