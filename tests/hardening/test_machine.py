@@ -448,13 +448,13 @@ def machine(make_loop: Any, tls: Any, seed: int, totals: Totals) -> type[RuleBas
             data = frame(struct.pack("!H", code), 8) + frame(b"late")
             self.client(number).send(names, data)
 
-        @precondition(lambda self: self.bed.app.tasks)
         @rule(number=which)
         def cancel(self, number: int) -> None:
             """Natively, a handler's task, or the host in which the handler runs."""
             totals.steps += 1
             tasks = list(self.bed.app.tasks.values())
-            tasks[number % len(tasks)].cancel()
+            if tasks:  # no precondition: that would depend on the time
+                tasks[number % len(tasks)].cancel()
 
         @rule(size=st.sampled_from([1, 1000, 100_000]), times=st.integers(1, 20))
         def publish(self, size: int, times: int) -> None:
