@@ -64,10 +64,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that take long come first, so that nothing waits for them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
-        if item.get_closest_marker("long") is not None:
+        if item.get_closest_marker("hardening") is not None:
+            item.add_marker(pytest.mark.timeout(1800))
+        elif item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.timeout(240))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: many tests wait for processes that they have started."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: many tests wait for processes that they have started. The
+    rows of the scoreboard measure: only the soak runs beside another one."""
+    if config.option.markexpr == "hardening":
+        return 2
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 4
