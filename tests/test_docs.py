@@ -373,7 +373,7 @@ def shown(default: Any) -> str:
         case bool():
             return "yes" if default else "no"
         case int() | float():
-            return f"{default:,.0f}"
+            return f"{default:,.10g}"
         case _:
             return f"`{default}`"
 

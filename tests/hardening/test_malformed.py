@@ -420,7 +420,8 @@ class Bench:
     async def connection(self, opening: bytes) -> Buffer:
         """A connection on a buffer, whose opening request has been read."""
         loop = asyncio.get_running_loop()
-        transport = self.server._transports.make(secure=False)
+        transport = self.server._transports.accepted(None)
+        assert transport is not None
         self.number += 1
         socket = Buffer(transport, loop, self.number)
         transport.connection_made(socket)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ class Seen:
 async def _try(name: str, outcome: Outcome) -> int:
     tried = 0
     try:
-        settings = Settings(port=0, origin=SETTINGS[name])
+        settings = Settings(port=0, origin=SETTINGS[name], allowed_host=(HOST,))
     except ValueError:
         return sum(len(origins) or 1 for origins, _ in KINDS.values())  # refused at the start
     for kind, (origins, allowing) in KINDS.items():
@@ -110,17 +110,11 @@ def _check(name: str):  # type: ignore[no-untyped-def]
     return measure
 
 
-NORMAL_FORM = (
-    "issue 12, fault 9: --origin https://App.Example.org:443 is taken and never matches the "
-    "https://app.example.org that a browser sends"
-)
-WILDCARD = "issue 12, fault 9: --origin https://*.example.net is taken and never matches"
-FAULTS = {"listed": NORMAL_FORM, "wildcard": WILDCARD}
 ROW = Row(
     5,
     "origins: 12 kinds × 4 settings",
     "raw sockets",
     "0 wrong, before any user code",
-    [Check(name, _check(name), FAULTS.get(name, "")) for name in SETTINGS],
+    [Check(name, _check(name)) for name in SETTINGS],
 )
 test_quick, test_whole = both_forms(ROW)

@@ -35,6 +35,7 @@ EXPLAINED = re.compile(
     r"|connection \w+ at /work: consumer fail raised RuntimeError\n.*RuntimeError: as asked\n"
     r"|refused a connection to .*"
     r"|connection \w+ at /work: cancelled because the time was over: consumer do_work"  # resets
+    r"|the event loop (was|is) blocked .*"
     r"|stopping: draining for at most .*"
     r")$",
     re.DOTALL,

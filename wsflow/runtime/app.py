@@ -204,6 +204,10 @@ class App:
         self.directory.channels.counters["refused"] += 1
         log.often(logging.WARNING, "refused a connection: %s", why)
 
+    def stalled(self) -> None:
+        """The event loop was blocked for too long."""
+        self.directory.channels.counters["stalled"] += 1
+
     def begin(
         self, admitted: Admitted, transport: Transport, dialling: Dialling | None = None
     ) -> Session:

@@ -22,6 +22,7 @@ from wsflow.log import Log
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.serve import Server
 from wsflow.server.settings import Settings
+from wsflow.server.watchdog import watching
 from wsflow.wiring.plan import AppPlan
 
 log = Log("wsflow")
@@ -102,7 +103,11 @@ async def _serve(
     except OSError as exc:
         return not_bound(exc, settings)
     stopping = Stopping(server, settings)
-    with stopping.on_signals(asyncio.get_running_loop(), parent):
+    loop = asyncio.get_running_loop()
+    with (
+        stopping.on_signals(loop, parent),
+        watching(loop, settings.stall_timeout, server.stalled),
+    ):
         # Imported and wired objects are permanent: the garbage collector need not scan them.
         gc.collect()
         gc.freeze()

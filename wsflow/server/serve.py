@@ -94,6 +94,10 @@ class Server:
         finally:
             self._unbind()
 
+    def stalled(self) -> None:
+        """The event loop was blocked for too long: count it."""
+        self._app.stalled()
+
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
         """Stop serving: let consumers handle what was received, within the grace period.
 

@@ -70,6 +70,12 @@ class Settings(Limits, SocketLimits):
         "Grace period in seconds: for consumers to handle what was received when the server stops.",
         group="Timeouts",
     )
+    stall_timeout: float = option(
+        0.1,
+        "Seconds for which a function may block the event loop before it is named in the log; 0 to "
+        "watch for none.",
+        group="Timeouts",
+    )
     broker: str = option(
         MEMORY,
         "URL of the broker that carries topics between processes: redis://, rediss://, nats:// or "

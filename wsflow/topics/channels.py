@@ -313,7 +313,9 @@ class Channels:
         self.broker = broker(self)
         self.presence = Presence(self.broker, self)
         self.usage: Usage = NoUsage()
-        self.counters: Counter[str] = Counter(dropped=0, closed=0, unreadable=0, refused=0)
+        self.counters: Counter[str] = Counter(
+            dropped=0, closed=0, unreadable=0, refused=0, stalled=0
+        )
 
     async def start(self) -> None:
         """Connect to the broker, and subscribe to broadcasts.

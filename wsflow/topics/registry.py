@@ -130,8 +130,9 @@ class Registry:
             for peers that lag. Counters since the process started: ``dropped`` messages for peers
             that lagged, connections ``closed`` because they lagged, messages ``published``,
             ``unreadable`` messages from the broker, connections ``refused`` because there were too
-            many, how often events of a history were ``lost`` for members, how often the connection
-            to the broker was lost (``reconnected``), and messages that were over a rate limit
+            many, how often the event loop was blocked (``stalled``; only by ``wsflow run``), how
+            often events of a history were ``lost`` for members, how often the connection to the
+            broker was lost (``reconnected``), and messages that were over a rate limit
             (``rate_limited``), whatever became of them.
         """
         channels = self._directory.channels

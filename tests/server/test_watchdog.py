@@ -1,0 +1,116 @@
+"""Which handler blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvloop
+
+from wsflow.server import watchdog
+from wsflow.server.watchdog import watching
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    if request.param == "uvloop":
+        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
+    return "asyncio"
+
+
+LONGEST = 0.05
+
+
+@contextlib.contextmanager
+def watched(longest: float = LONGEST) -> Iterator[asyncio.Event]:
+    told = asyncio.Event()
+    with watching(asyncio.get_running_loop(), longest, told.set):
+        yield told
+
+
+def block(until: Callable[[], bool]) -> None:
+    while not until():
+        time.sleep(0.001)
+
+
+def a_slow_query(until: threading.Event) -> None:
+    until.wait()
+
+
+async def a_blocking_handler(until: threading.Event) -> None:
+    a_slow_query(until)
+
+
+async def test_it_names_who_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    released = threading.Event()
+    threading.Timer(4 * LONGEST, released.set).start()
+    with watched() as told:
+        await a_blocking_handler(released)
+        await asyncio.wait_for(told.wait(), 10)
+        while "the event loop was blocked for 0." not in caplog.text:
+            await asyncio.sleep(0.001)
+    assert "test_it_names_who_blocks" in caplog.text  # the outermost function
+    assert "in Condition.wait (" in caplog.text  # and the innermost
+    assert "anyio.to_thread.run_sync" in caplog.text
+
+
+async def test_it_says_so_while_it_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "AGAIN", 0.01)
+    with watched():
+        block(lambda: "the event loop is blocked since 0 s: " in caplog.text)
+
+
+async def test_a_loop_that_never_turns_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was closed: the watchdog ends, too."""
+    monkeypatch.setattr(watchdog, "AGAIN", 0.01)
+    told: list[int] = []
+    dog = watchdog._Watchdog(asyncio.get_running_loop(), 0.01, lambda: told.append(1))
+    dog.stop.set()
+    await asyncio.to_thread(dog._watch)
+    assert not told
+
+
+async def test_a_loop_that_waits_is_not_blocked(caplog: pytest.LogCaptureFixture) -> None:
+    with watched() as told:
+        await asyncio.sleep(3 * LONGEST)
+    assert not told.is_set()
+    assert "blocked" not in caplog.text
+
+
+async def test_nothing_is_watched_without_a_limit() -> None:
+    before = threading.active_count()
+    with watched(0):
+        assert threading.active_count() == before
+
+
+def test_a_loop_that_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    before = {*threading.enumerate()}
+    with watching(loop, 0.01, lambda: None):
+        for thread in {*threading.enumerate()} - before:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_what_a_loop_does() -> None:
+    assert watchdog._place(None) == (False, "")
+    frame = sys._getframe()
+    busy, place = watchdog._place(frame)
+    assert busy
+    assert "test_what_a_loop_does" in place or "<module>" in place
+
+    def within_the_library() -> tuple[bool, str]:
+        return watchdog._place(sys._getframe())
+
+    code = within_the_library.__code__
+    ours = code.replace(co_filename=watchdog.__file__)
+    within_the_library.__code__ = ours
+    assert within_the_library()[0]

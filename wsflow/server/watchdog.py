@@ -1,0 +1,122 @@
+"""Says which handler blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from wsflow.log import Log
+
+log = Log("wsflow")
+
+AGAIN = 1.0
+"""Seconds after which it is said again of a loop that is still blocked."""
+
+LOOKS = 4
+"""How often it is looked within the time that the event loop may be blocked."""
+
+_LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_NOT_THE_APPS = (str(Path(__file__).parents[1]), *_LIBRARIES, "<")
+_LOOPS = tuple(
+    f"{library}/{module}"
+    for library in _LIBRARIES
+    for module in ("asyncio/base_events.py", "asyncio/runners.py", "selectors.py")
+)
+
+
+@contextlib.contextmanager
+def watching(
+    loop: asyncio.AbstractEventLoop, longest: float, blocked: Callable[[], None]
+) -> Iterator[None]:
+    """Log each time that the event loop does not turn for longer than it should, with the function
+    that runs meanwhile. Entered in the thread of the loop.
+
+    Args:
+        loop: the event loop.
+        longest: seconds; 0 to watch nothing.
+        blocked: called in the loop each time.
+    """
+    if not longest:
+        yield
+        return
+    watchdog = _Watchdog(loop, longest, blocked)
+    thread = threading.Thread(target=watchdog.run, name="wsflow watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watchdog.stop.set()
+
+
+class _Watchdog:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, longest: float, blocked: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._longest = longest
+        self._blocked = blocked
+        self._thread = threading.get_ident()
+        self._turned = threading.Event()
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(self._longest / LOOKS):
+            self._turned.clear()
+            try:
+                self._loop.call_soon_threadsafe(self._turned.set)
+            except RuntimeError:  # it is closed
+                return
+            self._watch()
+
+    def _watch(self) -> None:
+        """Wait until the loop turns; if that is late, say so."""
+        began = time.monotonic()
+        if self._turned.wait(self._longest):
+            return
+        busy, place = _place(sys._current_frames().get(self._thread))
+        while not self._turned.wait(AGAIN) and not self.stop.is_set():
+            seconds = time.monotonic() - began
+            log.often(logging.ERROR, "the event loop is blocked since %.0f s: %s", seconds, place)
+        if not self._turned.is_set() or not busy:
+            return
+        with contextlib.suppress(RuntimeError):  # it was closed meanwhile
+            self._loop.call_soon_threadsafe(self._blocked)
+        level = logging.WARNING if place else logging.DEBUG
+        log.often(
+            level,
+            "the event loop was blocked for %.2f s, and nothing else could run: %s. Use an async "
+            "library, or anyio.to_thread.run_sync",
+            time.monotonic() - began,
+            place or "no function of the app",
+        )
+
+
+def _place(frame: FrameType | None) -> tuple[bool, str]:
+    """What an event loop's thread does.
+
+    Returns:
+        Whether the loop calls something, and does not wait (the process may have been stopped).
+        And the function of the app that runs, with what it has called; empty if none does.
+    """
+    called: list[FrameType] = []  # the innermost first
+    while frame is not None and not frame.f_code.co_filename.startswith(_LOOPS):
+        called.append(frame)
+        frame = frame.f_back
+    apps = [each for each in called if not each.f_code.co_filename.startswith(_NOT_THE_APPS)]
+    if not apps:
+        return bool(called), ""
+    within = f", in {_named(called[0])}" if called[0] is not apps[-1] else ""
+    return True, f"{_named(apps[-1])}{within}"
+
+
+def _named(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
