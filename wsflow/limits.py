@@ -83,7 +83,7 @@ class Limits(WireLimits):
     inbox_bytes: int = option(
         1024 * 1024,
         "Bytes of received messages that may wait for one connection's consumers before reading "
-        "pauses.",
+        "pauses; about as many as they take once they are decoded.",
         group="Limits",
     )
     inbox_hard_messages: int = option(

@@ -12,6 +12,7 @@ from wsflow.end import End
 from wsflow.errors import Disconnected, unwrap
 from wsflow.messages.calls import Ask, Auth
 from wsflow.messages.codec import BadMessage, Codec, bad_message
+from wsflow.messages.weight import weight
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
 from wsflow.runtime.handlers import Handlers
@@ -136,11 +137,12 @@ class Dispatcher:
             consumer = taker or decoding.taker(message)
             try:
                 if consumer is None:
-                    self._of_a_call(message, len(data))
+                    self._of_a_call(message, weight(data, message))
                 elif inbox.closed:
                     pass  # only answers to calls are still expected
                 elif not self.ready or consumer in ways:
-                    ways.get(consumer, self._lane).put(Item(consumer, message, len(data)))
+                    size = weight(data, message)
+                    ways.get(consumer, self._lane).put(Item(consumer, message, size))
                 elif (
                     begun := (self._handlers or self._bound).begin(consumer, message)
                 ) is not None:

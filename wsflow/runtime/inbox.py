@@ -19,7 +19,7 @@ from wsflow.wiring.plan import ConsumerPlan
 
 
 class Item(NamedTuple):
-    """A decoded message, its consumer, its size in bytes, and the key that keeps its order."""
+    """A decoded message, its consumer, its ``weight``, and the key that keeps its order."""
 
     consumer: ConsumerPlan
     message: Any
