@@ -94,6 +94,30 @@ def test_cookies_as_a_mapping() -> None:
     assert Request.parse("/", Headers()).cookies == {}
 
 
+def test_a_target_with_its_host() -> None:
+    """RFC 9112 §3.2.2."""
+    headers = Headers([("Host", "other.example"), ("host", "another.example")])
+    for target, path, host in [
+        ("http://a.example/b?c=d", "/b", "a.example"),
+        ("HTTPS://a.example:1", "/", "a.example:1"),
+        ("/b?c=http://a.example", "/b", ""),
+    ]:
+        request = Request.parse(target, headers)
+        assert request.path == path
+        assert request.headers.get_all("Host") == (
+            [host] if host else ["other.example", "another.example"]
+        )
+    assert headers.get_all("Host") == ["other.example", "another.example"]
+
+
+@pytest.mark.parametrize(
+    "target", ["", "*", "Xchat/a", "chat", "ws://a/b", "http://", "http:///a", "http://a?b", "/a#b"]
+)
+def test_targets_that_are_no_path(target: str) -> None:
+    with pytest.raises(ValueError, match="a request target"):
+        Request.parse(target, Headers(Host="a"))
+
+
 def test_queries_that_cannot_be_read() -> None:
     for query in ("&".join(["a=1"] * 1001), "a=%ff"):
         with pytest.raises(ValueError):

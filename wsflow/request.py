@@ -125,8 +125,12 @@ class Request:
         """Read a request target (``/path?query``) and its headers.
 
         Raises:
-            ValueError: the query has more than 1,000 fields or is not UTF-8.
+            ValueError: it is no path, or its query has more than 1,000 fields or is not UTF-8.
         """
+        if target[:1] != "/":
+            target, headers = _absolute(target, headers)
+        if "#" in target:
+            raise ValueError("a request target has no fragment")
         path, _, query = target.partition("?")
         return cls(
             path,
@@ -147,6 +151,23 @@ def _query(query: str) -> Params:
     return Params(
         parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS, errors="strict")
     )
+
+
+def _absolute(target: str, headers: Headers) -> tuple[str, Headers]:
+    """The path of a target with scheme and host, which says the host instead of the headers
+    (RFC 9112 §3.2.2).
+
+    Raises:
+        ValueError: it is none.
+    """
+    scheme, _, rest = target.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme.lower() not in ("http", "https") or not host or "?" in host:
+        raise ValueError("a request target is a path")
+    headers = headers.copy()
+    del headers["Host"]
+    headers["Host"] = host
+    return slash + path or "/", headers
 
 
 def _subprotocols(headers: Headers) -> tuple[str, ...]:

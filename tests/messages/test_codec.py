@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsflow.messages.codec import JSON, BadMessage, Decoding, decode_or_refuse, runtime_classes
+from wsflow.messages.codec import (
+    JSON,
+    MSGPACK,
+    BadMessage,
+    Decoding,
+    decode_or_refuse,
+    runtime_classes,
+)
 
 
 class Color(Enum):
@@ -129,3 +136,11 @@ def test_any_and_encoding() -> None:
     assert JSON.encoded(memoryview(b"ab")).payload == b"ab"
     assert repr(JSON) == "<codec json>"
     assert decode_or_refuse(bytes.decode, b"x") == "x"
+
+
+def test_integers_that_a_codec_has_not() -> None:
+    for number in (2**64, -(2**63) - 1, [2**70]):
+        assert JSON.pack(number)[0] == msgspec.json.encode(number)
+        for _ in range(2):  # a class that is new, and one that is known
+            with pytest.raises(TypeError, match="cannot be encoded as msgpack: can't serialize"):
+                MSGPACK.pack(number)

@@ -660,3 +660,42 @@ async def test_a_loop_that_begins_after_the_end_is_over() -> None:
             with pytest.raises(Disconnected):
                 await topic.join()
         assert server.registry.counters()["topics"] == 0
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**300])
+async def test_an_integer_that_only_one_codec_has(number: int) -> None:
+    """Peers of the other one do not get it, which is counted; nobody's connection ends."""
+    app = Router("/", subprotocols=("wsflow.json", "wsflow.msgpack"))
+    Numbers = Annotated[Topic[int], "numbers"]
+
+    @app.consumer
+    async def publish(message: int, numbers: Numbers) -> None:
+        await numbers.join()
+        await numbers.publish(message if message < 5 else number)
+
+    async with serve_in_memory(app) as server, server.connect("/") as one:
+        async with server.connect("/", subprotocols=["wsflow.msgpack"]) as two:
+            for peer in (one, two):
+                await peer.send(1)
+                assert await peer.receive() == 1
+            assert await one.receive() == 1
+            await two.send(5)
+            assert await one.receive() == number
+            await two.send(2)
+            assert await two.receive() == 2
+        assert server.registry.counters()["unreadable"] == 1
+
+
+async def test_an_integer_that_no_codec_has() -> None:
+    app = Router("/", codec="msgpack")
+
+    @app.consumer
+    async def publish(message: bool, numbers: Annotated[Topic[int], "numbers"]) -> str:
+        with pytest.raises(TypeError, match="cannot be encoded as msgpack"):
+            await numbers.publish(2**64)
+        return "said"
+
+    async with serve_in_memory(app) as server:
+        async with server.connect("/") as peer:
+            await peer.send(True)
+            assert await peer.receive() == "said"

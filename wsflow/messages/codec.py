@@ -46,6 +46,13 @@ class BadMessage(Exception):
 
 
 @final
+class TooLargeError(TypeError):
+    """A message has an integer that its codec cannot encode."""
+
+    def __init__(self, codec: str, exc: OverflowError) -> None:
+        super().__init__(f"the message cannot be encoded as {codec}: {exc}")
+
+
 class Codec:
     """An encoding of messages.
 
@@ -77,7 +84,10 @@ class Codec:
                 inside a call frame.
         """
         if type(message) in self._sendable:
-            return self.encode(message), self.text, False
+            try:
+                return self.encode(message), self.text, False
+            except OverflowError as exc:
+                raise TooLargeError(self.name, exc) from None
         if isinstance(message, str):
             return message.encode(), True, True
         if isinstance(message, bytes):
@@ -94,7 +104,7 @@ class Codec:
         if len(self._sendable) > MAX_SENDABLE:
             self._sendable.clear()  # classes that are created dynamically must not accumulate
         self._sendable.add(type(message))
-        return self.encode(message), self.text, False
+        return self.pack(message)
 
     def encoded(self, message: object) -> EncodedMessage:
         """Encode ``message`` once for many peers.

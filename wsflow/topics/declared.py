@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from wsflow.messages.events import TopicOptions
-from wsflow.topics.names import topic_pattern
+from wsflow.topics.names import is_name_of
 from wsflow.topics.type import TopicType
 
 
@@ -26,7 +26,7 @@ class DeclaredTopics:
     def find(self, name: str) -> TopicType | None:
         """The type of the topic whose template matches ``name``; None if no template does."""
         for template, type in self.types.items():
-            if topic_pattern(template).fullmatch(name):
+            if is_name_of(template, name):
                 return type
         return None
 

@@ -10,7 +10,7 @@ from wsflow.brokers.remote import RemoteBroker
 from wsflow.brokers.select import engine
 from wsflow.messages.codec import CODECS
 from wsflow.messages.events import TopicOptions
-from wsflow.topics.names import topic_pattern
+from wsflow.topics.names import is_name_of
 from wsflow.topics.type import TopicType
 
 
@@ -49,7 +49,7 @@ class Publisher:
 
     async def _options(self, topic: str) -> TopicOptions:
         for template, options in (await self._broker.declared()).items():
-            if topic_pattern(template).fullmatch(topic):
+            if is_name_of(template, topic):
                 return options
         return TopicOptions()
 

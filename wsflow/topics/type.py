@@ -11,7 +11,8 @@ from typing import Any, Union
 
 import msgspec
 
-from wsflow.messages.codec import CODECS, Codec, decode_or_refuse, runtime_classes
+from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse, runtime_classes
+from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
@@ -38,7 +39,13 @@ class TopicType:
         return _classes(self.types)
 
     def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
-        """Encode a message, once per codec."""
+        """Encode a message, once per codec.
+
+        A codec that has no integers as large as the message's is left out: its peers do not get it.
+
+        Raises:
+            TypeError: no codec can encode it.
+        """
         token = None
         kind: Any = type(message)
         if self.options.history and (field := event_id_field(kind)):
@@ -49,7 +56,13 @@ class TopicType:
                 else dataclasses.replace
             )
             message = change(message, **{field: token})
-        payloads = {codec.name: codec.encoded(message) for codec in self.codecs}
+        payloads: dict[str, EncodedMessage] = {}
+        for number, codec in enumerate(self.codecs, 1):
+            try:
+                payloads[codec.name] = codec.encoded(message)
+            except TooLargeError:
+                if number == len(self.codecs) and not payloads:
+                    raise
         return Envelope(payloads, exclude, token)
 
     def decode(self, event: Event) -> Any:
