@@ -80,11 +80,6 @@ def line(row: Row, reached: str) -> str:
     return f"| {row.number} | {row.test} | {row.load} | {row.target} | {reached} |"
 
 
-def elsewhere(row: Row) -> str:
-    """What to say of a row that has no checks here."""
-    return f"not measured yet: `{row.where}`"
-
-
 def table(rows: Iterable[tuple[Row, str]]) -> str:
     return "\n".join([HEAD, *(line(row, reached) for row, reached in rows)])
 
@@ -120,7 +115,7 @@ def main() -> None:
         result = measured(row, of)
         missed = missed or bool(result.missed)
         form = "" if of.whole else "small form: "
-        results.append((row, form + result.text if row.checks else elsewhere(row)))
+        results.append((row, form + result.text))
     print(table(results))
     if arguments.write:
         PAGE.write_text(write(PAGE.read_text(), results))

@@ -111,16 +111,14 @@ class Row:
         test: what is tried.
         load: how much of it.
         target: what must be reached.
-        checks: its parts; none if another module has them.
-        where: that module.
+        checks: its parts.
     """
 
     number: int
     test: str
     load: str
     target: str
-    checks: Sequence[Check] = ()
-    where: str = ""
+    checks: Sequence[Check]
 
 
 def both_forms(row: Row) -> tuple[Any, Any]:

@@ -168,7 +168,7 @@ class Stopping:
         settings: how long to wait.
     """
 
-    SECOND_SIGNAL = 1.0
+    SECOND_SIGNAL = 3.0
     """Seconds that scope functions have to tear down after the second signal."""
 
     def __init__(self, server: Server, settings: Settings) -> None:
