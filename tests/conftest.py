@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import trio.testing
 
 from tests.brokers.servers import BrokerServer, Kind
 from wsflow import log
+
+# Hundreds of processes import the same modules: what Python compiles is kept for the next one, and
+# out of the tree, so that it may be kept even where PYTHONDONTWRITEBYTECODE is set.
+BYTECODE = str(Path(__file__).parents[1] / "build" / "bytecode")
+sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE
 
 
 @pytest.fixture(params=["asyncio", "trio"])

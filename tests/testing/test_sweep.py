@@ -40,16 +40,44 @@ from wsflow.testing import (
 from wsflow.testing import sweep as sweep_module
 
 
+POINTS = {
+    "consumer": 120,
+    "producer": 95,
+    "both": 155,
+    "concurrency and keys": 295,
+    "task group": 125,
+    "stream": 55,
+    "calls": 175,
+    "calls of the app": 35,
+    "topics": 210,
+    "nested scopes": 140,
+    "on_error": 75,
+    "all at once": 650,
+    "a slow app": 70,
+    "rejected": 15,
+    "too big": 28,
+    "a slow peer": 115,
+}
+"""How many points each of them has at least: a scenario that waits more rarely says less."""
+
+
 @pytest.mark.long
-def test_a_sweep_over_all_that_a_connection_runs() -> None:
-    points = dict.fromkeys(FAULTS, 0)
-    for app, scenario, limits in SWEPT.values():
-        report = sweep_cancellation(app(), scenario, limits=limits)
-        assert not report.left_out
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_over_all_that_a_connection_runs(name: str) -> None:
+    app, scenario, limits = SWEPT[name]
+    report = sweep_cancellation(app(), scenario, limits=limits)
+    assert not report.left_out
+    assert report.points >= POINTS[name], report
+    if name == "all at once":  # with each fault
+        points = dict.fromkeys(FAULTS, 0)
         for (fault, _), count in report.by_fault.items():
             points[fault] += count
-    assert all(count > 30 for count in points.values()), points
-    assert sum(points.values()) >= 2000
+        assert all(count >= 30 for count in points.values()), report
+
+
+def test_all_sweeps_together_have_enough_points() -> None:
+    assert POINTS.keys() == SWEPT.keys()
+    assert sum(POINTS.values()) >= 2000
 
 
 # -- planted bugs
