@@ -47,8 +47,9 @@ def echo() -> Router:
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Server]:
     options: dict[str, Any] = {"open_timeout": 20, "close_timeout": 0.1, **settings}
-    async with serve(echo(), Settings(port=0, **options)) as server:
-        yield server
+    with anyio.fail_after(15):  # also if the server does not stop
+        async with serve(echo(), Settings(port=0, **options)) as server:
+            yield server
 
 
 @contextlib.contextmanager

@@ -39,26 +39,26 @@ from wsflow.testing import (
 )
 from wsflow.testing import sweep as sweep_module
 
-
 POINTS = {
-    "consumer": 120,
-    "producer": 95,
-    "both": 155,
-    "concurrency and keys": 295,
-    "task group": 125,
-    "stream": 55,
-    "calls": 175,
-    "calls of the app": 35,
-    "topics": 210,
-    "nested scopes": 140,
-    "on_error": 75,
-    "all at once": 650,
-    "a slow app": 70,
-    "rejected": 15,
-    "too big": 28,
-    "a slow peer": 115,
+    "consumer": 108,
+    "producer": 85,
+    "both": 139,
+    "concurrency and keys": 265,
+    "task group": 112,
+    "stream": 49,
+    "calls": 157,
+    "calls of the app": 24,
+    "topics": 189,
+    "nested scopes": 126,
+    "on_error": 67,
+    "all at once": 585,
+    "a slow app": 63,
+    "rejected": 10,
+    "too big": 19,
+    "a slow peer": 103,
 }
-"""How many points each of them has at least: a scenario that waits more rarely says less."""
+"""How many points each of them has at least, with some to spare, since a loaded machine has other
+turns: a scenario that waits more rarely says less."""
 
 
 @pytest.mark.long
