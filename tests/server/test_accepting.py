@@ -111,6 +111,9 @@ async def test_those_who_wait_get_in_when_there_is_room() -> None:
             await until(server, 2)
             async with raw(server) as client:
                 client.send(request())
+                with anyio.fail_after(10):  # it rests, instead of looking all the time
+                    while server._listeners[0]._again is None:
+                        await asyncio.sleep(0.001)
                 some[1].close()
                 assert (await client.head())[0] == 101
 
