@@ -215,41 +215,48 @@ def prepare_load() -> Path:
     return program
 
 
+COMPILED = ROOT / "wsflow" / "transports" / "frames.py"
+
+
 def prepare_compiled() -> str:
     """Build the wheel whose frame path is compiled, and unpack it. Why not, if it cannot be.
 
-    What is there already, of the same source, stays.
+    The compiled module stays as long as its source, which imports nothing of wsflow; the others are
+    as they are now.
     """
     source, compiled = BUILD / "source", BUILD / "compiled"
-    stamp, digest = BUILD / "compiled.digest", _digest_of_source()
-    if stamp.exists() and stamp.read_text() == digest:
-        return ""
-    stamp.unlink(missing_ok=True)
-    for each in (source, compiled, BUILD / "wheel"):
-        shutil.rmtree(each, ignore_errors=True)
-    # From a copy: the compiler leaves its output beside the source.
-    shutil.copytree(ROOT / "wsflow", source / "wsflow")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    built = subprocess.run(
-        [shutil.which("uv") or "uv", "build", "--wheel", "--out-dir", BUILD / "wheel", source],
-        env={**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "true"},
-        capture_output=True,
-        text=True,
-    )
-    if built.returncode:
-        return built.stderr[-500:]
-    (wheel,) = (BUILD / "wheel").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(compiled)
-    stamp.write_text(digest)
+    stamp, digest = BUILD / "compiled.digest", _digest_of_compiled()
+    if not stamp.exists() or stamp.read_text() != digest:
+        stamp.unlink(missing_ok=True)
+        for each in (source, compiled, BUILD / "wheel"):
+            shutil.rmtree(each, ignore_errors=True)
+        # From a copy: the compiler leaves its output beside the source.
+        shutil.copytree(ROOT / "wsflow", source / "wsflow")
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+        built = subprocess.run(
+            [shutil.which("uv") or "uv", "build", "--wheel", "--out-dir", BUILD / "wheel", source],
+            env={**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "true"},
+            capture_output=True,
+            text=True,
+        )
+        if built.returncode:
+            return built.stderr[-500:]
+        (wheel,) = (BUILD / "wheel").glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(compiled)
+        stamp.write_text(digest)
+    for old in (compiled / "wsflow").rglob("*.py"):
+        old.unlink()
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "wsflow", compiled / "wsflow", ignore=ignored, dirs_exist_ok=True)
     return ""
 
 
-def _digest_of_source() -> str:
-    """Changes with whatever goes into the wheel."""
+def _digest_of_compiled() -> str:
+    """Changes with whatever the compiled module is made of."""
     digest = hashlib.sha256(sys.version.encode())
-    for file in [ROOT / "pyproject.toml", *sorted((ROOT / "wsflow").rglob("*.py"))]:
+    for file in (ROOT / "pyproject.toml", COMPILED):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

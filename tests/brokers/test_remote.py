@@ -210,7 +210,8 @@ async def test_publishing_from_outside_before_the_app_ran(
         assert await publish("kept", News("one")) == ""
 
 
-async def test_a_broker_that_is_not_there() -> None:
+async def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "PATIENCE", 0.5)
     with pytest.raises(BrokerError, match=r"the broker redis://127.0.0.1:1 cannot be reached: "):
         async with wsflow.publisher("redis://:secret@127.0.0.1:1", timeout=0.1):
             raise AssertionError
@@ -323,7 +324,10 @@ async def test_redis_refuses(
             )
 
 
-async def test_a_password(server_of: Callable[..., BrokerServer]) -> None:
+async def test_a_password(
+    server_of: Callable[..., BrokerServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "PATIENCE", 1.0)
     server = server_of("valkey")
     async with raw(server) as (_, client):
         await client.config_set("requirepass", "secret")
@@ -389,7 +393,10 @@ async def test_nats_without_jetstream(tmp_path: Any) -> None:
                 raise AssertionError
 
 
-async def test_nats_refuses(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nats_refuses(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "PATIENCE", 1.0)
     config = """
         max_payload: 1000
         jetstream {store_dir: "%s"}

@@ -513,6 +513,9 @@ async def test_who_asks_more_than_fits_waits(life: Life, monkeypatch: pytest.Mon
             assert not any(f"begun {name}" in life.events for name in "cde")
             life.go.set()
             await life.until("over e")
+            with anyio.fail_after(5):
+                while len(outcomes) < 6:
+                    await anyio.lowlevel.checkpoint()
         life.go = anyio.Event()
         async with anyio.create_task_group() as tasks:
             for name in "xy":
@@ -880,10 +883,113 @@ async def test_reading_pauses_again_once_nothing_is_awaited(life: Life) -> None:
             Raw(f'{{"type":"$answer","id":{asked["id"]},"value":{{"total":3}}}}'.encode())
         )
         session: Any = peer._session
+        try:
+            with anyio.fail_after(2):
+                while not session._inbox.full:
+                    await anyio.lowlevel.checkpoint()
+        finally:
+            life.go.set()
+
+
+async def a_call(asks: Connection, life: Life) -> None:
+    await asks.call(Add(1, 2))
+
+
+async def a_call_that_fails(asks: Connection, life: Life) -> None:
+    with pytest.raises(CallError):
+        await asks.call(Add(-1, 2))
+
+
+async def a_call_that_is_refused(asks: Connection, life: Life) -> None:
+    with pytest.raises(CallError, match="no consumer"):
+        await asks.call(Unknown())
+
+
+async def a_call_that_is_invalid(asks: Connection, life: Life) -> None:
+    with pytest.raises(CallError, match="invalid"):
+        await asks.call(Odd("no number"))
+
+
+async def a_call_that_takes_too_long(asks: Connection, life: Life) -> None:
+    with pytest.raises(TimeoutError):
+        await asks.call(Work("late"), timeout=0.01)
+    await life.until("over late")
+
+
+async def a_call_that_is_cancelled(asks: Connection, life: Life) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(asks.call, Work("dear"))
+        await life.until("begun dear")
+        tasks.cancel_scope.cancel()
+    await life.until("over dear")
+
+
+async def a_call_that_cannot_be_sent(asks: Connection, life: Life) -> None:
+    with pytest.raises(TypeError):
+        await asks.call(Odd(object()))
+
+
+async def a_stream(asks: Connection, life: Life) -> None:
+    async with asks.stream(Count(3)) as ticks:
+        assert len([tick async for tick in ticks]) == 3
+
+
+async def a_stream_that_fails(asks: Connection, life: Life) -> None:
+    with pytest.raises(CallError, match="broken"):
+        async with asks.stream(Count(3, fails_at=1)) as ticks:
+            assert [tick async for tick in ticks]
+
+
+async def a_stream_that_is_left(asks: Connection, life: Life) -> None:
+    async with asks.stream(Count(10**9)) as ticks:
+        async for _ in ticks:
+            break
+    await life.until("counted")
+
+
+class Unknown(Call[None], tag="unknown"): ...
+
+
+class Odd(Call[Sum], tag="add"):
+    a: Any
+    b: int = 0
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        a_call,
+        a_call_that_fails,
+        a_call_that_is_refused,
+        a_call_that_is_invalid,
+        a_call_that_takes_too_long,
+        a_call_that_is_cancelled,
+        a_call_that_cannot_be_sent,
+        a_stream,
+        a_stream_that_fails,
+        a_stream_that_is_left,
+    ],
+)
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_a_call_that_has_ended_holds_reading_open_no_longer(
+    ends: Any, end: str, life: Life
+) -> None:
+    """However it has ended, on either side of it."""
+    async with connect(both(life), client=both(life)) as linked:
+        sessions = [_session(linked.client), _session(linked.server)]
         with anyio.fail_after(5):
-            while not session._inbox.full:
+            for _ in range(3):
+                life.events.clear()
+                await ends(getattr(linked, end), life)
+            while any(session._inbox.expecting for session in sessions):
                 await anyio.lowlevel.checkpoint()
-        life.go.set()
+        for session in sessions:
+            assert not session.calls._asked
+            assert not session.calls._answering
+
+
+def _session(connection: Any) -> Any:
+    return connection._driver
 
 
 async def test_what_is_asked_of_a_peer_in_a_test(life: Life) -> None:

@@ -231,6 +231,8 @@ class TestItIsRenewed(Jumping):
             await anyio.sleep(124)
             await peer.send({"type": "$auth", "token": "ada"})
             assert await peer.receive() == {"type": "$auth"}  # it does not end any more
+            session: Any = peer._session
+            assert not session._inbox.expecting  # nor does it hold reading open
             await anyio.sleep(DAY)
             await peer.send(Say("hi"))
             assert await peer.receive(Said) == Said("ada admin: hi")

@@ -47,8 +47,9 @@ def echo() -> Router:
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Server]:
     options: dict[str, Any] = {"open_timeout": 20, "close_timeout": 0.1, **settings}
-    async with serve(echo(), Settings(port=0, **options)) as server:
-        yield server
+    with anyio.fail_after(15):  # also if the server does not stop
+        async with serve(echo(), Settings(port=0, **options)) as server:
+            yield server
 
 
 @contextlib.contextmanager
@@ -110,6 +111,9 @@ async def test_those_who_wait_get_in_when_there_is_room() -> None:
             await until(server, 2)
             async with raw(server) as client:
                 client.send(request())
+                with anyio.fail_after(10):  # it rests, instead of looking all the time
+                    while server._listeners[0]._again is None:
+                        await asyncio.sleep(0.001)
                 some[1].close()
                 assert (await client.head())[0] == 101
 
@@ -320,3 +324,58 @@ async def test_listeners_are_idempotent() -> None:
     listener.close()
     listener.close()
     assert listening.fileno() == -1
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+async def test_so_many_are_accepted_and_not_one_more(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all in the handshake, of them from one client, open, and at once."""
+
+    def transports(**settings: Any) -> Any:
+        options = {"max_handshakes": 100, "max_handshakes_per_client": 0, **settings}
+        return Server(server_plan(), Settings(**options))._transports
+
+    def accept(each: Any, count: int) -> list[Any]:
+        """As many as there is room for, each from an address of its own."""
+        made = [each.accepted(Address(f"192.0.2.{n}", 1)) for n in range(min(each.room(), count))]
+        assert None not in made
+        return made
+
+    in_handshake = transports(max_handshakes=most)
+    for _ in range(3):
+        waiting = accept(in_handshake, 10)
+        assert (len(waiting), in_handshake.room()) == (most, 0)
+        in_handshake.requested(waiting[0])
+        assert in_handshake.room() == 1
+        for each in waiting:
+            in_handshake.closed(each)
+
+    of_a_client = transports(max_handshakes_per_client=most)
+    for _ in range(3):
+        waiting = [of_a_client.accepted(Address("192.0.2.1", n)) for n in range(5)]
+        assert [each is not None for each in waiting] == [n < most for n in range(5)]
+        of_a_client.requested(waiting[0])
+        waiting.append(of_a_client.accepted(Address("192.0.2.1", 9)))
+        assert waiting[-1] is not None
+        assert of_a_client.accepted(Address("192.0.2.1", 9)) is None
+        for each in waiting:
+            if each is not None:
+                of_a_client.closed(each)
+        assert (of_a_client._from, of_a_client._requesting, of_a_client._open) == ({}, {}, set())
+
+    are_open = transports(max_connections=most, max_handshakes=10)
+    for _ in range(3):
+        made = []
+        for _ in range(3):
+            made += accept(are_open, 10)
+            for each in made:
+                are_open.requested(each)
+        assert (len(made), are_open.room()) == (most + 10, 0)
+        are_open.closed(made.pop())
+        assert are_open.room() == 1
+        for each in made:
+            are_open.closed(each)
+
+    monkeypatch.setattr(transports_module, "AT_ONCE", most)
+    assert len(accept(transports(), 10)) == most

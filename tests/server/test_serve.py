@@ -585,8 +585,9 @@ async def test_those_who_linger_count(caplog: pytest.LogCaptureFixture) -> None:
             assert (await reader.read()).startswith(b"HTTP/1.1 426 ")
             lingering.append(writer)  # and does not close
         _, waiting = await asyncio.open_connection("127.0.0.1", server.port)
-        while "2 connections are open, 0 of them have not sent" not in caplog.text:
-            await asyncio.sleep(0)
+        with anyio.fail_after(10):
+            while "2 connections are open, 0 of them have not sent" not in caplog.text:
+                await asyncio.sleep(0)
         assert len(server._transports._open) == 2
         for each in (*lingering, waiting):
             each.close()
