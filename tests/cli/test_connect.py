@@ -251,7 +251,7 @@ async def test_refusals(server: Server) -> None:
     [
         (["ws://127.0.0.1:1/"], 6, "ws://127.0.0.1:1/ cannot be reached: Connection refused"),
         (["127.0.0.1"], 2, "'127.0.0.1' is not a WebSocket URI"),
-        (["ws://x/", "--header", "nonsense"], 2, "'nonsense' is not a header: write 'Name:"),
+        (["ws://x/", "--header", "nonsense"], 2, "no colon; write 'Name: value'"),
         (["ws://x/", *KNOWN], 2, "the app has no path /: it has /chat/{room}"),
         (["ws://x/", "--app", "nowhere:app"], 3, "there is no module 'nowhere'"),
     ],
