@@ -306,7 +306,7 @@ async def test_a_header_that_cannot_be_sent() -> None:
     async def sign_in(opening: Opening) -> None:
         opening.headers["Bad Name"] = "x"
 
-    with pytest.raises(ConnectError, match="name of header 1 .* has ' ' in it"):
+    with pytest.raises(ConnectError, match=r"name of header 1 .* has ' ' in it"):
         await run_client(router, "ws://127.0.0.1:1/echo")
 
 

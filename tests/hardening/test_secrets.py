@@ -1,7 +1,7 @@
 """Row 18: what must stay secret is in no line that wsflow writes, at any level, in any error.
 
 The secret is planted wherever users have one. Then all that a command has written, to both of its
-streams, is searched for it, in each of its spellings.
+streams, is searched for it, and for each word of it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,8 @@ from tests.processes import free_port
 
 SECRET = "hush/hush+hush"
 QUOTED = urllib.parse.quote(SECRET, safe="")
-SPELLINGS = [
-    SECRET,
-    QUOTED,
-    QUOTED.lower(),
-    urllib.parse.quote(SECRET),
-    base64.b64encode(f"user:{SECRET}".encode()).decode(),
-    repr(SECRET)[1:-1],
-]
+PARTS_OF_IT = ["hush", base64.b64encode(f"user:{SECRET}".encode()).decode()]
+"""What must not be shown: no word of it, which each of its other spellings has."""
 SECONDS = 30.0
 """How long a command may run that does not end by itself; few do not."""
 
@@ -43,7 +37,7 @@ CARRIED = (
 def search(text: str, what: str, outcome: Outcome) -> None:
     """Note each line that shows the secret."""
     for line in text.splitlines():
-        if any(spelling in line for spelling in SPELLINGS):
+        if any(spelling in line for spelling in PARTS_OF_IT):
             outcome.wrong.append(f"{what}: {line:.300}")
 
 
@@ -272,7 +266,7 @@ def clients(scale: Scale) -> Outcome:
             environment = {"http_proxy": proxy, "no_proxy": ""}
             through = ("connect", f"ws://127.0.0.1:{port}/secret?{secret}")
             commands.append(("connect, a proxy", through, environment))
-            for odd in ("Authorization {}", "Authorization {}: x", "{}: x", "A: {}\n"):
+            for odd in ("Authorization {}", "Authorization {}: x", "{}: x", "A: {}\nB"):
                 line = (*through, "--header", odd.format(SECRET))
                 commands.append((f"connect, a malformed header, {odd!r}", line, {}))
             loose = (*through, "--header", "Authorization:", "Bearer", SECRET)
