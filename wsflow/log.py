@@ -27,6 +27,7 @@ _IN_TEXT = re.compile(f"[{_NOT_PRINTABLE}]")
 _WORDS = re.compile(r"\S+")
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
 _URI = re.compile(rf"{_SCHEME}\S*")
+_ODD_PORT = re.compile(rf"{_SCHEME}[^/@:\[\]]{{0,255}}:[^@]*")
 _PLACE = re.compile(
     rf"(?P<scheme>{_SCHEME}|(?!{_SCHEME}))"
     r"(?P<user>(?:[^/]*@)?)"
@@ -57,7 +58,7 @@ def shown_uri(uri: str) -> str:
 def _without_user(uri: str) -> str:
     found = _PLACE.fullmatch(uri)
     if found is None:
-        begin = re.match(_SCHEME, uri)
+        begin = re.match(rf"{_SCHEME}[^:]*:" if _ODD_PORT.fullmatch(uri) else _SCHEME, uri)
         return f"{begin[0] if begin else ''}…"
     scheme, user, host, path = found.groups()
     if "@" in path and (":" in path or not (scheme and host)):  # a slash too many, or too few

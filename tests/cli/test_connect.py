@@ -41,6 +41,7 @@ from wsflow.cli import shell
 from wsflow.cli.main import main
 from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.messages.codec import JSON, MSGPACK
+from wsflow.output import stderr
 from wsflow.server import Server, Settings
 from wsflow.server.serve import serve
 from wsflow.wiring.compile import compile_app
@@ -222,6 +223,7 @@ async def test_a_send_that_meets_the_end(
         monkeypatch.setattr("sys.stdin", stdin)
         connecting: Any = contextlib.nullcontext(Ended())
         assert await cli_connect._pipe(connecting, Typed(JSON), JSON, 1) == 7
+    stderr.drain()
     assert "ended: peer (4001)" in capsys.readouterr().err
 
 
