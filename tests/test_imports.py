@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "wsflow"
 # From the ground up. A room, which is a folder or a file beside one, may import from the floors
 # below its own, and not from its siblings.
 FLOORS = [
+    ["output"],
     ["addresses", "credential", "end", "http", "limits", "log", "tasks"],
     ["errors", "request", "opening", "messages"],
     ["connection", "declare", "transports", "brokers"],

@@ -1,11 +1,11 @@
-"""HTTP and URL helpers: headers, statuses, percent-encoding, and URLs without their secrets."""
+"""HTTP and URL helpers: headers, statuses, percent-encoding, the parts of a URI."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as an argument: a mapping, or pairs."""
@@ -23,14 +23,17 @@ def header_pairs(headers: HeaderItems) -> list[tuple[str, str]]:
         TypeError: they are not pairs of str.
     """
     if isinstance(headers, str):
-        raise TypeError(f"headers is {headers!r}: use a mapping, or pairs")
+        raise TypeError("headers is a str: use a mapping, or pairs")
     pairs: list[tuple[str, str]] = []
     for item in headers.items() if isinstance(headers, Mapping) else headers:
         match item:
             case (str(name), str(value)):
                 pairs.append((name, value))
             case _:
-                raise TypeError(f"{item!r} is not a header: use a name and a value, each a str")
+                raise TypeError(
+                    f"a {type(item).__name__} that is no pair of two str is not a header: use a "
+                    "name and a value, each a str"
+                )
     return pairs
 
 
@@ -48,11 +51,16 @@ def check_headers(headers: Iterable[tuple[str, str]]) -> None:
     """Check that headers may be sent (RFC 9110 §5).
 
     Raises:
-        ValueError: a name is not a token, or a value has a character that is not allowed.
+        ValueError: a name is not a token, or a value has a character that is not allowed. The
+            message shows neither: what is no name may be a secret in the wrong place.
     """
-    for name, value in headers:
+    for number, (name, value) in enumerate(headers, 1):
         if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is not a header name: use letters, digits and -")
+            wrong = repr(_TOKEN.sub("", name, count=1)[0]) + " in it" if name else "no character"
+            raise ValueError(
+                f"the name of header {number} is not a header name, it has {wrong}: use letters, "
+                "digits and -"
+            )
         if not _FIELD_VALUE.fullmatch(value):
             raise ValueError(f"the value of header {name!r} has a character that is not allowed")
 
@@ -67,16 +75,19 @@ def percent_encode(text: str) -> str:
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())
 
 
-def without_secrets(uri: str) -> str:
-    """A URI for messages and logs: without user, password, query and fragment."""
-    parts = urlsplit(uri)
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=place, query="", fragment=""))
+def split_uri(uri: str) -> SplitResult:
+    """The parts of a URI.
 
-
-def without_password(url: str) -> str:
-    """A URL for messages and logs: without its password."""
-    scheme, between, rest = url.partition("://")
-    head, at, host = rest.rpartition("@")
-    user, colon, _ = head.partition(":")
-    return f"{scheme}{between}{user}{':…' if colon else ''}{at}{host}" if at else url
+    Raises:
+        ValueError: its host or port is invalid. The message shows neither, since they may be parts
+            of a password.
+    """
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(
+            "its host or port is invalid: write scheme://host:port, with a port from 0 to 65535, "
+            "and percent-encode special characters of user and password"
+        ) from None
+    return parts

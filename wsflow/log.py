@@ -1,8 +1,8 @@
 """The way into the log: nothing raises, no secret is shown, no control character gets through.
 
-Everything that wsflow logs passes here. A line may show what a peer has sent. So characters that
-are not printable are escaped, long values are cut, and URLs are shown without user, password and
-query.
+Everything that wsflow logs or says passes here. A line may show what a peer has sent. So characters
+that are not printable are escaped, long values are cut, and URLs are shown without user, password,
+query and fragment.
 """
 
 from __future__ import annotations
@@ -10,37 +10,92 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import sys
 import time
 from typing import final
+
+from wsflow.output import stderr
 
 MAX_LENGTH = 1000
 """The most characters of one value in a line."""
 
+_NOT_PRINTABLE = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+)
+_IN_LINE = re.compile(f"[\t\n{_NOT_PRINTABLE}]")
+_IN_TEXT = re.compile(f"[{_NOT_PRINTABLE}]")
+
 _WORDS = re.compile(r"\S+")
-_USER = re.compile(r"(?<=://)[^/\s?#]*@")
-_NOT_PRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
+_URI = re.compile(rf"{_SCHEME}\S*")
+_ODD_PORT = re.compile(rf"{_SCHEME}[^/@:\[\]]{{0,255}}:[^@]*")
+_PLACE = re.compile(
+    rf"(?P<scheme>{_SCHEME}|(?!{_SCHEME}))"
+    r"(?P<user>(?:[^/]*@)?)"
+    r"(?P<host>(?:\[[0-9A-Fa-f:.]*\]|[^/@:\[\]]{0,255})(?::\d{0,5}(?!\d))?[])}>'\",;:.]*)"
+    r"(?P<path>(?:/.*)?)",
+    re.DOTALL,
 )
 
 
 def shown(value: object) -> str:
     """A value as text for one line of a log: escaped, cut, and without secrets."""
-    text = str(value)
-    if len(text) > MAX_LENGTH:
-        text = f"{text[:MAX_LENGTH]}…"
-    return escaped(_WORDS.sub(_without_query, _USER.sub("…@", text)))
+    return escaped(without_secrets(_cut(str(value))))
 
 
-def escaped(text: str) -> str:
-    """A text with its control characters escaped, those that change the writing direction, too."""
-    return _NOT_PRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+def shown_uri(uri: str) -> str:
+    """A URI, or what was meant to be one, or several of them between commas: for messages and logs.
+
+    Nothing is left of user, password, query and fragment. What cannot be read as a URI may have
+    them anywhere, and is not shown.
+    """
+    uri = _cut(uri)
+    mark = next((each for each in uri if each in "?#"), "")
+    places, _, rest = uri.partition(mark) if mark else (uri, "", "")
+    text = ",".join(_without_user(each) for each in places.split(","))
+    return escaped(f"{text}{mark}{'…' if rest else ''}")
+
+
+def _without_user(uri: str) -> str:
+    found = _PLACE.fullmatch(uri)
+    if found is None:
+        begin = re.match(rf"{_SCHEME}[^:]*:" if _ODD_PORT.fullmatch(uri) else _SCHEME, uri)
+        return f"{begin[0] if begin else ''}…"
+    scheme, user, host, path = found.groups()
+    if "@" in path and (":" in path or not (scheme and host)):  # a slash too many, or too few
+        path = "/…"
+    return f"{scheme}{'…@' if user else ''}{host}{path}"
+
+
+def without_secrets(text: str) -> str:
+    """A text with each URL in it as ``shown_uri`` shows it, and paths without their query."""
+    if "://" in text:
+        text = _URI.sub(lambda found: shown_uri(found[0]), text)
+    return _WORDS.sub(_without_query, text) if "?" in text else text
 
 
 def _without_query(word: re.Match[str]) -> str:
-    """A word without the query of the URL or path that it may be."""
+    """A word without the query of the path that it may be."""
     path, mark, query = word[0].partition("?")
     return f"{path}{mark}…" if query and "/" in path else word[0]
+
+
+def escaped(text: str) -> str:
+    """A text for one line: with its control characters escaped, those that change the writing
+    direction, too."""
+    return _IN_LINE.sub(_escape, text)
+
+
+def escaped_lines(text: str) -> str:
+    """The same for a text of several lines: line feeds and tabs stay."""
+    return _IN_TEXT.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}…"
 
 
 _often: dict[str, tuple[float, int]] = {}
@@ -115,4 +170,47 @@ class Log:
 def _not_logged(exc: Exception) -> None:
     """Say it on standard error, as ``logging`` does for a handler whose stream fails."""
     with contextlib.suppress(Exception):
-        print(f"wsflow: a line could not be logged: {type(exc).__name__}: {exc}", file=sys.stderr)
+        say(f"wsflow: a line could not be logged: {type(exc).__name__}: {exc}")
+
+
+# -- in a command
+
+
+def say(text: str) -> None:
+    """Print what a command says of itself on standard error, without waiting for who reads it.
+
+    Control characters are escaped, but for line feeds and tabs. URLs are not shortened, since a
+    command names those to connect to: use ``shown`` or ``shown_uri`` for others.
+    """
+    stderr.put(escaped_lines(text))
+
+
+def log_to_stderr(level: str, format: str) -> None:
+    """Have ``logging`` write to standard error, if it has no handler yet."""
+    handler = _Handler()
+    handler.setFormatter(_Formatter(format))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+@final
+class _Handler(logging.Handler):
+    """Writes each record to standard error, without waiting."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stderr.put(self.format(record))
+        except Exception as exc:  # of a record whose values do not fit its format
+            _not_logged(exc)
+
+    def flush(self) -> None:
+        """Wait for what is still to be written; at the end of the process."""
+        stderr.drain()
+
+
+@final
+class _Formatter(logging.Formatter):
+    """Shows no control characters and no secrets in records of other loggers and tracebacks,
+    either."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped_lines(without_secrets(super().format(record)))

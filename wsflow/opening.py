@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 from websockets.datastructures import Headers
 
 from wsflow.end import End
+from wsflow.log import shown_uri
 
 
 @final
@@ -64,4 +65,4 @@ class Opening:
         return MappingProxyType(dict(self._last_event_ids))
 
     def __repr__(self) -> str:
-        return f"<Opening {self.uri} attempt {self.attempt}>"
+        return f"<Opening {shown_uri(self.uri)} attempt {self.attempt}>"

@@ -349,6 +349,8 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--port", "1.5"], "unable to convert '1.5' into int"),
         (["--port", "70000"], "port is 70000: ports go up to 65535"),
         (["--nonsense"], "nonsense"),
+        (["Bearer", "secret"], "Too many arguments, by 2: put quotes around those"),
+        (["--port", "ws://me:secret@h"], "unable to convert 'ws://…@h' into int"),
         (["--loop", "curio"], "curio"),
         (["--host", "256.0.0.1"], "cannot listen on 256.0.0.1:8000: "),
         (["--fd", "987"], "cannot listen on file descriptor 987: "),
@@ -364,6 +366,7 @@ def test_usage(
     assert code == 2
     assert says in out + err
     assert "Traceback" not in out + err
+    assert "secret" not in out + err
 
 
 def test_usage_in_the_environment_and_in_toml(

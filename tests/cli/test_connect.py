@@ -41,6 +41,7 @@ from wsflow.cli import shell
 from wsflow.cli.main import main
 from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.messages.codec import JSON, MSGPACK
+from wsflow.output import stderr
 from wsflow.server import Server, Settings
 from wsflow.server.serve import serve
 from wsflow.wiring.compile import compile_app
@@ -222,6 +223,7 @@ async def test_a_send_that_meets_the_end(
         monkeypatch.setattr("sys.stdin", stdin)
         connecting: Any = contextlib.nullcontext(Ended())
         assert await cli_connect._pipe(connecting, Typed(JSON), JSON, 1) == 7
+    stderr.drain()
     assert "ended: peer (4001)" in capsys.readouterr().err
 
 
@@ -251,7 +253,7 @@ async def test_refusals(server: Server) -> None:
     [
         (["ws://127.0.0.1:1/"], 6, "ws://127.0.0.1:1/ cannot be reached: Connection refused"),
         (["127.0.0.1"], 2, "'127.0.0.1' is not a WebSocket URI"),
-        (["ws://x/", "--header", "nonsense"], 2, "'nonsense' is not a header: write 'Name:"),
+        (["ws://x/", "--header", "nonsense"], 2, "no colon; write 'Name: value'"),
         (["ws://x/", *KNOWN], 2, "the app has no path /: it has /chat/{room}"),
         (["ws://x/", "--app", "nowhere:app"], 3, "there is no module 'nowhere'"),
     ],

@@ -231,7 +231,7 @@ async def test_refusals(uri: str) -> None:
         async with wsflow.connect("ws://127.0.0.1:1/"):
             raise AssertionError
     secret = "ws://me:secret@127.0.0.1:1/x?token=secret"
-    with pytest.raises(ConnectError, match=r"^ws://127\.0\.0\.1:1/x cannot be reached"):
+    with pytest.raises(ConnectError, match=r"^ws://…@127\.0\.0\.1:1/x\?… cannot be reached"):
         async with wsflow.connect(secret):
             raise AssertionError
 
@@ -281,7 +281,7 @@ async def test_bad_options(options: dict[str, Any], why: str) -> None:
 async def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match=r"reconnect is 5: use True, False or Reconnect\(…\)"):
         wsflow.connect("ws://x/", reconnect=5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="headers is 'a: b': use a mapping, or pairs"):
+    with pytest.raises(TypeError, match="headers is a str: use a mapping, or pairs"):
         wsflow.connect("ws://x/", headers="a: b")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="subprotocols is 'chat': use a list of names"):
         await wsflow.run_client(echo(), "ws://x/echo", subprotocols="chat")

@@ -289,7 +289,7 @@ async def test_the_opening_may_be_changed() -> None:
         opening.headers["Authorization"] = f"Bearer {opening.attempt}"
         opening.query["room"] = "attic & more"
         assert (opening.last_event_id, dict(opening.last_event_ids)) == ("", {})
-        assert repr(opening) == f"<Opening {opening.uri} attempt 1>"
+        assert repr(opening) == f"<Opening {uri.partition('?')[0]}?… attempt 1>"
 
     client.consumer(nothing)
     async with serve(server, Settings(port=0)) as serving:
@@ -306,7 +306,7 @@ async def test_a_header_that_cannot_be_sent() -> None:
     async def sign_in(opening: Opening) -> None:
         opening.headers["Bad Name"] = "x"
 
-    with pytest.raises(ConnectError, match="'Bad Name' is not a header name"):
+    with pytest.raises(ConnectError, match=r"name of header 1 .* has ' ' in it"):
         await run_client(router, "ws://127.0.0.1:1/echo")
 
 

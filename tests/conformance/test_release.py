@@ -14,6 +14,7 @@ import pytest
 
 from wsflow import Close, Connection, Reject, Router
 from wsflow.errors import CallError
+from wsflow.output import stderr
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
 from wsflow.testing.conformance.transports import Refused
@@ -185,6 +186,7 @@ async def test_a_log_handler_that_raises(
             async with wire.connect("/") as client:
                 await client.send("x")
                 assert (await client.closed())[0] == 1011
+    stderr.drain()
     assert "a line could not be logged: OSError: no space left" in capsys.readouterr().err
 
 

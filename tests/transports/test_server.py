@@ -127,10 +127,11 @@ async def test_a_request_that_is_too_large_on_the_whole() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\r\n", b"hello\r\n\r\n"])
-async def test_garbage_is_hung_up_on(garbage: bytes) -> None:
+async def test_garbage_is_answered_and_hung_up_on(garbage: bytes) -> None:
     async with serve(echo_app(), settings()) as server, raw(server) as client:
         client.send(garbage)
-        assert await client.reader.read() == b""
+        assert (await client.head())[0] == 400
+        assert await client.reader.read() == b"this is not a valid HTTP request\n"
         client.writer.close()
         await all_gone(server)
 
@@ -575,17 +576,54 @@ async def test_nothing_is_delivered_after_the_limit_of_fragments() -> None:
     assert handled == []
 
 
-async def test_refusals_are_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "wsflow.access")
-    async with serve(echo_app(), settings()) as server:
-        for sent in (b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n", b"garbage\r\n\r\n"):
-            async with raw(server) as client:
-                client.send(sent)
-                await client.reader.read()
+NO_HTTP = b"this is not a valid HTTP request\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "target"),
+    [
+        (b"GET /page?token=secret HTTP/1.1\r\nHost: x\r\n\r\n", 426, "/page?…"),
+        (b"POST /page?token=secret HTTP/1.1\r\nHost: x\r\n\r\n", 405, "/page?…"),
+        (b"GET /page?token=secret HTTP/1.0\r\nHost: x\r\n\r\n", 505, "/page?…"),
+        (b"GET ?token=secret HTTP/1.1\r\nHost: x\r\n\r\n", 426, "?…"),
+        (b"GET /page#secret HTTP/1.1\r\nHost: x\r\n\r\n", 426, "/page#…"),
+        (b"GET u:secret@h HTTP/1.1\r\nHost: x\r\n\r\n", 426, "…@h"),
+        (request("/page?token=secret", b"Sec-WebSocket-Key: again\r\n"), 400, "/page?…"),
+        (request("/nowhere?token=secret"), 404, "/nowhere"),
+        (request("/page?token=secret&x=%ff"), 400, "/page?…"),
+        (request("/?token=secret", b"Origin: https://evil.example\r\n"), 403, "/"),
+        (request("/?token=secret", b"A: b\r\n" * 200), 431, "-"),
+        (request("/?token=secret", b"A: b\r\n" * 9000), 431, "-"),
+        (request("/?token=secret", b"A: " + b"x" * 9000 + b"\r\n"), 431, "-"),
+        (b"GET /?token=secret" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414, "-"),
+        (b"GET /?token=secret HTTP/1.1 x\r\nHost: x\r\n\r\n", 400, "-"),
+        (b"GET /?token=secret HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "-"),
+        (request("/?token=secret", b"Content-Length: 5\r\n"), 400, "-"),
+        (request("/?token=secret", b"A: \x1bsecret\r\n"), 400, "-"),
+        (request("/?token=secret", b"secret\r\n"), 400, "-"),
+        (request("/?token=secret", b"A B: secret\r\n"), 400, "-"),
+        (b"GET /\xff?token=secret HTTP/1.1\r\n\r\n", 400, "-"),
+        (b"garbage secret\n", 400, "-"),
+        (b"\n", 400, "-"),
+    ],
+)
+async def test_a_refused_request_is_answered_and_logged_once(
+    sent: bytes, status: int, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the status of the answer, and without what may be secret."""
+    caplog.set_level("DEBUG")
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        client.send(sent)
+        assert (await client.head())[0] == status
+        body = await client.reader.read()  # up to the end of the stream
+        assert (body == NO_HTTP) == (status == 400 and target == "-")
+        client.writer.close()
+        await all_gone(server)
     lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
-    assert lines[0].startswith("/page peer=127.0.0.1:")
-    assert lines[0].endswith("refused=426")
-    assert lines[1].endswith("refused=400")
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{target} peer=127.0.0.1:")
+    assert lines[0].endswith(f" refused={status}")
+    assert "secret" not in caplog.text
 
 
 async def test_what_a_reject_sends() -> None:

@@ -15,7 +15,7 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, final
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlunsplit
 
 import msgspec
 from nats.aio.msg import Msg
@@ -31,7 +31,8 @@ from wsflow.brokers.nats_client import (
     to_json,
 )
 from wsflow.errors import BrokerError
-from wsflow.http import percent_encode, without_secrets
+from wsflow.http import percent_encode, split_uri
+from wsflow.log import shown_uri
 from wsflow.messages.events import TopicOptions
 
 PAGE = 500
@@ -59,12 +60,12 @@ class NatsEngine:
         shown = []
         query: dict[str, list[str]] = {}
         for server in url.split(","):
-            parts = urlsplit(server if "://" in server else f"nats://{server}")
+            parts = split_uri(server if "://" in server else f"nats://{server}")
             query |= parse_qs(parts.query)
             if not parts.hostname or parts.port == 0:
                 raise ValueError("it names no host")
             self._servers.append(urlunsplit(parts._replace(query="")))
-            shown.append(without_secrets(urlunsplit(parts)))
+            shown.append(shown_uri(self._servers[-1]))
         self.address = ",".join(shown)
         self.prefix = query.get("prefix", ["wsflow"])[0]
         self.replicas = int(query.get("replicas", ["1"])[0])

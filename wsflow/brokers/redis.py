@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, final
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlencode, urlunsplit
 
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -42,7 +42,8 @@ from wsflow.brokers.engine import (
     settle,
 )
 from wsflow.errors import BrokerError
-from wsflow.http import without_secrets
+from wsflow.http import split_uri
+from wsflow.log import shown_uri
 from wsflow.messages.events import TopicOptions
 
 PAGE = 500
@@ -109,10 +110,10 @@ class RedisEngine:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = split_uri(url)
         query = parse_qs(parts.query)
         self.prefix = query.pop("prefix", ["wsflow"])[0]
-        self.address = without_secrets(url)
+        self.address = shown_uri(url)
         self._pool = ConnectionPool.from_url(
             urlunsplit(parts._replace(query=urlencode(query, doseq=True))),
             protocol=2,

@@ -12,7 +12,7 @@ from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.brokers.engine import Engine
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.brokers.remote import PATIENCE, RemoteBroker
-from wsflow.http import without_password
+from wsflow.log import shown_uri
 from wsflow.messages.events import TopicOptions
 
 MEMORY = "memory://"
@@ -60,7 +60,7 @@ def engine(url: str) -> Engine:
     try:
         return make(url)
     except ValueError as exc:
-        raise ValueError(f"{without_password(url)!r} cannot be used: {exc}") from None
+        raise ValueError(f"{shown_uri(url)!r} cannot be used: {exc}") from None
 
 
 def _find(url: str) -> Callable[[str], Engine]:
@@ -87,7 +87,7 @@ def _find(url: str) -> Callable[[str], Engine]:
     others = {each.name for each in entry_points(group=ENTRY_POINTS)}
     known = ["memory", *_BUILT_IN, *sorted({*_registered, *others})]
     schemes = ", ".join(f"{each}://" for each in known)
-    raise ValueError(f"{without_password(url)!r} is no broker: it begins with one of {schemes}")
+    raise ValueError(f"{shown_uri(url)!r} is no broker: it begins with one of {schemes}")
 
 
 def broker(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import sys
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -16,7 +14,7 @@ from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import Client, check_uri, dial_sockets
 from wsflow.end import End
 from wsflow.errors import BrokerError, ConnectError
-from wsflow.log import Log
+from wsflow.log import Log, log_to_stderr, say
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import load
 from wsflow.wiring.compile import compile_app
@@ -66,11 +64,7 @@ def client(
     client does not reconnect.
     """
     plan = compile_app(load(target), client=True)
-    logging.basicConfig(
-        level=log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr(log_level, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     limits = ClientLimits()
 
     with_what: dict[str, Any] = {
@@ -128,10 +122,12 @@ def headers_of(lines: tuple[str, ...]) -> list[tuple[str, str]]:
         UsageError: one is not a header.
     """
     found = []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise UsageError(f"--header {line!r} is not a header: write 'Name: value'")
+            what = "has no colon" if not colon else "has no name"
+            which = f", number {number}," if len(lines) > 1 else ""
+            raise UsageError(f"--header{which} is not a header: it {what}; write 'Name: value'")
         found.append((name.strip(), value.strip()))
     return found
 
@@ -140,5 +136,5 @@ def outcome(end: End | None) -> Exit:
     """Print how a connection ended, if that was not normal. Returns the exit code."""
     if end is None or end.cause == "closed" or end.code in DONE:
         return Exit.STOPPED
-    print(f"wsflow: the connection ended: {end}", file=sys.stderr)
+    say(f"wsflow: the connection ended: {end}")
     return Exit.CLOSED

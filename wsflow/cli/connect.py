@@ -18,6 +18,7 @@ from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.client import ClientLimits, Peer, Reconnect
 from wsflow.client import connect as open_peer
 from wsflow.errors import Disconnected
+from wsflow.log import escaped_lines, log_to_stderr, say
 from wsflow.messages.codec import CODECS, Codec
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import wired
@@ -59,6 +60,7 @@ def connect(
     message, 3 the app cannot be loaded, 6 the server cannot be reached or refuses the connection,
     7 it closed with a code other than 1000 or 1001, or the connection was lost.
     """
+    log_to_stderr("warning", "%(levelname)s %(name)s: %(message)s")
     codecs = CODECS[codec]
     try:
         plan = route(wired(app), uri) if app is not None else None
@@ -79,7 +81,7 @@ def connect(
             if importlib.util.find_spec("prompt_toolkit") is not None:
                 shell: Any = importlib.import_module("wsflow.cli.shell")
                 return outcome(asyncio.run(shell.talk(peer, uri, typed, codecs)))
-            print("for history and completion: pip install 'wsflow[connect]'", file=sys.stderr)
+            say("for history and completion: pip install 'wsflow[connect]'")
         return asyncio.run(_pipe(peer, typed, codecs, wait))
     except KeyboardInterrupt:
         return Exit.STOPPED
@@ -94,7 +96,8 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
     async def write(peer: Peer) -> None:
         while True:
             message = await peer.receive()
-            print(shown(message, codec), flush=True)
+            text = shown(message, codec)
+            print(escaped_lines(text) if sys.stdout.isatty() else text, flush=True)
             heard.set()
             if (reply := typed.heard(message)) is not None:
                 await peer.send(reply)
@@ -119,7 +122,7 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
                     break
             end = peer.end
         except MistypedError as exc:
-            print(f"wsflow: {exc}", file=sys.stderr)
+            say(f"wsflow: {exc}")
             return Exit.USAGE
         except Disconnected as exc:
             end = exc.end

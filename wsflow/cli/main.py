@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App
+from cyclopts import App, CycloptsError, CycloptsPanel, UnusedCliTokensError
 from cyclopts.config import Env, Toml
 
 from wsflow.cli.client import client
@@ -13,6 +13,8 @@ from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
 from wsflow.cli.publish import publish
 from wsflow.cli.run import Target, run
+from wsflow.log import escaped_lines, without_secrets
+from wsflow.output import stderr
 from wsflow.server.exits import REFUSALS, Exit, refuse
 from wsflow.server.loading import wired
 
@@ -57,7 +59,18 @@ def build() -> App:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. A user error prints one line, not a traceback."""
     try:
-        code = build()(arguments, result_action="return_value")
+        code = build()(arguments, result_action="return_value", error_formatter=_mistyped)
     except REFUSALS as exc:
         code = refuse(exc)
+    finally:
+        stderr.drain()
     sys.exit(code)
+
+
+def _mistyped(exc: CycloptsError) -> object:
+    """What is printed of arguments that cannot be read, without secrets."""
+    text = escaped_lines(without_secrets(str(exc)))
+    if isinstance(exc, UnusedCliTokensError):  # a header without its quotes, for example
+        number = len(exc.unused_tokens or ())
+        text = f"Too many arguments, by {number}: put quotes around those that have spaces."
+    return CycloptsPanel(text)

@@ -11,6 +11,7 @@ import msgspec
 from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
+from wsflow.log import log_to_stderr
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import wired
 from wsflow.topics.publisher import publisher
@@ -40,6 +41,7 @@ def publish(
     3 the app cannot be loaded or its declarations are invalid, 5 the broker cannot be reached or
     refuses the message.
     """
+    log_to_stderr("warning", "%(levelname)s %(name)s: %(message)s")
     if broker == MEMORY:
         raise UsageError("name the app's broker: --broker redis://… or nats://…, or WSFLOW_BROKER")
     kind = _kind(wired(app), topic) if app is not None else Any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import partial
@@ -14,6 +13,7 @@ from cyclopts import Parameter
 
 from wsflow.cli.explain import try_lines
 from wsflow.cli.supervise import supervise
+from wsflow.log import say
 from wsflow.server.exits import UsageError, address
 from wsflow.server.loading import wired
 from wsflow.server.process import configure_logging, run_server
@@ -45,16 +45,15 @@ def run(target: Target, settings: Settings) -> int:
 def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
     """Print where the server listens, and how to connect to it."""
     by = f" with {settings.workers} workers" if settings.workers > 1 else ""
-    print(f"wsflow {version('wsflow')} serves {target}{by}; stop it with Ctrl-C", file=sys.stderr)
+    say(f"wsflow {version('wsflow')} serves {target}{by}; stop it with Ctrl-C")
     if not port:
-        print(f"  on {address(settings)}", file=sys.stderr)
+        say(f"  on {address(settings)}")
         return
     scheme = "ws" if settings.ssl_certfile is None else "wss"
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
     for line in try_lines(plan, f"{scheme}://{host}:{port}"):
-        print(line, file=sys.stderr)
-    sys.stderr.flush()
+        say(line)
 
 
 def check_environment() -> None:

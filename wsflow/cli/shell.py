@@ -25,6 +25,7 @@ from wsflow.client import Peer
 from wsflow.client import connect as open_peer
 from wsflow.end import End
 from wsflow.errors import Disconnected
+from wsflow.log import escaped_lines, shown_uri
 from wsflow.messages.codec import Codec
 
 PING_EVERY = 10.0
@@ -69,7 +70,7 @@ class Shell:
 
     def __init__(self, peer: Peer, uri: str, typed: Typed, codec: Codec) -> None:
         self._peer = peer
-        self._uri = uri
+        self._uri = shown_uri(uri)
         self._typed = typed
         self._codec = codec
         self._round_trip: float | None = None
@@ -172,13 +173,13 @@ class Shell:
                     ("ansibrightblack", f"{_now()} "),
                     (f"bold {colour}", direction),
                     ("", " "),
-                    *coloured(pretty(text)),
+                    *coloured(escaped_lines(pretty(text))),
                 ]
             )
         )
 
     def _say(self, style: str, text: str) -> None:
-        print_formatted_text(FormattedText([(style, text)]))
+        print_formatted_text(FormattedText([(style, escaped_lines(text))]))
 
 
 def _now() -> str:

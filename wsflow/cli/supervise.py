@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from wsflow.brokers import select
 from wsflow.errors import BrokerError
-from wsflow.log import Log
+from wsflow.log import Log, say
 from wsflow.server.embedded import EmbeddedNats, find_server
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.listening import listen, tls_context
@@ -97,7 +96,7 @@ async def _supervise(
     except BrokerError as exc:
         return no_broker(exc)
     except NotStartedError as exc:
-        print(f"wsflow: {exc}; see above", file=sys.stderr)
+        say(f"wsflow: {exc}; see above")
         return Exit(exc.code) if exc.code in set(Exit) else Exit.FAILED
     return Exit.FAILED if any(supervisor.codes) else Exit.STOPPED
 

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, final
-from urllib.parse import urlsplit
 
 import anyio
 from websockets.datastructures import Headers
@@ -21,9 +20,9 @@ from wsflow.client.reconnecting import Pauses, Reconnect
 from wsflow.declare.router import Router
 from wsflow.end import End
 from wsflow.errors import ConnectError
-from wsflow.http import HeaderItems, check_headers, header_pairs, without_secrets
+from wsflow.http import HeaderItems, check_headers, header_pairs, split_uri
 from wsflow.limits import Limits
-from wsflow.log import Log
+from wsflow.log import Log, shown_uri
 from wsflow.messages.codec import JSON
 from wsflow.opening import Opening
 from wsflow.runtime.admission import prepare
@@ -199,7 +198,7 @@ class Client:
             pause = pauses.after(end, seconds)
             why = str(end.error)
             if not isinstance(end.error, ConnectError):
-                why = f"{without_secrets(self._uri)} ended: {end}"
+                why = f"{shown_uri(self._uri)} ended: {end}"
             log.warning("%s; reconnecting in %.1f s", why, pause)
             with anyio.move_on_after(pause):
                 await self._stop.wait()
@@ -245,7 +244,7 @@ class Client:
         return End("shutdown", 1001) if scope.cancelled_caught else None
 
     def _opened(self) -> None:
-        log.info("connected to %s", without_secrets(self._uri))
+        log.info("connected to %s", shown_uri(self._uri))
         self._changed()
 
     def _target(self, opening: Opening) -> Target:
@@ -300,13 +299,17 @@ def check_uri(uri: str) -> str:
         ValueError: it is not; the message says why.
     """
     try:
+        if uri.partition("://")[0].lower() not in ("ws", "wss"):
+            raise ValueError("use ws:// or wss://")
+        split_uri(uri)
         parse_uri(uri)
-    except (InvalidURI, ValueError) as exc:
-        scheme = urlsplit(uri).scheme
-        cure = ": use ws:// or wss://" if scheme not in ("ws", "wss") else ""
-        why = "" if cure else f": {exc}"
-        raise ValueError(f"{uri!r} is not a WebSocket URI{cure}{why}") from None
-    return uri
+    except InvalidURI as exc:
+        why = exc.msg
+    except ValueError as exc:
+        why = str(exc)
+    else:
+        return uri
+    raise ValueError(f"{shown_uri(uri)!r} is not a WebSocket URI: {why}")
 
 
 def checked_headers(headers: HeaderItems) -> Headers:

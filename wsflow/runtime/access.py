@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from wsflow.addresses import Address
-from wsflow.log import Log
+from wsflow.log import Log, shown_uri
 from wsflow.runtime.session import Session
 
 log = Log("wsflow.access")
@@ -38,7 +38,7 @@ def log_refusal(target: str, client: Address | None, status: int) -> None:
 
     Those that were too many are logged once per second.
     """
-    values = target or "-", client or "-", status
+    values = shown_uri(target) or "-", client or "-", status
     if status in TOO_MANY:
         log.often(logging.INFO, "%s peer=%s refused=%d", *values)
     else:

@@ -13,7 +13,7 @@ from websockets.datastructures import Headers
 
 from wsflow.errors import Reject
 from wsflow.limits import Limits
-from wsflow.log import Log
+from wsflow.log import Log, shown_uri
 from wsflow.request import Request
 from wsflow.runtime.origins import Hosts, Origins, allowed_origin
 from wsflow.runtime.rates import client_of, retry_after
@@ -163,7 +163,7 @@ def prepare(routes: RouteTable[RoutePlan], uri: str, headers: Headers) -> Admitt
     try:
         return _read(plan, request.at(params))
     except Reject as exc:
-        raise ValueError(f"{uri}: {exc.body.strip()}") from None
+        raise ValueError(f"{shown_uri(uri)}: {exc.body.strip()}") from None
 
 
 def _read(plan: RoutePlan, request: Request) -> Admitted:

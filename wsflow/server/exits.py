@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import sys
 from enum import IntEnum
 
 from wsflow.errors import BrokerError, ConnectError, DeclarationError
+from wsflow.log import say
 from wsflow.server.loading import LoadError
 from wsflow.server.settings import Settings
 
@@ -34,7 +34,7 @@ REFUSALS = (LoadError, DeclarationError, BrokerError, ConnectError, UsageError, 
 
 def refuse(exc: Exception) -> Exit:
     """Print why a command ends, in one line. Returns its exit code."""
-    print(f"wsflow: {exc}", file=sys.stderr)
+    say(f"wsflow: {exc}")
     if isinstance(exc, LoadError | DeclarationError):
         return Exit.APP
     if isinstance(exc, ConnectError):
@@ -54,10 +54,9 @@ def not_bound(exc: OSError, settings: Settings) -> Exit:
         UsageError: the address cannot be listened on for another reason.
     """
     if exc.errno == errno.EADDRINUSE:
-        print(
+        say(
             f"wsflow: {address(settings)} is in use: stop what listens there, or choose "
-            f"another with {'--uds' if settings.uds else '--port'}",
-            file=sys.stderr,
+            f"another with {'--uds' if settings.uds else '--port'}"
         )
         return Exit.ADDRESS
     why = exc.strerror or str(exc)

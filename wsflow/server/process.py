@@ -11,14 +11,13 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsflow.brokers import select
 from wsflow.errors import BrokerError
-from wsflow.log import Log
+from wsflow.log import Log, log_to_stderr
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.serve import Server
 from wsflow.server.settings import Settings
@@ -26,6 +25,9 @@ from wsflow.server.watchdog import watching
 from wsflow.wiring.plan import AppPlan
 
 log = Log("wsflow")
+
+LAST_WORDS = 2.0
+"""Seconds that logging has before a process exits that was not stopped in time."""
 
 SPARE_DESCRIPTORS = 128
 """How many file descriptors are left for all that is no connection: logs, brokers, the app's."""
@@ -61,11 +63,7 @@ def run_server(
 def configure_logging(settings: Settings) -> None:
     """Log to standard error; with several workers each line has the process id."""
     process = "[%(process)d] " if settings.workers > 1 else ""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s",
-    )
+    log_to_stderr(settings.log_level, f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s")
     logging.getLogger("wsflow.access").disabled = not settings.access_log
 
 
@@ -225,11 +223,16 @@ class Stopping:
         self._watchdog.start()
 
     def _give_up(self) -> None:
-        """Exit without waiting for handlers that do not end."""
+        """Exit without waiting for handlers that do not end, those of ``logging`` included."""
+        logging_it = threading.Thread(target=self._log_giving_up, daemon=True)
+        logging_it.start()
+        logging_it.join(LAST_WORDS)
+        os._exit(Exit.FAILED)
+
+    def _log_giving_up(self) -> None:
         running = ", ".join(self._server.running) or "-"
         log.error("not stopped in time, exiting; still running: %s", running)
         logging.shutdown()
-        os._exit(Exit.FAILED)
 
     def done(self) -> None:
         """The server has stopped. Closing the event loop waits for all tasks: limit that time."""

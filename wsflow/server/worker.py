@@ -11,6 +11,7 @@ import sys
 
 import msgspec
 
+from wsflow.output import stderr
 from wsflow.server.assignment import READY, Assignment, inherit
 from wsflow.server.exits import REFUSALS, refuse
 from wsflow.server.loading import wired
@@ -25,7 +26,9 @@ def main() -> None:
         assignment = msgspec.json.decode(
             lines.readline(), type=Assignment, dec_hook=lambda kind, value: kind(value)
         )
-        sys.exit(_work(assignment, supervisor))
+        code = _work(assignment, supervisor)
+    stderr.drain()
+    sys.exit(code)
 
 
 def _work(assignment: Assignment, supervisor: socket.socket) -> int:

@@ -10,8 +10,8 @@ import anyio
 from websockets.datastructures import Headers
 
 from wsflow.errors import ConnectError
-from wsflow.http import without_secrets
 from wsflow.limits import WireLimits
+from wsflow.log import shown_uri
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import detach
 from wsflow.tasks.waiting import Condition
@@ -218,7 +218,7 @@ class MemoryDialler(MemoryClock):
 
     async def _begin(self) -> None:
         target = self._target()
-        self._uri = without_secrets(target.uri)
+        self._uri = shown_uri(target.uri)
         await self._wait_until(self.now() + self._link.delay)
         if self._link.down:
             self._finish()

@@ -18,8 +18,9 @@ from websockets.datastructures import Headers
 from websockets.protocol import OPEN
 
 from wsflow.errors import ConnectError
-from wsflow.http import check_headers, without_secrets
+from wsflow.http import check_headers
 from wsflow.limits import SocketLimits
+from wsflow.log import shown_uri
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.transports.base import Begin, Receiver
 from wsflow.transports.connect_errors import connect_error
@@ -237,7 +238,7 @@ class Dialler:
                 **target.options,
             )
         except Exception as exc:
-            raise connect_error(exc, without_secrets(target.uri), limits.open_timeout) from exc
+            raise connect_error(exc, shown_uri(target.uri), limits.open_timeout) from exc
         return cast(ClientTransport, made)
 
     def reject(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:

@@ -19,6 +19,7 @@ from websockets.exceptions import (
 
 from wsflow.errors import ConnectError
 from wsflow.http import status_phrase
+from wsflow.log import shown
 
 PASSING = frozenset({408, 425, 429, *range(500, 600)})
 """HTTP statuses (RFC 9110 §15) after which a later attempt may succeed."""
@@ -51,15 +52,17 @@ def connect_error(exc: Exception, uri: str, open_timeout: float) -> ConnectError
     if isinstance(exc, InvalidMessage) and isinstance(exc.__cause__, EOFError):
         return ConnectError(f"{uri} closed the connection without an answer")
     if isinstance(exc, InvalidHandshake | SecurityError):
-        return ConnectError(f"{uri} does not answer as a WebSocket server: {exc}", retryable=False)
-    return ConnectError(f"{uri}: {exc}", retryable=False)
+        return ConnectError(
+            f"{uri} does not answer as a WebSocket server: {shown(exc)}", retryable=False
+        )
+    return ConnectError(f"{uri}: {shown(exc)}", retryable=False)
 
 
 def refusal_error(uri: str, status: int, headers: Headers, body: str) -> ConnectError:
     """The ConnectError for an HTTP answer that refuses the connection."""
     body = body.strip()
     text = (
-        f": {body}"
+        f": {shown(body)}"
         if body not in ("", _said(status)[4:]) and "\n" not in body and len(body) <= 200
         else ""
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast, final
 
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidMessage, RequestLineTooLong
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
@@ -44,7 +45,7 @@ class Owner(Protocol):
         """The client's address, behind trusted proxies."""
 
     def refused(self, address: Address | None, target: str, status: int) -> None:
-        """An invalid opening request was answered with an HTTP error."""
+        """An opening request that no one has decided on was answered with an HTTP error."""
 
 
 @final
@@ -88,16 +89,25 @@ class ServerTransport(SocketTransport):
         opening, protocol = cast(_Opening, self._opening), self._handshake
         size = opening.head.take(data)
         if opening.head.size > self._limits.max_header_size:
-            self.reject(431, (), b"the opening request is too large\n")
+            self._refuse("", 431, b"the opening request is too large\n")
             return
         self._held = data[size:]
         protocol.receive_data(data[:size])
         for event in protocol.events_received():
             self._requested(cast(Handshake, event), protocol)
-        if protocol.handshake_exc is not None:
-            self._refused("", 400)
+        if self._phase is Phase.REQUESTING and protocol.handshake_exc is not None:
+            self._malformed(protocol.handshake_exc)
         self._flush_protocol()
         self.flush()
+
+    def _malformed(self, exc: Exception) -> None:
+        """It is no HTTP request, or a part of it is too long. The library answers only the latter;
+        in both cases it has ended the stream, which closes the socket."""
+        if isinstance(exc, InvalidMessage):
+            self._write(refusal(400, (), b"this is not a valid HTTP request\n").serialize())
+            self._refused("", 400)
+        else:
+            self._refused("", 414 if isinstance(exc, RequestLineTooLong) else 431)
 
     def _requested(self, handshake: Handshake, protocol: ServerProtocol) -> None:
         self._phase = Phase.DECIDING
@@ -113,7 +123,7 @@ class ServerTransport(SocketTransport):
         try:
             request = Request.parse(handshake.path, handshake.headers, client)
         except ValueError:
-            self.reject(400, (), b"the query cannot be read\n")
+            self._refuse(handshake.path, 400, b"the query cannot be read\n")
             return
         receiver = self._owner.acceptor.open(request, self)
         if receiver is not None:
@@ -132,6 +142,10 @@ class ServerTransport(SocketTransport):
 
     def _refused(self, target: str, status: int) -> None:
         self._owner.refused(self.address, target, status)
+
+    def _refuse(self, target: str, status: int, body: bytes) -> None:
+        self._refused(target, status)
+        self.reject(status, (), body)
 
     def accept(self, subprotocol: str | None) -> None:
         opening = self._opening
