@@ -228,7 +228,7 @@ def over_the_cap(scale: Scale) -> Outcome:
 
 
 def silent_sockets(scale: Scale) -> Outcome:
-    """More silent sockets of one client than handshakes may be pending, and a newcomer elsewhere."""
+    """More silent sockets of one client than may be in the handshake, and another newcomer."""
     outcome = Outcome()
     most = scale.of(50, 1024)
 
