@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as an argument: a mapping, or pairs."""
@@ -74,9 +74,45 @@ def without_secrets(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=place, query="", fragment=""))
 
 
+def url_parts(url: str, options: Collection[str]) -> tuple[SplitResult, dict[str, str]]:
+    """A URL of a server in parts, and the options in its query.
+
+    Args:
+        url: the URL.
+        options: the names of those that it may have.
+
+    Raises:
+        ValueError: it names no host, its port is no port, or an option is unknown, empty or there
+            twice. The message has no value of the URL.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(
+            "its port is not a number from 1 to 65535, or its host is malformed; in a password "
+            "/, ?, #, [ and @ must be percent-encoded"
+        )
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in options:
+            raise ValueError(f"it has an unknown option {name!r}: use {', '.join(options)}")
+        if not value or name in query:
+            raise ValueError(f"its option {name} has no value, or two")
+        query[name] = value
+    return parts, query
+
+
 def without_password(url: str) -> str:
-    """A URL for messages and logs: without its password."""
-    scheme, between, rest = url.partition("://")
-    head, at, host = rest.rpartition("@")
-    user, colon, _ = head.partition(":")
-    return f"{scheme}{between}{user}{':…' if colon else ''}{at}{host}" if at else url
+    """A text that may be a URL, for messages: without user, password and query."""
+    scheme, between, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+    if "@" in rest:
+        head, _, tail = rest.rpartition("@")
+        # After a ? it may be the value of an option that has the @.
+        rest = "…" if "?" in head else f"…@{tail}"
+    place, mark, _ = rest.partition("?")
+    return f"{scheme}{between}{place}{mark}{'…' if mark else ''}"

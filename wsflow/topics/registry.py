@@ -131,8 +131,9 @@ class Registry:
             that lagged, connections ``closed`` because they lagged, messages ``published``,
             ``unreadable`` messages from the broker, connections ``refused`` because there were too
             many, how often events of a history were ``lost`` for members, how often the connection
-            to the broker was lost (``reconnected``), and messages that were over a rate limit
-            (``rate_limited``), whatever became of them.
+            to the broker was lost (``reconnected``), events of histories that were dropped because
+            all histories in this process were too large (``history_dropped``), and messages that
+            were over a rate limit (``rate_limited``), whatever became of them.
         """
         channels = self._directory.channels
         return {
