@@ -351,7 +351,7 @@ class NatsConnection:
         def take(answer: Msg) -> bool:
             number = (answer.headers or {}).get("Nats-Sequence")
             if number is None:  # the last answer; a stored message may have a status, too
-                return True
+                return bool(status(answer))
             page.append((int(number), answer.data))
             return False
 

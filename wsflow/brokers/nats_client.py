@@ -64,12 +64,22 @@ class RefusedError(BrokerError):
         self.code = code
 
 
+class _Client(Client):
+    """nats-py, which never reads again after a message whose headers it cannot parse."""
+
+    async def _process_headers(self, headers: Any) -> Any:
+        try:
+            return await super()._process_headers(headers)
+        except Exception:  # whatever its parsers raise
+            return None
+
+
 @final
 class NatsClient:
     """One connection. Its coroutines raise ConnectionLostError, and ``send`` BrokerError."""
 
     def __init__(self) -> None:
-        self._client = Client()
+        self._client = _Client()
         self._failure = Failure()
         self.lost = self._failure.wait
         self._inbox = self._client.new_inbox()
