@@ -108,11 +108,13 @@ def url_parts(url: str, options: Collection[str]) -> tuple[SplitResult, dict[str
 
 
 def without_password(url: str) -> str:
-    """A text that may be a URL, for messages: without user, password and query."""
+    """A text that may be a URL, for messages: without user, password and query, and without a port
+    that is none: it may be a password, too."""
     scheme, between, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
     if "@" in rest:
         head, _, tail = rest.rpartition("@")
         # After a ? it may be the value of an option that has the @.
         rest = "…" if "?" in head else f"…@{tail}"
     place, mark, _ = rest.partition("?")
+    place = re.sub(r"^([^:\[\]]*:)(?!\d+(?:[/,]|$)).+", r"\1…", place)
     return f"{scheme}{between}{place}{mark}{'…' if mark else ''}"

@@ -326,6 +326,4 @@ def test_urls_that_cannot_be_used(url: str, says: str) -> None:
     with pytest.raises(ValueError, match="cannot be used: ") as raised:
         select.engine(url)
     assert says in str(raised.value)
-    assert "SECRET" not in str(raised.value).partition("cannot be used: ")[2]
-    if "@" in url or "?" in url:
-        assert "SECRET" not in str(raised.value)
+    assert "SECRET" not in str(raised.value)

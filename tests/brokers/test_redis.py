@@ -262,7 +262,7 @@ class _Deaf:
         ("redis://", "it names no host"),
         ("redis:///0", "it names no host"),
         ("redis://me:SECRET@", "it names no host"),
-        ("redis://host/SECRET", "its path is the number of a database: redis://host/0"),
+        ("redis://host/x", "its path is the number of a database: redis://host/0"),
         ("redis://host/0/1", "its path is the number of a database: redis://host/0"),
     ],
 )
@@ -270,9 +270,7 @@ def test_urls_that_cannot_be_used(url: str, says: str) -> None:
     with pytest.raises(ValueError, match="cannot be used: ") as raised:
         select.engine(url)
     assert says in str(raised.value)
-    assert "SECRET" not in str(raised.value).partition("cannot be used: ")[2]
-    if "@" in url or "?" in url:
-        assert "SECRET" not in str(raised.value)
+    assert "SECRET" not in str(raised.value)
 
 
 def test_urls_that_can_be_used() -> None:

@@ -465,7 +465,7 @@ def test_urls() -> None:
         ("nowhere", "is no broker: it begins with one of memory://, redis://"),
         ("kafka://me:secret@host", "'kafka://…@host' is no broker"),
         ("memory://", "is a process's own: no other one hears what is said there"),
-        ("redis://host:port", "'redis://host:port' cannot be used"),
+        ("redis://host:port", "'redis://host:…' cannot be used"),
         ("nats://", "it names no host"),
         ("nats://host?prefix=a.b", "prefix is 'a.b': use letters, digits, _ and -"),
         ("nats://host?replicas=many", "cannot be used"),

@@ -46,7 +46,7 @@ from wsflow.brokers.engine import (
 from wsflow.errors import BrokerError
 from wsflow.http import url_parts, without_secrets
 from wsflow.log import Log
-from wsflow.messages.events import TopicOptions, UnreadableError
+from wsflow.messages.events import HISTORY_BYTES, TopicOptions, UnreadableError
 
 log = Log("wsflow.broker")
 
@@ -526,5 +526,5 @@ def _options(value: str) -> TopicOptions:
     Raises:
         ValueError: it is not a declaration.
     """
-    history, max_age, history_bytes = value.split()
+    history, max_age, history_bytes = [*value.split(), str(HISTORY_BYTES)][:3]
     return TopicOptions(int(history), float(max_age), int(history_bytes))
