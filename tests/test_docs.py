@@ -365,6 +365,9 @@ async def test_the_guide() -> None:
     await apps["/greeting/{name}"]["test_greeting"]()
 
 
+TOPIC_BOUNDS = ("history", "max_age", "history_bytes")
+
+
 def shown(default: Any) -> str:
     """A default, as the page on limits writes it."""
     match default:
@@ -383,7 +386,7 @@ def test_one_page_has_all_limits_and_settings_with_their_defaults() -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE)
     told = {name: default for name, default in rows if name not in ("rate", "burst", "per")}
     settings = {each.name: shown(each.default) for each in fields(Settings)}
-    options = {name: shown(getattr(TopicOptions(), name)) for name in ("history", "max_age")}
+    options = {name: shown(getattr(TopicOptions(), name)) for name in TOPIC_BOUNDS}
     options["backlog"] = shown(TopicOptions().backlog)
     assert {**settings, **options} == {k: v for k, v in told.items() if k != "when_over"}
     assert {each.name for each in fields(Limits)} <= set(told)

@@ -103,6 +103,12 @@ class Limits(WireLimits):
         "Bytes of topic messages that may wait for one peer, in addition to each topic's backlog.",
         group="Limits",
     )
+    history_total_bytes: int = option(
+        256 * 1024 * 1024,
+        "Bytes of all topics' histories in this process, with memory://; beyond that the oldest "
+        "events of the topic that has not been used for longest are dropped. 0 for no limit.",
+        group="Limits",
+    )
     max_connections: int = option(
         10_000,
         "Most connections at a time; further ones are answered with 503. 0 for no limit.",

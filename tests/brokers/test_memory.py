@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import anyio
 import pytest
 
+from wsflow import Query, Router, Topic, TopicName
 from wsflow.brokers import memory
 from wsflow.brokers.base import Replay
 from wsflow.brokers.memory import MemoryBroker
+from wsflow.limits import Limits
+from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions
+from wsflow.testing import serve_in_memory
 
 
 class Heard:
@@ -44,6 +50,93 @@ async def test_the_topic_that_is_quiet_longest_is_forgotten(
     assert await broker.publish("plain", envelope, TopicOptions()) == ""
 
 
+def of(size: int, token: str | None = None) -> Envelope:
+    return Envelope({"json": EncodedMessage(b"x" * size, True, False)}, id_token=token)
+
+
+async def test_the_bytes_of_a_topic_are_bounded() -> None:
+    broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+    kept = TopicOptions(history=1000, history_bytes=3 * (1000 + memory.OVERHEAD))
+    broker.subscribe("a", kept)
+    ids = [await broker.publish("a", of(1000), kept) for _ in range(10)]
+    replays = [await replay(broker, "a", id) for id in ids[5:]]
+    assert [each.recovered for each in replays] == [False, True, True, True, True]
+    assert len(replays[1].events) == 3
+    assert broker._bytes == kept.history_bytes
+    with_id = await broker.publish("a", of(1000, token="t"), kept)  # kept with its id, and without
+    assert broker._bytes == memory.OVERHEAD + 2000 + memory.OVERHEAD + 1000
+    last = await broker.publish("a", of(10_000), kept)  # larger than all that is kept
+    assert broker._bytes == 0
+    assert not (await replay(broker, "a", with_id)).recovered
+    assert (await replay(broker, "a", last)) == Replay(True, [])
+    unbound = TopicOptions(history=1000, history_bytes=0)
+    for _ in range(20):
+        await broker.publish("b", of(2_000_000), unbound)
+    assert broker._bytes == 20 * (2_000_000 + memory.OVERHEAD)
+    assert broker.counters["history_dropped"] == 0
+
+
+async def test_the_bytes_of_all_topics_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    size = 1000 + memory.OVERHEAD
+    broker = MemoryBroker(Heard(), history_bytes=6 * size)  # type: ignore[arg-type]
+    kept = TopicOptions(history=3)
+    ids: dict[str, list[str]] = {"a": [], "b": [], "c": []}
+    for topic in ids:
+        broker.subscribe(topic, kept)
+    for topic in "ab":
+        ids[topic] += [await broker.publish(topic, of(1000), kept) for _ in range(3)]
+    assert (await replay(broker, "a", ids["a"][0])).recovered  # it is used: b goes first
+    ids["c"] = [await broker.publish("c", of(1000), kept) for _ in range(2)]
+    assert broker._bytes == 6 * size
+    assert broker.counters["history_dropped"] == 2
+    found = {
+        topic: [(await replay(broker, topic, id)).recovered for id in each]
+        for topic, each in ids.items()
+    }
+    assert found == {"a": [True] * 3, "b": [False, True, True], "c": [True] * 2}
+    for number in range(100):
+        await broker.publish(f"other {number}", of(1000), kept)
+        assert broker._bytes <= 6 * size
+    assert len(broker._filled) == 6
+    assert broker.counters["history_dropped"] == 102
+    assert caplog.text.count("are larger than history_total_bytes") == 1
+    unbound = MemoryBroker(Heard(), history_bytes=0)  # type: ignore[arg-type]
+    for number in range(3):
+        await unbound.publish(f"{number}", of(memory.HISTORY_TOTAL // 2), kept)
+    assert unbound.counters["history_dropped"] == 0
+
+
+async def test_the_limit_is_that_of_the_app() -> None:
+    Kept = Annotated[Topic[str], TopicName("kept.{room}", history=1000)]
+    app = Router("/{room}")
+    told: list[bool] = []
+
+    @app.on_connect
+    async def enter(kept: Kept, after: Annotated[str, Query()] = "") -> None:
+        told.append((await kept.join(after=after)).recovered)
+
+    @app.consumer
+    async def publish(message: str, kept: Kept) -> str:
+        return await kept.publish(message)
+
+    limits = Limits(history_total_bytes=100_000)
+    async with serve_in_memory(app, limits=limits) as server:
+        async with server.connect("/a") as ada, server.connect("/b") as bob:
+            await ada.send("first")
+            first = [await ada.receive() for _ in range(2)]  # itself, and its id
+            await ada.send("second")
+            await ada.receive()
+            for _ in range(10):
+                await bob.send("x" * 20_000)
+                await bob.receive()
+                await bob.receive()
+            assert server.registry.counters()["history_dropped"] == 10
+            id = next(each for each in first if each != "first")
+            async with server.connect(f"/a?after={id}") as late:
+                await late.receive_nothing(0.02)
+            assert not told[-1]
+
+
 class TestOnAMockClock:
     @pytest.fixture
     def anyio_backend(self, mock_clock: object) -> object:
@@ -63,3 +156,39 @@ class TestOnAMockClock:
         await anyio.sleep(30)
         replays = [await replay(broker, "a", id) for id in ids]
         assert [each.recovered for each in replays] == [False, True, True]
+
+    async def test_memory_is_free_when_all_have_left_and_nobody_publishes(self) -> None:
+        broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+        brief, long = TopicOptions(history=10, max_age=60), TopicOptions(history=10, max_age=600)
+        forever = TopicOptions(history=10)
+        for number in range(100):
+            await broker.publish(f"room {number}", of(1000), brief)
+            await broker.publish(f"room {number}", of(1000), brief)
+        await broker.publish("long", of(1000), long)
+        last = await broker.publish("forever", of(1000), forever)
+        assert len(broker._due) == 101
+        await anyio.sleep(61)
+        broker.subscribe("elsewhere", TopicOptions())
+        assert broker._bytes == 2 * (1000 + memory.OVERHEAD)
+        assert list(broker._filled) == ["long", "forever"]
+        assert len(broker._due) == 1
+        await anyio.sleep(600)
+        broker.unsubscribe("elsewhere")
+        assert broker._due == []
+        assert list(broker._filled) == ["forever"]
+        broker.subscribe("forever", forever)
+        assert (await replay(broker, "forever", last)).recovered
+
+    async def test_a_topic_that_was_forgotten_as_a_whole_is_not_looked_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory, "MAX_STREAMS", 1)
+        broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+        brief = TopicOptions(history=10, max_age=60)
+        await broker.publish("a", of(1000), brief)
+        await broker.publish("b", of(1000), brief)
+        assert broker.counters["history_dropped"] == 1
+        assert broker._bytes == 1000 + memory.OVERHEAD
+        await anyio.sleep(61)
+        broker.subscribe("c", brief)
+        assert (broker._bytes, broker._due, dict(broker._filled)) == (0, [], {})

@@ -581,6 +581,7 @@ class Taken:
         self.numbers: list[int] = []
         self.lost: list[str] = []
         self.recovers = 0
+        self.alien = 0
 
     def feed(self) -> Feed:
         def passes(topic: str, mark: Mark, data: bytes) -> None:
@@ -589,7 +590,10 @@ class Taken:
         def recovers(topic: str) -> None:
             self.recovers += 1
 
-        return Feed("t", TopicOptions(history=9), passes, recovers, self.lost.append)
+        def alien(where: str, why: object) -> None:
+            self.alien += 1
+
+        return Feed("t", TopicOptions(history=9), passes, recovers, self.lost.append, alien)
 
 
 async def test_a_feed_takes_each_event_once_and_in_order() -> None:

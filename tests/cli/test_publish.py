@@ -65,6 +65,7 @@ def test_mistakes(
     for arguments, code, says in [
         (("room.a", "{}"), 2, "name the app's broker: --broker redis://"),
         (("room.a", "{}", "--broker", "kafka://x"), 2, "'kafka://x' is no broker"),
+        (("room.a", "{}", "--broker", "redis://x?y=1"), 2, "it has an unknown option 'y'"),
         (("room.a", "{", "--broker", server.url), 2, "'{' was not published: Input data was trunc"),
         (("room.a", '{"type": "said"}', *chat), 2, "was not published: Object missing required"),
         (("rom.a", "{}", *chat), 2, "the app declares no topic 'rom.a'; it has: room.{room}"),

@@ -53,6 +53,16 @@ def test_what_is_refused(
             (("--workers", "2", "--port", port), 4, f"127.0.0.1:{port} is in use"),
             (two("--host", "203.0.113.1"), 2, "cannot listen on 203.0.113.1:0"),
             (("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
+            (
+                ("--broker", "redis://x?y=1"),
+                2,
+                "--broker: 'redis://x?…' cannot be used: it has an ",
+            ),
+            (
+                two("--broker", "nats://x?y=1"),
+                2,
+                "--broker: 'nats://x?…' cannot be used: it has an ",
+            ),
             (("--port", "0", "--broker", "redis://127.0.0.1:1"), 5, "cannot be reached: "),
         ]:
             got, err = call(capsys, *arguments, "--publish-timeout", "0.1")

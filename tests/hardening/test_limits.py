@@ -241,9 +241,7 @@ def silent_sockets(scale: Scale) -> Outcome:
             status = await asyncio.wait_for(newcomer.opened, 20)
             waited = time.monotonic() - began
             outcome.figures = f"{most + 50} silent sockets, a newcomer: {status}, {waited:.1f} s"
-            outcome.expect(
-                status == 101, f"a newcomer beside {most + 50} silent sockets: {status}"
-            )
+            outcome.expect(status == 101, f"a newcomer beside {most + 50} silent sockets: {status}")
             for peer in (*silent, newcomer):
                 peer.transport.abort()
 

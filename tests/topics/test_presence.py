@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from wsflow import Router, Topic
+from wsflow.brokers.memory import MemoryBroker
 from wsflow.testing import connect
+from wsflow.topics.channels import Channels
 from wsflow.topics.iterators import MemberIterator
 from wsflow.topics.members import MemberLeft
 from wsflow.topics.presence import Changes, Observer, Presence, Present, Unwatch, Watch
@@ -38,6 +40,7 @@ class Broker:
 class Local:
     def __init__(self, kind: Any = None) -> None:
         self.kind = kind
+        self.refused: list[str] = []
 
     def present(self, topic: str) -> Any:
         return [("me", "myself")]
@@ -48,6 +51,9 @@ class Local:
     def presence_type(self, topic: str) -> Any:
         return self.kind
 
+    def unreadable(self, where: str, why: object) -> None:
+        self.refused.append(where)
+
 
 def told(presence: Presence, process: str, note: Any) -> None:
     presence.heard(process, msgspec.msgpack.encode(note))
@@ -57,9 +63,10 @@ def of(name: str) -> Any:
     return ("somewhere:Member", msgspec.msgpack.encode(Member(name)))
 
 
-async def test_members_of_other_processes(caplog: pytest.LogCaptureFixture) -> None:
+async def test_members_of_other_processes() -> None:
     broker: Any = Broker("b", "c")
-    presence = Presence(broker, Local(Member))
+    local = Local(Member)
+    presence = Presence(broker, local)
     observer = Observer(presence, "room", None)
     loop = MemberIterator(presence, observer)
     roster = observer.roster
@@ -75,7 +82,7 @@ async def test_members_of_other_processes(caplog: pytest.LogCaptureFixture) -> N
         "3": Member("bob"),
         "4": None,
     }
-    assert "a presence in topic 'room' cannot be read" in caplog.text
+    assert local.refused == ["a presence in topic 'room'"]
     first = [await anext(loop) for _ in range(5)]
     assert {each.member.id for each in first} == {"me", "1", "2", "3", "4"}
     told(presence, "b", Present("room", {"1": of("ada"), "5": of("eve")}))  # 2 has gone
@@ -94,7 +101,36 @@ async def test_members_of_other_processes(caplog: pytest.LogCaptureFixture) -> N
     told(presence, "c", Changes("room", {}, []))  # it has not heard that yet
     assert broker.told[-1] == ("c", Unwatch(["room"]))
     presence.heard("c", b"nonsense")
-    assert "a note from another process cannot be read" in caplog.text
+    assert local.refused == ["a presence in topic 'room'", "the notes between processes"]
+
+
+class Odd(msgspec.Struct):
+    """A presence whose own code fails on what another version of the app has sent."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        raise KeyError(self.name)
+
+
+async def test_a_presence_whose_own_code_fails_hurts_nobody_else() -> None:
+    broker: Any = Broker("b")
+    local = Local(Odd)
+    presence = Presence(broker, local)
+    roster = presence.use("room", "user")
+    told(presence, "b", Present("room", {"1": of("ada"), "2": None}))
+    assert dict(presence.members(roster)) == {"me": "myself", "1": None, "2": None}
+    assert local.refused == ["a presence in topic 'room'"]
+
+
+async def test_notes_that_cannot_be_read_are_counted_and_logged_once_a_second(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    channels = Channels(MemoryBroker)
+    for _ in range(500):
+        channels.heard("b", b"nonsense")
+    assert channels.counters["unreadable"] == 500
+    assert caplog.text.count("cannot be read") == 1
 
 
 def test_who_asks_is_told_until_he_is_gone() -> None:

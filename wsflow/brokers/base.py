@@ -78,7 +78,8 @@ class Broker(Protocol):
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """How often things have happened: ``published``, ``lost`` and ``reconnected``."""
+        """How often things have happened: ``published``, ``lost`` and ``reconnected``, and how many
+        events of histories were dropped for want of room in this process: ``history_dropped``."""
 
     async def start(self) -> None:
         """Connect.

@@ -2,7 +2,8 @@
 
 Each event names the event before it. As long as they are consecutive, live events are delivered at
 once. When there is a gap, or the connection was lost in between, the missing events are read from
-the history, and live events wait.
+the history, and live events wait. One that does not follow from the history, however often that is
+read, is no event of it, and is dropped.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import final
 
 from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import EngineConnection, Stamp
+from wsflow.errors import BrokerError
 from wsflow.messages.events import TopicOptions
+
+LOOKS = 2
+"""How often the history is read before an event that does not follow from it is dropped."""
 
 
 @final
@@ -26,6 +31,7 @@ class Feed:
         passes: called with each event, in order.
         recovers: called with the topic's name when ``recover`` must be run.
         lost: called with a log message when events are lost.
+        alien: called with where and why when something is dropped that is no event of the history.
 
     Attributes:
         position: the last event that was taken; None until the first position is known.
@@ -34,11 +40,13 @@ class Feed:
     """
 
     __slots__ = (
+        "_alien",
         "_held",
         "_lost",
         "_passes",
         "_recovering",
         "_recovers",
+        "_refused",
         "gap",
         "live",
         "options",
@@ -53,6 +61,7 @@ class Feed:
         passes: Callable[[str, Mark, bytes], None],
         recovers: Callable[[str], None],
         lost: Callable[[str], None],
+        alien: Callable[[str, object], None],
     ) -> None:
         self.topic = topic
         self.options = options
@@ -62,8 +71,10 @@ class Feed:
         self._passes = passes
         self._recovers = recovers
         self._lost = lost
+        self._alien = alien
         self._held: list[tuple[Stamp, bytes]] = []
         self._recovering = False
+        self._refused = False  # it is tried again when the next event comes
 
     def stop(self) -> None:
         """Deliver no more events, even if the history is still being read."""
@@ -90,6 +101,9 @@ class Feed:
         """A live event has come."""
         if not self.live.is_set():
             self._held.append((stamp, data))
+            if self._refused:
+                self._refused = False
+                self._recovers(self.topic)
         elif self._begun_anew(stamp) or not self._take_next(stamp, data):
             self._held.append((stamp, data))
             self.catch_up()
@@ -120,20 +134,29 @@ class Feed:
 
         Raises:
             ConnectionLostError: it must run again, on another connection.
-            BrokerError: the history cannot be used.
+            BrokerError: the history cannot be used. What waits is dropped.
         """
         if self._recovering:
             return
         self._recovering = True
+        looks = 0
+        known: list[tuple[Stamp, bytes]] = []
         try:
             while not self.live.is_set():
+                if not looks:
+                    known = list(self._held)
                 last = await connection.last(self.topic, self.options)
                 if self.position is None:
                     self.position = last  # its members receive what comes after this
                 else:
                     await self._read(connection, self.position, last)
-                if self._let_go():
+                looks = (looks + 1) % LOOKS
+                if self._let_go() or (not looks and self._drop(known)):
                     self.live.set()
+        except BrokerError:
+            self._held.clear()
+            self._refused = True
+            raise
         finally:
             self._recovering = False
 
@@ -166,6 +189,18 @@ class Feed:
                 self._held = held[index:]
                 return False
         return True
+
+    def _drop(self, known: list[tuple[Stamp, bytes]]) -> bool:
+        """Drop the events that have waited since before the history was read, and do not follow
+        from it. Returns False if there may be a gap before others."""
+        old = {id(each) for each in known}
+        held, self._held = self._held, []
+        for each in held:
+            if id(each) not in old:
+                self._held.append(each)
+            elif not self._take_next(*each):
+                self._alien(f"topic {self.topic!r}", "it does not follow from the history")
+        return self._let_go()
 
 
 def _nobody(topic: str, mark: Mark, data: bytes) -> None:

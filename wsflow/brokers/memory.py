@@ -1,8 +1,14 @@
-"""The broker of a single process: delivers at once, keeps history in memory."""
+"""The broker of a single process: delivers at once, keeps history in memory.
+
+What is kept has bounds: events, bytes and seconds per topic, and bytes for all topics together.
+What is too old is forgotten whenever anything uses the broker, of whatever topic; there is no task
+and no timer for it.
+"""
 
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
@@ -10,10 +16,19 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from wsflow.brokers.base import BrokerListener, Mark, Replay
+from wsflow.log import Log
 from wsflow.messages.events import Envelope, Event, TopicOptions
+
+log = Log("wsflow.broker")
 
 MAX_STREAMS = 10_000
 """The most topics whose history is kept; beyond it, the least recently used history is dropped."""
+
+HISTORY_TOTAL = 256 * 1024 * 1024
+"""Bytes of all histories together, unless a broker is told otherwise."""
+
+OVERHEAD = 512
+"""Bytes that an event counts for, beside its payloads."""
 
 
 class _Stream:
@@ -22,27 +37,48 @@ class _Stream:
     def __init__(self) -> None:
         self.epoch = os.urandom(4).hex()
         self.last = 0
-        self.events: deque[tuple[float, Event]] = deque()
+        self.max_age = 0.0
+        self.events: deque[tuple[float, int, Event]] = deque()
+        self.bytes = 0
 
     def add(self, envelope: Envelope, options: TopicOptions) -> Event:
         self.last += 1
         event = Event(str(Mark(self.epoch, (self.last,))), envelope)
-        self.events.append((anyio.current_time(), event))
-        while len(self.events) > options.history:
-            self.events.popleft()
+        size = _size(envelope)
+        self.max_age = options.max_age
+        self.events.append((anyio.current_time(), size, event))
+        self.bytes += size
+        most = options.history_bytes
+        while len(self.events) > options.history or (most and self.bytes > most):
+            self.drop()
         return event
 
-    def after(self, id: str, max_age: float) -> Replay:
-        oldest = anyio.current_time() - max_age if max_age else float("-inf")
-        while self.events and self.events[0][0] < oldest:
-            self.events.popleft()
+    def drop(self) -> int:
+        """Drop the oldest event. Returns its bytes."""
+        _, size, _ = self.events.popleft()
+        self.bytes -= size
+        return size
+
+    @property
+    def due(self) -> float:
+        """When the oldest event is too old."""
+        return self.events[0][0] + self.max_age if self.events and self.max_age else float("inf")
+
+    def after(self, id: str) -> Replay:
         mark = Mark.parse(id)
         if mark is None or mark.epoch != self.epoch:
             return Replay(False, [])
         missed = self.last - mark.order[0]
         if not 0 <= missed <= len(self.events):
             return Replay(False, [])
-        return Replay(True, [event for _, event in list(self.events)[len(self.events) - missed :]])
+        start = len(self.events) - missed
+        return Replay(True, [event for _, _, event in list(self.events)[start:]])
+
+
+def _size(envelope: Envelope) -> int:
+    """The bytes that an event needs: with an id in it, its payloads are kept with and without."""
+    copies = 1 if envelope.id_token is None else 2
+    return OVERHEAD + copies * sum(len(each.payload) for each in envelope.payloads.values())
 
 
 class MemoryBroker:
@@ -50,17 +86,25 @@ class MemoryBroker:
 
     Args:
         listener: what it delivers to.
+        history_bytes: most bytes of all histories together; beyond that the topic that has not been
+            used for longest loses its oldest events. 0 for no limit.
     """
 
     processes = ()
 
-    def __init__(self, listener: BrokerListener) -> None:
+    def __init__(self, listener: BrokerListener, history_bytes: int = HISTORY_TOTAL) -> None:
         self._listener = listener
+        self._history_bytes = history_bytes
+        self._bytes = 0
+        # By topic, the one that has not been used for longest first: all, and those with events.
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._filled: OrderedDict[str, _Stream] = OrderedDict()
+        self._due: list[tuple[float, str]] = []  # when to look for old events; a heap
+        self._awaited: set[str] = set()  # the topics in it
         self._options: dict[str, TopicOptions] = {}
         self._claimed: set[str] = set()
         self._kept: list[tuple[float, str]] = []  # claimed names by their time, a heap
-        self.counters = Counter(published=0, lost=0, reconnected=0)
+        self.counters = Counter(published=0, lost=0, reconnected=0, history_dropped=0)
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -69,33 +113,96 @@ class MemoryBroker:
         """Nothing to do."""
 
     def subscribe(self, topic: str, options: TopicOptions) -> None:
+        self._forget_old()
         self._options[topic] = options
 
     async def subscribed(self, topic: str) -> None:
         """Returns at once: what is published is delivered from the start."""
 
     def unsubscribe(self, topic: str) -> None:
+        self._forget_old()
         self._options.pop(topic, None)
 
     async def publish(self, topic: str, envelope: Envelope, options: TopicOptions) -> str:
         self.counters["published"] += 1
-        if options.history:
-            stream = self._streams.setdefault(topic, _Stream())
-            self._streams.move_to_end(topic)
-            if len(self._streams) > MAX_STREAMS:
-                self._streams.popitem(last=False)
-            event = stream.add(envelope, options)
-        else:
-            event = Event("", envelope)
+        self._forget_old()
+        event = self._keep(topic, envelope, options) if options.history else Event("", envelope)
         self._listener.deliver(topic, event)
         return event.id
 
     async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
         begin()
-        stream, options = self._streams.get(topic), self._options.get(topic)
-        if stream is None or options is None:
+        self._forget_old()
+        stream = self._streams.get(topic)
+        if stream is None or topic not in self._options:
             return Replay(False, [])
-        return stream.after(after, options.max_age)
+        self._use(topic, stream)
+        return stream.after(after)
+
+    # -- history
+
+    def _keep(self, topic: str, envelope: Envelope, options: TopicOptions) -> Event:
+        """Add an event to its topic's history, and make room for it."""
+        stream = self._streams.setdefault(topic, _Stream())
+        before = stream.bytes
+        event = stream.add(envelope, options)
+        self._bytes += stream.bytes - before
+        self._use(topic, stream)
+        self._watch(topic, stream)
+        if len(self._streams) > MAX_STREAMS:
+            self._drop_stream()
+        while self._history_bytes and self._bytes > self._history_bytes:
+            self._drop_oldest()
+        return event
+
+    def _use(self, topic: str, stream: _Stream) -> None:
+        """It is the topic that was used last."""
+        self._streams.move_to_end(topic)
+        self._filled.pop(topic, None)
+        if stream.events:
+            self._filled[topic] = stream
+
+    def _drop_stream(self) -> None:
+        """Forget the topic that has not been used for longest."""
+        topic, stream = self._streams.popitem(last=False)
+        self._filled.pop(topic, None)
+        self._bytes -= stream.bytes
+        self.counters["history_dropped"] += len(stream.events)
+
+    def _drop_oldest(self) -> None:
+        """Drop the oldest event of the topic that has not been used for longest."""
+        topic, stream = next(iter(self._filled.items()))
+        self._bytes -= stream.drop()
+        if not stream.events:
+            del self._filled[topic]
+        self.counters["history_dropped"] += 1
+        log.often(
+            logging.WARNING,
+            "the histories of all topics are larger than history_total_bytes, %d: the oldest event "
+            "of topic %r is dropped",
+            self._history_bytes,
+            topic,
+        )
+
+    def _watch(self, topic: str, stream: _Stream) -> None:
+        """See to it that its oldest event is forgotten when it is too old."""
+        if topic not in self._awaited and stream.due < float("inf"):
+            self._awaited.add(topic)
+            heapq.heappush(self._due, (stream.due, topic))
+
+    def _forget_old(self) -> None:
+        """Forget the events of all topics that are too old."""
+        while self._due and self._due[0][0] < (now := anyio.current_time()):
+            _, topic = heapq.heappop(self._due)
+            self._awaited.discard(topic)
+            stream = self._streams.get(topic)
+            if stream is None:
+                continue  # it was forgotten as a whole
+            while stream.due < now:
+                self._bytes -= stream.drop()
+            if not stream.events:
+                self._filled.pop(topic, None)
+            self._watch(topic, stream)
 
     async def claim(self, name: str, seconds: float) -> bool:
         now = anyio.current_time()

@@ -1,21 +1,26 @@
 """NATS: topics are subjects, history is kept by JetStream.
 
-All topics with the same ``history`` and ``max_age`` share a stream, which republishes what it has
+All topics with the same bounds of their history share a stream, which republishes what it has
 stored, with the sequence number of each event and of the one before it. Live events are received
 from there, by core NATS subscriptions, without a JetStream consumer. Missed events are read with
 direct gets from the stream.
+
+JetStream bounds the bytes of a stream, not those of a topic in it. So who publishes looks after
+them, now and then by chance: the more often the larger its messages are. No process need know what
+others have published.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime
+import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, final
-from urllib.parse import parse_qs, urlunsplit
+from urllib.parse import urlunsplit
 
 import msgspec
 from nats.aio.msg import Msg
@@ -30,16 +35,47 @@ from wsflow.brokers.nats_client import (
     status,
     to_json,
 )
+from wsflow.brokers.wire import MAX_SIZE
 from wsflow.errors import BrokerError
-from wsflow.http import percent_encode, split_uri
-from wsflow.log import shown_uri
-from wsflow.messages.events import TopicOptions
+from wsflow.http import percent_encode, url_parts
+from wsflow.log import Log, shown_uri
+from wsflow.messages.events import HISTORY_BYTES, TopicOptions
+
+log = Log("wsflow.broker")
 
 PAGE = 500
 """Events that are read from a history with one request."""
 
+SHARE = 16
+"""How many times ``history_bytes`` a stream has, which the topics with the same bounds share."""
+
+LOOKS = 4
+"""How often a topic is looked after while ``history_bytes`` are published on it, on average."""
+
 KEPT = 30 * 24 * 3600
 """Seconds for which claims are kept by a server before NATS 2.11; others know each one's time."""
+
+
+class Put(msgspec.Struct):
+    """The answer of JetStream to a message that it has stored."""
+
+    stream: str
+    seq: int
+
+
+class Created(msgspec.Struct):
+    """The answer of JetStream to a consumer."""
+
+    num_pending: int
+
+
+class Declared(msgspec.Struct, array_like=True):
+    """A topic with history, as it is stored."""
+
+    template: str
+    history: int
+    max_age: float
+    history_bytes: int = HISTORY_BYTES
 
 
 @final
@@ -52,24 +88,27 @@ class NatsEngine:
             how many servers of a cluster keep each history, 1 by default.
 
     Raises:
-        ValueError: the URL is invalid.
+        ValueError: the URL is invalid. The message has none of its values but the prefix.
     """
 
     def __init__(self, url: str) -> None:
         self._servers = []
         shown = []
-        query: dict[str, list[str]] = {}
+        query: dict[str, str] = {}
         for server in url.split(","):
-            parts = split_uri(server if "://" in server else f"nats://{server}")
-            query |= parse_qs(parts.query)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError("it names no host")
+            server = server if "://" in server else f"nats://{server}"
+            parts, options = url_parts(server, ("prefix", "replicas"))
+            query |= options
+            if parts.scheme not in ("nats", "tls"):
+                raise ValueError("each of its servers begins with nats:// or tls://, or with none")
             self._servers.append(urlunsplit(parts._replace(query="")))
             shown.append(shown_uri(self._servers[-1]))
         self.address = ",".join(shown)
-        self.prefix = query.get("prefix", ["wsflow"])[0]
-        self.replicas = int(query.get("replicas", ["1"])[0])
-        if not self.prefix or percent_encode(self.prefix) != self.prefix:
+        self.prefix = query.get("prefix", "wsflow")
+        if query.get("replicas", "1") not in set("12345"):
+            raise ValueError("replicas is a number from 1 to 5")
+        self.replicas = int(query.get("replicas", "1"))
+        if percent_encode(self.prefix) != self.prefix:
             raise ValueError(f"prefix is {self.prefix!r}: use letters, digits, _ and -")
 
     async def connect(self, listener: EngineListener, process: str) -> NatsConnection:
@@ -177,8 +216,46 @@ class NatsConnection:
             self._epochs.clear()
             await self._ensure_stream(options)
             answer = await self._client.ask(subject, data, headers)
-        stored = read_answer(answer)
-        return str(Mark(self._epochs.get(stored["stream"], ""), (stored["seq"],)))
+        stored = read_answer(answer, Put)
+        room = options.history_bytes
+        if room and random.random() * room < len(data) * LOOKS:
+            await self._trim(self._stream(options), subject, room)
+        return str(Mark(self._epochs.get(stored.stream, ""), (stored.seq,)))
+
+    async def _trim(self, stream: str, subject: str, room: int) -> None:
+        """Delete the oldest events of a topic that are too many bytes."""
+        sizes: list[tuple[int, int]] = []
+        config = {
+            "filter_subject": subject,
+            "deliver_policy": "all",
+            "ack_policy": "none",
+            "headers_only": True,
+            "mem_storage": True,
+            "inactive_threshold": 5_000_000_000,
+        }
+
+        def take(answer: Msg) -> bool:
+            if not answer.reply:  # the answer to the request itself
+                return not read_answer(answer, Created).num_pending
+            # $JS.ACK.<stream>.<consumer>.<deliveries>.<number>.<in the consumer>.<time>.<pending>;
+            # of a later version with two words before the stream, and maybe one at the end.
+            words = answer.reply.split(".")
+            first = 2 if len(words) == 9 else 4
+            sizes.append((int(words[first + 3]), int((answer.headers or {})["Nats-Msg-Size"])))
+            return words[first + 6] == "0"
+
+        try:
+            await self._client.consume(stream, config, take)
+            over, upto = sum(size for _, size in sizes) - room, 0
+            for number, size in sizes:
+                if over <= 0:
+                    break
+                over -= size
+                upto = number + 1
+            if upto:
+                await self._client.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": upto})
+        except BrokerError as exc:  # the event is stored, all the same
+            log.often(logging.WARNING, "a history cannot be held within its bytes: %s", exc)
 
     # -- history
 
@@ -196,6 +273,7 @@ class NatsConnection:
             # One more, to prove that no event is missing before the oldest.
             max_msgs_per_subject=options.history + 1,
             max_age=int(options.max_age * 1e9),
+            max_bytes=_stream_bytes(options),
             republish={
                 "src": f"{self._prefix}.s.{_class(options)}.>",
                 "dest": f"{self._prefix}.l.{_class(options)}.>",
@@ -217,7 +295,16 @@ class NatsConnection:
             **config,
         }
         found = await self._find(f"STREAM.INFO.{name}", RefusedError.NO_STREAM)
-        return found or await self._client.api(f"STREAM.CREATE.{name}", config)
+        if found is None:
+            return await self._client.api(f"STREAM.CREATE.{name}", config)
+        there, most = found["config"], config.get("max_bytes", -1)
+        if there.get("max_bytes", -1) == most:
+            return found
+        try:
+            return await self._client.api(f"STREAM.UPDATE.{name}", {**there, "max_bytes": most})
+        except RefusedError as exc:
+            log.warning("the stream %s stays without its limit of %d bytes: %s", name, most, exc)
+            return found
 
     async def _find(self, what: str, absent: int, request: dict[str, Any] | None = None) -> Any:
         """Send a request to JetStream; None if it answers with the error code ``absent``."""
@@ -262,13 +349,14 @@ class NatsConnection:
         page: list[tuple[int, bytes]] = []
 
         def take(answer: Msg) -> bool:
-            if status(answer):  # the last answer
-                return True
-            page.append((int((answer.headers or {})["Nats-Sequence"]), answer.data))
+            number = (answer.headers or {}).get("Nats-Sequence")
+            if number is None:  # the last answer; a stored message may have a status, too
+                return bool(status(answer))
+            page.append((int(number), answer.data))
             return False
 
-        request = {"seq": start, "next_by_subj": subject, "batch": PAGE}
-        await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
+        request = to_json({"seq": start, "next_by_subj": subject, "batch": PAGE})
+        await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", request, take)
         return page
 
     # -- claims
@@ -297,7 +385,7 @@ class NatsConnection:
         found = await self._find(
             f"STREAM.MSG.GET.{self._claims}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
         )
-        return found is not None and base64.b64decode(found["message"]["data"]) == (
+        return found is not None and base64.b64decode(found["message"].get("data", "")) == (
             attempt.key.encode()
         )
 
@@ -321,7 +409,9 @@ class NatsConnection:
         name = f"{self._prefix}_declared"
         await self._find_or_make(name, subjects=[f"{self._prefix}.d.*"], max_msgs_per_subject=1)
         for template, options in topics.items():
-            value = to_json([template, options.history, options.max_age])
+            value = to_json(
+                Declared(template, options.history, options.max_age, options.history_bytes)
+            )
             read_answer(await self._client.ask(f"{self._prefix}.d.{_token(template, '')}", value))
 
     async def declared(self) -> Mapping[str, TopicOptions]:
@@ -332,14 +422,27 @@ class NatsConnection:
             return {}  # without JetStream, or without topics with history
         found = {}
         for _, data in await self._page(name, subject, 0):
-            template, history, max_age = msgspec.json.decode(data, type=tuple[str, int, float])
-            found[template] = TopicOptions(history, max_age)
+            try:
+                each = msgspec.json.decode(data, type=Declared)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+                self._listener.unreadable("the topics with history", exc)
+            else:
+                found[each.template] = TopicOptions(each.history, each.max_age, each.history_bytes)
         return found
 
 
 def _class(options: TopicOptions) -> str:
     """The part of a subject that topics with the same history options share."""
-    return f"{options.history}_{int(options.max_age * 1000)}"
+    bounds = [options.history, int(options.max_age * 1000)]
+    if options.history_bytes != HISTORY_BYTES:
+        bounds.append(options.history_bytes)
+    return "_".join(map(str, bounds))
+
+
+def _stream_bytes(options: TopicOptions) -> int:
+    """How many bytes a stream may have, -1 for no limit. It is more than one message, for which
+    JetStream makes room whatever it costs the others."""
+    return max(SHARE * options.history_bytes, 2 * MAX_SIZE) if options.history_bytes else -1
 
 
 def _token(name: str, between: str = ".") -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar, final
 
 import msgspec
@@ -30,7 +30,22 @@ NO_LIMIT = 24 * 3600
 CLOSE = 0.5
 """Seconds to close the connection to a server in order."""
 
+ALIEN = "what the broker answers cannot be read: something else may answer in its place"
+
 to_json = msgspec.json.encode
+
+
+class Refusal(msgspec.Struct):
+    """An error of JetStream."""
+
+    err_code: int = 0
+    description: str = "no reason given"
+
+
+class Answer(msgspec.Struct):
+    """An answer of JetStream, as far as all have it."""
+
+    error: Refusal | None = None
 
 
 class RefusedError(BrokerError):
@@ -49,12 +64,22 @@ class RefusedError(BrokerError):
         self.code = code
 
 
+class _Client(Client):
+    """nats-py, which never reads again after a message whose headers it cannot parse."""
+
+    async def _process_headers(self, headers: Any) -> Any:
+        try:
+            return await super()._process_headers(headers)
+        except Exception:  # whatever its parsers raise
+            return None
+
+
 @final
 class NatsClient:
     """One connection. Its coroutines raise ConnectionLostError, and ``send`` BrokerError."""
 
     def __init__(self) -> None:
-        self._client = Client()
+        self._client = _Client()
         self._failure = Failure()
         self.lost = self._failure.wait
         self._inbox = self._client.new_inbox()
@@ -237,24 +262,77 @@ class NatsClient:
         """Send a request, and call ``take`` with its answers until it returns True.
 
         Without a subject, the request is sent to its own inbox, and is its own answer.
+
+        Args:
+            subject: what to send it to.
+            data: the request.
+            take: takes an answer, and returns whether it was the last one. What it raises is raised
+                here.
+            headers: those of the request.
         """
+        with self._expect(take) as (token, done):
+            inbox = f"{self._inbox}.{token}"
+            await self.send(subject or inbox, data, inbox, headers)
+            await done
+
+    @contextlib.contextmanager
+    def _expect(self, take: Callable[[Msg], bool]) -> Iterator[tuple[str, asyncio.Future[None]]]:
+        """Have ``take`` called with answers. Gives the token under which they come, and what is
+        done when it has taken the last one."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def came(answer: Msg | Exception) -> None:
             if isinstance(answer, Exception):
                 settle(done, answer)
-            elif take(answer):
-                settle(done, None)
+                return
+            try:
+                if take(answer):
+                    settle(done, None)
+            except BrokerError as exc:
+                settle(done, exc)
+            except (LookupError, ValueError):  # something else has answered
+                settle(done, BrokerError(ALIEN))
 
         self._failure.check()
         token = f"{next(self._numbers):x}"
         self._answers[token] = came
         try:
-            inbox = f"{self._inbox}.{token}"
-            await self.send(subject or inbox, data, inbox, headers)
-            await done
+            yield token, done
         finally:
             self._answers.pop(token, None)
+
+    async def consume(
+        self, stream: str, config: Mapping[str, Any], take: Callable[[Msg], bool]
+    ) -> None:
+        """Call ``take`` with the messages of a stream, by a consumer that ends with this call,
+        until it returns True. The first call may be with the answer of JetStream to the consumer.
+
+        Args:
+            stream: the name of the stream.
+            config: that of the consumer, without its name and its subject.
+            take: as in ``gather``.
+        """
+        with self._expect(take) as (token, done):
+            # What a consumer delivers has the subject that it was published on.
+            inbox = self._client.new_inbox()
+            answered = self._answers[token]
+
+            async def came(message: Msg) -> None:
+                answered(message)
+
+            subscription = await self.subscribe(inbox, came)
+            name = inbox.rpartition(".")[2]
+            request = {
+                "stream_name": stream,
+                "config": {**config, "name": name, "deliver_subject": inbox},
+            }
+            try:
+                create = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
+                await self.send(create, to_json(request), inbox)
+                await done
+            finally:
+                self.note(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+                await self.unsubscribe(subscription)
 
     async def ask(self, subject: str, data: bytes, headers: dict[str, Any] | None = None) -> Msg:
         """Send a request, and return its answer."""
@@ -304,18 +382,25 @@ def status(answer: Msg) -> str:
     return (answer.headers or {}).get("Status", "")
 
 
-def read_answer(answer: Msg) -> Any:
+def read_answer(answer: Msg, kind: Any = Any) -> Any:
     """The content of an answer of JetStream.
 
+    Args:
+        answer: the answer.
+        kind: its type, if it is no error.
+
     Raises:
-        BrokerError: JetStream refuses, or is not enabled.
+        BrokerError: JetStream refuses, or is not enabled, or it is not an answer of JetStream.
     """
     if status(answer) == "503":
         raise BrokerError(
             "topics with history, and claims, need JetStream, which is not enabled on this NATS "
             "server: start it with nats-server -js"
         )
-    value = msgspec.json.decode(answer.data)
-    if (error := value.get("error")) is not None:
-        raise RefusedError(error.get("err_code", 0), error.get("description", "no reason given"))
-    return value
+    try:
+        error = msgspec.json.decode(answer.data, type=Answer).error
+        if error is None:
+            return msgspec.json.decode(answer.data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise BrokerError(ALIEN) from None
+    raise RefusedError(error.err_code, error.description)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Literal, final
@@ -39,6 +40,9 @@ class Told(msgspec.Struct, array_like=True, frozen=True):
     generation: int
     note: bytes = b""
 
+
+_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
+"""The id of a process: it is a part of the channel on which it is told something."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Told).decode
@@ -90,6 +94,8 @@ class Processes:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise UnreadableError(str(exc)) from None
         process = told.process
+        if _NAME.fullmatch(process) is None:
+            raise UnreadableError("it comes from a process without a valid id")
         if process == self.own:
             return
         if told.kind == "bye":

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
+import re
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, final
-from urllib.parse import parse_qs, urlencode, urlunsplit
+from urllib.parse import urlencode, urlunsplit
 
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -42,18 +44,28 @@ from wsflow.brokers.engine import (
     settle,
 )
 from wsflow.errors import BrokerError
-from wsflow.http import split_uri
-from wsflow.log import shown_uri
-from wsflow.messages.events import TopicOptions
+from wsflow.http import url_parts
+from wsflow.log import Log, shown_uri
+from wsflow.messages.events import HISTORY_BYTES, TopicOptions, UnreadableError
+
+log = Log("wsflow.broker")
 
 PAGE = 500
 """Events that are read from a history with one request."""
 
+# An entry has the key of its message, the message, and how many bytes the topic has had with it: so
+# those of the oldest entry tell the bytes of all entries, whoever else removes or adds some.
 _PUBLISH = """
 local stream, meta = KEYS[1], KEYS[2]
 local channel, data, key, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keep, max_age, age = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local known = redis.call('HMGET', meta, 'epoch', 'last')
+local room = tonumber(ARGV[8])
+local known = redis.call('HMGET', meta, 'epoch', 'last', 'bytes')
+if not (known[1] and string.match(known[1], '^[0-9a-f]+$') and #known[1] <= 32
+    and known[2] and string.match(known[2], '^%d+%-%d+$')) then
+  known = {}
+end
+local bytes = tonumber(known[3] or '') or 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if age >= 0 and known[1] then
@@ -61,15 +73,34 @@ if age >= 0 and known[1] then
   for _, entry in ipairs(entries) do
     if entry[2][2] == key then return {known[1], entry[1]} end
   end
-  if #entries >= keep then
-    local oldest = tonumber(string.match(entries[#entries][1], '^%d+'))
+  if #entries >= keep or (room > 0 and bytes > room) then
+    local oldest = now
+    if #entries > 0 then oldest = tonumber(string.match(entries[#entries][1], '^%d+')) end
     if oldest > now - age - 1000 then return redis.error_reply('WSFLOW UNKNOWN') end
   end
 end
+local function add()
+  bytes = bytes + #data
+  return redis.pcall('XADD', stream, 'MAXLEN', keep, '*', 'k', key, 'd', data,
+    'b', string.format('%.0f', bytes))
+end
+local id = add()
+if type(id) == 'table' and string.find(id.err, 'last possible ID', 1, true) then
+  redis.call('DEL', stream, meta)
+  known, bytes = {}, 0
+  id = add()
+end
+if type(id) == 'table' then return id end
 local previous = known[2] or ''
 epoch = known[1] or epoch
-local id = redis.call('XADD', stream, 'MAXLEN', keep, '*', 'k', key, 'd', data)
-redis.call('HSET', meta, 'epoch', epoch, 'last', id)
+redis.call('HSET', meta, 'epoch', epoch, 'last', id, 'bytes', string.format('%.0f', bytes))
+while room > 0 and bytes > room do
+  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  if not oldest then break end
+  local before = (tonumber(oldest[2][6] or '') or 0) - #(oldest[2][4] or '')
+  if before <= bytes and bytes - before <= room then break end
+  redis.call('XDEL', stream, oldest[1])
+end
 if max_age > 0 then
   redis.call('XTRIM', stream, 'MINID', now - max_age)
   redis.call('PEXPIRE', stream, max_age)
@@ -97,29 +128,60 @@ return 0
 """
 
 
+OPTIONS = (
+    "prefix",
+    "db",
+    "client_name",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_min_version",
+    "ssl_password",
+)
+"""The options that a URL may have: ``prefix``, and those of redis-py that change nothing in how the
+connections are used."""
+
+
 @final
 class RedisEngine:
     """Connects to Redis.
 
     Args:
-        url: ``redis://`` or ``rediss://``, as redis-py takes it. ``?prefix=`` is what all keys and
-            channels begin with, ``wsflow`` by default.
+        url: ``redis://`` or ``rediss://``, then user, password, host, port and the number of the
+            database, as redis-py takes them. ``?prefix=`` is what all keys and channels begin with,
+            ``wsflow`` by default; ``OPTIONS`` has the other options.
 
     Raises:
-        ValueError: the URL is not one that redis-py takes.
+        ValueError: the URL is not one that redis-py takes. The message has none of its values.
     """
 
     def __init__(self, url: str) -> None:
-        parts = split_uri(url)
-        query = parse_qs(parts.query)
-        self.prefix = query.pop("prefix", ["wsflow"])[0]
+        parts, query = url_parts(url, OPTIONS)
+        self.prefix = query.pop("prefix", "wsflow")
         self.address = shown_uri(url)
-        self._pool = ConnectionPool.from_url(
-            urlunsplit(parts._replace(query=urlencode(query, doseq=True))),
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,
-        )
+        if not re.fullmatch(r"(/\d*)?", parts.path):
+            raise ValueError("its path is the number of a database: redis://host/0")
+        try:
+            self._pool = ConnectionPool.from_url(
+                urlunsplit(parts._replace(query=urlencode(query))),
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=None,
+            )
+            pool: Any = self._pool  # parts of redis-py have no types
+            pool.make_connection()  # redis-py checks the options only here
+        except Exception:  # whatever redis-py makes of them
+            names = ", ".join(query) or "none"
+            raise ValueError(
+                f"redis-py refuses its options, or their values (it has {names}): those that begin "
+                "with ssl_ need rediss://"
+            ) from None
 
     async def connect(self, listener: EngineListener, process: str) -> RedisConnection:
         pool: Any = self._pool  # parts of redis-py have no types
@@ -269,8 +331,8 @@ class RedisConnection:
         head, _, body = data.partition(b"\n")
         try:
             stamp = _stamp(head)
-        except ValueError:
-            self._listener.unreadable(f"topic {topic!r}", "its header is not one of wsflow's")
+        except UnreadableError as exc:
+            self._listener.unreadable(f"topic {topic!r}", exc)
         else:
             self._listener.arrived(topic, stamp, body)
 
@@ -312,15 +374,23 @@ class RedisConnection:
             options.history + 1,  # one more, to prove that no event is missing before the oldest
             int(options.max_age * 1000),
             int(attempt.age * 1000) if attempt.again else -1,
+            options.history_bytes,
         )
         return str(_mark(epoch, id))
 
     async def last(self, topic: str, options: TopicOptions) -> Mark:
         epoch, id = await self._call("HMGET", self._keys(topic)[1], "epoch", "last")
-        return _mark(epoch, id) if epoch and id else Mark()
+        if epoch is None and id is None:
+            return Mark()
+        try:
+            return _mark(epoch or b"", id or b"")
+        except UnreadableError as exc:  # the next who publishes begins a new history
+            self._listener.unreadable(f"the history of topic {topic!r}", exc)
+            return Mark()
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
-        start, entries, complete = _id(after), [], True
+        start, complete = _id(after), True
+        entries: list[tuple[Mark, bytes]] = []
         while True:
             there, page = await self._run_script(
                 _READ,
@@ -331,7 +401,11 @@ class RedisConnection:
                 int(options.max_age * 1000),
             )
             complete = complete and bool(there)
-            entries += [(_mark(upto.epoch, id), fields[3]) for id, fields in page]
+            for id, fields in page:
+                try:
+                    entries.append((_mark(upto.epoch.encode(), id), _data(fields)))
+                except UnreadableError as exc:
+                    self._listener.unreadable(f"the history of topic {topic!r}", exc)
             if len(page) < PAGE:
                 return Stored(complete, entries)
             start = page[-1][0].decode()
@@ -343,13 +417,21 @@ class RedisConnection:
 
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
         for template, options in topics.items():
-            value = f"{options.history} {options.max_age:g}"
-            await self._call("HSET", f"{self._prefix}:declared", template, value)
+            value = f"{options.history} {options.max_age!r} {options.history_bytes}"
+            try:
+                await self._call("HSET", f"{self._prefix}:declared", template, value)
+            except AlienKeyError as exc:
+                log.often(logging.ERROR, "publishers find no topic with history: %s", exc)
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         found = await self._call("HGETALL", f"{self._prefix}:declared")
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return {template.decode(): _options(value.decode()) for template, value in pairs}
+        declared = {}
+        for template, value in zip(found[::2], found[1::2], strict=True):
+            try:
+                declared[template.decode()] = _options(value.decode())
+            except ValueError:
+                self._listener.unreadable("the topics with history", "it is not a declaration")
+        return declared
 
     # -- commands
 
@@ -370,6 +452,10 @@ class RedisConnection:
             raise _refusal(exc) from None
 
 
+class AlienKeyError(BrokerError):
+    """A key with the name of one of wsflow's is something else."""
+
+
 def _refusal(exc: ResponseError) -> Exception:
     """The exception for an error that the server answers with."""
     if "WSFLOW UNKNOWN" in str(exc):
@@ -377,15 +463,30 @@ def _refusal(exc: ResponseError) -> Exception:
             "the connection to the broker was lost while publishing, and the topic's history is "
             "too short to tell whether the message arrived"
         )
+    if "WRONGTYPE" in str(exc):
+        return AlienKeyError(
+            "a key at the broker that has the name of one of wsflow's is not of its type: delete "
+            "it, or set another ?prefix="
+        )
     if isinstance(exc, ReadOnlyError | MasterDownError):
         return ConnectionLostError(str(exc))  # a failover: reconnect
     return BrokerError(f"the broker refuses: {exc}")
 
 
-def _mark(epoch: bytes | str, id: bytes) -> Mark:
-    epoch = epoch.decode() if isinstance(epoch, bytes) else epoch
-    milliseconds, number = id.split(b"-")
-    return Mark(epoch, (int(milliseconds), int(number)))
+_EPOCH = re.compile(rb"[0-9a-f]{1,32}")
+_ID = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
+
+
+def _mark(epoch: bytes, id: bytes) -> Mark:
+    """The mark of an epoch and an id in a stream.
+
+    Raises:
+        UnreadableError: these are not what wsflow has stored.
+    """
+    found = _ID.fullmatch(id)
+    if found is None or _EPOCH.fullmatch(epoch) is None:
+        raise UnreadableError("it has no place in a history")
+    return Mark(epoch.decode(), (int(found[1]), int(found[2])))
 
 
 def _id(mark: Mark) -> str:
@@ -397,14 +498,33 @@ def _stamp(head: bytes) -> Stamp | None:
     """Parse the header of a message: epoch, id and the id before it; empty without history.
 
     Raises:
-        ValueError: the header is malformed.
+        UnreadableError: the header is malformed.
     """
     if not head:
         return None
-    epoch, id, previous = head.split(b" ")
-    return Stamp(_mark(epoch, id), _mark(b"", previous).order if previous else ())
+    words = head.split(b" ")
+    if len(words) != 3:
+        raise UnreadableError("its header is not one of wsflow's")
+    epoch, id, previous = words
+    return Stamp(_mark(epoch, id), _mark(epoch, previous).order if previous else ())
+
+
+def _data(fields: Sequence[bytes] | None) -> bytes:
+    """The message of an entry in a stream.
+
+    Raises:
+        UnreadableError: its fields are not those of wsflow's entries.
+    """
+    if not fields or len(fields) < 4 or fields[0] != b"k" or fields[2] != b"d":
+        raise UnreadableError("it is an entry with other fields")
+    return fields[3]
 
 
 def _options(value: str) -> TopicOptions:
-    history, max_age = value.split()
-    return TopicOptions(int(history), float(max_age))
+    """The options that a topic was declared with.
+
+    Raises:
+        ValueError: it is not a declaration.
+    """
+    history, max_age, history_bytes = [*value.split(), str(HISTORY_BYTES)][:3]
+    return TopicOptions(int(history), float(max_age), int(history_bytes))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import time
 from collections import Counter, OrderedDict
@@ -63,7 +64,7 @@ class RemoteBroker:
         timeout: float,
         declared: Mapping[str, TopicOptions],
     ) -> None:
-        self.counters: Counter[str] = Counter(published=0, lost=0, reconnected=0)
+        self.counters: Counter[str] = Counter(published=0, lost=0, reconnected=0, history_dropped=0)
         self._listener = listener if listener is not None else _Nobody()
         self._is_process = listener is not None
         self._engine = engine
@@ -189,7 +190,9 @@ class RemoteBroker:
         self._wanted[topic] = options
         self._ready[topic] = asyncio.Event()
         if options.history:
-            self._feeds[topic] = Feed(topic, options, self._pass, self._must_recover, self._lose)
+            self._feeds[topic] = Feed(
+                topic, options, self._pass, self._must_recover, self._lose, self.unreadable
+            )
         self._changed[topic] = None
         self._change.set()
 
@@ -280,7 +283,7 @@ class RemoteBroker:
                 self._ready[feed.topic].set()
 
     def _refuse(self, topic: str, exc: BrokerError) -> None:
-        log.error("topic %r cannot be subscribed to: %s", topic, exc)
+        log.often(logging.ERROR, "topic %r cannot be subscribed to: %s", topic, exc)
         if topic in self._ready:
             self._refused[topic] = exc
             self._ready[topic].set()

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.brokers.engine import Engine
-from wsflow.brokers.memory import MemoryBroker
+from wsflow.brokers.memory import HISTORY_TOTAL, MemoryBroker
 from wsflow.brokers.remote import PATIENCE, RemoteBroker
 from wsflow.log import shown_uri
 from wsflow.messages.events import TopicOptions
@@ -91,7 +91,11 @@ def _find(url: str) -> Callable[[str], Engine]:
 
 
 def broker(
-    url: str, timeout: float, declared: Mapping[str, TopicOptions]
+    url: str,
+    timeout: float,
+    declared: Mapping[str, TopicOptions],
+    *,
+    history_bytes: int = HISTORY_TOTAL,
 ) -> Callable[[BrokerListener], Broker]:
     """What makes the broker at ``url``.
 
@@ -100,12 +104,13 @@ def broker(
             scheme of a registered engine.
         timeout: seconds that publishing and joining wait for it.
         declared: the app's topics with history, by template.
+        history_bytes: most bytes of all histories together that ``memory://`` keeps.
 
     Raises:
         ValueError: it is no such URL, or its client is not installed.
     """
     if url == MEMORY:
-        return MemoryBroker
+        return partial(MemoryBroker, history_bytes=history_bytes)
     return partial(RemoteBroker, engine=engine(url), timeout=timeout, declared=declared)
 
 

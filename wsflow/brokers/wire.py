@@ -69,11 +69,16 @@ def unpack(data: bytes) -> Packet:
     """Decode a message from the broker.
 
     Raises:
-        UnreadableError: the bytes are not a message of this format, or too many.
+        UnreadableError: the bytes are not a message of this format, or too many, or it has a text
+            that is not UTF-8, which no peer takes.
     """
     if len(data) > MAX_SIZE:
         raise UnreadableError(f"{len(data)} bytes, more than {MAX_SIZE}")
     try:
-        return _decode(data)
+        packet = _decode(data)
+        for kind, payload in packet.payloads.values():
+            if kind & _TEXT and not payload.isascii():
+                payload.decode()
+        return packet
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise UnreadableError(f"{exc}") from None

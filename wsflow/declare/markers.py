@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from wsflow.errors import Forbidden
-from wsflow.messages.events import TopicOptions, WhenFull
+from wsflow.messages.events import HISTORY_BYTES, TopicOptions, WhenFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ class TopicName:
     Args:
         template: the name; ``{param}`` is replaced by a path parameter.
         history: how many of the last events the broker keeps for ``join(after=…)``.
-        max_age: how many seconds an event is kept at most; 0 for no limit but ``history``.
+        max_age: how many seconds an event is kept at most; 0 for no limit in time.
+        history_bytes: how many bytes of events are kept at most, 16 MiB by default; beyond that the
+            oldest are dropped. 0 for no limit in bytes. It needs ``history``.
         backlog: how many messages one peer may lag behind.
         when_full: what happens beyond that: ``"close"`` with 1013, ``"drop_oldest"``,
             ``"drop_newest"``, or keep only the ``"latest"``.
@@ -68,7 +70,7 @@ class TopicName:
             to the type that connections of this process have joined with.
     """
 
-    __slots__ = ("_options", "template")
+    __slots__ = ("_bounds_bytes", "_options", "template")
 
     def __init__(
         self,
@@ -76,12 +78,21 @@ class TopicName:
         *,
         history: int = 0,
         max_age: float = 0,
+        history_bytes: int | None = None,
         backlog: int = 1024,
         when_full: WhenFull = "close",
         presence: Any = None,
     ) -> None:
         self.template = template
-        self._options = TopicOptions(history, max_age, backlog, when_full, presence)
+        self._bounds_bytes = history_bytes is not None
+        self._options = TopicOptions(
+            history,
+            max_age,
+            HISTORY_BYTES if history_bytes is None else history_bytes,
+            backlog,
+            when_full,
+            presence,
+        )
 
 
 @final

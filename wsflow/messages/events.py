@@ -15,6 +15,9 @@ from wsflow.messages.encoded import EncodedMessage
 
 WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
+HISTORY_BYTES = 16 * 1024 * 1024
+"""The default of ``history_bytes``."""
+
 
 @dataclass(frozen=True, slots=True)
 class TopicOptions:
@@ -23,6 +26,8 @@ class TopicOptions:
     Attributes:
         history: how many of the last events are kept for ``join(after=…)``; 0 keeps none.
         max_age: how many seconds an event is kept; 0 for no limit.
+        history_bytes: how many bytes of events are kept; 0 for no limit. Without ``history`` it
+            has no meaning.
         backlog: how many messages one peer may lag behind.
         when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
             ``drop_newest``, or keep only the ``latest``.
@@ -31,6 +36,7 @@ class TopicOptions:
 
     history: int = 0
     max_age: float = 0
+    history_bytes: int = HISTORY_BYTES
     backlog: int = 1024
     when_full: WhenFull = "close"
     presence: Any = None

@@ -59,7 +59,12 @@ class App:
 
     def __init__(self, plan: AppPlan, limits: Limits, broker: str = select.MEMORY) -> None:
         plan.check_limits(limits)
-        make = select.broker(broker, limits.publish_timeout, plan.topics.with_history)
+        make = select.broker(
+            broker,
+            limits.publish_timeout,
+            plan.topics.with_history,
+            history_bytes=limits.history_total_bytes,
+        )
         channels = Channels(make, plan.topics.presence_type)
         self.plan = plan
         self.limits = limits

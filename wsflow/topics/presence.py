@@ -16,10 +16,7 @@ import anyio
 import msgspec
 
 from wsflow.brokers.base import Broker
-from wsflow.log import Log
 from wsflow.tasks.waiting import Latch
-
-log = Log("wsflow.topics.presence")
 
 Shown = tuple[str, bytes] | None
 """An encoded presence: the name of its type, and its bytes; None for no presence."""
@@ -67,6 +64,9 @@ class Local(Protocol):
 
     def presence_type(self, topic: str) -> Any:
         """The declared type of a topic's presences, None if there is none."""
+
+    def unreadable(self, where: str, why: object) -> None:
+        """Something came from another process that cannot be read: count it."""
 
 
 @final
@@ -311,7 +311,7 @@ class Presence:
         try:
             told = _decode(note)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            log.warning("a note from another process cannot be read: %s", exc)
+            self._local.unreadable("the notes between processes", exc)
             return
         match told:
             case Watch():
@@ -344,8 +344,8 @@ class Presence:
                 kind = declared if declared is not None else self._types.get(name, Any)
                 try:
                     read[id] = msgspec.msgpack.decode(data, type=kind)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-                    log.warning("a presence in topic %r cannot be read: %s", topic, exc)
+                except Exception as exc:  # of msgspec, or of the type's own code
+                    self._local.unreadable(f"a presence in topic {topic!r}", exc)
         return read
 
     def _unwatch(self, topic: str, process: str) -> None:

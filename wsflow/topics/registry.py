@@ -132,8 +132,9 @@ class Registry:
             ``unreadable`` messages from the broker, connections ``refused`` because there were too
             many, how often the event loop was blocked (``stalled``; only by ``wsflow run``), how
             often events of a history were ``lost`` for members, how often the connection to the
-            broker was lost (``reconnected``), and messages that were over a rate limit
-            (``rate_limited``), whatever became of them.
+            broker was lost (``reconnected``), events of histories that were dropped because all
+            histories in this process were too large (``history_dropped``), and messages that were
+            over a rate limit (``rate_limited``), whatever became of them.
         """
         channels = self._directory.channels
         return {

@@ -59,6 +59,11 @@ def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, 
             "max_age is the age limit of a history, in seconds.",
             "set the number of events, too: history=100, max_age=3600.",
         )
+    if options.history_bytes < 0 or (name._bounds_bytes and not options.history):
+        return (
+            "history_bytes is the limit of a history in bytes, at least 0; 0 is no limit.",
+            "set the number of events, too: history=100, history_bytes=1_000_000.",
+        )
     if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
         return (
             f"when_full is {options.when_full!r}.",

@@ -16,6 +16,8 @@ async def enter(
     formatted: Annotated[Topic[str], "news.{room:d}"],
     negative: Annotated[Topic[str], TopicName("a", history=-1)],
     ageless: Annotated[Topic[str], TopicName("c", max_age=60)],
+    boundless: Annotated[Topic[str], TopicName("e", history_bytes=1000)],
+    owing: Annotated[Topic[str], TopicName("f", history=1, history_bytes=-1)],
     unknown: Annotated[Topic[str], TopicName("d", presence=complex)],
     policy: Annotated[Topic[str], TopicName("b", when_full="wait")],  # type: ignore[arg-type]
     alien: Annotated[Topic[complex], "numbers"],

@@ -61,6 +61,8 @@ class Went(msgspec.Struct, tag="went"):
 
 Room = Annotated[Topic[Said], TopicName("room.{room}", presence=Member)]
 Kept = Annotated[Topic[News], TopicName("kept.{room}", history=5)]
+Large = Annotated[Topic[News], TopicName("large.{room}", history=1000, history_bytes=128_000)]
+Fleeting = Annotated[Topic[News], TopicName("fleeting.{room}", history=9, max_age=0.4)]
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +288,77 @@ async def test_what_cannot_be_recovered_is_said(broker: str) -> None:
                     await bob.send("back")
                     assert await bob.receive(Back) == Back(False)
                     await bob.receive_nothing(0.02)
+
+
+async def test_a_history_is_bounded_in_bytes(broker: str) -> None:
+    """Also where no message is larger than the bound, and many topics share it."""
+    app = Router("/{room}")
+    told: list[bool] = []
+
+    @app.on_connect
+    async def enter(large: Large, after: Annotated[str, Query()] = "") -> None:
+        told.append((await large.join(after=after)).recovered)
+
+    @app.consumer
+    async def publish(message: str, large: Large) -> str:
+        return await large.publish(News(message))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/quiet") as quiet, one.connect("/a") as ada:
+            await quiet.send("small")
+            small = await quiet.receive(str)
+            ids = []
+            for number in range(20):
+                await ada.send(f"{number:016000}")
+                ids.append(await ada.receive(str))
+                assert (await ada.receive(News)).id == ids[-1]
+            for after, recovered, count in ((ids[0], False, 0), (ids[-2], True, 1)):
+                async with two.connect(f"/a?after={after}") as bob:
+                    assert await read(bob, count) == [f"{19:016000}"] * count
+                    await bob.receive_nothing(0.02)
+                assert told[-1] is recovered
+            for size in (70_000, 10):  # one that is larger than the bound
+                await ada.send("x" * size)
+                last = await ada.receive(str)
+                assert (await ada.receive(News)).id == last
+                async with two.connect(f"/a?after={ids[-1]}"):
+                    pass
+                assert not told[-1]
+            await ada.send("end")
+            assert await read(ada, 1) != []
+            async with two.connect(f"/a?after={last}") as bob:
+                assert await read(bob, 1) == ["end"]
+            assert told[-1]
+            await quiet.send("more")
+            async with two.connect(f"/quiet?after={small}") as bob:
+                assert await read(bob, 1) == ["more"]
+            assert told[-1]
+
+
+async def test_a_history_is_bounded_in_time(broker: str) -> None:
+    app = Router("/{room}")
+    told: list[bool] = []
+
+    @app.on_connect
+    async def enter(fleeting: Fleeting, after: Annotated[str, Query()] = "") -> None:
+        told.append((await fleeting.join(after=after)).recovered)
+
+    @app.consumer
+    async def publish(message: str, fleeting: Fleeting) -> str:
+        return await fleeting.publish(News(message))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a") as ada:
+            await ada.send("a")
+            first = await ada.receive(str)
+            await ada.send("b")
+            async with two.connect(f"/a?after={first}") as bob:
+                assert await read(bob, 1) == ["b"]
+            assert told[-1]
+            with anyio.fail_after(5):
+                while told[-1]:
+                    async with two.connect(f"/a?after={first}"):
+                        await anyio.sleep(0.02)
 
 
 async def test_nothing_is_missed_or_twice_while_others_publish(broker: str) -> None:

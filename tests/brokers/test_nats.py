@@ -1,0 +1,329 @@
+"""NATS: what others have left in its streams, its URLs, and the bounds of its streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import nats
+import pytest
+from nats.aio.msg import Msg
+
+import wsflow
+from tests.brokers.aliens import GOOD, News, resumes, running, work
+from tests.brokers.servers import BrokerServer, Kind
+from wsflow import BrokerError
+from wsflow.brokers import nats as engine
+from wsflow.brokers import select, wire
+from wsflow.brokers.engine import Attempt
+from wsflow.brokers.nats_client import NatsClient, RefusedError
+from wsflow.messages.events import TopicOptions
+
+Made = Callable[[Kind], BrokerServer]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def server(server_of: Made) -> BrokerServer:
+    return server_of("nats")
+
+
+@asynccontextmanager
+async def raw(server: BrokerServer) -> AsyncIterator[Any]:
+    client = await nats.connect(server.url)
+    yield client
+    await client.close()
+
+
+async def api(client: Any, what: str, request: Any = None) -> Any:
+    data = json.dumps(request).encode() if request is not None else b""
+    return json.loads((await client.request(f"$JS.API.{what}", data)).data)
+
+
+async def hpub(server: BrokerServer, subject: str, headers: bytes, data: bytes) -> None:
+    """Publish with headers that no client would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await reader.readline()
+    sizes = f"{len(headers)} {len(headers) + len(data)}"
+    writer.write(b'CONNECT {"headers":true,"verbose":false}\r\n')
+    writer.write(f"HPUB {subject} {sizes}\r\n".encode() + headers + data + b"\r\nPING\r\n")
+    while (await reader.readline()).strip() != b"PONG":
+        pass
+    writer.close()
+
+
+HEADERS = [
+    b"NATS/1.0\r\nStatus: 503\r\nNats-Sequence: 77\r\nNats-Stream: x\r\n\r\n",
+    b"NATS/1.0\r\nNats-Msg-Size: many\r\nNats-Last-Sequence: \r\n\r\n",
+    b"NATS/1.0 503 No\r\n\r\n",
+    b"NATS/1.0 \xff\xfe\r\n\r\n",
+    b"NATS/1.0\r\n\xff\xfe\r\n\r\n",
+    b"NATS/1.0\r\n: \r\n::::\r\n\r\n",
+    b"garbage",
+    b"",
+]
+
+
+async def test_alien_headers_and_messages_in_a_stream_are_left_out(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MAX_SIZE", 10_000)
+    async with running(server.url, caplog) as process, raw(server) as client:
+        async with process.connect("/") as peer:
+            kept = process.registry.topic("kept")
+            first = await kept.publish(News("a"))
+            for headers in HEADERS:
+                for data in (b"", b"garbage", b"x" * 20_000):
+                    await hpub(server, "wsflow.s.100_0.kept", headers, data)
+            await kept.publish(News("b"))
+            for text in "ab":
+                assert (await peer.receive(News)).text == text
+            told = process.registry.counters()["unreadable"]
+            assert told >= 3 * len(HEADERS)
+            await resumes(process, first, "b")
+            assert process.registry.counters()["unreadable"] == told + 3 * len(HEADERS)
+            for headers in HEADERS:
+                for subject in ("wsflow.l.100_0.kept", "wsflow.t.plain", "wsflow.c"):
+                    await hpub(server, subject, headers, b"garbage")
+            await work(process, peer)
+            async with process.connect("/") as other:
+                await work(process, other)
+            await client.flush()
+
+
+@pytest.mark.parametrize(
+    ("number", "previous"), [("1", "0"), ("9", "8"), ("99999999999999999999", "77"), ("-5", "-6")]
+)
+async def test_a_live_event_that_is_in_no_history_is_dropped(
+    number: str, previous: str, server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Nats-Stream": "alien", "Nats-Sequence": number, "Nats-Last-Sequence": previous}
+    async with running(server.url, caplog) as process, raw(server) as client:
+        async with process.connect("/") as peer:
+            first = await process.registry.topic("kept").publish(News("a"))
+            for _ in range(20):
+                await client.publish("wsflow.l.100_0.kept", GOOD, headers=headers)
+            await work(process, peer)
+            feed = process._app.directory.channels.broker._feeds["kept"]  # type: ignore[attr-defined]
+            await asyncio.wait_for(feed.live.wait(), 5)
+            assert process.registry.counters()["unreadable"] == 20
+            await resumes(process, first, "kept")
+
+
+@pytest.mark.parametrize("name", ["a b", "*", ">", "a.b", "\r\nPUB x 0\r\n", "", "é", "x" * 65])
+async def test_a_process_of_a_strange_name_is_none(
+    name: str, server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be told something on a subject with that name."""
+    async with running(server.url, caplog) as process, raw(server) as client:
+        async with process.connect("/") as peer:
+            for kind in ("hello", "beat", "note"):
+                await client.publish("wsflow.c", msgspec.msgpack.encode([1, kind, name, 1, b""]))
+            await work(process, peer)
+            assert process.registry.counters()["unreadable"] == 3
+            assert list(process._app.directory.channels.broker.processes) == []
+
+
+async def test_alien_declarations(server: BrokerServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(server.url, caplog) as process, raw(server) as client:
+        for number, data in enumerate([b"", b"x", b"\xff", b"[1]", b'["a",1,"x"]', b"[" * 5000]):
+            await client.publish(f"wsflow.d.{number}", data)
+        await client.publish("wsflow.d.short", b'["short",7,1.5]')
+        await client.flush()
+        async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
+            assert await publish("kept", News("here"))
+            assert (await peer.receive(News)).text == "here"
+            options = await publish._options("short")
+            assert options == TopicOptions(7, 1.5)
+
+
+async def test_an_alien_claim_is_a_claim(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(server.url, caplog) as process, raw(server) as client:
+        assert await process.registry.claim("a", 60)
+        await client.publish("wsflow.o.b", b"")
+        await client.flush()
+        assert not await process.registry.claim("b", 60)
+        connection: Any = process._app.directory.channels.broker._connection  # type: ignore[attr-defined]
+        assert not await connection.claim("b", 60, Attempt("x", again=True))
+
+
+@pytest.mark.parametrize("answer", [b"", b"x", b"\xff", b"[]", b'{"error":1}', b'{"seq":"x"}'])
+async def test_an_alien_that_answers_in_place_of_the_broker(
+    answer: bytes, server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(server.url, caplog) as process, raw(server) as client:
+
+        async def respond(message: Msg) -> None:
+            await message.respond(answer)
+
+        await process.registry.topic("kept").publish(News("a"))
+        await api(client, "STREAM.DELETE.wsflow_100_0")
+        await client.subscribe("wsflow.s.100_0.kept", cb=respond)
+        await client.flush()
+        await client.request("wsflow.s.100_0.kept", b"")
+        with pytest.raises(BrokerError, match="what the broker answers cannot be read"):
+            await process.registry.topic("kept").publish(News("a"))
+        async with process.connect("/") as peer:
+            await work(process, peer, "other", "plain")
+
+
+async def test_a_stream_has_an_end_in_bytes(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.random, "random", random.Random(1).random)
+    connection: Any = await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+    try:
+        async with raw(server) as client:
+            kept = TopicOptions(history=1000, history_bytes=50_000)
+            await connection.publish("quiet", b"x" * 1000, kept, Attempt("quiet"))
+            most = 0
+            for number in range(400):
+                await connection.publish("loud", b"x" * 1000, kept, Attempt(str(number)))
+                stream = await api(client, "STREAM.INFO.wsflow_1000_0_50000")
+                most = max(most, stream["state"]["messages"])
+            assert 50 <= most < 150
+            assert stream["config"]["max_bytes"] == 128 * 1024 * 1024
+            assert (await connection.last("quiet", kept)).order == (1,)
+            await connection.publish("loud", b"x" * 60_000, kept, Attempt("large"))
+            assert (await connection.last("loud", kept)).order == ()
+            await connection.ping()
+            stream = await api(client, "STREAM.INFO.wsflow_1000_0_50000")
+            assert stream["state"]["consumer_count"] == 0
+            unbound = TopicOptions(history=1000, history_bytes=0)
+            for number in range(100):
+                await connection.publish("loud", b"x" * 1000, unbound, Attempt(f"more {number}"))
+            stream = await api(client, "STREAM.INFO.wsflow_1000_0_0")
+            assert (stream["state"]["messages"], stream["config"]["max_bytes"]) == (100, -1)
+
+            async def refuse(*_: Any) -> None:
+                raise RefusedError(1, "no purge")
+
+            monkeypatch.setattr(connection._client, "consume", refuse)
+            assert await connection.publish("loud", b"x" * 60_000, kept, Attempt("refused"))
+            assert "a history cannot be held within its bytes: the broker refuses: no purge" in (
+                caplog.text
+            )
+    finally:
+        await connection.close()
+
+
+class _Deaf:
+    def told(self, data: bytes) -> None: ...
+
+
+async def test_a_stream_of_an_earlier_version_is_given_its_limit(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = TopicOptions(history=100)
+    async with raw(server) as client:
+        connection: Any = await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+        try:
+            monkeypatch.setattr(engine, "_stream_bytes", lambda options: -1)
+            first = await connection.publish("kept", b"x", kept, Attempt("1"))
+            monkeypatch.undo()
+            stream = await api(client, "STREAM.INFO.wsflow_100_0")
+            assert stream["config"]["max_bytes"] == -1
+            connection._epochs.clear()
+            second = await connection.publish("kept", b"x", kept, Attempt("2"))
+            stream = await api(client, "STREAM.INFO.wsflow_100_0")
+            assert stream["config"]["max_bytes"] == 16 * 16 * 1024 * 1024
+            assert stream["state"]["messages"] == 2
+            assert first.split("-")[0] == second.split("-")[0]
+            monkeypatch.setattr(engine, "_stream_bytes", lambda options: 2**60)
+            connection._epochs.clear()
+            assert await connection.publish("kept", b"x", kept, Attempt("3"))
+            assert "the stream wsflow_100_0 stays without its limit of" in caplog.text
+        finally:
+            await connection.close()
+
+
+async def test_deliveries_of_other_versions_and_of_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What tells the bytes of a topic: numbers and sizes, as servers of several versions write
+    them; all else ends the look."""
+    purged: list[Any] = []
+
+    class Client:
+        def __init__(self, *messages: Any) -> None:
+            self.messages = messages
+
+        async def consume(self, stream: str, config: Any, take: Any) -> None:
+            for message in self.messages:
+                if take(message):
+                    break
+
+        async def api(self, what: str, request: Any) -> None:
+            purged.append((what, request))
+
+    def delivered(reply: str, size: str) -> Any:
+        return SimpleNamespace(reply=reply, headers={"Nats-Msg-Size": size}, data=b"")
+
+    created = SimpleNamespace(reply="", headers=None, data=b'{"num_pending":2}')
+    old = [
+        delivered("$JS.ACK.s.c.1.5.1.0.1", "60"),
+        delivered("$JS.ACK.s.c.1.6.2.0.0", "50"),
+        delivered("$JS.ACK.s.c.1.7.3.0.0", "50"),
+    ]
+    new = [
+        delivered("$JS.ACK.domain.hash.s.c.1.5.1.0.1", "60"),
+        delivered("$JS.ACK.domain.hash.s.c.1.6.2.0.0.token", "50"),
+    ]
+    empty = SimpleNamespace(reply="", headers=None, data=b'{"num_pending":0}')
+    for messages in ([created, *old], [created, *new], [empty, *old], [*old]):
+        client: Any = Client(*messages)
+        client.lost = client.close = client.ping = None
+        connection = engine.NatsConnection(client, client, "p", 1)
+        await connection._trim("s", "p.s.x", 100)
+    assert purged == [("STREAM.PURGE.s", {"filter": "p.s.x", "seq": 6})] * 3
+
+
+async def test_an_answer_that_is_none(server: BrokerServer) -> None:
+    client = NatsClient()
+    await client.connect(server.url)
+    try:
+        for raised in (ValueError, KeyError, IndexError):
+
+            def take(answer: Msg, raised: Any = raised) -> bool:
+                raise raised
+
+            with pytest.raises(BrokerError, match="something else may answer in its place"):
+                await client.gather("", b"", take)
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nats://host?unknown=SECRET", "it has an unknown option 'unknown': use prefix, replicas"),
+        ("nats://a,b?unknown=SECRET", "it has an unknown option 'unknown'"),
+        ("nats://host?replicas=SECRET", "replicas is a number from 1 to 5"),
+        ("nats://host?replicas=0", "replicas is a number from 1 to 5"),
+        ("nats://host?replicas=6", "replicas is a number from 1 to 5"),
+        ("nats://host?prefix=", "its option prefix has no value, or two"),
+        ("nats://host:SECRET", "its port is not a number from 1 to 65535"),
+        ("nats://SECRET@host:0", "its port is not a number from 1 to 65535"),
+        ("nats://me:SECRET/x@host", "must be percent-encoded"),
+        ("nats://me:SECRET@a,http://me:SECRET@b", "each of its servers begins with nats:// or"),
+        ("nats://a,,b", "it names no host"),
+        ("tls://", "it names no host"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, says: str) -> None:
+    with pytest.raises(ValueError, match="cannot be used: ") as raised:
+        select.engine(url)
+    assert says in str(raised.value)
+    assert "SECRET" not in str(raised.value)
