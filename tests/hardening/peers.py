@@ -164,17 +164,21 @@ async def connect(
         source: the address that it connects from.
     """
     loop = asyncio.get_running_loop()
-    sock = socket.socket()
-    sock.setblocking(False)
-    if receives:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
-    if source:
-        sock.bind((source, 0))
-    await loop.sock_connect(sock, ("127.0.0.1", port))
     peer = Peer(path, **options)
     if silent:
         peer._request = b""
-    await loop.create_connection(lambda: peer, sock=sock)
+    sock = socket.socket()
+    try:
+        sock.setblocking(False)
+        if receives:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        if source:
+            sock.bind((source, 0))
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.create_connection(lambda: peer, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
     return peer
 
 

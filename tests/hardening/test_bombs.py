@@ -37,9 +37,9 @@ def fragments(count: int, size: int = 0, last: bool = True) -> bytes:
     return frame(part, fin=False) + middle + (frame(part, 0) if last else b"")
 
 
-def many(value: bytes) -> bytes:
-    """As many of a value as a message can hold, as JSON."""
-    return b"[" + b",".join([value] * ((LARGEST - 100) // (len(value) + 1))) + b"]"
+def many(value: bytes, size: int = LARGEST) -> bytes:
+    """As many of a value as a message of a size can hold, as JSON."""
+    return b"[" + b",".join([value] * ((size - 100) // (len(value) + 1))) + b"]"
 
 
 # Where to, what is sent at once on each connection, and how often, quick and whole.
@@ -62,7 +62,11 @@ BOMBS: dict[str, tuple[str, Callable[[Scale], bytes], tuple[int, int]]] = {
     "wide JSON": ("/any", lambda _: frame(many(b"[]")) + frame(many(b"{}")), (1, 4)),
     "wide JSON, typed": (
         "/typed",
-        lambda _: frame(b'{"type":"items","items":' + many(b'{"name":"a","values":[1]}') + b"}"),
+        lambda scale: frame(
+            b'{"type":"items","items":'
+            + many(b'{"name":"a","values":[1]}', scale.of(LARGEST // 2, LARGEST))
+            + b"}"
+        ),
         (1, 4),
     ),
     "wide JSON, compressed": (

@@ -108,12 +108,13 @@ class Admission:
         if len(hosts) != 1:
             raise Reject(400, "one Host header is needed\n")  # RFC 9112 §3.2
         if not self._hosts.allow(hosts[0]):
+            host = hosts[0].rpartition("@")[2]  # who writes a password there does not read it here
             log.often(
                 logging.WARNING,
                 "refused a connection to %s under the host %s; to allow it: --allowed-host %s",
                 request.path,
-                hosts[0],
-                hosts[0].rpartition(":")[0] or hosts[0],
+                host,
+                host.rpartition(":")[0] or host,
             )
             raise Reject(403)
 

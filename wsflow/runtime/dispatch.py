@@ -204,8 +204,7 @@ class Dispatcher:
     def rebind(self) -> None:
         """Values of the connection have changed: functions that are called from now on receive
         the new ones."""
-        if self._handlers is not None:
-            self._handlers.rebind()
+        self._bound.rebind()
 
     @property
     def has_frames(self) -> bool:
