@@ -301,6 +301,12 @@ async def test_an_answer_that_is_none(server: BrokerServer) -> None:
 
             with pytest.raises(BrokerError, match="something else may answer in its place"):
                 await client.gather("", b"", take)
+
+        def refuse(answer: Msg) -> bool:
+            raise BrokerError("as it is")
+
+        with pytest.raises(BrokerError, match="as it is"):
+            await client.gather("", b"", refuse)
     finally:
         await client.close()
 
