@@ -91,6 +91,16 @@ async def test_healthy_clients_all_get_in(tls: bool, certificate: tuple[Path, Pa
         await asyncio.gather(*[client.close() for client in clients])
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_small_messages_do_not_wait_for_others(host: str) -> None:
+    """Nagle's algorithm is off (RFC 896): with it, an answer may take 40 ms."""
+    async with serving(host=host) as server:
+        async with connect(f"ws://localhost:{server.port}/", host=host):
+            (transport,) = server._transports._open
+            accepted = transport._socket.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 async def test_silent_sockets_do_not_lock_out_others() -> None:
     async with serving(max_handshakes_per_client=3, max_handshakes=5) as server:
         with silent(server, 3) as some:

@@ -151,7 +151,11 @@ class Listener:
             self._pause()
 
     def _take(self, accepted: socket.socket, name: Any) -> None:
-        address = address_of(name[0], name[1]) if isinstance(name, tuple) else None
+        address = None
+        if isinstance(name, tuple):
+            address = address_of(name[0], name[1])
+            # An event loop does so only for sockets that were made with the number of the protocol.
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = self._arrivals.accepted(address)
         if transport is None:
             self._turn_away(accepted)
