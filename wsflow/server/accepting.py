@@ -155,7 +155,8 @@ class Listener:
         if isinstance(name, tuple):
             address = address_of(name[0], name[1])
             # An event loop does so only for sockets that were made with the number of the protocol.
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # the peer is gone already
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = self._arrivals.accepted(address)
         if transport is None:
             self._turn_away(accepted)
