@@ -60,6 +60,7 @@ async def hpub(server: BrokerServer, subject: str, headers: bytes, data: bytes) 
     while (await reader.readline()).strip() != b"PONG":
         pass
     writer.close()
+    await writer.wait_closed()
 
 
 HEADERS = [
