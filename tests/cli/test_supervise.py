@@ -145,6 +145,7 @@ async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixt
             await asyncio.sleep(0.01)
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
+        await writer.wait_closed()
     assert "the embedded NATS server ended with exit code -9; restarting it" in caplog.text
 
 
