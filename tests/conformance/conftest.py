@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import uvloop
 
 from tests.conformance.wires import memory, sockets
+from tests.loops import LOOPS
 
 TRANSPORTS = {
     "memory-asyncio": (memory, ("asyncio", {})),
     "memory-trio": (memory, ("trio", {})),
     "sockets-asyncio": (sockets, ("asyncio", {})),
-    "sockets-uvloop": (sockets, ("asyncio", {"loop_factory": uvloop.new_event_loop})),
+    "sockets-uvloop": (sockets, LOOPS["uvloop"]),
 }
 
 

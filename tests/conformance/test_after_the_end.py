@@ -9,18 +9,11 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-import uvloop
 
+from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
 from wsflow import Call, Connection, Router, Stream
 from wsflow.server import Server, Settings, serve
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    if request.param == "uvloop":
-        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
-    return "asyncio"
 
 
 class Plain(msgspec.Struct, tag="plain"):

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import anyio
 import msgspec
 import pytest
-import uvloop
 
 import wsflow
 from tests.auth.users import KEY, OTHER, Ban, Said, Say, User, bearer, bearer_app, token
+from tests.loops import LOOPS
 from wsflow import (
     Close,
     Connection,
@@ -410,11 +410,7 @@ def test_what_is_no_credential() -> None:
         Credential(identity=5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "anyio_backend",
-    ["asyncio", ("asyncio", {"loop_factory": uvloop.new_event_loop})],
-    ids=["asyncio", "uvloop"],
-)
+@pytest.mark.parametrize("anyio_backend", LOOPS.values(), ids=LOOPS)
 async def test_far_away_on_sockets(anyio_backend: object) -> None:
     app = Router("/")
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import anyio
 import pytest
-import uvloop
 from websockets.asyncio.client import connect
 
+from tests.loops import anyio_backend as anyio_backend
 from tests.raw import raw, request
 from wsflow import Router
 from wsflow.addresses import Address
@@ -25,13 +25,6 @@ from wsflow.server import Server, Settings, serve
 from wsflow.server import process as process_module
 from wsflow.server import transports as transports_module
 from wsflow.server.accepting import Listener
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    if request.param == "uvloop":
-        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
-    return "asyncio"
 
 
 def echo() -> Router:

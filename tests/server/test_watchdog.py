@@ -10,18 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvloop
 
+from tests.loops import anyio_backend as anyio_backend
 from wsflow.server import watchdog
 from wsflow.server.watchdog import watching
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    if request.param == "uvloop":
-        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
-    return "asyncio"
-
 
 LONGEST = 0.05
 

@@ -15,20 +15,13 @@ from typing import Any
 
 import anyio
 import pytest
-import uvloop
 
+from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
 from wsflow import Connection, End, Router
 from wsflow.server import Server, Settings, serve
 from wsflow.transports import sockets
 from wsflow.transports.deadline import Deadline
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    if request.param == "uvloop":
-        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
-    return "asyncio"
 
 
 class App:

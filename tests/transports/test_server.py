@@ -10,23 +10,16 @@ from typing import Annotated, Any
 
 import anyio
 import pytest
-import uvloop
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
+from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
 from wsflow import Connection, End, Reject, Router, Topic
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.server import Server, Settings, serve
 from wsflow.transports.library import Library, server_protocol
 from wsflow.transports.shared import READ_BYTES
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    if request.param == "uvloop":
-        return ("asyncio", {"loop_factory": uvloop.new_event_loop})
-    return "asyncio"
 
 
 def settings(**values: Any) -> Settings:
