@@ -45,8 +45,8 @@ class Arrivals(Protocol):
     def accepted(self, address: Address | None) -> ServerTransport | None:
         """The transport of a socket that is accepted; None if its client has too many."""
 
-    def not_made(self, transport: ServerTransport) -> None:
-        """Its socket is gone before it was connected: the TLS handshake failed."""
+    def closed(self, transport: ServerTransport) -> None:
+        """Its socket is closed; here, before it was connected."""
 
 
 @final
@@ -173,7 +173,7 @@ class Listener:
         self._arriving.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None or task.cancelled():
-            self._arrivals.not_made(transport)
+            self._arrivals.closed(transport)
             accepted.close()
             log.debug("a connection was lost in the TLS handshake: %s", error or "the server stops")
 

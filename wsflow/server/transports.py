@@ -46,7 +46,6 @@ class Transports:
     def __init__(self, settings: Settings, app: App) -> None:
         self.limits = settings
         self.acceptor = app
-        self._app = app
         self._proxies = Proxies(settings.trusted_proxy, settings.proxy_header)
         self._shared: Shared | None = None
         self._open: set[ServerTransport] = set()
@@ -94,7 +93,7 @@ class Transports:
         if address is not None and most and not self._proxies.trusts(address):
             client = address.network
             if self._from[client] >= most:
-                self._app.turned_away(
+                self.acceptor.turned_away(
                     f"{client} has {most} connections that have not sent their opening request"
                 )
                 return None
@@ -103,10 +102,6 @@ class Transports:
         self._requesting[transport] = client
         self._open.add(transport)
         return transport
-
-    def not_made(self, transport: ServerTransport) -> None:
-        """Its socket is gone before it was connected: the TLS handshake failed."""
-        self.closed(transport)
 
     # -- called by transports
 

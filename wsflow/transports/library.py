@@ -103,8 +103,8 @@ class Library:
             self._protocol = None
 
     def forget(self) -> None:
-        """Release the protocol: the socket is closed."""
-        self._protocol = None
+        """Release the protocol, and who is told of pongs: the socket is closed."""
+        self._protocol = self.ponged = None
 
     def data_to_send(self) -> list[bytes]:
         """The data that the protocol sends; an empty item is the end of the stream."""

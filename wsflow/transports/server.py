@@ -123,7 +123,7 @@ class ServerTransport(SocketTransport):
         try:
             request = Request.parse(handshake.path, handshake.headers, client)
         except ValueError:
-            self._refuse(handshake.path, 400, b"the query cannot be read\n")
+            self._refuse(handshake.path, 400, b"the request target cannot be read\n")
             return
         receiver = self._owner.acceptor.open(request, self)
         if receiver is not None:

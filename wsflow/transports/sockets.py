@@ -246,6 +246,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         for timer in (self._deadline, self._ping_timer, self._message_timer):
             if timer is not None:
                 timer.cancel()
+        self._deadline = self._ping_timer = self._message_timer = None
 
     def _opened(self) -> None:
         """The handshake is complete: frames may be sent and received."""
@@ -418,6 +419,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         """The connection is closed. Release the references, to break reference cycles."""
         self._vanished()
         self._phase = Phase.CLOSED
+        self._cancel_timers()
         self._receiver = NOBODY
         self._library.forget()
         self._held = b""
