@@ -173,7 +173,7 @@ BUGS: dict[str, tuple[Plant, str, set[str]]] = {
         {"scopes"},
     ),
     "a client's address is counted for ever": (
-        planted(Admission, "ended", ("_count_down(self._clients, client_of(request))", "pass")),
+        planted(Admission, "ended", ("count_down(self._clients, client_of(request))", "pass")),
         "consumer",
         {"next_peer"},
     ),

@@ -16,7 +16,7 @@ from wsflow.limits import Limits
 from wsflow.log import Log, shown_uri
 from wsflow.request import Request
 from wsflow.runtime.origins import Hosts, Origins, allowed_origin
-from wsflow.runtime.rates import client_of, retry_after
+from wsflow.runtime.rates import client_of, count_down, retry_after
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import Source
@@ -98,9 +98,9 @@ class Admission:
     def ended(self, request: Request, user: str | None) -> None:
         """Count a connection that has ended."""
         self._count -= 1
-        _count_down(self._clients, client_of(request))
+        count_down(self._clients, client_of(request))
         if user is not None:
-            _count_down(self._users, user)
+            count_down(self._users, user)
 
     def _check_host(self, request: Request) -> None:
         """Refuse a page that was told a name of its own for this host (DNS rebinding)."""
@@ -175,10 +175,3 @@ def _read(plan: RoutePlan, request: Request) -> Admitted:
     """
     read: dict[Source, Any] = {source: source.convert(request) for source in plan.request_sources}
     return Admitted(plan, request, read)
-
-
-def _count_down(counts: Counter[str], name: str) -> None:
-    """Count one less, and forget what has none left."""
-    counts[name] -= 1
-    if not counts[name]:
-        del counts[name]

@@ -95,6 +95,13 @@ def user_key(user: str) -> str:
     return f"user {user}"
 
 
+def count_down(counts: Counter[str], name: str) -> None:
+    """Count one less, and forget what has none left."""
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
+
+
 def retry_after(seconds: float) -> tuple[str, str]:
     """The header that says when to try again (RFC 9110 §10.2.3): in whole seconds, at least 1."""
     return "Retry-After", str(max(1, math.ceil(seconds)))

@@ -18,6 +18,9 @@ from typing import Any, Protocol, final
 
 from wsflow.addresses import Address, address_of
 from wsflow.log import Log
+from wsflow.runtime.admission import LATER
+from wsflow.runtime.rates import retry_after
+from wsflow.transports.handshake import refusal
 from wsflow.transports.server import ServerTransport
 
 log = Log("wsflow")
@@ -29,11 +32,6 @@ PAUSE = 0.25
 """Seconds after which a listener that had no room looks again."""
 
 _TRANSIENT = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH)
-
-_TOO_MANY = (
-    b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 5\r\n"
-    b"Content-Length: 18\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nToo Many Requests\n"
-)
 
 
 class Arrivals(Protocol):
@@ -182,6 +180,7 @@ class Listener:
         with accepted, contextlib.suppress(OSError):
             accepted.setblocking(False)
             if not self._secure:
-                accepted.send(_TOO_MANY)
+                answer = refusal(429, [retry_after(LATER)], b"Too Many Requests\n")
+                accepted.send(answer.serialize())
                 accepted.shutdown(socket.SHUT_WR)
                 accepted.recv(64 * 1024)  # what is unread would reset the connection

@@ -14,6 +14,7 @@ from wsflow.addresses import Address
 from wsflow.log import Log
 from wsflow.runtime.access import log_refusal
 from wsflow.runtime.app import App
+from wsflow.runtime.rates import count_down
 from wsflow.server.accepting import Listener
 from wsflow.server.proxies import Proxies
 from wsflow.server.settings import Settings
@@ -116,9 +117,7 @@ class Transports:
         """Its opening request has come."""
         client = self._requesting.pop(transport, "")
         if client:
-            self._from[client] -= 1
-            if not self._from[client]:
-                del self._from[client]
+            count_down(self._from, client)
         self._changed()
 
     def closed(self, transport: ServerTransport) -> None:
