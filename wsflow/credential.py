@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -51,3 +52,9 @@ class Credential:
         for name, seconds in (("expires_in", self.expires_in or 0.0), ("grace", self.grace)):
             if not seconds >= 0:
                 raise ValueError(f"{name} is {seconds!r}: use seconds, 0 or more")
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two texts are the same; in a time that does not depend on where they differ."""
+    first, second = (text.encode("utf-8", "surrogatepass") for text in (one, other))
+    return hmac.compare_digest(first, second)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+HISTORY_TOTAL = 256 * 1024 * 1024
+"""Bytes of all histories together, unless a broker is told otherwise."""
+
 
 def option(default: Any, help: str, *, group: str) -> Any:
     """A field with its help text: the single source of flags, TOML keys and ``--help``."""
@@ -104,7 +107,7 @@ class Limits(WireLimits):
         group="Limits",
     )
     history_total_bytes: int = option(
-        256 * 1024 * 1024,
+        HISTORY_TOTAL,
         "Bytes of all topics' histories in this process, with memory://; beyond that the oldest "
         "events of the topic that has not been used for longest are dropped. 0 for no limit.",
         group="Limits",

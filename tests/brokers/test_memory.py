@@ -11,7 +11,7 @@ from wsflow import Query, Router, Topic, TopicName
 from wsflow.brokers import memory
 from wsflow.brokers.base import Replay
 from wsflow.brokers.memory import MemoryBroker
-from wsflow.limits import Limits
+from wsflow.limits import HISTORY_TOTAL, Limits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions
 from wsflow.testing import serve_in_memory
@@ -102,7 +102,7 @@ async def test_the_bytes_of_all_topics_are_bounded(caplog: pytest.LogCaptureFixt
     assert caplog.text.count("are larger than history_total_bytes") == 1
     unbound = MemoryBroker(Heard(), history_bytes=0)  # type: ignore[arg-type]
     for number in range(3):
-        await unbound.publish(f"{number}", of(memory.HISTORY_TOTAL // 2), kept)
+        await unbound.publish(f"{number}", of(HISTORY_TOTAL // 2), kept)
     assert unbound.counters["history_dropped"] == 0
 
 

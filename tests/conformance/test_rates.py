@@ -135,9 +135,9 @@ async def until_free(client: Any) -> list[dict[str, Any]]:
 
 
 def limited(wire: Any) -> int:
-    app = wire.server._app
-    assert wire.server.registry.counters()["rate_limited"] == app.directory.counters["rate_limited"]
-    return int(app.directory.counters["rate_limited"])
+    counters = wire.server._app.directory.channels.counters
+    assert wire.server.registry.counters()["rate_limited"] == counters["rate_limited"]
+    return int(counters["rate_limited"])
 
 
 def headers(user: str, client: str) -> dict[str, str]:

@@ -149,7 +149,9 @@ def test_hosts(allowed: tuple[str, ...], host: str, may: bool) -> None:
     assert Hosts(allowed).allow(host) is may
 
 
-@pytest.mark.parametrize("name", ["", "a.example:80", "http://a.example", "a b", "a.*.b", "a*.b"])
+@pytest.mark.parametrize(
+    "name", ["", "a.example:80", "http://a.example", "a b", "a.*.b", "a*.b", "*a.b"]
+)
 def test_hosts_that_are_none(name: str) -> None:
     with pytest.raises(ValueError, match="write a name without a port"):
         Settings(allowed_host=(name,))

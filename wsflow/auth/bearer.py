@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, final
 import jwt
 import msgspec
 
-from wsflow.auth.users import Users, offered, only_tokens, provides, refused, secret, sorted_json
+from wsflow.auth.users import Users, answer_offer, offered, provides, refused, secret, sorted_json
 from wsflow.connection import Connection
 from wsflow.credential import EXPIRED, GRACE, Credential
 from wsflow.errors import Close, Reject
@@ -115,8 +115,7 @@ class Bearer(Generic[U]):
             if asked:
                 raise Close(EXPIRED, exc.body.strip()) from None
             raise
-        if only_tokens(connection.request, PREFIX) and connection.request.subprotocols:
-            connection._echo(connection.request.subprotocols[0])
+        answer_offer(connection, PREFIX)
         connection.set_credential(credential)
         return cast(U, credential.user)
 

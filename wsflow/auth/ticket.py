@@ -11,12 +11,13 @@ from typing import Generic, Protocol, TypeVar, final
 import msgspec
 from itsdangerous import BadData, URLSafeSerializer
 
-from wsflow.auth.users import Users, offered, only_tokens, provides, refused, secret, sorted_json
+from wsflow.auth.users import Users, answer_offer, offered, provides, refused, secret, sorted_json
+from wsflow.brokers.base import MAX_CLAIM
 from wsflow.connection import Connection
 from wsflow.credential import Credential
 from wsflow.errors import BrokerError, Reject
 from wsflow.request import Request
-from wsflow.topics.registry import MAX_CLAIM, Registry
+from wsflow.topics.registry import Registry
 
 U = TypeVar("U")
 
@@ -124,8 +125,7 @@ class Ticket(Generic[U]):
             raise Reject(503, "tickets cannot be redeemed at the moment\n") from None
         if not first:
             raise refused("the ticket is redeemed already")
-        if only_tokens(connection.request, PREFIX) and connection.request.subprotocols:
-            connection._echo(connection.request.subprotocols[0])
+        answer_offer(connection, PREFIX)
         connection.set_credential(Credential(identity=sorted_json(user), user=user))
         return user
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from wsflow.connection import Connection
 from wsflow.errors import Reject
 from wsflow.request import Request
 
@@ -96,9 +97,12 @@ def offered(request: Request, prefix: str) -> list[str]:
     ]
 
 
-def only_tokens(request: Request, prefix: str) -> bool:
-    """Whether nothing but tokens is offered."""
-    return all(name[: len(prefix)].lower() == prefix for name in request.subprotocols)
+def answer_offer(connection: Connection, prefix: str) -> None:
+    """Answer with the first subprotocol if nothing but tokens is offered: a browser fails a
+    connection without one of those that it has offered."""
+    names = connection.request.subprotocols
+    if names and len(offered(connection.request, prefix)) == len(names):
+        connection._echo(names[0])
 
 
 def sorted_json(value: Any) -> str:

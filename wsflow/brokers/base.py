@@ -15,6 +15,10 @@ from wsflow.messages.events import Envelope, Event, TopicOptions
 _MARK = re.compile(r"([0-9a-f]{1,32})((?:-[0-9]{1,20}){1,2})")
 
 
+MAX_CLAIM = 30 * 24 * 3600
+"""Seconds for which a name can be claimed."""
+
+
 class Mark(NamedTuple):
     """A place in the history of a topic. As text it is an event id.
 

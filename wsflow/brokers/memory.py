@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from wsflow.brokers.base import BrokerListener, Mark, Replay
+from wsflow.limits import HISTORY_TOTAL
 from wsflow.log import Log
 from wsflow.messages.events import Envelope, Event, TopicOptions
 
@@ -24,8 +25,6 @@ log = Log("wsflow.broker")
 MAX_STREAMS = 10_000
 """The most topics whose history is kept; beyond it, the least recently used history is dropped."""
 
-HISTORY_TOTAL = 256 * 1024 * 1024
-"""Bytes of all histories together, unless a broker is told otherwise."""
 
 OVERHEAD = 512
 """Bytes that an event counts for, beside its payloads."""
@@ -143,7 +142,9 @@ class MemoryBroker:
 
     def _keep(self, topic: str, envelope: Envelope, options: TopicOptions) -> Event:
         """Add an event to its topic's history, and make room for it."""
-        stream = self._streams.setdefault(topic, _Stream())
+        stream = self._streams.get(topic)
+        if stream is None:
+            stream = self._streams[topic] = _Stream()
         before = stream.bytes
         event = stream.add(envelope, options)
         self._bytes += stream.bytes - before

@@ -17,7 +17,7 @@ import datetime
 import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 from urllib.parse import urlunsplit
@@ -26,7 +26,7 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from wsflow.brokers.base import Mark
+from wsflow.brokers.base import MAX_CLAIM, Mark
 from wsflow.brokers.engine import Attempt, EngineListener, Stamp, Stored
 from wsflow.brokers.nats_client import (
     NatsClient,
@@ -39,7 +39,7 @@ from wsflow.brokers.wire import MAX_SIZE
 from wsflow.errors import BrokerError
 from wsflow.http import percent_encode, url_parts
 from wsflow.log import Log, shown_uri
-from wsflow.messages.events import HISTORY_BYTES, TopicOptions
+from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, TopicOptions
 
 log = Log("wsflow.broker")
 
@@ -51,9 +51,6 @@ SHARE = 16
 
 LOOKS = 4
 """How often a topic is looked after while ``history_bytes`` are published on it, on average."""
-
-KEPT = 30 * 24 * 3600
-"""Seconds for which claims are kept by a server before NATS 2.11; others know each one's time."""
 
 
 class Put(msgspec.Struct):
@@ -211,16 +208,39 @@ class NatsConnection:
             return ""
         await self._ensure_stream(options)
         headers = {"Nats-Msg-Id": attempt.key}
-        answer = await self._client.ask(subject, data, headers)
-        if status(answer) == "503":  # the stream was lost meanwhile
+
+        async def reopen() -> None:
             self._epochs.clear()
             await self._ensure_stream(options)
-            answer = await self._client.ask(subject, data, headers)
+
+        answer = await self._store(subject, data, headers, reopen)
         stored = read_answer(answer, Put)
         room = options.history_bytes
         if room and random.random() * room < len(data) * LOOKS:
             await self._trim(self._stream(options), subject, room)
         return str(Mark(self._epochs.get(stored.stream, ""), (stored.seq,)))
+
+    async def _store(
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, Any],
+        reopen: Callable[[], Awaitable[None]],
+    ) -> Msg:
+        """Store a message in the stream of its subject; ``reopen`` makes the stream anew if it was
+        lost. Returns the server's answer."""
+        answer = await self._client.ask(subject, data, headers)
+        if status(answer) == "503":  # it was lost meanwhile
+            await reopen()
+            answer = await self._client.ask(subject, data, headers)
+        return answer
+
+    async def _last(self, stream: str, subject: str) -> Any:
+        """The last message of a subject; None if there is none."""
+        found = await self._find(
+            f"STREAM.MSG.GET.{stream}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
+        )
+        return None if found is None else found["message"]
 
     async def _trim(self, stream: str, subject: str, room: int) -> None:
         """Delete the oldest events of a topic that are too many bytes."""
@@ -318,12 +338,8 @@ class NatsConnection:
     async def last(self, topic: str, options: TopicOptions) -> Mark:
         beginning = await self._open_stream(options)  # it may have been replaced meanwhile
         subject = self._subject("s", topic, options)
-        found = await self._find(
-            f"STREAM.MSG.GET.{self._stream(options)}",
-            RefusedError.NO_MESSAGE,
-            {"last_by_subj": subject},
-        )
-        order = (found["message"]["seq"],) if found is not None else ()
+        found = await self._last(self._stream(options), subject)
+        order = (found["seq"],) if found is not None else ()
         return Mark(beginning.epoch, order)
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
@@ -369,10 +385,8 @@ class NatsConnection:
         }
         if not self._claims:
             await self._open_claims()
-        answer = await self._client.ask(subject, attempt.key.encode(), headers)
-        if status(answer) == "503":  # the stream was lost meanwhile
-            await self._open_claims()
-            answer = await self._client.ask(subject, attempt.key.encode(), headers)
+        key = attempt.key.encode()
+        answer = await self._store(subject, key, headers, self._open_claims)
         try:
             read_answer(answer)
         except RefusedError as exc:
@@ -382,12 +396,8 @@ class NatsConnection:
             return True
         if not attempt.again:
             return False
-        found = await self._find(
-            f"STREAM.MSG.GET.{self._claims}", RefusedError.NO_MESSAGE, {"last_by_subj": subject}
-        )
-        return found is not None and base64.b64decode(found["message"].get("data", "")) == (
-            attempt.key.encode()
-        )
+        found = await self._last(self._claims, subject)
+        return found is not None and base64.b64decode(found.get("data", "")) == key
 
     async def _open_claims(self) -> None:
         """Find or create the stream of claims."""
@@ -396,7 +406,7 @@ class NatsConnection:
             name,
             subjects=[f"{self._prefix}.o.*"],
             max_msgs_per_subject=1,
-            max_age=KEPT * 1_000_000_000,
+            max_age=MAX_CLAIM * 1_000_000_000,  # a server before NATS 2.11 does not know each one's
             allow_msg_ttl=True,
         )
         self._claims = name
@@ -424,7 +434,7 @@ class NatsConnection:
         for _, data in await self._page(name, subject, 0):
             try:
                 each = msgspec.json.decode(data, type=Declared)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            except UNREADABLE as exc:
                 self._listener.unreadable("the topics with history", exc)
             else:
                 found[each.template] = TopicOptions(each.history, each.max_age, each.history_bytes)

@@ -21,6 +21,7 @@ from nats.errors import Error, MaxPayloadError, SlowConsumerError
 
 from wsflow.brokers.engine import ConnectionLostError, Failure, settle
 from wsflow.errors import BrokerError
+from wsflow.messages.events import UNREADABLE
 
 T = TypeVar("T")
 
@@ -401,6 +402,6 @@ def read_answer(answer: Msg, kind: Any = Any) -> Any:
         error = msgspec.json.decode(answer.data, type=Answer).error
         if error is None:
             return msgspec.json.decode(answer.data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise BrokerError(ALIEN) from None
     raise RefusedError(error.err_code, error.description)

@@ -17,7 +17,7 @@ from typing import Literal, final
 import msgspec
 
 from wsflow.brokers.base import BrokerListener
-from wsflow.messages.events import UnreadableError
+from wsflow.messages.events import UNREADABLE, UnreadableError
 
 Kind = Literal["hello", "beat", "bye", "note"]
 
@@ -91,7 +91,7 @@ class Processes:
         """
         try:
             told = _decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        except UNREADABLE as exc:
             raise UnreadableError(str(exc)) from None
         process = told.process
         if _NAME.fullmatch(process) is None:

@@ -11,6 +11,7 @@ and answered in order, and one for subscriptions.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import os
@@ -442,14 +443,18 @@ class RedisConnection:
             raise _refusal(exc) from None
 
     async def _run_script(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
-        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         words = (len(keys), *keys, *arguments)
         try:
-            return await self._commands.call("EVALSHA", digest, *words)
+            return await self._commands.call("EVALSHA", _digest(script), *words)
         except NoScriptError:
             return await self._call("EVAL", script, *words)
         except ResponseError as exc:
             raise _refusal(exc) from None
+
+
+@functools.cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class AlienKeyError(BrokerError):

@@ -16,7 +16,7 @@ import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import final
+from typing import TypeVar, final
 
 from wsflow.brokers.base import BrokerListener, Mark, Replay
 from wsflow.brokers.engine import Attempt, ConnectionLostError, Engine, EngineConnection, Stamp
@@ -29,6 +29,7 @@ from wsflow.log import Log
 from wsflow.messages.events import Envelope, Event, TopicOptions, UnreadableError
 from wsflow.tasks.backoff import back_off
 
+T = TypeVar("T")
 log = Log("wsflow.broker")
 
 PATIENCE = 3.0
@@ -421,10 +422,10 @@ class RemoteBroker:
                 raise self._too_late(what) from None
         return self._connection
 
-    async def _within(self, waits: Awaitable[object], what: str) -> None:
+    async def _within(self, waits: Awaitable[T], what: str) -> T:
         try:
             async with asyncio.timeout(max(self._timeout, PATIENCE)):
-                await waits
+                return await waits
         except TimeoutError:
             raise self._too_late(what) from None
 
@@ -452,16 +453,12 @@ class RemoteBroker:
                     "once among all processes: its engine has no `claim`. Use Redis or NATS, or a "
                     "store of your own: Ticket(…, store=…)"
                 )
+            waits: Awaitable[bool] = claim(name, seconds, attempt)
             try:
-                async with asyncio.timeout(max(self._timeout, PATIENCE)):
-                    first: bool = await claim(name, seconds, attempt)
-            except TimeoutError:
-                raise self._too_late(what) from None
+                return await self._within(waits, what)
             except ConnectionLostError:
                 self._give_up(connection)
                 attempt.again = True
-            else:
-                return first
 
     # -- between processes
 

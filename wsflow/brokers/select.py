@@ -10,8 +10,9 @@ from importlib.metadata import entry_points
 
 from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.brokers.engine import Engine
-from wsflow.brokers.memory import HISTORY_TOTAL, MemoryBroker
+from wsflow.brokers.memory import MemoryBroker
 from wsflow.brokers.remote import PATIENCE, RemoteBroker
+from wsflow.limits import HISTORY_TOTAL
 from wsflow.log import shown_uri
 from wsflow.messages.events import TopicOptions
 

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Envelope, UnreadableError
+from wsflow.messages.events import UNREADABLE, Envelope, UnreadableError
 
 VERSION: Literal[1] = 1
 MAX_SIZE = 64 * 1024 * 1024
@@ -80,5 +80,5 @@ def unpack(data: bytes) -> Packet:
             if kind & _TEXT and not payload.isascii():
                 payload.decode()
         return packet
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise UnreadableError(f"{exc}") from None

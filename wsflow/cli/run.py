@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from wsflow.addresses import Address
 from wsflow.cli.explain import try_lines
 from wsflow.cli.supervise import supervise
 from wsflow.log import say
@@ -51,8 +52,7 @@ def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
         return
     scheme = "ws" if settings.ssl_certfile is None else "wss"
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    host = f"[{host}]" if ":" in host else host
-    for line in try_lines(plan, f"{scheme}://{host}:{port}"):
+    for line in try_lines(plan, f"{scheme}://{Address(host, port)}"):
         say(line)
 
 

@@ -28,6 +28,7 @@ from wsflow.opening import Opening
 from wsflow.runtime.admission import prepare
 from wsflow.runtime.app import App
 from wsflow.runtime.credentials import Ask
+from wsflow.runtime.ending import SHUTDOWN
 from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.background import Background
 from wsflow.transports.base import Begin, DiallingTransport, Transport
@@ -163,7 +164,7 @@ class Client:
         self.come_back_no_more()
         self.app.abort_start()
         if self.session is not None:
-            self.session.finish(End("shutdown", 1001))
+            self.session.finish(SHUTDOWN)
 
     async def drain(self, grace: float) -> None:
         """Stop after consumers have finished what was received, for at most ``grace`` seconds."""
@@ -241,7 +242,7 @@ class Client:
             return End("error", 1011, "", exc)
         finally:
             self._asking = None
-        return End("shutdown", 1001) if scope.cancelled_caught else None
+        return SHUTDOWN if scope.cancelled_caught else None
 
     def _opened(self) -> None:
         log.info("connected to %s", shown_uri(self._uri))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
+from wsflow.credential import same
 from wsflow.errors import Forbidden
 from wsflow.messages.events import HISTORY_BYTES, TopicOptions, WhenFull
 
@@ -163,12 +163,8 @@ class Requires:
                 raise TypeError(
                     f"Requires({self.name}): a role of the user is a {type(each).__name__}: use str"
                 )
-            found |= hmac.compare_digest(_bytes(each), _bytes(role))
+            found |= same(each, role)
         return found
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 REQUEST_MARKERS = (Query, Header, Cookie)

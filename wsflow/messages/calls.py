@@ -124,15 +124,14 @@ class Auth(msgspec.Struct, tag="$auth", omit_defaults=True):
         return f"Auth({'token=…, ' * bool(self.token)}expires_in={self.expires_in})"
 
 
-CallFrame = Ask | Answer | StreamItem | Done | Failed | Cancel | More
-_FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More, Auth)
+FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More, Auth)
 
 
 @functools.cache
 def call_frames(tag_field: str) -> Mapping[Any, Any]:
     """The frames for messages with this tag field, by their class in this module."""
     if tag_field == "type":
-        return {each: each for each in _FRAMES}
+        return {each: each for each in FRAMES}
     return {
         each: msgspec.defstruct(
             each.__name__,
@@ -142,7 +141,7 @@ def call_frames(tag_field: str) -> Mapping[Any, Any]:
             tag_field=tag_field,
             omit_defaults=True,
         )
-        for each in _FRAMES
+        for each in FRAMES
     }
 
 

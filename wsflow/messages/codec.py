@@ -35,7 +35,7 @@ class BadMessage(Exception):
 
     Attributes:
         code: the close code: 1007 if it cannot be decoded, 1003 if no consumer takes its kind of
-            frame, 1008 if it violates the rules of calls.
+            frame, 1008 if it violates the rules of calls, or a rate limit.
         reason: the close reason: what is wrong, and where.
     """
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, final, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -61,6 +61,10 @@ def event_id_field(kind: Any) -> str | None:
         ):
             return name
     return None
+
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no message."""
 
 
 class UnreadableError(Exception):

@@ -7,28 +7,25 @@ run what may wait, one at a time, in a child of the connection.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, final
 
 import anyio
 
-from wsflow.credential import EXPIRED, FORBIDDEN, Credential
+from wsflow.credential import EXPIRED, FORBIDDEN, Credential, same
 from wsflow.end import End, cut_reason
 from wsflow.errors import Reject
 from wsflow.log import Log
 from wsflow.messages.calls import Auth
 from wsflow.tasks.children import Run
 from wsflow.tasks.waiting import Clock, Timer
+from wsflow.transports.deadline import LOOK
 
 log = Log("wsflow")
 
 LONGEST = 24 * 3600.0
 """The longest timer, in seconds: a credential may end in a thousand years."""
-
-LAST_LOOK = 0.001
-"""Seconds after a deadline in which what the peer has sent before it is read: on some event loops,
-timers come before reading."""
 
 LEAD = 0.2
 """The part of a credential's time that is left when a client renews it."""
@@ -65,16 +62,6 @@ class Owner(Protocol):
         """Send a frame, without waiting."""
 
 
-class Keeper(Protocol):
-    """What a connection does about its credential, on either side."""
-
-    def received(self, frame: Auth) -> None:
-        """The peer has sent a frame."""
-
-    def stop(self) -> None:
-        """The credential no longer matters. Idempotent."""
-
-
 class _Timed:
     """One timer at a time, for a moment that may be far away."""
 
@@ -85,11 +72,12 @@ class _Timed:
         self._stopped = False
 
     def _at(self, moment: float, call: Callable[[], None]) -> None:
-        """Call ``call`` at a moment or, if that is far away, once before it."""
+        """Call ``call`` at a moment."""
         self._cancel()
         if not self._stopped:
-            seconds = min(max(moment - self._clock.now(), 0.0), LONGEST)
-            self._timer = self._clock.after(seconds, call)
+            left = max(moment - self._clock.now(), 0.0)
+            due = call if left <= LONGEST else partial(self._at, moment, call)
+            self._timer = self._clock.after(min(left, LONGEST), due)
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -165,7 +153,7 @@ class Held(_Timed):
             self._at(last, self._look)
         elif not self._looked:
             self._looked = True
-            self._at(now + LAST_LOOK, self._look)
+            self._at(now + LOOK, self._look)
         elif not self._renewing:  # a renewal that came in time decides
             self._owner.finish(ENDED)
 
@@ -199,7 +187,7 @@ class Held(_Timed):
             why = cut_reason(refused.body.strip()) or "the credential is not accepted"
             self._owner.finish(End("policy", EXPIRED, why))
             return False
-        if not hmac.compare_digest(_bytes(old.identity), _bytes(new.identity)):
+        if not same(old.identity, new.identity):
             self._owner.finish(End("policy", FORBIDDEN, "the credential is that of another user"))
             return False
         if not self._stopped:
@@ -211,10 +199,6 @@ class Held(_Timed):
     def stop(self) -> None:
         super().stop()
         self._expect(False)
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 @final
@@ -232,7 +216,6 @@ class Renewing(_Timed):
         super().__init__(owner, clock)
         self._ask = ask
         self._limit = limit
-        self._due = 0.0
         self._busy = False
         self._scope = anyio.CancelScope()
 
@@ -243,13 +226,10 @@ class Renewing(_Timed):
             self._wait(max(frame.expires_in * (1 - LEAD), SOONEST))
 
     def _wait(self, seconds: float) -> None:
-        self._due = self._clock.now() + seconds
-        self._at(self._due, self._look)
+        self._at(self._clock.now() + seconds, self._look)
 
     def _look(self) -> None:
-        if self._clock.now() < self._due:
-            self._at(self._due, self._look)
-        elif not self._busy:
+        if not self._busy:
             self._busy = True
             self._owner.errand(RENEWAL, self._renew, self._scope)
 

@@ -31,8 +31,9 @@ class Item(NamedTuple):
 class Inbox:
     """Counts the messages that wait in all lanes, and pauses reading above a limit (backpressure).
 
-    While a call is pending, reading does not pause, since its answer comes after the messages that
-    were sent before it. Then a hard limit applies. But it pauses in any case while a message waits
+    While a call is pending, or the renewal of a credential that has ended, reading does not pause,
+    since what is expected comes after the messages that were sent before it. Then a hard limit
+    applies. But it pauses in any case while a message waits
     for its rate limit, since that ends by itself.
 
     Args:
@@ -44,7 +45,8 @@ class Inbox:
         full: whether reading is paused, because too much waits or the peer is slowed.
         closed: whether no more messages will come.
         ended: whether no more handlers start.
-        expecting: how many calls are pending, in both directions.
+        expecting: how many calls are pending, in both directions, and renewals.
+        lanes: where the messages wait.
     """
 
     __slots__ = (
@@ -132,13 +134,13 @@ class Inbox:
             self._resume()
 
     def expect(self) -> None:
-        """A call is pending: reading must not pause."""
+        """A call, or a renewal, is pending: reading must not pause."""
         self.expecting += 1
         if self.full and not self.closed:
             self._resume()
 
     def expected(self) -> None:
-        """A call has ended."""
+        """It is not pending any more."""
         self.expecting -= 1
         if not self.expecting and not self.closed:
             self._check()

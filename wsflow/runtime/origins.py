@@ -12,7 +12,7 @@ from typing import NamedTuple, final
 
 import idna
 
-from wsflow.addresses import IPNetwork, ip_address, ip_network
+from wsflow.addresses import Address, IPNetwork, ip_address, ip_network
 
 ANY = "*"
 LOOPBACK = ("localhost", "*.localhost", "127.0.0.0/8", "::1")
@@ -98,11 +98,13 @@ class Hosts:
         self._below: set[str] = set()
         self._networks: list[IPNetwork] = []
         for text in allowed:
+            if text == ANY:
+                continue
             try:
                 self._networks.append(ip_network(text.strip("[]")))
             except ValueError:
                 name = _normal(text) if _NAMED.fullmatch(text) and ":" not in text else None
-                if name is None or "*" in name.removeprefix("*.").removeprefix(ANY):
+                if name is None or "*" in name.removeprefix("*."):
                     raise ValueError(
                         f"allowed_host is {text!r}: write a name without a port, as in example.com "
                         "or *.example.com, an address or a network"
@@ -172,7 +174,7 @@ def _normal(host: str) -> str | None:
     (UTS #46), an IPv6 address in brackets. None if it is none."""
     if host.startswith("["):
         address = ip_address(host[1:-1])
-        return None if address is None else f"[{address}]" if ":" in str(address) else str(address)
+        return None if address is None else str(Address(str(address), 0))
     if host.isascii():
         return host.lower()
     try:

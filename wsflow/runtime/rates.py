@@ -23,6 +23,7 @@ import anyio
 import msgspec
 
 from wsflow.errors import Reject
+from wsflow.messages.events import UNREADABLE
 from wsflow.request import Request
 from wsflow.tasks.waiting import Clock, Timer
 from wsflow.topics.channels import Channels
@@ -192,7 +193,7 @@ class SharedRates:
         """A note from another process has come. Returns whether it is about this."""
         try:
             told = _decode(note)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return False
         now = anyio.current_time()
         for name, who, count in told.entries:

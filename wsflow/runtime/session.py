@@ -40,13 +40,14 @@ from wsflow.credential import EXPIRED, Credential
 from wsflow.declare.router import Handler
 from wsflow.end import End
 from wsflow.errors import Close, ConnectError, Disconnected, Reject
+from wsflow.http import check_text
 from wsflow.limits import Limits
 from wsflow.messages.calls import Auth
 from wsflow.messages.codec import BadMessage, Codec
 from wsflow.opening import Opening
 from wsflow.request import Request
 from wsflow.runtime.calls import Calls
-from wsflow.runtime.credentials import Ask, Held, Keeper, Renewing
+from wsflow.runtime.credentials import Ask, Held, Renewing
 from wsflow.runtime.dispatch import Dispatcher
 from wsflow.runtime.ending import (
     OVERFLOWN,
@@ -215,7 +216,7 @@ class Session:
         self._environment = Environment(app.directory, values, read, self, self.connection, opening)
         self._children = Children(detach, self.left)
         self._inbox = Inbox(limits, transport, self._overflown)
-        counters = app.directory.counters
+        counters = app.directory.channels.counters
         self._throttle = (
             Throttle(plan, app.rates, counters, transport, self.connection, self._inbox, self)
             if plan.limits
@@ -235,7 +236,7 @@ class Session:
         self._announced = False  # whether the registry knows it, and its peer may be sent something
         self._echo: str | None = None  # the subprotocol of the answer, if none is negotiated
         self._first: _First | None = None  # the first message, while it has to be a credential
-        self._credential: Keeper | None = None
+        self._credential: Held | Renewing | None = None
         if dialling is not None and dialling.ask is not None:
             self._credential = Renewing(self, transport, dialling.ask, limits.open_timeout)
         self._host: Detached | None = None
@@ -347,8 +348,7 @@ class Session:
         await self.outbox.send(message)
 
     def identify(self, user: str) -> None:
-        if not isinstance(user, str):
-            raise TypeError(f"the name of a user is {user!r}: use a str")
+        check_text("the name of a user", user)
         if not user:
             raise ValueError("the name of a user is empty")
         if self.ending.end is not None:

@@ -50,13 +50,12 @@ class Throttle:
 
     Attributes:
         enter: hands a message to its consumer; and whether that may happen in the host's place.
-        held: whether a message waits.
     """
 
     # fmt: off
     __slots__ = (
         "_client", "_clock", "_connection", "_counters", "_inbox", "_item", "_owner", "_plan",
-        "_shared", "_timer", "_used", "enter", "held",
+        "_shared", "_timer", "_used", "enter",
     )
     # fmt: on
 
@@ -81,8 +80,12 @@ class Throttle:
         self._used: dict[RatePlan, float] = {}  # of the limits per connection: when they are full
         self._item: Item | None = None
         self._timer: Timer | None = None
-        self.held = False
         self.enter: Callable[[Item, bool], None]
+
+    @property
+    def held(self) -> bool:
+        """Whether a message waits."""
+        return self._timer is not None
 
     def check(self) -> None:
         """Check that the user may open another connection.
@@ -157,7 +160,6 @@ class Throttle:
 
     def _hold(self, item: Item | None, seconds: float) -> None:
         self._item = item
-        self.held = True
         self._timer = self._clock.after(seconds, self._release)
         self._inbox.slow()
 
@@ -182,7 +184,7 @@ class Throttle:
     def _take(self) -> Item | None:
         if self._timer is not None:
             self._timer.cancel()
-        item, self._item, self._timer, self.held = self._item, None, None, False
+        item, self._item, self._timer = self._item, None, None
         return item
 
 

@@ -75,7 +75,8 @@ class Children:
     ) -> None:
         """Start a task, within ``scope`` if it is given; without effect once they are closed.
 
-        Must be called from a task. A task that is cancelled before its first step does not run.
+        Without ``scope`` it must be called from a task. A task that is cancelled before its first
+        step does not run.
         """
         if self.closed:
             return

@@ -129,7 +129,7 @@ class MemoryServer:
                 sessions.append(session)
             return transport
 
-        _check_target(target)
+        check_target(target)
         linked = Linked(
             client,
             target,
@@ -168,10 +168,8 @@ class MemoryServer:
         Raises:
             ValueError: the target is not a path.
         """
-        _check_target(target)
-        sent = Headers(header_pairs(headers))
-        if "Host" not in sent:
-            sent["Host"] = "testserver"
+        check_target(target)
+        sent = opening_headers(headers)
         if offered := ", ".join(subprotocols):
             sent["Sec-WebSocket-Protocol"] = offered
         sessions: list[Session | None] = []
@@ -198,7 +196,15 @@ def _check_router(router: object) -> None:
         raise TypeError(f"{router!r} is not a Router")
 
 
-def _check_target(target: str) -> None:
+def opening_headers(headers: HeaderItems) -> Headers:
+    """The headers of an opening request, with a Host if they have none."""
+    sent = Headers(header_pairs(headers))
+    if "Host" not in sent:
+        sent["Host"] = "testserver"
+    return sent
+
+
+def check_target(target: str) -> None:
     """Check that a target is a path.
 
     Raises:

@@ -19,10 +19,9 @@ from itertools import count
 from typing import Any, Literal, cast, final, get_args
 
 from anyio.lowlevel import checkpoint, current_token
-from websockets.datastructures import Headers
 
 from wsflow.declare.router import Router
-from wsflow.http import HeaderItems, header_pairs
+from wsflow.http import HeaderItems
 from wsflow.limits import Limits
 from wsflow.request import Request
 from wsflow.runtime.app import App
@@ -30,7 +29,7 @@ from wsflow.runtime.ending import PEER_LEFT, SHUTDOWN
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
 from wsflow.testing.peer import MemoryPeer
-from wsflow.testing.server import LIMITS, MemoryServer
+from wsflow.testing.server import LIMITS, MemoryServer, check_target, opening_headers
 from wsflow.testing.virtual import MACHINES, Machine, StuckError, Tracked, raisable, where
 from wsflow.testing.watched import Calls, Outage, Wire, watched
 from wsflow.transports.base import Receiver, Transport
@@ -257,8 +256,7 @@ def sweep_cancellation(
     """
     _check_names("fault", faults, FAULTS)
     _check_names("backend", backends, tuple(MACHINES))
-    if not target.startswith("/"):
-        raise ValueError(f"{target!r} is not a path: a target begins with /, as in '/chat/lobby'")
+    check_target(target)
     if _in_event_loop():
         raise RuntimeError(
             "sweep_cancellation runs event loops itself: call it from a function that is not async"
@@ -353,9 +351,7 @@ class _Sweep:
         self.plan = watched(compile_app(app, override), self._watch)
         self.scenario = scenario
         self.target = target
-        self.headers = Headers(Host="testserver")
-        for name, value in header_pairs(headers):
-            self.headers[name] = value
+        self.headers = opening_headers(headers)
         self.limits = replace(limits, max_connections=1, max_connections_per_client=1)
         self.check = check
         self.violations: list[Violation] = []

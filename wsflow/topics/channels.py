@@ -252,8 +252,7 @@ class Channel:
         if membership.announced:
             membership.announced = False
             self._channels.presence.left(self.name, membership.subscriber.id)
-        if not self.members and not self.listeners:
-            self._channels.forget(self)
+        self.forget_if_idle()
 
     def lose(self, membership: Membership) -> None:
         """Count a message that is dropped because a member lags."""
@@ -298,8 +297,7 @@ class Channels:
         presence_type: returns the declared type of a topic's presences.
 
     Attributes:
-        counters: what has happened: messages dropped for lag, connections closed for lag, messages
-            that could not be read.
+        counters: what has happened, by the names of ``Registry.counters``.
         usage: is notified of what other processes tell of rate limits.
     """
 
@@ -314,7 +312,7 @@ class Channels:
         self.presence = Presence(self.broker, self)
         self.usage: Usage = NoUsage()
         self.counters: Counter[str] = Counter(
-            dropped=0, closed=0, unreadable=0, refused=0, stalled=0
+            dropped=0, closed=0, unreadable=0, refused=0, stalled=0, rate_limited=0
         )
 
     async def start(self) -> None:

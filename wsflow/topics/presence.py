@@ -16,6 +16,7 @@ import anyio
 import msgspec
 
 from wsflow.brokers.base import Broker
+from wsflow.messages.events import UNREADABLE
 from wsflow.tasks.waiting import Latch
 
 Shown = tuple[str, bytes] | None
@@ -310,7 +311,7 @@ class Presence:
         """A note from another process has come."""
         try:
             told = _decode(note)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        except UNREADABLE as exc:
             self._local.unreadable("the notes between processes", exc)
             return
         match told:

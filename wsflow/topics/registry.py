@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wsflow.brokers.base import MAX_CLAIM
 from wsflow.connection import Connection
 from wsflow.messages.codec import CODECS, Codec
 from wsflow.messages.events import TopicOptions
@@ -14,9 +14,6 @@ from wsflow.topics.channels import EVERYBODY, Channels, Subscriber
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.topic import Topic, excluded_ids
 from wsflow.topics.type import TopicType
-
-MAX_CLAIM = 30 * 24 * 3600
-"""Seconds for which a name can be claimed."""
 
 
 @dataclass
@@ -29,7 +26,6 @@ class Directory:
         declared: the topics that the app declares.
         codecs: the codecs that any path allows.
         users: the connections of each user, by id.
-        counters: how many messages came too early for a rate limit.
     """
 
     channels: Channels
@@ -37,7 +33,6 @@ class Directory:
     declared: DeclaredTopics = field(default_factory=DeclaredTopics)
     codecs: tuple[Codec, ...] = tuple(CODECS.values())
     users: dict[str, dict[str, Connection]] = field(default_factory=dict)
-    counters: Counter[str] = field(default_factory=lambda: Counter(rate_limited=0))
 
     def add(self, connection: Connection, subscriber: Subscriber) -> None:
         """Add an accepted connection, and subscribe it to broadcasts."""
@@ -143,7 +138,6 @@ class Registry:
             "waiting": channels.waiting,
             **channels.counters,
             **channels.broker.counters,
-            **self._directory.counters,
         }
 
     def topic(self, name: str, *types: Any) -> Topic[Any]:

@@ -34,7 +34,7 @@ class ScopePlan:
     """A ``lifespan``, ``on_connect`` or ``on_message`` function.
 
     Attributes:
-        call: how to call it.
+        invocation: how to call it.
         generator: whether it is resumed to tear down.
     """
 
