@@ -37,7 +37,7 @@ class Credential:
 
     Raises:
         ValueError: ``expires_in`` or ``grace`` is negative, or not a number.
-        TypeError: the identity is not a str.
+        TypeError: the identity is not a str, or one of these is no number.
     """
 
     identity: str = field(repr=False)
@@ -50,6 +50,8 @@ class Credential:
         if not isinstance(self.identity, str):
             raise TypeError(f"identity is a {type(self.identity).__name__}: use a str")
         for name, seconds in (("expires_in", self.expires_in or 0.0), ("grace", self.grace)):
+            if not isinstance(seconds, int | float):
+                raise TypeError(f"{name} is {seconds!r}: use seconds, 0 or more")
             if not seconds >= 0:
                 raise ValueError(f"{name} is {seconds!r}: use seconds, 0 or more")
 

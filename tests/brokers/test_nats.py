@@ -138,9 +138,8 @@ async def test_a_process_of_a_strange_name_is_none(
 async def test_alien_declarations(server: BrokerServer, caplog: pytest.LogCaptureFixture) -> None:
     async with running(server.url, caplog) as process, raw(server) as client:
         for number, data in enumerate([b"", b"x", b"\xff", b"[1]", b'["a",1,"x"]', b"[" * 5000]):
-            await client.publish(f"wsflow.d.{number}", data)
-        await client.publish("wsflow.d.short", b'["short",7,1.5]')
-        await client.flush()
+            await client.request(f"wsflow.d.{number}", data)
+        await client.request("wsflow.d.short", b'["short",7,1.5]')  # its answer: it is stored
         async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
             assert await publish("kept", News("here"))
             assert (await peer.receive(News)).text == "here"
@@ -153,8 +152,7 @@ async def test_an_alien_claim_is_a_claim(
 ) -> None:
     async with running(server.url, caplog) as process, raw(server) as client:
         assert await process.registry.claim("a", 60)
-        await client.publish("wsflow.o.b", b"")
-        await client.flush()
+        await client.request("wsflow.o.b", b"")  # its answer: it is stored
         assert not await process.registry.claim("b", 60)
         connection: Any = process._app.directory.channels.broker._connection  # type: ignore[attr-defined]
         assert not await connection.claim("b", 60, Attempt("x", again=True))

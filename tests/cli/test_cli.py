@@ -415,7 +415,9 @@ def test_help_is_in_groups_and_names_every_setting(capsys: pytest.CaptureFixture
     assert at == sorted(at)
     for field in dataclasses.fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in out
-        assert f"WSFLOW_{field.name.upper()}" in "".join(out.split()).replace("│", "")
+        shown = "".join(out.split()).replace("│", "")
+        assert f"WSFLOW_{field.name.upper()}" in shown
+        assert all(word in out for word in field.metadata["help"].split() if "*" in word)
 
 
 def test_version() -> None:

@@ -408,6 +408,8 @@ def test_what_is_no_credential() -> None:
             Credential(identity="ada", **options)
     with pytest.raises(TypeError, match="identity is a int"):
         Credential(identity=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expires_in is '600': use seconds"):
+        Credential(identity="ada", expires_in="600")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS.values(), ids=LOOPS)

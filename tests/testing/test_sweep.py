@@ -546,6 +546,22 @@ def test_mistakes_are_told() -> None:
         sweep_cancellation(app, say_twice, target="chat")
     with pytest.raises(DeclarationError):
         sweep_cancellation(Router("/"), say_twice)
+    with pytest.raises(ValueError, match="'ignore' is no on_violation: there are raise, report"):
+        sweep_cancellation(app, say_twice, on_violation="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_points is 0: use 1 or more, or None for all"):
+        sweep_cancellation(app, say_twice, max_points=0)
+    with pytest.raises(TypeError, match="check is an async function"):
+        sweep_cancellation(app, say_twice, check=asyncio.sleep)  # type: ignore[arg-type]
+
+
+def test_a_sweep_that_tries_nothing_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="nothing was tried: these backends have none of these"):
+        sweep_cancellation(
+            swept.consumer(), say_twice, faults=["task_cancelled"], backends=["trio"]
+        )
+    monkeypatch.setattr(sweep_module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="nothing was tried: trio, which is not installed"):
+        sweep_cancellation(swept.consumer(), say_twice, backends=["trio"])
 
 
 async def test_a_sweep_runs_event_loops_itself() -> None:

@@ -195,11 +195,12 @@ class Bearer(Generic[U]):
 
 def _why(exc: Exception) -> str:
     """Why a token is not accepted, without its content."""
+    if isinstance(exc, jwt.MissingRequiredClaimError):
+        return f"the token lacks the claim {exc.claim}"
     for kind, why in (
         (jwt.ImmatureSignatureError, "the token is not valid yet"),
         (jwt.InvalidAudienceError, "the token is for another audience"),
         (jwt.InvalidIssuerError, "the token is of another issuer"),
-        (jwt.MissingRequiredClaimError, "the token lacks a claim"),
         (jwt.InvalidAlgorithmError, "the algorithm of the token is not accepted"),
         (jwt.InvalidSignatureError, "the signature of the token is not valid"),
     ):

@@ -68,7 +68,8 @@ class Ticket(Generic[U]):
 
     Raises:
         ValueError: the key is too short, or ``max_age`` is out of bounds.
-        TypeError: the type of the user is none that msgspec converts to.
+        TypeError: a key is neither a str nor bytes, or the type of the user is none that msgspec
+            converts to.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Ticket(Generic[U]):
         store: RedeemedStore | None = None,
     ) -> None:
         self._users = Users("Ticket", user)
+        if not isinstance(key, str | bytes | Sequence):
+            raise TypeError(f"Ticket: the key is a {type(key).__name__}: use str or bytes")
         keys = [key] if isinstance(key, str | bytes) else [*key]
         if not keys:
             raise ValueError("Ticket: there is no key")

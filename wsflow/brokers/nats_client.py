@@ -155,6 +155,7 @@ class NatsClient:
         await cancel_all({closing, *self._left_behind()})
         if self._transport is not None:
             self._transport.close()
+            await asyncio.sleep(0)  # the event loop may be closed next: its socket has its turn
 
     def _left_behind(self) -> set[asyncio.Task[None]]:
         """Tasks of nats-py. If its close fails, it leaves them and its socket behind."""

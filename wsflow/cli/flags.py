@@ -51,7 +51,7 @@ def _flags() -> list[inspect.Parameter]:
             annotation=Annotated[
                 hints[each.name],
                 Parameter(
-                    help=each.metadata["help"],
+                    help=each.metadata["help"].replace("*", r"\*"),  # it is read as Markdown
                     group=Group(
                         each.metadata["group"], sort_key=GROUPS.index(each.metadata["group"])
                     ),

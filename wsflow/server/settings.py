@@ -115,7 +115,7 @@ class Settings(Limits, SocketLimits):
         if self.port > 65535:
             raise ValueError(f"port is {self.port}: ports go up to 65535")
         if self.ssl_certfile is None and self.ssl_keyfile is not None:
-            raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs both")
+            raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs a certificate")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}: no process would serve")
         for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import sys
 import warnings
@@ -251,12 +252,19 @@ def sweep_cancellation(
         SweepError: a violation was found.
         DeclarationError: the app's declarations are invalid.
         Exception: what the scenario raised without a fault, or a ``lifespan``.
-        ValueError: there is no such fault or backend, or the target is not a path.
+        TypeError: ``check`` is an async function.
+        ValueError: there is no such fault or backend, none of the backends is installed, or the
+            target is not a path.
         RuntimeError: an event loop is running: call it from a function that is not ``async``.
     """
     _check_names("fault", faults, FAULTS)
     _check_names("backend", backends, tuple(MACHINES))
+    _check_names("on_violation", [on_violation], ("raise", "report"))
     check_target(target)
+    if max_points is not None and max_points < 1:
+        raise ValueError(f"max_points is {max_points}: use 1 or more, or None for all")
+    if check is not None and inspect.iscoroutinefunction(check):
+        raise TypeError(f"check is an async function: {check!r} is called when the run is over")
     if _in_event_loop():
         raise RuntimeError(
             "sweep_cancellation runs event loops itself: call it from a function that is not async"
@@ -385,6 +393,9 @@ class _Sweep:
                 without = self._try(backend, in_place, None, 0)
                 series += [(backend, in_place, fault) for fault in mine]
                 suspensions += without.seen * len(mine)
+        if not series:
+            why = "; ".join(self._left_out) or "these backends have none of these faults"
+            raise ValueError(f"nothing was tried: {why}")
         stride = max(1, -(-suspensions // most)) if most is not None else 1
         for backend, in_place, fault in series:
             gc.collect()

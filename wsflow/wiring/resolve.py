@@ -407,7 +407,8 @@ class Resolver:
                 f"No scope function provides {wanted}, and a consumer takes one message: its "
                 "first parameter.",
                 "for either of two types, annotate the first parameter with A | B; for both at "
-                "once, write two consumers.",
+                "once, write two consumers. If it is no message, return it from an on_connect "
+                f"function annotated `-> {wanted}`.",
             )
             return
         offered = sorted({type_name(scope.provides) for scope in hidden if scope.provides})
