@@ -40,6 +40,18 @@ def test_it_is_not_far_from_what_is_taken(codec: Any, name: str) -> None:
     assert taken / 4 < weight(data, message) < 12 * taken
 
 
+@pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack])
+def test_an_inbox_full_of_small_ones_takes_what_is_counted(codec: Any) -> None:
+    """As many as may wait while a call is pending: 16,384, and 16 MiB of them."""
+    for count in range(400):
+        data = codec.encode([[] for _ in range(count)])
+        tracemalloc.start()
+        message = codec.decode(data)
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert taken < 2 * weight(data, message) + 6000
+
+
 def test_texts_and_light_messages_are_as_heavy_as_on_the_wire() -> None:
     brackets = b"[" * 10_000
     assert weight(brackets, brackets) == weight(brackets, brackets.decode()) == 10_000

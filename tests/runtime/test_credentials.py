@@ -37,6 +37,10 @@ DAYS = 10 * DAY
 SPEAKS: dict[str, Any] = {"subprotocols": ["wsflow.json"]}
 
 
+class Slow(msgspec.Struct, tag="slow"):
+    pass
+
+
 async def renew(value: str) -> Credential:
     """The token says whose it is, and for how long: ``"ada 100"``."""
     name, _, seconds = value.partition(" ")
@@ -236,6 +240,30 @@ class TestItIsRenewed(Jumping):
             await anyio.sleep(DAY)
             await peer.send(Say("hi"))
             assert await peer.receive(Said) == Said("ada admin: hi")
+
+    @pytest.mark.parametrize("grace", [0, 25])
+    @pytest.mark.parametrize("limit", ["connection", "client", "inbox"])
+    async def test_in_time_but_not_read(self, limit: str, grace: float) -> None:
+        """Reading pauses until after the credential has ended."""
+        app = app_of(grace=grace)
+        limits: dict[str, Any] = {} if limit == "inbox" else {"rate": "1/h", "per": limit}
+
+        @app.consumer(**limits)
+        async def slow(message: Slow) -> None:
+            if limit == "inbox":
+                await anyio.sleep(1000)
+
+        async with connect(app, limits=Limits(inbox_messages=1)) as peer:
+            for _ in range(4):
+                await peer.send(Slow())
+            await anyio.sleep(90)
+            await peer.send({"type": "$auth", "token": "ada"})
+            session: Any = peer._session
+            assert session._inbox.full
+            assert await peer.receive(timeout=100) == {"type": "$auth"}
+            await anyio.sleep(0)
+            assert session._inbox.full  # it waits again
+            await peer.vanish()
 
     async def test_who_has_not_said_that_it_understands_is_not_told(self) -> None:
         async with connect(APP) as peer:

@@ -180,6 +180,60 @@ class TestSlowed:
                 await anyio.sleep(0.01)
         assert [round(each - handled[0], 3) for each in handled] == [0, 0, 1, 2]
 
+    async def test_what_waits_behind_it_once_a_renewal_is_overdue(self) -> None:
+        """All wait for their turn, in order, within the hard limit."""
+
+        class Ask(Call[int], tag="ask"):
+            pass
+
+        app = Router("/", rate="1/s", burst=1)
+        handled: list[str] = []
+
+        @app.consumer
+        async def go(message: Go) -> None:
+            handled.append("go")
+
+        @app.consumer
+        async def other(message: Other) -> None:
+            handled.append("other")
+
+        @app.consumer(rate="1/h", burst=1, when_over="drop")
+        async def ask(message: Ask) -> int:
+            handled.append("ask")
+            return 1
+
+        async with connect(app, limits=Limits(inbox_messages=2, close_timeout=1)) as peer:
+            session: Any = peer._session
+            await peer.send(Go())
+            await peer.send(Other())
+            assert session._inbox.full
+            session.expect_renewal(True)
+            assert not session._inbox.full
+            kinds = ("ask", "unknown", "ask")
+            calls = [
+                {"type": "$call", "id": number, "message": {"type": kind}}
+                for number, kind in enumerate(kinds)
+            ]
+            for each in (Go(), Go()):
+                await peer.send(each)
+            for call in calls:
+                await peer.send(call)
+            await peer.send(Other())
+            await peer.send(Go())
+            await anyio.sleep(0.5)
+            assert handled == ["go"]
+            assert session._inbox._waiting == 7
+            session.expect_renewal(False)
+            assert session._inbox.full
+            await anyio.sleep(4)
+            assert handled == ["go", "other", "go", "go", "ask"]
+            assert session._inbox.full
+            await anyio.sleep(5)
+            assert handled == ["go", "other", "go", "go", "ask", "other", "go"]
+            assert not session._inbox.full
+            assert not session._inbox._waiting
+            assert not session._inbox._waiting_bytes
+
 
 async def test_close_goes_before_drop_and_drop_before_slow() -> None:
     app = Router("/", rate="1/h", burst=3, when_over="close")
@@ -303,6 +357,29 @@ async def test_a_call_of_the_app_does_not_read_on_before_the_time() -> None:
         assert session._inbox.full
         assert session.received == 3
         await peer.vanish()
+
+
+@pytest.mark.parametrize("ours", [False, True])
+async def test_what_waits_behind_at_the_end(ours: bool) -> None:
+    app = Router("/", rate="1/h", burst=1)
+    handled: list[str] = []
+
+    @app.consumer
+    async def go(message: Go) -> None:
+        handled.append("go")
+
+    async with serve_in_memory(app) as server:
+        async with server.connect("/") as peer:
+            (session,) = server._app.sessions.values()
+            for _ in range(2):
+                await peer.send(Go())
+            session.expect_renewal(True)
+            for _ in range(3):
+                await peer.send(Go())
+            await (server.drain(5) if ours else peer.vanish())
+            await session.join()
+    assert handled == ["go"] * (5 if ours else 1)
+    assert not session._inbox._waiting
 
 
 async def test_a_dropped_call_is_answered_at_once() -> None:

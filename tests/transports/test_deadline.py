@@ -218,6 +218,7 @@ class Peer:
 
     def __init__(self, port: int, tls: bool) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -340,6 +341,7 @@ async def test_a_deadline_does_not_look_for_ever(monkeypatch: pytest.MonkeyPatch
 
     class Flooded:
         reads = 0
+        full = True
         loop = asyncio.get_running_loop()
 
     monkeypatch.setattr("wsflow.transports.deadline.LOOKS", 8)
@@ -358,9 +360,43 @@ async def test_a_deadline_does_not_look_for_ever(monkeypatch: pytest.MonkeyPatch
     deadline.cancel()
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+async def test_dripping_into_a_busy_event_loop(
+    tls: bool, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte has come whenever a deadline looks: it is late all the same, and soon."""
+    app = App()
+    options: dict[str, Any] = {"open_timeout": 60}
+    if tls:
+        options |= {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    async with serving(app, **options) as server:
+        peer = await asyncio.to_thread(Peer, server.port, tls)
+        peer.send(b"GET / HTTP/1.1\r\nX: ")
+        while not server._transports._open or not next(iter(server._transports._open)).reads:
+            await asyncio.sleep(0)
+        (transport,) = server._transports._open
+        looks = 0
+        look = Deadline._look
+
+        def dripping(deadline: Deadline) -> None:
+            nonlocal looks
+            looks += 1
+            look(deadline)
+            peer.send(b"a")
+
+        monkeypatch.setattr(Deadline, "_look", dripping)
+        due(transport._deadline)
+        with anyio.fail_after(20):
+            while server._transports._open:
+                assert looks < 100
+                await asyncio.sleep(0)
+        peer.socket.close()
+
+
 async def test_a_deadline_that_was_met() -> None:
     class Quiet:
         reads = 0
+        full = False
         loop = asyncio.get_running_loop()
 
     late: list[int] = []

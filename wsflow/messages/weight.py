@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-LIGHT: Final = 1024
-"""Bytes up to which a message is not weighed: there are few of them in an inbox."""
+LIGHT: Final = 64
+"""Bytes up to which a message is not weighed: an inbox counts its messages, too."""
 
 PIECE: Final = 64
 """Bytes that a list, a dict, a key or an item of them takes, roughly, in CPython."""

@@ -52,8 +52,8 @@ class Owner(Protocol):
     def errand(self, name: str, run: Run, scope: anyio.CancelScope) -> None:
         """Start a task of the connection. There may be no current task."""
 
-    def expect(self, pending: bool) -> None:
-        """A message must be read although others wait; or no longer."""
+    def expect_renewal(self, overdue: bool) -> None:
+        """A renewal must be read although other messages wait; or no longer."""
 
     def replace(self, old: object, new: object) -> None:
         """A user has a new value."""
@@ -134,10 +134,10 @@ class Held(_Timed):
             left = None if self._ends is None else max(self._ends - self._clock.now(), 0.0)
             self._owner.tell(Auth, expires_in=left)
 
-    def _expect(self, pending: bool) -> None:
-        if self._overdue is not pending:
-            self._overdue = pending
-            self._owner.expect(pending)
+    def _expect(self, overdue: bool) -> None:
+        if self._overdue is not overdue:
+            self._overdue = overdue
+            self._owner.expect_renewal(overdue)
 
     def _look(self) -> None:
         """Look at the clock: the credential ends, or the time to renew it."""
@@ -153,6 +153,7 @@ class Held(_Timed):
             self._at(last, self._look)
         elif not self._looked:
             self._looked = True
+            self._expect(True)
             self._at(now + LOOK, self._look)
         elif not self._renewing:  # a renewal that came in time decides
             self._owner.finish(ENDED)

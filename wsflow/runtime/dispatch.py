@@ -104,7 +104,7 @@ class Dispatcher:
         self._throttle = throttle
         if throttle is not None:
             throttle.enter = self._enter
-            self._ways |= {each: throttle for each in plan.consumers if each.rates}
+            self._ways |= dict.fromkeys(plan.consumers, throttle)
         self._begun: Begun | None = None
         self._calls: Calls | None = None
         self._handlers: Handlers | None = None

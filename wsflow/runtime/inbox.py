@@ -33,8 +33,8 @@ class Inbox:
 
     While a call is pending, or the renewal of a credential that has ended, reading does not pause,
     since what is expected comes after the messages that were sent before it. Then a hard limit
-    applies. But it pauses in any case while a message waits
-    for its rate limit, since that ends by itself.
+    applies. While a message waits for its rate limit it pauses all the same, since that ends by
+    itself, but not for a renewal: without that the connection ends.
 
     Args:
         limits: how many messages may wait, and how many bytes of them.
@@ -51,6 +51,7 @@ class Inbox:
 
     __slots__ = (
         "_limits",
+        "_overdue",
         "_overflown",
         "_slowed",
         "_transport",
@@ -70,6 +71,7 @@ class Inbox:
         self.expecting = 0
         self.full = False
         self._slowed = False
+        self._overdue = False  # the renewal of a credential
         self._waiting = 0
         self._waiting_bytes = 0
         self.closed = False
@@ -103,14 +105,15 @@ class Inbox:
 
     def _resume(self) -> None:
         """Read on, unless something else is against it."""
-        if self.full and not self._slowed:
+        if self.full and (self._overdue or not self._slowed):
             self.full = False
             self._transport.resume_reading()
 
     def slow(self) -> None:
-        """A message waits for its rate limit: take no further one."""
+        """A message waits for its rate limit: read no further one."""
         self._slowed = True
-        self._pause()
+        if not self._overdue:
+            self._pause()
 
     def quicken(self) -> None:
         """No message waits for its rate limit any more."""
@@ -134,7 +137,7 @@ class Inbox:
             self._resume()
 
     def expect(self) -> None:
-        """A call, or a renewal, is pending: reading must not pause."""
+        """A call is pending: reading must not pause."""
         self.expecting += 1
         if self.full and not self.closed:
             self._resume()
@@ -144,6 +147,16 @@ class Inbox:
         self.expecting -= 1
         if not self.expecting and not self.closed:
             self._check()
+
+    def expect_renewal(self, overdue: bool) -> None:
+        """A credential has ended, and its renewal may still come; or no longer."""
+        self._overdue = overdue
+        if overdue:
+            self.expect()
+        else:
+            if self._slowed and not self.closed:
+                self._pause()
+            self.expected()
 
     def close(self) -> None:
         """No more messages will come: wake all tasks that wait for one."""

@@ -452,11 +452,8 @@ class Session:
         self._need_host()
         self._children.start(name, "renewal", run, scope)
 
-    def expect(self, pending: bool) -> None:
-        if pending:
-            self._inbox.expect()
-        else:
-            self._inbox.expected()
+    def expect_renewal(self, overdue: bool) -> None:
+        self._inbox.expect_renewal(overdue)
 
     def replace(self, old: object, new: object) -> None:
         values = self._environment.values

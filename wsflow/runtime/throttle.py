@@ -1,15 +1,15 @@
 """The rate limits of one connection: whether a message may come, and what happens if not.
 
-Only a connection on a path with rate limits has a throttle. It stands where the messages of limited
-consumers enter their lanes. At most one message waits in it: reading pauses meanwhile, whatever
-else waits for the peer. A message that waits is counted when it comes, so that those of several
-connections with one limit take turns.
+Only a connection on a path with rate limits has a throttle. It stands where messages enter their
+lanes. Reading pauses while a message waits in it, unless the renewal of a credential is overdue:
+then further messages wait behind the first, and are measured once it has gone. A message that waits
+is counted before, so that those of several connections with one limit take turns.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Protocol, final
@@ -20,7 +20,7 @@ from wsflow.messages.codec import BadMessage
 from wsflow.runtime.calls import Answering
 from wsflow.runtime.inbox import Inbox, Item
 from wsflow.runtime.rates import SharedRates, client_key, spend, until, user_key
-from wsflow.tasks.waiting import Clock, Timer
+from wsflow.tasks.waiting import EMPTY, Clock, Timer
 from wsflow.wiring.plan import RatePlan, RoutePlan
 
 log = Log("wsflow")
@@ -54,8 +54,8 @@ class Throttle:
 
     # fmt: off
     __slots__ = (
-        "_client", "_clock", "_connection", "_counters", "_inbox", "_item", "_owner", "_plan",
-        "_shared", "_timer", "_used", "enter",
+        "_behind", "_client", "_clock", "_connection", "_counters", "_inbox", "_item", "_owner",
+        "_plan", "_shared", "_timer", "_used", "enter",
     )
     # fmt: on
 
@@ -78,8 +78,9 @@ class Throttle:
         self._owner = owner
         self._client = client_key(connection.request)
         self._used: dict[RatePlan, float] = {}  # of the limits per connection: when they are full
-        self._item: Item | None = None
+        self._item: Item | None = None  # that waits until the timer fires
         self._timer: Timer | None = None
+        self._behind: deque[Item | None] = EMPTY
         self.enter: Callable[[Item, bool], None]
 
     @property
@@ -100,16 +101,22 @@ class Throttle:
 
     def put(self, item: Item) -> None:
         """A message for a consumer has come."""
-        if self._may_come(item.consumer.rates, item):
+        if self.held:
+            self._wait_behind(item)
+        elif self._may_come(item):
             self.enter(item, True)
 
     def stray(self) -> None:
         """A call has come that no consumer takes. It counts for the Routers' limits."""
-        self._may_come(self._plan.rates, None)
+        if self.held:
+            self._wait_behind(None)
+        else:
+            self._may_come(None)
 
-    def _may_come(self, rates: Sequence[RatePlan], item: Item | None) -> bool:
+    def _may_come(self, item: Item | None) -> bool:
         """Count a message, and do what its limits say if it comes too early. Returns whether its
         consumer may have it now."""
+        rates = self._plan.rates if item is None else item.consumer.rates
         now = self._clock.now()
         early = [(rate, seconds) for rate in rates if (seconds := self._until(rate, now))]
         refusing = {rate.when_over: rate for rate, _ in early}
@@ -156,21 +163,36 @@ class Throttle:
             rate.when_over,
         )
 
-    # -- a message that waits
+    # -- messages that wait
 
     def _hold(self, item: Item | None, seconds: float) -> None:
         self._item = item
         self._timer = self._clock.after(seconds, self._release)
         self._inbox.slow()
 
+    def _wait_behind(self, item: Item | None) -> None:
+        if self._behind is EMPTY:
+            self._behind = deque()
+        self._behind.append(item)
+        self._inbox.added(item.size if item is not None else 0)
+
     def _release(self) -> None:
-        """The time of the message has come."""
-        self.hurry()
-        self._inbox.quicken()
+        """The time of the message has come; and of those behind it, until one has to wait."""
+        self._hand_over(self._take())
+        while self._behind and not self.held:
+            item = self._next()
+            if self._may_come(item):
+                self._hand_over(item)
+        if not self.held:
+            self._inbox.quicken()
 
     def hurry(self) -> None:
-        """Hand over the message that waits, but do not read on. Without effect if none waits."""
-        item = self._take()
+        """Hand over the messages that wait, but do not read on. Without effect if none waits."""
+        self._hand_over(self._take())
+        while self._behind:
+            self._hand_over(self._next())
+
+    def _hand_over(self, item: Item | None) -> None:
         if item is not None:
             try:
                 self.enter(item, False)
@@ -178,13 +200,20 @@ class Throttle:
                 self._owner.left(item.consumer.handler, exc)
 
     def forget(self) -> None:
-        """The connection has ended: drop the message that waits."""
+        """The connection has ended: drop the messages that wait."""
         _drop(self._take())
+        while self._behind:
+            _drop(self._next())
 
     def _take(self) -> Item | None:
         if self._timer is not None:
             self._timer.cancel()
         item, self._item, self._timer = self._item, None, None
+        return item
+
+    def _next(self) -> Item | None:
+        item = self._behind.popleft()
+        self._inbox.taken(item.size if item is not None else 0)
         return item
 
 

@@ -10,8 +10,12 @@ LOOK = 0.001
 """Seconds in which an event loop reads what has come. uvloop counts in milliseconds."""
 
 LOOKS = 2048
-"""How often a deadline looks again because something has come. Each is one read or more: together
-they are as much as a kernel buffers for a socket (6 MiB on Linux)."""
+"""How often a deadline looks again because something has come. Each is a read or more that fills the
+buffer: together they are as much as a kernel buffers for a socket (6 MiB on Linux)."""
+
+SHORT = 64
+"""How many looks a read takes that does not fill the buffer. Over TLS more may lie behind it, once in
+256 KiB. Else that was all, and a peer that sends byte after byte gains nothing by it."""
 
 
 class Reading(Protocol):
@@ -19,9 +23,11 @@ class Reading(Protocol):
 
     Attributes:
         reads: how often it has read something.
+        full: whether the last time filled the buffer, so that there may be more.
     """
 
     reads: int
+    full: bool
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -56,8 +62,8 @@ class Deadline:
         self._timer = self._of.loop.call_later(LOOK, self._looked, self._of.reads)
 
     def _looked(self, reads: int) -> None:
-        if reads != self._of.reads and self._looks:
-            self._looks -= 1
+        if reads != self._of.reads and self._looks > 0:
+            self._looks -= 1 if self._of.full else SHORT
             self._look()
         else:
             self._late()

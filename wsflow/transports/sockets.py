@@ -70,7 +70,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         "_acknowledged", "_buffer", "_deadline", "_eof", "_held", "_library", "_limits", "_lost",
         "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged", "_pong",
         "_pong_due", "_ponged", "_reading_paused", "_receiver", "_shared", "_small", "_socket",
-        "_socket_paused", "_to_flush", "_writing_paused", "_written", "loop", "reads",
+        "_socket_paused", "_to_flush", "_writing_paused", "_written", "full", "loop", "reads",
     )
     # fmt: on
 
@@ -96,6 +96,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._writing_paused = False
         self._pong = b""  # the answer to the latest ping, while there is no room for it
         self.reads = 0
+        self.full = False
         self._written = 0  # bytes
         self._acknowledged = 0  # of these, when it was looked last
         self._pinged = 0  # the value of ``_written`` behind the last ping
@@ -120,12 +121,13 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.reads += 1
+        full = self.full = nbytes == READ_BYTES
         data = self._buffer[:nbytes].tobytes()
         if self._phase is _REQUESTING:
             self._read_head(data)
         else:
             self._parse(self._held + data if self._held else data)
-        if nbytes == READ_BYTES and self._shared.greedy:
+        if full and self._shared.greedy:
             self._socket.pause_reading()
             self.loop.call_soon(self._read_again)
 
