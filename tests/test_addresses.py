@@ -20,7 +20,6 @@ from wsflow.addresses import Address, address_of, ip_network, parse_address
         ("::ffff:1.2.3.4", "1.2.3.4", 0),
         ("[::FFFF:1.2.3.4]:80", "1.2.3.4", 80),
         ("::ffff:102:304", "1.2.3.4", 0),
-        ("fe80::1%eth0", "fe80::1%eth0", 0),
     ],
 )
 def test_what_is_an_address(text: str, host: str, port: int) -> None:
@@ -50,6 +49,9 @@ def test_what_is_an_address(text: str, host: str, port: int) -> None:
         "1.2.3.4, 5.6.7.8",
         "\uff11.2.3.4",
         "\x1b[31m",
+        "fe80::1%eth0",
+        "[fe80::1%eth0]:1",
+        "::1%<script>",
     ],
 )
 def test_what_is_none(text: str) -> None:

@@ -85,7 +85,8 @@ def parse_address(text: str) -> Address | None:
     ``[::1]:5``.
 
     Returns:
-        The address in its normal form; None if the text is none.
+        The address in its normal form; None if the text is none, or has a zone, which only the host
+        that wrote it knows.
     """
     host, port = text, "0"
     if found := _WITH_PORT.fullmatch(text):
@@ -93,6 +94,6 @@ def parse_address(text: str) -> Address | None:
         if (":" in host) != (found[1] is not None):
             return None
     address = ip_address(host)
-    if address is None or int(port) > 65535:
+    if address is None or int(port) > 65535 or "%" in host:  # a zone may be any text
         return None
     return Address(str(address), int(port))

@@ -24,6 +24,10 @@ _NOT_PRINTABLE = (
 _IN_LINE = re.compile(f"[\t\n{_NOT_PRINTABLE}]")
 _IN_TEXT = re.compile(f"[{_NOT_PRINTABLE}]")
 
+_QUERY = re.compile(r"\?|%3[fF]")
+"""Where a query begins, also where that was escaped by mistake."""
+_BEHIND = re.compile(r"[?#]|%3[fF]|%23")
+"""Where a query or a fragment begins."""
 _WORDS = re.compile(r"\S+")
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
 _URI = re.compile(rf"{_SCHEME}\S*")
@@ -49,7 +53,7 @@ def shown_uri(uri: str) -> str:
     them anywhere, and is not shown.
     """
     uri = _cut(uri)
-    mark = next((each for each in uri if each in "?#"), "")
+    mark = found[0] if (found := _BEHIND.search(uri)) else ""
     places, _, rest = uri.partition(mark) if mark else (uri, "", "")
     text = ",".join(_without_user(each) for each in places.split(","))
     return escaped(f"{text}{mark}{'…' if rest else ''}")
@@ -70,13 +74,15 @@ def without_secrets(text: str) -> str:
     """A text with each URL in it as ``shown_uri`` shows it, and paths without their query."""
     if "://" in text:
         text = _URI.sub(lambda found: shown_uri(found[0]), text)
-    return _WORDS.sub(_without_query, text) if "?" in text else text
+    return _WORDS.sub(_without_query, text) if _QUERY.search(text) else text
 
 
 def _without_query(word: re.Match[str]) -> str:
     """A word without the query of the path that it may be."""
-    path, mark, query = word[0].partition("?")
-    return f"{path}{mark}…" if query and "/" in path else word[0]
+    found = _QUERY.search(word[0])
+    if found is None or "/" not in word[0][: found.start()]:
+        return word[0]
+    return f"{word[0][: found.end()]}{'…' if word[0][found.end() :] else ''}"
 
 
 def escaped(text: str) -> str:

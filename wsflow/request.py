@@ -154,8 +154,8 @@ def _query(query: str) -> Params:
 
 
 def _absolute(target: str, headers: Headers) -> tuple[str, Headers]:
-    """The path of a target with scheme and host, which says the host instead of the headers
-    (RFC 9112 §3.2.2).
+    """The path of a target with scheme and host, which says the host instead of the Host header
+    (RFC 9112 §3.2.2). There must be one all the same: without, or with several, they stay.
 
     Raises:
         ValueError: it is none.
@@ -164,9 +164,10 @@ def _absolute(target: str, headers: Headers) -> tuple[str, Headers]:
     host, slash, path = rest.partition("/")
     if scheme.lower() not in ("http", "https") or not host or "?" in host:
         raise ValueError("a request target is a path")
-    headers = headers.copy()
-    del headers["Host"]
-    headers["Host"] = host
+    if len(headers.get_all("Host")) == 1:
+        headers = headers.copy()
+        del headers["Host"]
+        headers["Host"] = host
     return slash + path or "/", headers
 
 

@@ -460,6 +460,18 @@ def test_the_watchdog_ends_the_process(
     assert server.stopped == [False, True]
 
 
+def test_a_restart_is_not_the_first_of_two_signals() -> None:
+    """SIGTERM that follows a rolling restart's SIGHUP does not cut off what is being answered."""
+    server: Any = FakeServer()
+    stopping = Stopping(server, Settings())
+    for restart in (True, False, True):
+        stopping.signalled(restart)
+    assert server.stopped == [False, False, False]
+    stopping.signalled()
+    assert server.stopped == [False, False, False, True]
+    stopping.done()
+
+
 def test_a_keyboard_interrupt_before_the_signals_are_handled(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,7 +205,14 @@ async def test_what_a_refusal_says(caplog: pytest.LogCaptureFixture) -> None:
             assert peer.rejected.status == 403
         assert "a browser sends one Origin" in caplog.text
     hosts = Limits(allowed_host=("a.example",), close_timeout=1)
-    assert "to allow it: --allowed-host evil.example" in await refused(hosts, Host="evil.example:9")
+    for host, name in {
+        "evil.example:9": "evil.example",
+        "evil.example": "evil.example",
+        "[2001:db8::1]:9": "[2001:db8::1]",
+        "[2001:db8::1]": "[2001:db8::1]",
+    }.items():
+        assert f"to allow it: --allowed-host {name}\n" in await refused(hosts, Host=host)
+        assert Hosts((name,)).allow(host)
     for origin, advice in {
         "https://Page.example:443": "to allow it: --origin https://page.example\n",
         "null": "a page without an origin of its own cannot be allowed by itself",

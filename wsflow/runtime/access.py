@@ -38,7 +38,8 @@ def log_refusal(target: str, client: Address | None, status: int) -> None:
 
     Those that were too many are logged once per second.
     """
-    values = shown_uri(target) or "-", client or "-", status
+    path = target[:1] == "/" or "://" in target  # else it may be anything, and is not shown
+    values = shown_uri(target) if path else "-", client or "-", status
     if status in TOO_MANY:
         log.often(logging.INFO, "%s peer=%s refused=%d", *values)
     else:

@@ -4,6 +4,7 @@ client and of a user."""
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, final
@@ -26,6 +27,9 @@ log = Log("wsflow")
 LATER = 5
 """Seconds after which a client should try again when there are too many connections; nobody knows
 when one will end."""
+
+
+_PORT = re.compile(r":\d*$")
 
 
 class Admitted(NamedTuple):
@@ -114,7 +118,7 @@ class Admission:
                 "refused a connection to %s under the host %s; to allow it: --allowed-host %s",
                 request.path,
                 host,
-                host.rpartition(":")[0] or host,
+                _PORT.sub("", host),
             )
             raise Reject(403)
 

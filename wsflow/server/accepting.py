@@ -40,6 +40,9 @@ class Arrivals(Protocol):
     def room(self) -> int:
         """How many connections may be accepted now."""
 
+    def make_room(self) -> None:
+        """No connection can be accepted, for lack of descriptors or memory."""
+
     def accepted(self, address: Address | None) -> ServerTransport | None:
         """The transport of a socket that is accepted; None if its client has too many."""
 
@@ -141,6 +144,7 @@ class Listener:
             except OSError as exc:
                 if exc.errno not in _TRANSIENT:  # of this one connection
                     log.often(logging.ERROR, "no connection can be accepted: %s", exc.strerror)
+                    self._arrivals.make_room()
                     self._pause()
                     return
             else:

@@ -159,7 +159,7 @@ def check_broker(settings: Settings) -> None:
 class Stopping:
     """Handles SIGTERM and SIGINT: the first one drains, the second one stops at once.
 
-    SIGHUP drains a worker, too: another one has replaced it.
+    SIGHUP drains a worker, too: another one has replaced it. It does not count as the first.
 
     Args:
         server: what to stop.
@@ -201,8 +201,8 @@ class Stopping:
         self.signalled()
 
     def signalled(self, restart: bool = False) -> None:
-        self._signals += 1
-        if self._signals == 1:
+        self._signals += not restart  # one of the supervisor's does not make the next the second
+        if self._signals <= 1:
             log.info("stopping: draining for at most %g s", self._settings.grace)
             # Handlers that swallow cancellation, or block the loop, must not keep the process.
             self._watch(

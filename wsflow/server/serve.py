@@ -128,7 +128,7 @@ class Server:
             await listener.settle()
         self._transports.refuse_requests()
         self._unbind()
-        await self._transports.all_closed()
+        await self._transports.all_closed(self._is_now)
 
     async def _hand_over(self) -> None:
         """On a restart, leave the address to another process, and accept pending connections."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import final
 
+import anyio
 from websockets.datastructures import Headers
 
 from wsflow.addresses import Address
@@ -28,7 +29,10 @@ AT_ONCE = 256
 """How many connections may be accepted before the first of them has sent its opening request: while
 they do, further ones wait in the kernel's queue."""
 FRESH = 0.25
-"""Seconds after which a connection that is silent holds up no others."""
+"""Seconds after which a connection that is silent, or was told to close, holds up no others."""
+
+HURRY = 1.0
+"""Seconds that the closing handshakes may take when the server stops at once."""
 
 
 @final
@@ -52,13 +56,15 @@ class Transports:
         self._open: set[ServerTransport] = set()
         # Those that have not sent their opening request, the oldest first, and their clients.
         self._requesting: dict[ServerTransport, str] = {}
+        # Those that are refused or closing, the oldest first, and since when.
+        self._closing: dict[ServerTransport, float] = {}
         self._from: Counter[str] = Counter()
         self._condition = Condition()
-        self._listeners: list[Listener] = []
+        self._listeners: deque[Listener] = deque()
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """These listeners are told when there is room again."""
-        self._listeners = list(listeners)
+        self._listeners = deque(listeners)
 
     # -- called by listeners
 
@@ -66,10 +72,13 @@ class Transports:
         """How many connections may be accepted now."""
         limits = self.limits
         room = limits.max_handshakes - len(self._requesting)
+        recent = self.shared.loop.time() - FRESH
         if limits.max_connections:
             # Refused and closing connections are included here.
-            most = limits.max_connections + limits.max_handshakes
-            room = min(room, most - len(self._open))
+            left = limits.max_connections + limits.max_handshakes - len(self._open)
+            if left <= 0:
+                self.make_room()
+            room = min(room, left)
         if room <= 0:
             log.often(
                 logging.WARNING,
@@ -80,12 +89,17 @@ class Transports:
             )
             return 0
         fresh = 0
-        recent = self.shared.loop.time() - FRESH
         for transport in reversed(self._requesting):
             if transport.since < recent or fresh >= AT_ONCE:
                 break
             fresh += 1
         return min(room, AT_ONCE - fresh)
+
+    def make_room(self) -> None:
+        """Drop connections that are closing: no peer keeps others out by not closing its socket."""
+        recent = self.shared.loop.time() - FRESH
+        for transport in [each for each, since in self._closing.items() if since < recent]:
+            transport.abort()
 
     def accepted(self, address: Address | None) -> ServerTransport | None:
         """The transport of a socket that is accepted; None if its client has too many."""
@@ -120,15 +134,24 @@ class Transports:
             count_down(self._from, client)
         self._changed()
 
+    def closing(self, transport: ServerTransport) -> None:
+        """It is refused, or its connection ends: what is left of it is to close the socket."""
+        if transport in self._open:
+            self._closing[transport] = self.shared.loop.time()
+            if transport in self._requesting:
+                self.requested(transport)
+
     def closed(self, transport: ServerTransport) -> None:
         """Its socket is closed."""
         self._open.discard(transport)
+        self._closing.pop(transport, None)
         self.requested(transport)
 
     def _changed(self) -> None:
         self._condition.notify_all()
         for listener in self._listeners:
             listener.resume()
+        self._listeners.rotate()  # so that each is the first to take what room there is
 
     def client(self, address: Address | None, headers: Headers) -> Address | None:
         """The client's address, behind trusted proxies."""
@@ -154,6 +177,12 @@ class Transports:
         for transport in list(self._requesting):
             transport.reject(503, (), b"Service Unavailable\n")
 
-    async def all_closed(self) -> None:
-        """Wait until all sockets are closed; each has a timeout for its closing handshake."""
+    async def all_closed(self, hurry: Callable[[], bool]) -> None:
+        """Wait until all sockets are closed; each has a timeout for its closing handshake. Once
+        ``hurry`` returns True, that is at most ``HURRY``."""
+        await self._condition.wait_for(lambda: hurry() or not self._open)
+        with anyio.move_on_after(HURRY):
+            await self._condition.wait_for(lambda: not self._open)
+        for transport in list(self._open):
+            transport.abort()
         await self._condition.wait_for(lambda: not self._open)

@@ -38,6 +38,9 @@ class Owner(Protocol):
     def requested(self, transport: ServerTransport) -> None:
         """Its opening request has come."""
 
+    def closing(self, transport: ServerTransport) -> None:
+        """It is refused, or its connection ends."""
+
     def closed(self, transport: ServerTransport) -> None:
         """Its socket is closed."""
 
@@ -82,6 +85,15 @@ class ServerTransport(SocketTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._owner.closed(self)
+
+    def _begin_closing(self) -> None:
+        if self._phase < Phase.CLOSING:
+            self._owner.closing(self)
+        super()._begin_closing()
+
+    def abort(self) -> None:
+        """Close the socket at once, whatever waits to be sent."""
+        self._socket.abort()
 
     # -- the opening request
 
