@@ -133,6 +133,8 @@ def test_what_cannot_be_constructed(options: dict[str, Any], why: str) -> None:
 def test_types() -> None:
     with pytest.raises(TypeError, match="a key is a int"):
         Ticket(User, key=[5])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="the key is a int: use str or bytes"):
+        Ticket(User, key=5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a ticket is for a User, not for a Person"):
         TICKET.issue(Person("ada"))  # type: ignore[arg-type]
 

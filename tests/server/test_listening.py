@@ -54,6 +54,15 @@ def test_an_owner_whose_queue_is_full(tmp_path: Path) -> None:
         pass
 
 
+def test_an_owner_that_has_not_started_yet(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with bind(Settings(uds=path))[0]:
+        inode = path.stat().st_ino
+        with pytest.raises(OSError, match="another process listens there"):
+            bind(Settings(uds=path))
+        assert path.stat().st_ino == inode
+
+
 def test_a_socket_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:

@@ -537,6 +537,8 @@ async def test_tls_files_that_cannot_be_used(certificate: tuple[Path, Path]) -> 
         ({"trusted_proxy": ("nonsense",)}, "trusted_proxy is 'nonsense': write an address"),
         ({"uds": Path("x"), "fd": 3}, "uds and fd are both set"),
         ({"inbox_messages": 0}, "inbox_messages is 0: nothing could be received"),
+        ({"max_handshakes": 0}, "max_handshakes is 0: no client could connect"),
+        ({"max_header_size": 0}, "max_header_size is 0: no client could connect"),
     ],
 )
 def test_settings_that_make_no_sense(values: Any, why: str) -> None:

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from tests.loops import anyio_backend as anyio_backend
 from wsflow.server import watchdog
@@ -49,6 +51,28 @@ async def test_it_names_who_blocks(caplog: pytest.LogCaptureFixture) -> None:
     assert "test_it_names_who_blocks" in caplog.text  # the outermost function
     assert "in Condition.wait (" in caplog.text  # and the innermost
     assert "anyio.to_thread.run_sync" in caplog.text
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_many_short_calls_are_not_blamed(factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Each of them runs when it is looked, and none is the reason."""
+    caplog.set_level("DEBUG")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        stop = time.monotonic() + 3 * LONGEST
+        with watched() as told:
+            await asyncio.sleep(0)
+            for _ in range(1000):
+                loop.call_soon(lambda: time.monotonic() < stop and time.sleep(LONGEST / 20))
+            await asyncio.wait_for(told.wait(), 10)
+            while "the event loop was blocked for" not in caplog.text:  # by the thread
+                await asyncio.sleep(0.001)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert "by no single function of the app" in caplog.text
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
 
 
 async def test_it_says_so_while_it_goes_on(

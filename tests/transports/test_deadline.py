@@ -20,7 +20,6 @@ from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
 from wsflow import Connection, End, Router
 from wsflow.server import Server, Settings, serve
-from wsflow.transports import sockets
 from wsflow.transports.deadline import Deadline
 
 
@@ -197,27 +196,17 @@ async def test_unread_replies_and_a_full_inbox() -> None:
         assert await app.end() == ("vanished", 1006)
 
 
-def test_where_the_kernel_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Closed:
-        def get_extra_info(self, name: str) -> socket.socket:
-            closed = socket.socket()
-            closed.close()
-            return closed
-
-    transport: Any = Closed()
-    assert sockets._queued(transport) == 0
-    monkeypatch.setattr(sockets, "fcntl", None)
-    assert sockets._queued(transport) == 0
-
-
 # -- a deadline looks first at what has been received
 
 
 class Peer:
     """A peer on a blocking socket: it works while the event loop is blocked."""
 
-    def __init__(self, port: int, tls: bool) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port: int, tls: bool, buffer: int = 0) -> None:
+        self.socket = socket.socket()
+        if buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             context = ssl.create_default_context()

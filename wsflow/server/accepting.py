@@ -34,6 +34,10 @@ PAUSE = 0.25
 _TRANSIENT = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH)
 
 
+class AddressInUse(OSError):
+    """Another process listens at this address since it was bound."""
+
+
 class Arrivals(Protocol):
     """Who knows how much room there is."""
 
@@ -87,10 +91,13 @@ class Listener:
         """Listen, and accept connections.
 
         Raises:
-            OSError: another process listens at this address.
+            AddressInUse: another process listens at this address.
         """
         self.socket.setblocking(False)
-        self.socket.listen(BACKLOG)
+        try:
+            self.socket.listen(BACKLOG)
+        except OSError as exc:
+            raise AddressInUse(exc.errno, exc.strerror) from None
         self._accepting = True
         self._loop.add_reader(self.socket, self._accept)
 

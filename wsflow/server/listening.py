@@ -20,7 +20,8 @@ def inherited(fd: int) -> socket.socket:
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:
-    """Bind a Unix socket at ``path``. Replaces one on which no process listens.
+    """Bind a Unix socket at ``path``, and listen. Replaces one on which no process listens: so who
+    starts later finds this one listening, although nothing is accepted yet.
 
     Args:
         path: where.
@@ -43,6 +44,7 @@ def bind_unix(path: Path, mode: int) -> socket.socket:
     before = os.umask(0o777 & ~mode)
     try:
         bound.bind(str(path))
+        bound.listen(BACKLOG)
     except OSError as exc:
         bound.close()
         if exc.errno == errno.EADDRINUSE:
@@ -81,7 +83,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def bind(settings: Settings) -> list[socket.socket]:
-    """The sockets of one process, which do not listen yet.
+    """The sockets of one process. Those at TCP ports do not listen yet, so that clients are refused
+    until the app has started.
 
     Raises:
         OSError: the address cannot be listened on.

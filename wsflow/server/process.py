@@ -18,6 +18,7 @@ from typing import Any
 from wsflow.brokers import select
 from wsflow.errors import BrokerError
 from wsflow.log import Log, log_to_stderr
+from wsflow.server.accepting import AddressInUse
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.serve import Server
 from wsflow.server.settings import Settings
@@ -113,6 +114,8 @@ async def _serve(
             await server.run(lambda: started(server.port))
         except BrokerError as exc:
             return no_broker(exc)
+        except AddressInUse as exc:
+            return not_bound(exc, settings)
         except Exception as exc:
             log.error("the app failed", exc_info=exc)
             return Exit.FAILED

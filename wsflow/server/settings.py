@@ -103,8 +103,9 @@ class Settings(Limits, SocketLimits):
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not value >= 0:
                 raise ValueError(f"{each.name} is {value}: it must be 0 or more")
-        if self.open_timeout == 0:
-            raise ValueError("open_timeout is 0: no client could connect")
+        for name in ("open_timeout", "max_handshakes", "max_header_size"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0: no client could connect")
         Origins(self.origin)
         Hosts(self.allowed_host)
         Proxies(self.trusted_proxy)

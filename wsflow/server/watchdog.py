@@ -79,9 +79,16 @@ class _Watchdog:
     def _watch(self) -> None:
         """Wait until the loop turns; if that is late, say so."""
         began = time.monotonic()
-        if self._turned.wait(self._longest):
+        if self._turned.wait(self._longest / 2):
             return
-        busy, place = _place(sys._current_frames().get(self._thread))
+        earlier = _call(sys._current_frames().get(self._thread))
+        if self._turned.wait(self._longest / 2):
+            return
+        frame = sys._current_frames().get(self._thread)
+        busy, place = _place(frame)
+        if _call(frame) is not earlier:
+            place = ""  # there are many short calls: none of them is to blame
+        del frame, earlier
         while not self._turned.wait(AGAIN) and not self.stop.is_set():
             seconds = time.monotonic() - began
             log.often(logging.ERROR, "the event loop is blocked since %.0f s: %s", seconds, place)
@@ -95,8 +102,16 @@ class _Watchdog:
             "the event loop was blocked for %.2f s, and nothing else could run: %s. Use an async "
             "library, or anyio.to_thread.run_sync",
             time.monotonic() - began,
-            place or "no function of the app",
+            place or "by no single function of the app",
         )
+
+
+def _call(frame: FrameType | None) -> FrameType | None:
+    """What an event loop has called, and waits for."""
+    call = None
+    while frame is not None and not frame.f_code.co_filename.startswith(_LOOPS):
+        call, frame = frame, frame.f_back
+    return call
 
 
 def _place(frame: FrameType | None) -> tuple[bool, str]:

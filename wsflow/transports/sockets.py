@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import importlib
 import math
-import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from websockets.protocol import OPEN
 from websockets.protocol import Protocol as WebSocketProtocol
@@ -28,6 +26,7 @@ from wsflow.transports.base import NOBODY, Receiver
 from wsflow.transports.deadline import Deadline
 from wsflow.transports.frames import Found, split, waits, whole
 from wsflow.transports.library import Library
+from wsflow.transports.sent import Sent
 from wsflow.transports.shared import READ_BYTES, Shared
 
 SMALL = 16 * 1024
@@ -35,10 +34,6 @@ SMALL = 16 * 1024
 
 WRITE_BYTES = 16 * 1024
 """How many bytes are collected before they are written within the iteration."""
-
-fcntl: Any = importlib.import_module("fcntl") if sys.platform != "win32" else None
-_TIOCOUTQ = 0x5411 if sys.platform == "linux" else 0x40047473
-"""Of termios.h, which Python has on Unix only."""
 
 _PONG = 0x8A  # FIN and opcode 10
 
@@ -69,8 +64,8 @@ class SocketTransport(asyncio.BufferedProtocol):
     __slots__ = (
         "_acknowledged", "_buffer", "_deadline", "_eof", "_held", "_library", "_limits", "_lost",
         "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged", "_pong",
-        "_pong_due", "_ponged", "_reading_paused", "_receiver", "_shared", "_small", "_socket",
-        "_socket_paused", "_to_flush", "_writing_paused", "_written", "full", "loop", "reads",
+        "_pong_due", "_ponged", "_reading_paused", "_receiver", "_sent", "_shared", "_small",
+        "_socket", "_socket_paused", "_to_flush", "_writing_paused", "full", "loop", "reads",
     )
     # fmt: on
 
@@ -97,9 +92,8 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._pong = b""  # the answer to the latest ping, while there is no room for it
         self.reads = 0
         self.full = False
-        self._written = 0  # bytes
-        self._acknowledged = 0  # of these, when it was looked last
-        self._pinged = 0  # the value of ``_written`` behind the last ping
+        self._acknowledged = 0  # how far what was sent had come, when it was looked last
+        self._pinged = 0  # the position behind the last ping
         self._ponged = False  # since the last ping
         self._pong_due = 0.0  # for a peer that is sending a message
         self._ping_timer: Deadline | asyncio.TimerHandle | None = None
@@ -112,6 +106,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
         self._socket.set_write_buffer_limits(high=self._limits.write_buffer)
+        self._sent = Sent(self._socket)
 
     def _read_head(self, data: bytes) -> None:
         """Read the opening request, or the answer to it."""
@@ -194,7 +189,9 @@ class SocketTransport(asyncio.BufferedProtocol):
         out.clear()
         self._out_bytes = 0
         if not self._lost:
-            self._written += len(data)
+            sent = self._sent
+            sent.bytes += len(data)
+            sent.writes += 1
             self._socket.write(data)
 
     def _flush_protocol(self) -> None:
@@ -437,8 +434,8 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._library.protocol.send_ping(b"")
         self._flush_protocol()
         self.flush()
-        self._pinged = self._written
-        self._acknowledged = self._written - self._unacknowledged()
+        self._pinged = self._sent.position()
+        self._acknowledged = self._sent.acknowledged()
         longest = self._limits.message_timeout or math.inf
         self._pong_due = self.loop.time() + max(longest, self._limits.ping_timeout)
         self._expect_pong()
@@ -452,7 +449,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _check_pong(self) -> None:
         """``ping_timeout`` is over since the ping, or since this was checked last."""
         before = self._acknowledged
-        self._acknowledged = self._written - self._unacknowledged()
+        self._acknowledged = self._sent.acknowledged()
         moves = self._acknowledged > before
         if self._socket.get_write_buffer_size() and not moves:
             self._give_up()  # the peer does not read
@@ -469,19 +466,3 @@ class SocketTransport(asyncio.BufferedProtocol):
         """The peer is not there any more."""
         self._vanished()
         self._socket.abort()
-
-    def _unacknowledged(self) -> int:
-        """How many bytes were written that the peer's host has not acknowledged, as far as that is
-        known."""
-        return self._socket.get_write_buffer_size() + _queued(self._socket)
-
-
-def _queued(transport: asyncio.Transport) -> int:
-    """The bytes in the kernel's send buffer that are not acknowledged; 0 where it does not say."""
-    if fcntl is None:
-        return 0
-    try:
-        said = fcntl.ioctl(transport.get_extra_info("socket").fileno(), _TIOCOUTQ, bytes(4))
-    except (OSError, ValueError):  # it is closed
-        return 0
-    return int.from_bytes(said, sys.byteorder)
