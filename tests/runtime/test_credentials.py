@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -261,7 +262,7 @@ class TestItIsRenewed(Jumping):
             session: Any = peer._session
             assert session._inbox.full
             assert await peer.receive(timeout=100) == {"type": "$auth"}
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             assert session._inbox.full  # it waits again
             await peer.vanish()
 

@@ -10,12 +10,12 @@ LOOK = 0.001
 """Seconds in which an event loop reads what has come. uvloop counts in milliseconds."""
 
 LOOKS = 2048
-"""How often a deadline looks again because something has come. Each is a read or more that fills the
-buffer: together they are as much as a kernel buffers for a socket (6 MiB on Linux)."""
+"""How often a deadline looks again because something has come. Each is a read or more that fills
+the buffer: together they are as much as a kernel buffers for a socket (6 MiB on Linux)."""
 
 SHORT = 64
-"""How many looks a read takes that does not fill the buffer. Over TLS more may lie behind it, once in
-256 KiB. Else that was all, and a peer that sends byte after byte gains nothing by it."""
+"""How many looks a read takes that does not fill the buffer. Over TLS more may lie behind it, once
+in 256 KiB. Else that was all, and a peer that sends byte after byte gains nothing by it."""
 
 
 class Reading(Protocol):

@@ -25,11 +25,12 @@ TICKETS = 16 * 1024
 
 @final
 class Sent:
-    """Counts what is written to a socket, and knows how much of it the peer's host has acknowledged.
+    """Counts what is written to a socket, and knows how much of it the peer's host has
+    acknowledged.
 
     Positions are in bytes and grow. Over TLS a part of what was written is where it cannot be seen,
-    between TLS and the socket, so positions are those of the kernel, and what TLS adds is estimated,
-    not too low, and anew whenever nothing is on its way.
+    between TLS and the socket. So positions are those of the kernel, and what TLS adds is
+    estimated, not too low, and anew whenever nothing is on its way.
 
     Args:
         transport: the socket.
@@ -61,8 +62,8 @@ class Sent:
         return self._from + self.bytes + (self.bytes // 8192 + self.writes) * RECORD + TICKETS
 
     def acknowledged(self) -> int:
-        """The position up to which the peer's host has acknowledged what was written, as far as that
-        is known; where the socket is closed, what it was at last."""
+        """The position up to which the peer's host has acknowledged what was written, as far as
+        that is known; where the socket is closed, what it was at last."""
         if self._from is None:
             return self.bytes - self._transport.get_write_buffer_size() - _queued(self._transport)
         now = _acknowledged(self._transport)
