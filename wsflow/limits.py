@@ -101,6 +101,14 @@ class Limits(WireLimits):
         "pending; more are closed with 1008.",
         group="Limits",
     )
+    inbox_total_bytes: int = option(
+        64 * 1024 * 1024,
+        "Bytes that received messages of all connections take once they are decoded, about: a "
+        "large one that does not fit waits until others are handled, and each connection reads one "
+        "at a time while so many small ones wait. Plain text and binary data are not among these "
+        "while they are handled. 0 for no limit.",
+        group="Limits",
+    )
     backlog_bytes: int = option(
         16 * 1024 * 1024,
         "Bytes of topic messages that may wait for one peer, in addition to each topic's backlog.",

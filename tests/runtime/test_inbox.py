@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from wsflow import Router
 from wsflow.limits import Limits
 from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
+from wsflow.runtime.memory import Memory
 from wsflow.wiring.compile import compile_app
 
 LIMITS = Limits(inbox_messages=10, inbox_bytes=100, inbox_hard_messages=20, inbox_hard_bytes=200)
@@ -33,7 +35,7 @@ class Wire:
 
 
 def inbox_of(wire: Wire) -> Inbox:
-    return Inbox(LIMITS, cast(Any, wire), wire.overflow)
+    return Inbox(LIMITS, Memory(0, Counter()), cast(Any, wire), wire.overflow)
 
 
 # Of 10 messages and of 100 bytes: so many messages, of so many bytes each.

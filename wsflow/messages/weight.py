@@ -7,6 +7,12 @@ from typing import Final
 LIGHT: Final = 64
 """Bytes up to which a message is not weighed: an inbox counts its messages, too."""
 
+HEAVY: Final = 256 * 1024
+"""Bytes from which on a decoded message is heavy: all connections have a bound for those together."""
+
+LARGE: Final = 4096
+"""Bytes on the wire that a heavy message has at least."""
+
 PIECE: Final = 64
 """Bytes that a list, a dict, a key or an item of them takes, roughly, in CPython."""
 
@@ -24,9 +30,14 @@ def weight(data: bytes, message: object) -> int:
         data: what was received.
         message: what it was decoded to.
     """
+    if len(data) <= LIGHT or isinstance(message, str | bytes):
+        return len(data)
+    return estimated(data)
+
+
+def estimated(data: bytes) -> int:
+    """The same before it is decoded: at most so many bytes, about."""
     size = len(data)
-    if size <= LIGHT or isinstance(message, str | bytes):
-        return size
     if data[0] >= 0x80:
         return size * _SLOT + PIECE * (size - len(data.translate(None, _MSGPACK)))
     return size + PIECE * (size - len(data.translate(None, _JSON)))

@@ -17,6 +17,7 @@ from wsflow.request import Request
 from wsflow.runtime.access import TOO_MANY, log_connection, log_refusal
 from wsflow.runtime.admission import Admission, Admitted
 from wsflow.runtime.ending import RESTART, SHUTDOWN, is_cancellation, refuse
+from wsflow.runtime.memory import Memory
 from wsflow.runtime.rates import SharedRates, client_key
 from wsflow.runtime.scopes import Nest, Step
 from wsflow.runtime.session import Dialling, Session
@@ -76,6 +77,7 @@ class App:
         self.context = contextvars.copy_context()
         self.overran = False
         self.rates = SharedRates(plan, channels)
+        self.memory = Memory(limits.inbox_total_bytes, channels.counters)
         self._admission = Admission(plan.routes, limits)
         self._environment = Environment(self.directory, self.values)
         self._children = Children(detach, self._child_failed)

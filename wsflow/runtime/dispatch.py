@@ -12,7 +12,7 @@ from wsflow.end import End
 from wsflow.errors import Disconnected, unwrap
 from wsflow.messages.calls import Ask, Auth
 from wsflow.messages.codec import BadMessage, Codec, bad_message
-from wsflow.messages.weight import weight
+from wsflow.messages.weight import HEAVY, LARGE, estimated, weight
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
 from wsflow.runtime.handlers import Handlers
@@ -128,6 +128,9 @@ class Dispatcher:
             count += 1
             if inbox.closed and not inbox.expecting:
                 continue
+            if len(data) > LARGE:
+                self._receive_large(data, text)
+                continue
             decode, taker = decoding.text if text else decoding.binary
             try:
                 message = decode(data)
@@ -136,13 +139,8 @@ class Dispatcher:
                 continue
             consumer = taker or decoding.taker(message)
             try:
-                if consumer is None:
-                    self._of_a_call(message, data)
-                elif inbox.closed:
-                    pass  # only answers to calls are still expected
-                elif not self.ready or consumer in ways:
-                    size = weight(data, message)
-                    ways.get(consumer, self._lane).put(Item(consumer, message, size))
+                if consumer is None or not self.ready or consumer in ways or inbox.closed:
+                    self._take(consumer, message, data, 0)
                 elif (
                     begun := (self._handlers or self._bound).begin(consumer, message)
                 ) is not None:
@@ -156,7 +154,49 @@ class Dispatcher:
                 self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
         return count
 
-    def _of_a_call(self, frame: Any, data: bytes) -> None:
+    def _receive_large(self, data: bytes, text: bool) -> None:
+        """Decode a large message and take it, once there is memory for it."""
+        size = estimated(data)
+        if size <= HEAVY:
+            self._decode_large(data, text, 0)
+        elif self._inbox.take_memory(size, partial(self._decode_later, data, text)):
+            self._decode_large(data, text, size)
+
+    def _decode_later(self, data: bytes, text: bool, memory: int) -> None:
+        self.ready = False  # there is no current task
+        self._decode_large(data, text, memory)
+
+    def _decode_large(self, data: bytes, text: bool, memory: int) -> None:
+        decode, taker = self._decoding.text if text else self._decoding.binary
+        try:
+            message = decode(data)
+        except Exception as exc:
+            self._inbox.handled(memory)
+            self._owner.refuse(bad_message(exc))
+            return
+        consumer = taker or self._decoding.taker(message)
+        try:
+            self._take(consumer, message, data, memory)
+        except BaseException as exc:
+            self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
+
+    def _take(self, consumer: ConsumerPlan | None, message: Any, data: bytes, memory: int) -> None:
+        """Take a message that has taken so much memory: it goes its way, or waits in its lane."""
+        if consumer is None:
+            self._of_a_call(message, data, memory)
+        elif self._inbox.closed:
+            self._inbox.handled(memory)  # only answers to calls are still expected
+        else:
+            if memory and isinstance(message, str | bytes):
+                self._inbox.handled(memory)  # it takes no more than it did
+                memory = 0
+            item = Item(consumer, message, weight(data, message), memory)
+            if consumer in self._ways:
+                self._ways[consumer].put(item)
+            else:
+                self._enter(item, True)
+
+    def _of_a_call(self, frame: Any, data: bytes, memory: int) -> None:
         """Process a frame: a new call waits for its consumer, others take effect at once."""
         if isinstance(frame, Auth):
             self._owner.credential_received(frame)
@@ -169,16 +209,20 @@ class Dispatcher:
             answering = self.calls.begin(frame, decode)
             if answering is not None:
                 consumer = cast(ConsumerPlan, asked.taker(answering.message))
-                item = Item(consumer, answering, weight(data, frame))
+                item = Item(consumer, answering, weight(data, frame), memory)
                 self._ways.get(consumer, self._lane).put(item)
-            elif self._throttle is not None:
+                return
+            if self._throttle is not None:
                 self._throttle.stray()
+        self._inbox.handled(memory)
 
     def _enter(self, item: Item, here: bool) -> None:
         """A message has passed its rate limits; ``here`` if it may be handled in the host's
         place."""
         consumer = item.consumer
-        if not (here and self.ready) or consumer in self._lanes or consumer.calls:
+        if not here:
+            self.ready = False  # what comes next must not overtake it
+        if not self.ready or consumer in self._lanes or consumer.calls or item.memory:
             self._lanes.get(consumer, self._lane).put(item)
         else:
             self._begin(consumer, item.message)
@@ -247,6 +291,7 @@ class Dispatcher:
         return (
             self.doing is not None
             or self._inbox.waiting
+            or self._inbox.held is not None
             or self._children.alive("slot")
             or (self._throttle is not None and self._throttle.held)
         )
@@ -283,6 +328,8 @@ class Dispatcher:
                 self.doing = item.consumer.handler
                 await handlers.handle(item.consumer, item.message)
                 self.doing = None
+                lane.release(item)
+                del item  # else it is kept until the next one
             if self._inbox.closed:
                 break
             cancelled: BaseException | None = None

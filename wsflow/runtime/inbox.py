@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple, final
 
 from wsflow.limits import Limits
+from wsflow.messages.weight import HEAVY
+from wsflow.runtime.memory import Memory
 from wsflow.tasks.detached import Signal, checkpoint, signal
 from wsflow.tasks.waiting import EMPTY
 from wsflow.transports.base import Transport
@@ -19,11 +22,13 @@ from wsflow.wiring.plan import ConsumerPlan
 
 
 class Item(NamedTuple):
-    """A decoded message, its consumer, its ``weight``, and the key that keeps its order."""
+    """A decoded message, its consumer, its ``weight``, the memory to give back once it is handled,
+    and the key that keeps its order."""
 
     consumer: ConsumerPlan
     message: Any
     size: int
+    memory: int = 0
     key: Hashable = None
 
 
@@ -36,13 +41,18 @@ class Inbox:
     applies. While a message waits for its rate limit it pauses all the same, since that ends by
     itself, but not for a renewal: without that the connection ends.
 
+    A message that is heavy once it is decoded waits until there is memory for it, one of those of
+    all connections; then reading pauses, too.
+
     Args:
         limits: how many messages may wait, and how many bytes of them.
+        memory: what the messages of all connections take.
         transport: the transport whose reading is paused.
         overflown: called when more than the hard limit waits.
 
     Attributes:
         full: whether reading is paused, because too much waits or the peer is slowed.
+        held: whether a message waits for memory.
         closed: whether no more messages will come.
         ended: whether no more handlers start.
         expecting: how many calls are pending, in both directions, and renewals.
@@ -50,7 +60,10 @@ class Inbox:
     """
 
     __slots__ = (
+        "_close_later",
         "_limits",
+        "_memory",
+        "_memory_taken",
         "_overdue",
         "_overflown",
         "_slowed",
@@ -61,11 +74,22 @@ class Inbox:
         "ended",
         "expecting",
         "full",
+        "held",
         "lanes",
     )
 
-    def __init__(self, limits: Limits, transport: Transport, overflown: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        memory: Memory,
+        transport: Transport,
+        overflown: Callable[[], None],
+    ) -> None:
         self._limits = limits
+        self._memory = memory
+        self._memory_taken = 0  # by messages that are not handled yet
+        self.held: Callable[[int], None] | None = None
+        self._close_later = False
         self._transport = transport
         self._overflown = overflown
         self.expecting = 0
@@ -86,11 +110,17 @@ class Inbox:
     def added(self, size: int) -> None:
         self._waiting += 1
         self._waiting_bytes += size
+        if size <= HEAVY:
+            self._memory.small += size
         self._check()
 
     def _check(self) -> None:
         limits = self._limits
-        if self._waiting < limits.inbox_messages and self._waiting_bytes < limits.inbox_bytes:
+        if (
+            self._waiting < limits.inbox_messages
+            and self._waiting_bytes < limits.inbox_bytes
+            and not self._memory.scarce
+        ):
             return
         if self.expecting:
             too_many = self._waiting > limits.inbox_hard_messages
@@ -105,7 +135,7 @@ class Inbox:
 
     def _resume(self) -> None:
         """Read on, unless something else is against it."""
-        if self.full and (self._overdue or not self._slowed):
+        if self.full and self.held is None and (self._overdue or not self._slowed):
             self.full = False
             self._transport.resume_reading()
 
@@ -126,13 +156,15 @@ class Inbox:
         limits = self._limits
         return (
             not self.closed
-            and self._waiting <= limits.inbox_messages // 2
+            and self._waiting <= (0 if self._memory.scarce else limits.inbox_messages // 2)
             and self._waiting_bytes <= limits.inbox_bytes // 2
         )
 
     def taken(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
+        if size <= HEAVY:
+            self._memory.small -= size
         if self.full and self._has_room():
             self._resume()
 
@@ -158,8 +190,49 @@ class Inbox:
                 self._pause()
             self.expected()
 
+    def take_memory(self, size: int, granted: Callable[[int], None]) -> bool:
+        """Take memory for a message before it is decoded. If there is none, reading pauses until
+        ``granted`` is called with the size.
+
+        A handler that waits for an answer of its peer may get it in any case, if what it handles
+        has taken memory itself: others might wait for that.
+
+        Returns:
+            Whether there is.
+        """
+        if self.expecting and self._memory_taken:
+            self._memory.take_more(size)
+        elif not self._memory.take(self, size):
+            self.held = granted
+            self._pause()
+            return False
+        self._memory_taken += size
+        return True
+
+    def granted(self, size: int) -> None:
+        self._memory_taken += size
+        self._transport.after(0, partial(self._go_on, size))  # not in a task of another connection
+
+    def _go_on(self, size: int) -> None:
+        granted, self.held = self.held, None
+        if granted is not None:
+            granted(size)
+        if self._close_later:
+            self.close()
+        elif self.full and (self.expecting or self._has_room()):
+            self._resume()
+
+    def handled(self, memory: int) -> None:
+        """A message that has taken memory was handled, or dropped."""
+        if memory and not self.ended:
+            self._memory_taken -= memory
+            self._memory.give_back(memory)
+
     def close(self) -> None:
         """No more messages will come: wake all tasks that wait for one."""
+        if self.held is not None:
+            self._close_later = True
+            return
         self.closed = True
         if self._slowed:
             self.quicken()
@@ -172,6 +245,11 @@ class Inbox:
         self.closed = self.ended = True
         for lane in self.lanes:
             lane.discard()
+        if self.held is not None:
+            self.held = None
+            self._memory.leave(self)
+        memory, self._memory_taken = self._memory_taken, 0
+        self._memory.give_back(memory)
 
 
 class Lane:
@@ -196,6 +274,10 @@ class Lane:
         item = self.queue.popleft()
         self.inbox.taken(item.size)
         return item
+
+    def release(self, item: Item) -> None:
+        """A message was handled."""
+        self.inbox.handled(item.memory)
 
     def discard(self) -> None:
         """Drop all messages."""
@@ -228,9 +310,11 @@ class StreamLane(Lane):
             while self.queue:
                 if self.inbox.ended:
                     await checkpoint()  # the consumer's cancellation comes first
-                message = self.take().message
-                taken(message)
-                yield message
+                item = self.take()
+                taken(item.message)
+                yield item.message
+                self.release(item)
+                del item
             if self.inbox.closed:
                 return
             await self.more()
@@ -269,6 +353,7 @@ class KeyedLane(Lane):
 
     def release(self, item: Item) -> None:
         """A message was handled: the next one with its key is ready."""
+        super().release(item)
         if self._key is None:
             return
         behind = self._behind[item.key]

@@ -62,6 +62,7 @@ from wsflow.runtime.ending import (
     is_cancellation,
 )
 from wsflow.runtime.inbox import Inbox
+from wsflow.runtime.memory import Memory
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.rates import SharedRates
 from wsflow.runtime.scopes import Nest, Step
@@ -119,6 +120,8 @@ class Owner(Protocol):
     def values(self) -> dict[Handler, Any]: ...
     @property
     def rates(self) -> SharedRates: ...
+    @property
+    def memory(self) -> Memory: ...
     def identified(self, user: str) -> None: ...
     def forget(self, session: Session) -> None: ...
     def ended(self, session: Session) -> None: ...
@@ -215,7 +218,7 @@ class Session:
         opening = dialling.opening if dialling is not None else None
         self._environment = Environment(app.directory, values, read, self, self.connection, opening)
         self._children = Children(detach, self.left)
-        self._inbox = Inbox(limits, transport, self._overflown)
+        self._inbox = Inbox(limits, app.memory, transport, self._overflown)
         counters = app.directory.channels.counters
         self._throttle = (
             Throttle(plan, app.rates, counters, transport, self.connection, self._inbox, self)

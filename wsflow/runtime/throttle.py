@@ -125,7 +125,7 @@ class Throttle:
             self._owner.refuse(BadMessage(1008, "rate limit"))
         elif (rate := refusing.get("drop")) is not None:
             self._over(rate)
-            _drop(item)
+            self._drop(item)
         else:
             for rate in rates:
                 self._spend(rate, now)
@@ -201,9 +201,9 @@ class Throttle:
 
     def forget(self) -> None:
         """The connection has ended: drop the messages that wait."""
-        _drop(self._take())
+        self._drop(self._take())
         while self._behind:
-            _drop(self._next())
+            self._drop(self._next())
 
     def _take(self) -> Item | None:
         if self._timer is not None:
@@ -216,8 +216,10 @@ class Throttle:
         self._inbox.taken(item.size if item is not None else 0)
         return item
 
-
-def _drop(item: Item | None) -> None:
-    """Drop a message; tell the caller if it is a call."""
-    if item is not None and isinstance(item.message, Answering):
-        item.message.refuse("rate_limited", "more calls than the rate limit allows")
+    def _drop(self, item: Item | None) -> None:
+        """Drop a message; tell the caller if it is a call."""
+        if item is None:
+            return
+        self._inbox.handled(item.memory)
+        if isinstance(item.message, Answering):
+            item.message.refuse("rate_limited", "more calls than the rate limit allows")

@@ -100,11 +100,17 @@ class Library:
     def let_go(self) -> None:
         """Release the protocol if it has no state."""
         if self.between and self._protocol is not None and self._protocol.state is OPEN:
-            self._protocol = None
+            self._release()
 
     def forget(self) -> None:
         """Release the protocol, and who is told of pongs: the socket is closed."""
-        self._protocol = self.ponged = None
+        self._release()
+        self.ponged = None
+
+    def _release(self) -> None:
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.parser.close()  # it refers to the protocol, and holds the last message
 
     def data_to_send(self) -> list[bytes]:
         """The data that the protocol sends; an empty item is the end of the stream."""

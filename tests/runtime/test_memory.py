@@ -1,0 +1,334 @@
+"""The memory that decoded messages of all connections take together."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from wsflow import Call, Connection, Limits, Router
+from wsflow.runtime.memory import Memory
+from wsflow.testing import MemoryServer, serve_in_memory
+
+WIDE: list[Any] = [[]] * 4000
+"""Takes half a megabyte once it is decoded: 64 bytes for each list and comma."""
+
+MOST = 600_000
+
+
+class Wide(msgspec.Struct, tag="wide"):
+    number: int
+    filling: list[list[int]] = []  # noqa: RUF012
+
+
+def wide(number: int) -> Wide:
+    return Wide(number, WIDE)
+
+
+class Echo(Call[int], tag="echo"):
+    filling: list[list[int]]
+
+
+class Gates:
+    """Handlers that wait, each at a gate of its own."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.done: list[int] = []
+        self.gates: dict[int, anyio.Event] = {}
+
+    async def __call__(self, number: int) -> None:
+        self.begun.append(number)
+        await self.gates.setdefault(number, anyio.Event()).wait()
+        self.done.append(number)
+
+    def open(self, *numbers: int) -> None:
+        for number in numbers:
+            self.gates.setdefault(number, anyio.Event()).set()
+
+
+@asynccontextmanager
+async def serving(app: Router, most: int = MOST, **limits: Any) -> AsyncIterator[MemoryServer]:
+    options = {"close_timeout": 5, "inbox_total_bytes": most, **limits}
+    with anyio.fail_after(20):
+        async with serve_in_memory(app, limits=Limits(**options)) as server:
+            yield server
+            assert server._app.memory._large == 0
+            assert server._app.memory.small == 0
+            assert not server._app.memory._queue
+
+
+async def settled() -> None:
+    for _ in range(50):
+        await anyio.lowlevel.checkpoint()
+
+
+async def until(predicate: Any) -> None:
+    while not predicate():
+        await anyio.lowlevel.checkpoint()
+
+
+def consumers(kind: str, gates: Gates) -> Router:
+    """An app whose handlers take a wide message, by one of all ways that lead to them."""
+    app = Router("/")
+    options: dict[str, Any] = {"concurrency": {"concurrency": 2}, "limited": {"rate": "100/s"}}.get(
+        kind, {}
+    )
+    if kind == "keyed":
+        options = {"concurrency": 2, "key": "number"}
+    if kind == "iterated":
+
+        @app.consumer
+        async def each(messages: AsyncIterator[Wide]) -> None:
+            async for message in messages:
+                await gates(message.number)
+    else:
+
+        @app.consumer(**options)
+        async def one(message: Wide) -> None:
+            await gates(message.number)
+
+    return app
+
+
+KINDS = ["plain", "concurrency", "keyed", "iterated", "limited"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_messages_that_do_not_fit_wait_in_the_order_in_which_they_came(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gates = Gates()
+    async with serving(consumers(kind, gates)) as server:
+        async with (
+            server.connect("/") as a,
+            server.connect("/") as b,
+            server.connect("/") as c,
+        ):
+            for number, peer in enumerate((a, b, c)):
+                await peer.send(wide(number))
+                await peer.send(Wide(10 + number))
+            await settled()
+            assert 0 in gates.begun
+            assert not {1, 2, 11, 12} & {*gates.begun}  # nor does what came behind them overtake
+            assert server.registry.counters()["deferred"] == 2
+            gates.open(0, 10)
+            await until(lambda: 1 in gates.begun)
+            await settled()
+            assert 2 not in gates.begun
+            gates.open(*range(20))
+            await until(lambda: len(gates.done) == 6)
+    if kind not in ("concurrency", "keyed"):
+        assert gates.begun.index(1) < gates.begun.index(11)
+        assert gates.begun.index(2) < gates.begun.index(12)
+    assert "waits until others are handled" in caplog.text
+    assert "inbox_total_bytes is 600000" in caplog.text
+
+
+@pytest.mark.parametrize("most", [1, 10**6, 0])
+async def test_one_alone_always_fits(most: int) -> None:
+    gates = Gates()
+    async with serving(consumers("plain", gates), most) as server:
+        async with server.connect("/") as a, server.connect("/") as b, server.connect("/") as c:
+            for number, peer in enumerate((a, b, c)):
+                await peer.send(wide(number))
+            await settled()
+            assert sorted(gates.begun) == {1: [0], 10**6: [0], 0: [0, 1, 2]}[most]
+            gates.open(0, 1, 2)
+            await until(lambda: len(gates.done) == 3)
+
+
+@pytest.mark.parametrize("end", ["close", "vanish", "drain", "our close", "late"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_end_while_a_message_waits(kind: str, end: str) -> None:
+    """What was received is handled, as long as there is time for it, and nothing is kept."""
+    gates = Gates()
+    limits: dict[str, Any] = {"close_timeout": 0.05} if end == "late" else {}
+    async with serving(consumers(kind, gates), **limits) as server:
+        async with server.connect("/") as a, server.connect("/") as b:
+            await a.send(wide(0))
+            await b.send(wide(1))
+            await settled()
+            (held,) = [each for each in server._app.sessions.values() if each._inbox.held]
+            if end == "drain":
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(server.drain, 10)
+                    await settled()
+                    gates.open(0, 1)
+            elif end == "our close":
+                await held.connection.close()
+            else:
+                await (b.vanish() if end == "vanish" else b.close())
+                await settled()
+                if end == "late":
+                    await held.join()
+                gates.open(0, 1)
+            await held.join()
+            gates.open(0, 1)
+        assert gates.done == ([0] if end in ("our close", "late") else [0, 1])
+
+
+async def test_text_takes_no_more_than_it_did() -> None:
+    gates = Gates()
+    app = Router("/")
+
+    @app.consumer
+    async def take(message: str) -> None:
+        await gates(0)
+
+    async with serving(app, 1) as server:
+        async with server.connect("/") as a, server.connect("/") as b, server.connect("/") as c:
+            for peer in (a, b, c):
+                await peer.send("[" * 10_000)
+            await until(lambda: len(gates.begun) == 3)
+            assert server._app.memory._large == 0
+            gates.open(0)
+
+
+async def test_text_may_wait_and_is_then_handled_as_all_messages() -> None:
+    """Before it is decoded, nobody knows that it is nothing but text."""
+    gates = Gates()
+    app = Router("/")
+
+    @app.consumer
+    async def take(message: Any) -> Any:
+        if isinstance(message, list):
+            await gates(0)
+        await anyio.lowlevel.checkpoint()
+        return message[:1]
+
+    async with serving(app) as server:
+        async with server.connect("/") as a, server.connect("/") as b:
+            b._transport.peer_send(b'"ready"', True)
+            assert await b.receive(str) == "r"
+            await a.send(WIDE)
+            b._transport.peer_send(msgspec.json.encode("[" * 10_000), True)
+            await settled()
+            gates.open(0)
+            assert await b.receive(str) == "["
+
+
+async def test_calls_and_their_answers() -> None:
+    """The answer that a handler waits for comes in any case, if what it handles has its memory."""
+    gates = Gates()
+    app = Router("/")
+    answers: list[Any] = []
+
+    @app.consumer(concurrency=3)
+    async def echo(message: Echo, connection: Connection) -> int:
+        await gates(0)
+        return len(message.filling)
+
+    @app.consumer(concurrency=3)
+    async def ask(message: Wide, connection: Connection) -> None:
+        answers.append(await connection.call(Fetch()))
+
+    async with serving(app) as server:
+        async with server.connect("/") as a, server.connect("/") as b:
+            async with anyio.create_task_group() as tasks:
+
+                async def call() -> None:
+                    assert await a.call(Echo(WIDE)) == 4000
+
+                tasks.start_soon(call)
+                await until(lambda: gates.begun)
+                await b.send(wide(1))
+                await settled()
+                assert not answers
+                gates.open(0)
+            call_id = (await b.receive(dict))["id"]
+            await b.send({"type": "$answer", "id": call_id, "value": WIDE})
+            await until(lambda: answers)
+            assert answers == [WIDE]
+
+
+class Fetch(Call[list[list[int]]], tag="fetch"):
+    pass
+
+
+@pytest.mark.parametrize("when_over", ["drop", "slow"])
+async def test_what_is_over_a_rate_limit_gives_its_memory_back(when_over: Any) -> None:
+    gates = Gates()
+    gates.open(0, 1, 2)
+    app = Router("/", rate="1/h", burst=1, when_over=when_over)
+
+    @app.consumer
+    async def take(message: Wide) -> None:
+        await gates(message.number)
+
+    async with serving(app) as server, server.connect("/") as a, server.connect("/") as b:
+        await a.send(wide(0))
+        await a.send(wide(1))
+        await settled()
+        assert gates.done == [0]
+        assert bool(server._app.memory._large) is (when_over == "slow")
+        await a.vanish()
+        await b.send(wide(2))
+        await until(lambda: 2 in gates.done)
+
+
+@pytest.mark.parametrize("bad", [b"[" * 10_000, b'{"type":"nothing","a":' + b"[]," * 8000])
+async def test_what_cannot_be_decoded_gives_its_memory_back(bad: bytes) -> None:
+    gates = Gates()
+    gates.open(0)
+    async with serving(consumers("plain", gates), 1) as server, server.connect("/") as a:
+        a._transport.peer_send(bad, True)
+        assert (await a.wait_closed()).code == 1007
+
+
+async def test_so_many_small_ones_that_each_connection_reads_one_at_a_time() -> None:
+    gates = Gates()
+    app = consumers("plain", gates)
+    async with serving(app, 1000) as server:
+        async with server.connect("/") as a, server.connect("/") as b:
+            for peer in (a, b):
+                for number in range(20):
+                    await peer.send(Wide(number, [[]] * 3))
+            await settled()
+            received = [each.received for each in server._app.sessions.values()]
+            assert sum(received) < 30  # most of them by the first, as long as there was room
+            assert server._app.memory.small > 900
+            gates.open(*range(20))
+            await until(lambda: len(gates.done) == 40)
+
+
+class Waiter:
+    def __init__(self) -> None:
+        self.size = 0
+
+    def granted(self, size: int) -> None:
+        self.size += size
+
+
+def test_who_leaves_the_queue_makes_way() -> None:
+    counters: Counter[str] = Counter()
+    memory = Memory(10, counters)
+    large, small = Waiter(), Waiter()
+    assert memory.take(Waiter(), 5)
+    assert not memory.take(large, 10)
+    assert not memory.take(small, 5)  # although it would fit: large ones have their turn
+    memory.leave(large)
+    assert (large.size, small.size) == (0, 5)
+    memory.leave(large)
+    memory.take_more(7)
+    assert not memory.take(large, 1)
+    memory.give_back(16)
+    assert large.size == 1
+    assert counters["deferred"] == 3
+    memory.give_back(2)
+    assert memory.take(small, 100)  # alone
+
+
+def test_nothing_is_said_where_nothing_waits(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    memory = Memory(10, Counter())
+    assert memory.take(Waiter(), 100)
+    memory.give_back(100)
+    assert not caplog.records
