@@ -25,7 +25,7 @@ MOST = 600_000
 
 class Wide(msgspec.Struct, tag="wide"):
     number: int
-    filling: list[list[int]] = []  # noqa: RUF012
+    filling: list[list[int]] = []
 
 
 def wide(number: int) -> Wide:

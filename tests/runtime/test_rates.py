@@ -125,6 +125,7 @@ def test_what_a_client_is(host: str, counted: str) -> None:
 
 def test_retry_after_is_in_whole_seconds() -> None:
     assert [retry_after(each)[1] for each in (0.001, 1.0, 1.001, 7200)] == ["1", "1", "2", "7200"]
+    assert retry_after(1800 + 1e-9)[1] == "1800"
 
 
 # -- messages that wait

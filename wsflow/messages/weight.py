@@ -8,7 +8,7 @@ LIGHT: Final = 64
 """Bytes up to which a message is not weighed: an inbox counts its messages, too."""
 
 HEAVY: Final = 256 * 1024
-"""Bytes from which on a decoded message is heavy: all connections have a bound for those together."""
+"""Bytes beyond which a decoded message is heavy: all connections have a bound for them together."""
 
 LARGE: Final = 4096
 """Bytes on the wire that a heavy message has at least."""

@@ -104,8 +104,9 @@ def count_down(counts: Counter[str], name: str) -> None:
 
 
 def retry_after(seconds: float) -> tuple[str, str]:
-    """The header that says when to try again (RFC 9110 §10.2.3): in whole seconds, at least 1."""
-    return "Retry-After", str(max(1, math.ceil(seconds)))
+    """The header that says when to try again (RFC 9110 §10.2.3): in whole seconds, at least 1.
+    What a clock's rounding adds is no second more."""
+    return "Retry-After", str(max(1, math.ceil(round(seconds, 3))))
 
 
 @final

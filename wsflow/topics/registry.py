@@ -128,8 +128,8 @@ class Registry:
             many, how often the event loop was blocked (``stalled``; only by ``wsflow run``), how
             often events of a history were ``lost`` for members, how often the connection to the
             broker was lost (``reconnected``), events of histories that were dropped because all
-            histories in this process were too large (``history_dropped``), messages that were over a
-            rate limit (``rate_limited``), whatever became of them, and large messages that waited
+            histories in this process were too large (``history_dropped``), messages that were over
+            a rate limit (``rate_limited``), whatever became of them, and large messages that waited
             until there was memory to decode them (``deferred``).
         """
         channels = self._directory.channels
