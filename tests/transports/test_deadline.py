@@ -8,17 +8,22 @@ import socket
 import ssl
 import sys
 import termios
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
+from websockets.sync import server as sync_server
 
+import wsflow
 from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
-from wsflow import Connection, End, Router
+from wsflow import Call, Connection, End, Router
 from wsflow.server import Server, Settings, serve
 from wsflow.transports.deadline import Deadline
 
@@ -301,6 +306,110 @@ async def test_what_has_come_when_a_deadline_is_due(
             due(transport._deadline)
             assert await asyncio.to_thread(peer.socket.recv, 1) == b""  # it is not reset
         peer.socket.close()
+
+
+class Ask(Call[int], tag="ask"):
+    pass
+
+
+class Go(msgspec.Struct, tag="go"):
+    pass
+
+
+def block(due: float) -> None:
+    """Block the event loop until after a time of ``time.monotonic``."""
+    time.sleep(max(0.0, due - time.monotonic()) + 0.05)
+
+
+async def blocked_until_due(peer: Peer, transport: Any, answer: bytes, seconds: float) -> None:
+    """Block the event loop until an answer lies in the socket's buffer, and the time is over."""
+    due = time.monotonic() + seconds
+    header = await asyncio.to_thread(peer.receive, 2)
+    await asyncio.to_thread(peer.receive, header[1] & 0x7F)
+    peer.send(answer)
+    arrived(transport, len(answer))
+    block(due)
+
+
+@pytest.mark.parametrize("behind", [0, 40])
+async def test_an_answer_that_has_come_when_the_time_of_its_call_is_over(behind: int) -> None:
+    router, results = Router("/"), list[Any]()
+
+    @router.consumer(concurrency=1000)
+    async def go(message: Go, connection: Connection) -> None:
+        results.append(None)
+        if len(results) == 1:
+            try:
+                results[0] = await connection.call(Ask(), timeout=0.2)
+            except TimeoutError as exc:
+                results[0] = exc
+
+    limits = {"ping_interval": 0, "inbox_messages": 10_000, "inbox_bytes": 10**7}
+    async with serve(router, Settings(port=0, close_timeout=0.2, **limits)) as server:
+        peer = await asyncio.to_thread(Peer, server.port, False)
+        peer.send(request())
+        await asyncio.to_thread(peer.head)
+        (transport,) = server._transports._open
+        peer.send(frame(b'{"type":"go"}'))
+        before = frame(b'{"type":"go"}') * (behind * 150)
+        answer = frame(b'{"type":"$answer","id":1,"value":5}')
+        await blocked_until_due(peer, transport, before + answer, 0.2)
+        with anyio.fail_after(10):
+            while results[0] is None:
+                await asyncio.sleep(0.001)
+        assert results[0] == 5
+        peer.socket.close()
+
+
+async def test_a_first_message_that_has_come_when_its_time_is_over() -> None:
+    app = App()
+    given: list[str] = []
+
+    @app.router.on_connect
+    async def enter(connection: Connection) -> None:
+        given.append(await connection.ask_credential())
+
+    async with serving(app, open_timeout=0.2) as server:
+        peer = await asyncio.to_thread(Peer, server.port, False)
+        peer.send(request(headers=b"Sec-WebSocket-Protocol: wsflow.json\r\n"))
+        due = time.monotonic() + 0.2
+        await asyncio.to_thread(peer.head)
+        (transport,) = server._transports._open
+        auth = frame(b'{"type":"$auth","token":"ada"}')
+        peer.send(auth)
+        arrived(transport, len(auth))
+        block(due)
+        with anyio.fail_after(10):
+            while not given and not app.ends:
+                await asyncio.sleep(0.001)
+        assert given == ["ada"]
+        peer.socket.close()
+
+
+async def test_a_message_that_has_come_when_the_time_of_its_receiver_is_over() -> None:
+    release, sent = threading.Event(), threading.Event()
+
+    def handle(connection: Any) -> None:
+        release.wait(10)
+        connection.send("late")
+        sent.set()
+        connection.recv()
+
+    with sync_server.serve(handle, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.socket.getsockname()[1]
+        async with wsflow.connect(f"ws://127.0.0.1:{port}/", receives=(str,)) as client:
+            receiving = asyncio.ensure_future(client.receive(timeout=0.1))
+            await asyncio.sleep(0)
+            due = time.monotonic() + 0.1
+            release.set()
+            assert sent.wait(10)
+            block(due)
+            assert await receiving == "late"
+            await client.send("bye")
+        server.shutdown()
+        thread.join(10)
 
 
 async def test_what_was_not_read_before_a_deadline() -> None:

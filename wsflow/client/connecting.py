@@ -30,6 +30,7 @@ from wsflow.messages.calls import Call, Stream
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
 from wsflow.transports.client import ClientTransport, Dialler
+from wsflow.transports.deadline import LOOK
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
@@ -181,6 +182,8 @@ class Peer:
         messages = self._mailbox.messages
         with anyio.move_on_after(timeout):
             await self._wait_for(lambda: messages or self.end)
+        if not (messages or self.end):
+            await anyio.sleep(LOOK)  # it may have come and not be read yet
         if messages:
             message = messages.popleft()
             self._mailbox.condition.notify_all()

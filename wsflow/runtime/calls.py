@@ -37,6 +37,7 @@ from wsflow.runtime.inbox import Inbox
 from wsflow.runtime.outbox import Outbox
 from wsflow.tasks.detached import Signal, signal
 from wsflow.tasks.waiting import Condition
+from wsflow.transports.deadline import LOOK, LOOKS
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -46,7 +47,13 @@ MOST_ASKED = 12_288
 
 
 class Owner(Protocol):
-    """The session, as its calls see it."""
+    """The session, as its calls see it.
+
+    Attributes:
+        received: how many messages have come.
+    """
+
+    received: int
 
     @property
     def end(self) -> End | None: ...
@@ -205,12 +212,15 @@ class Calls:
         """See ``Connection.call``."""
         if not isinstance(message, Call):
             raise TypeError(_no_call(message, Stream, "stream", "call"))
-        over = None
-        with anyio.move_on_after(timeout):
-            id, asked = await self.ask(message)
-            try:
+        over = asked = None
+        try:
+            with anyio.move_on_after(timeout):
+                id, asked = await self.ask(message)
                 await asked.condition.wait_for(lambda: asked.over is not None)
-            finally:
+            if asked is not None:
+                await self._look(asked)
+        finally:
+            if asked is not None:
                 over = asked.over
                 self.leave(id, asked)
         if over is None:
@@ -219,6 +229,16 @@ class Calls:
             raise over
         answer: R = self.decode(message, over)
         return answer
+
+    async def _look(self, asked: Asked) -> None:
+        """The time of a call is over. Its answer may have come and not be read yet."""
+        for _ in range(LOOKS):
+            if asked.over is not None:
+                break
+            before = self._owner.received
+            await anyio.sleep(LOOK)
+            if self._owner.received == before:
+                break
 
     def stream(self, message: Stream[T]) -> Items[T]:
         """See ``Connection.stream``."""

@@ -30,6 +30,8 @@ from wsflow.wiring.plan import ConsumerPlan, ProducerPlan, RoutePlan
 class Owner(Protocol):
     """The session, as its dispatcher sees it."""
 
+    received: int
+
     @property
     def end(self) -> End | None: ...
     async def send(self, message: object) -> None: ...

@@ -73,6 +73,7 @@ from wsflow.tasks.waiting import Latch, Timer
 from wsflow.topics.channels import Membership
 from wsflow.topics.registry import Directory
 from wsflow.transports.base import Transport
+from wsflow.transports.deadline import LOOK
 from wsflow.transports.frames import Found
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.plan import RoutePlan
@@ -423,6 +424,8 @@ class Session:
         self._shake()
         with anyio.move_on_after(limits.open_timeout):
             await first.came.wait()
+        if not first.came.is_set:
+            await anyio.sleep(LOOK)  # it may have come and not be read yet
         self._first = None
         if first.token is None:
             other = "the first message is no credential"
