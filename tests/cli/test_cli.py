@@ -475,7 +475,9 @@ def test_the_watchdog_ends_the_process(
     assert exited.wait(10)
     assert codes == [1]
     assert "not stopped in time, exiting; still running: -" in caplog.text
+    exited.clear()
     stopping.signalled()
+    assert exited.wait(10)  # before ``os._exit`` is the real one again
     stopping.done()
     assert server.stopped == [False, True]
 

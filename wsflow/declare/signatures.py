@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections.abc as abc
 import functools
+import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -19,6 +21,13 @@ STARS: Mapping[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
     inspect.Parameter.VAR_KEYWORD: "**",
 }
+_LAZILY: Mapping[str, Any] = (
+    {"annotation_format": importlib.import_module("annotationlib").Format.FORWARDREF}
+    if sys.version_info >= (3, 14)
+    else {}
+)
+"""Names that exist only under TYPE_CHECKING are reported when they are resolved (PEP 649)."""
+
 ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
 
 
@@ -36,7 +45,8 @@ class Parameter:
 
     Attributes:
         name: its name.
-        annotation: the resolved annotation, with its ``Annotated``; EMPTY without one.
+        annotation: the resolved annotation, with its ``Annotated``, as ``spelled_out`` returns it;
+            EMPTY without one.
         default: its default; EMPTY without one.
         keyword: whether it is passed by name.
         variadic: the stars of ``*args`` or ``**kwargs``; else empty.
@@ -51,8 +61,23 @@ class Parameter:
     @property
     def bare(self) -> Any:
         """The annotation without its ``Annotated``."""
-        is_annotated = get_origin(self.annotation) is Annotated
-        return get_args(self.annotation)[0] if is_annotated else self.annotation
+        return without_marks(self.annotation)
+
+    @property
+    def core(self) -> Any:
+        """The same without ``None``: ``T`` for ``T | None``."""
+        return without_none(self.bare)
+
+    @property
+    def wanted(self) -> tuple[Any, ...]:
+        """The annotations of values that fit: its own, and for ``T | None`` also ``T``."""
+        return (self.annotation, self.core)
+
+    @property
+    def checked(self) -> Any:
+        """The annotation with what msgspec checks, and without other marks."""
+        kept = tuple(mark for mark in self.marks if isinstance(mark, msgspec.Meta))
+        return Annotated[(self.bare, *kept)] if kept else self.bare
 
     @property
     def marks(self) -> tuple[Any, ...]:
@@ -95,7 +120,7 @@ class Signature:
         if not self.generator:
             return None if self.returns is NoneType else self.returns
         if get_origin(self.returns) in ITERATORS:
-            item = get_args(self.returns)[0]
+            item = spelled_out(get_args(self.returns)[0])
             return None if item is NoneType else item
         return EMPTY
 
@@ -126,7 +151,7 @@ def read(handler: Handler) -> Signature:
     Raises:
         Unresolved: an annotation cannot be resolved.
     """
-    signature = inspect.signature(handler.fn)
+    signature = inspect.signature(handler.fn, **_LAZILY)
     hints = dict(_resolve_all(handler, signature))
     parameters = tuple(
         Parameter(
@@ -158,9 +183,9 @@ def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str,
         holder = SimpleNamespace(__annotations__={name: annotation})
         try:
             hints = get_type_hints(holder, namespace, local, include_extras=True)
+            found[name] = spelled_out(hints[name])
         except Exception as exc:  # anything that evaluating the annotation raises is reported
             raise Unresolved(name, type_name(annotation), exc) from exc
-        found[name] = hints[name]
     return found
 
 
@@ -172,10 +197,60 @@ def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
     return {}
 
 
+def spelled_out(annotation: Any) -> Any:
+    """An annotation without aliases (``type X = …``, also generic ones), and with the marks inside
+    of a union around it, as far as it is no argument of another type.
+
+    What msgspec checks (``Meta``) stays where it is.
+    """
+    annotation = _unaliased(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(spelled_out(args[0]), *args[1:])]
+    if origin not in (Union, UnionType):
+        return annotation
+    parts, marks = [], []
+    for part in map(spelled_out, args):
+        bare, *found = get_args(part) if get_origin(part) is Annotated else (part,)
+        kept = tuple(mark for mark in found if isinstance(mark, msgspec.Meta))
+        marks += [mark for mark in found if not isinstance(mark, msgspec.Meta)]
+        parts.append(Annotated[(bare, *kept)] if kept else bare)
+    union = _union(parts)
+    return Annotated[(union, *marks)] if marks else union
+
+
+def _unaliased(annotation: Any) -> Any:
+    """What an alias stands for; of a generic one, with its arguments in place."""
+    while True:
+        alias = get_origin(annotation) or annotation
+        if not hasattr(alias, "__value__"):
+            return annotation
+        value = alias.__value__
+        if asked := getattr(value, "__parameters__", ()):
+            given = dict(zip(alias.__type_params__, get_args(annotation), strict=True))
+            value = value[tuple(given[each] for each in asked)]
+        annotation = value
+
+
+def without_marks(annotation: Any) -> Any:
+    """An annotation without its ``Annotated``."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def without_none(annotation: Any) -> Any:
+    """``T`` for ``T | None``, and for ``A | B | None`` that without None; else the type itself."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    return _union([each for each in get_args(annotation) if each is not NoneType])
+
+
+def _union(parts: Sequence[Any]) -> Any:
+    return cast(Any, Union)[tuple(parts)]
+
+
 def members(annotation: Any) -> tuple[Any, ...]:
     """The types of a union, also within ``Annotated`` and type aliases; else the type itself."""
-    if hasattr(annotation, "__value__"):  # a `type X = …` statement
-        return members(annotation.__value__)
+    annotation = _unaliased(annotation)
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
         return tuple(each for part in get_args(annotation) for each in members(part))

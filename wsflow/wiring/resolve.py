@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
@@ -11,7 +13,15 @@ from anyio.abc import TaskGroup
 
 from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, Requires, TopicName
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, Parameter, field_names, members, type_name
+from wsflow.declare.signatures import (
+    EMPTY,
+    Parameter,
+    field_names,
+    members,
+    spelled_out,
+    type_name,
+    without_none,
+)
 from wsflow.end import End
 from wsflow.errors import Problem
 from wsflow.opening import Opening
@@ -68,7 +78,7 @@ class Resolver:
     def overridden(self, annotation: Any) -> bool:
         """Whether an override replaces the value of a scope function."""
         for each in self.override:
-            if annotation == each:
+            if annotation == spelled_out(each):
                 self.used.add(id(each))
                 return True
         return False
@@ -139,10 +149,10 @@ class Resolver:
         scopes: Sequence[Offer],
         hidden: Sequence[Offer],
     ) -> Source | None:
-        annotation = parameter.annotation
-        self.asked.setdefault(type_name(annotation), None)
+        wanted = parameter.wanted
+        self.asked.setdefault(type_name(parameter.annotation), None)
         for each, value in self.override.items():
-            if annotation == each:
+            if spelled_out(each) in wanted:
                 self.used.add(id(each))
                 return Fixed(value, "an override")
         for rule in (
@@ -153,23 +163,28 @@ class Resolver:
             source, decided = rule(handler, parameter, place)
             if decided:
                 return source
-        for scope in scopes:
-            if scope.provides == annotation:
-                return _provided(scope)
+        for annotation in wanted:
+            for scope in scopes:
+                if scope.provides == annotation:
+                    return _provided(scope)
         if handler.kind != "lifespan" and parameter.name in place.names:
             return self._from_path(handler, parameter)
         source, decided = self._special(handler, parameter)
         if decided:
             return source
         if parameter.default is not EMPTY:
-            return Fixed(parameter.default, "its default")
+            meant = self._meant(handler, parameter, place, hidden)
+            if meant is None:
+                return Fixed(parameter.default, "its default")
+            self.problem(handler, parameter, *meant)
+            return None
         self._no_provider(handler, parameter, place, hidden)
         return None
 
     def _given(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
-        source = GIVEN.get(parameter.annotation) if _hashable(parameter.annotation) else None
+        source = GIVEN.get(parameter.core) if _hashable(parameter.core) else None
         if source is None:
             return None, False
         if handler.kind == "lifespan" and source.attribute != "registry":
@@ -218,9 +233,9 @@ class Resolver:
         name = mark.name or parameter.name
         if mark.name is None and isinstance(mark, Header):
             name = name.replace("_", "-")
-        if (unknown := unknown_type(parameter.bare)) is not None:
+        if (unknown := unknown_type(parameter.checked)) is not None:
             self._not_convertible(handler, parameter, unknown)
-        return FromRequest(mark, name, parameter.bare, parameter.default), True
+        return FromRequest(mark, name, parameter.checked, parameter.default), True
 
     def _not_convertible(self, handler: Handler, parameter: Parameter, unknown: str) -> None:
         self.problem(
@@ -233,7 +248,8 @@ class Resolver:
     def _from_topic(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
-        if (get_origin(parameter.bare) or parameter.bare) is not Topic:
+        kind = parameter.core
+        if (get_origin(kind) or kind) is not Topic:
             return None, False
         names = [mark for mark in parameter.marks if isinstance(mark, str | TopicName)]
         if not names:
@@ -245,7 +261,7 @@ class Resolver:
             )
             return None, True
         name = names[0] if isinstance(names[0], TopicName) else TopicName(names[0])
-        types = tuple(kind for arg in get_args(parameter.bare) for kind in members(arg)) or (Any,)
+        types = tuple(each for arg in get_args(kind) for each in members(arg)) or (Any,)
         wrong = name_problem(handler, name, place)
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
@@ -333,7 +349,7 @@ class Resolver:
         return None
 
     def _from_path(self, handler: Handler, parameter: Parameter) -> Source:
-        kind = str if parameter.annotation is EMPTY else parameter.bare
+        kind = str if parameter.annotation is EMPTY else parameter.checked
         if (unknown := unknown_type(kind)) is not None:
             self._not_convertible(handler, parameter, unknown)
         return FromPath(parameter.name, kind)
@@ -350,9 +366,9 @@ class Resolver:
                 "in a consumer the first parameter is the message; elsewhere there is none.",
             )
             return None, True
-        if parameter.annotation is TaskGroup:
+        if parameter.core is TaskGroup:
             return (APP_TASK_GROUP if handler.kind == "lifespan" else TASK_GROUP), True
-        if parameter.annotation is Opening:
+        if parameter.core is Opening:
             if self.client and handler.kind == "on_connect":
                 return OPENING, True
             self.problem(
@@ -363,7 +379,7 @@ class Resolver:
                 "the Request.",
             )
             return None, True
-        if parameter.annotation is End:
+        if parameter.core is End:
             if handler.kind == "on_disconnect":
                 return END, True
             self.problem(
@@ -374,6 +390,40 @@ class Resolver:
             )
             return None, True
         return None, False
+
+    def _meant(
+        self, handler: Handler, parameter: Parameter, place: Place, hidden: Sequence[Offer]
+    ) -> tuple[str, str] | None:
+        """What is declared, and may have been meant by a parameter that would get its default; None
+        if there is nothing."""
+        wanted = type_name(parameter.annotation) if parameter.annotation is not EMPTY else ""
+        for scope in hidden:
+            if scope.handler is handler or scope.provides in (None, EMPTY):
+                continue
+            place_of = f"{scope.handler} ({scope.handler.where})"
+            if scope.provides in parameter.wanted:
+                return (
+                    f"It would get its default: {wanted} comes from {place_of}, whose value "
+                    f"{handler} cannot use.",
+                    f"remove the parameter, or {_see(handler, scope.handler)}",
+                )
+            if _related(scope.provides, parameter.core):
+                provided = type_name(scope.provides)
+                return (
+                    f"It would get its default: {place_of} provides {provided}, which is not "
+                    f"exactly {wanted}.",
+                    f"annotate one of them as the other: `{parameter.name}: {provided}` here, or "
+                    f"`-> {type_name(parameter.core)}` there.",
+                )
+        if parameter.annotation is EMPTY or set(members(parameter.core)) <= set(SIMPLE):
+            close = difflib.get_close_matches(parameter.name, place.names, cutoff=0.75)
+            if close and close[0] not in _names_of(handler):
+                return (
+                    f"It would get its default, and the path {place.template!r} has a parameter "
+                    f"{{{close[0]}}}.",
+                    f"name it `{close[0]}`, or give it a name that cannot be mistaken for that.",
+                )
+        return None
 
     def _no_provider(
         self, handler: Handler, parameter: Parameter, place: Place, hidden: Sequence[Offer]
@@ -391,7 +441,7 @@ class Resolver:
             return
         wanted = type_name(parameter.annotation)
         for scope in hidden:
-            if scope.provides == parameter.annotation:
+            if scope.provides in parameter.wanted:
                 self.problem(
                     handler,
                     parameter,
@@ -429,6 +479,26 @@ def _see(asks: Handler, provides: Handler) -> str:
     if asks.kind not in order or order.index(asks.kind) > order.index(provides.kind):
         return f"provide it from on_connect: {provides.kind} runs around one message."
     return f"provide it from {asks.kind} or earlier: {provides.kind} runs after it."
+
+
+def _related(provided: Any, wanted: Any) -> bool:
+    """Whether a value that is provided may have been meant by a parameter of another type."""
+    for one in members(without_none(provided)):
+        for other in members(wanted):
+            if one == other:
+                return True
+            classes = isinstance(one, type) and isinstance(other, type)
+            if (
+                classes
+                and object not in (one, other)
+                and (one in other.__mro__ or other in one.__mro__)
+            ):
+                return True
+    return False
+
+
+def _names_of(handler: Handler) -> Sequence[str]:
+    return tuple(inspect.signature(handler.fn).parameters)
 
 
 def _provided(scope: Offer) -> Source:

@@ -16,7 +16,7 @@ import msgspec
 from wsflow.connection import Connection
 from wsflow.declare.markers import Cookie, Header, Query
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, members, type_name
+from wsflow.declare.signatures import EMPTY, members, type_name, without_marks
 from wsflow.errors import Reject
 from wsflow.messages.events import TopicOptions
 from wsflow.request import Request
@@ -24,6 +24,8 @@ from wsflow.topics.names import fill_name
 from wsflow.topics.registry import Registry
 from wsflow.topics.topic import Topic
 from wsflow.wiring.environment import Environment
+
+_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 class Source(Protocol):
@@ -121,8 +123,8 @@ class FromRequest:
 
     @property
     def collects(self) -> bool:
-        kinds = [get_origin(kind) or kind for kind in members(self.kind)]
-        return any(kind in (list, tuple, set, frozenset) for kind in kinds)
+        kinds = map(without_marks, members(without_marks(self.kind)))
+        return any((get_origin(kind) or kind) in _COLLECTIONS for kind in kinds)
 
     def convert(self, request: Request) -> Any:
         if isinstance(self.mark, Query):
