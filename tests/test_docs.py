@@ -35,6 +35,7 @@ from wsflow import (
     Connection,
     EventId,
     Header,
+    InvalidMessage,
     MemberJoined,
     MemberLeft,
     Opening,
@@ -79,6 +80,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "Close": Close,
         "Connection": Connection,
         "EventId": EventId,
+        "InvalidMessage": InvalidMessage,
         "MemberJoined": MemberJoined,
         "MemberLeft": MemberLeft,
         "MemoryPeer": MemoryPeer,
@@ -199,7 +201,7 @@ async def test_scaling() -> None:
         async with connect(app, f"/notes/a?after={ids[0]}") as back:
             assert [(await back.receive(note)).text for _ in range(2)] == ["two", "three"]
         async with connect(app, "/notes/a?after=nonsense") as late:
-            assert await late.receive() == "some notes are gone: load the page again"
+            assert await late.receive(notes["Gap"])
     async with connect(hall["app"], "/hall/ada") as ada:
         assert await ada.receive() == "ada is here"
         async with connect(hall["app"], "/hall/bob"):
@@ -362,6 +364,12 @@ async def test_the_guide() -> None:
         assert await peer.receive() == space["Refused"]("by zero")
         await peer.send(2)
         assert await peer.receive() == 0.5
+    space = apps["/strict"]
+    async with connect(space["app"], "/strict") as peer:
+        for message in ("five", 5):
+            peer._transport.peer_send(msgspec.json.encode(message), True)
+        assert await peer.receive(space["Bad"]) == space["Bad"]("Expected `int`, got `str`", "$")
+        assert await peer.receive(int) == -5
     await apps["/greeting/{name}"]["test_greeting"]()
 
 

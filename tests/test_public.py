@@ -30,6 +30,7 @@ PROMISED = {
     "EventId",
     "Forbidden",
     "Header",
+    "InvalidMessage",
     "Joined",
     "Limits",
     "MemberJoined",

@@ -15,6 +15,7 @@ from wsflow.errors import (
     DeclarationError,
     Disconnected,
     Forbidden,
+    InvalidMessage,
     Problem,
     Reject,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "EventId",
     "Forbidden",
     "Header",
+    "InvalidMessage",
     "Joined",
     "Limits",
     "MemberJoined",

@@ -96,6 +96,30 @@ class Disconnected(Exception):
         self.end = end
 
 
+class InvalidMessage(Exception):
+    """The peer has sent a message that cannot be decoded.
+
+    An ``on_error`` function that takes it is called in the message's place, after the handlers of
+    the messages before it; then the connection goes on. Without one the connection is closed with
+    1007, and the log says why.
+
+    Attributes:
+        reason: what is wrong.
+        where: where in the message, as a JSONPath: ``$`` for all of it.
+        tag: its tag, None if none could be read.
+        payload: the message as it came.
+    """
+
+    def __init__(
+        self, reason: str, where: str = "$", tag: str | int | None = None, payload: bytes = b""
+    ) -> None:
+        super().__init__(reason if where == "$" else f"{reason} - at `{where}`")
+        self.reason = reason
+        self.where = where
+        self.tag = tag
+        self.payload = payload
+
+
 class CallError(Exception):
     """A call has failed. Raise it in a consumer to answer a call with an error; ``call`` raises it
     in the caller.

@@ -8,7 +8,7 @@ import msgspec
 from typing_extensions import TypeAliasType
 
 from wsflow.declare.signatures import members, type_name
-from wsflow.messages.codec import runtime_classes
+from wsflow.messages.shapes import runtime_classes
 
 
 def test_types_seen_through() -> None:

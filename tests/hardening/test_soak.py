@@ -34,6 +34,7 @@ EXPLAINED = re.compile(
     r"wsflow \S+ serves .*"  # the start, and where it listens
     r"|connection \w+ at /work: consumer fail raised RuntimeError\n.*RuntimeError: as asked\n"
     r"|refused a connection to .*"
+    r"|connection \w+ at \S+: invalid message: .*"
     r"|connection \w+ at /work: cancelled because the time was over: consumer do_work"  # resets
     r"|the event loop (was|is) blocked .*"
     r"|stopping: draining for at most .*"

@@ -20,8 +20,8 @@ from wsflow.messages.codec import (
     BadMessage,
     Decoding,
     decode_or_refuse,
-    runtime_classes,
 )
+from wsflow.messages.shapes import runtime_classes
 
 
 class Color(Enum):

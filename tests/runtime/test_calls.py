@@ -761,7 +761,7 @@ async def test_a_path_whose_messages_have_no_tags() -> None:
         text: str
 
     errors: list[str] = []
-    for kind in (Bare, dict[str, int], Any):
+    for kind in (Bare, Bare | list[int]):
         router = Router()
 
         async def take(message: Any, connection: Connection) -> None:
@@ -773,10 +773,10 @@ async def test_a_path_whose_messages_have_no_tags() -> None:
         take.__annotations__["message"] = kind
         router.consumer(take)
         async with connect(router) as peer:
-            await peer.send(Raw(b'{"text":"x"}' if kind is Bare else b"{}"))
+            await peer.send(Raw(b'{"text":"x"}'))
             await peer.close()
             await peer.wait_closed()
-    assert len(errors) == 3
+    assert len(errors) == 2
     assert errors[0].startswith("this path's messages cannot be told apart from answers: give")
 
 

@@ -101,6 +101,11 @@ class Router:
         codec: how messages are encoded by default: ``"json"`` or ``"msgpack"``. A client chooses
             with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
         subprotocols: more subprotocols that can be negotiated, in order of preference.
+        unknown: what happens to a message with a tag that no consumer takes. ``"close"``: the
+            connection is closed with 1007, as for any message that cannot be decoded; the default
+            in a server. ``"ignore"``: it is dropped and counted as ``ignored``, and each such tag
+            is logged once; the default in a client, so that a server may send new types. A Router
+            that does not say has that of the Router around it.
         rate: how many messages the consumers of this Router, and of those that it includes, take
             together: ``"20/s"``, ``"20/min"`` or ``"20/h"``. No limit by default. A message counts
             for each Router around its consumer, and for the consumer itself. The frames of answers
@@ -124,6 +129,7 @@ class Router:
         *,
         codec: Literal["json", "msgpack"] = "json",
         subprotocols: Sequence[str] = (),
+        unknown: Literal["close", "ignore"] | None = None,
         rate: str | None = None,
         burst: int | None = None,
         when_over: WhenOver = "slow",
@@ -132,6 +138,7 @@ class Router:
         self.path = path
         self.codec = codec
         self.subprotocols = tuple(subprotocols)
+        self.unknown = unknown
         self._where = _frame_place(sys._getframe(1))
         self._limit = RateLimit(rate, burst, when_over, per)
         self._declared = Declared()
@@ -295,7 +302,8 @@ class Router:
     @overload
     def on_disconnect(self, /) -> Callable[[F], F]: ...
     def on_disconnect(self, fn: Any = None, /) -> Any:
-        """Run once per connection that was set up, after all its other tasks have stopped."""
+        """Run once per connection that was set up, after all its other tasks have stopped, and
+        before its ``on_connect`` functions tear down."""
         return self._record("on_disconnect", fn, sys._getframe(1))
 
     @overload
@@ -303,10 +311,15 @@ class Router:
     @overload
     def on_error(self, /) -> Callable[[F], F]: ...
     def on_error(self, fn: Any = None, /) -> Any:
-        """Run when a handler raises the exception type that its first parameter is annotated with.
+        """Run when a handler raises the exception type that its first parameter is annotated with,
+        or an ``on_connect`` function does before its yield; for ``InvalidMessage``, when a message
+        cannot be decoded. Of a group it is called for each exception.
 
-        If it returns, the error is handled: a result that is not None is sent, and the connection
-        stays open. If it raises, the connection ends.
+        If it returns, the error is handled: a result that is not None is sent. After an error of a
+        consumer of messages, and an ``InvalidMessage``, the connection goes on. After one of a
+        producer or a consumer that iterates its messages it ends with 1011, since that has stopped;
+        after one of ``on_connect`` it is refused with 500, or ends with 1011 if the handshake was
+        answered before, without which the result is not sent. If it raises, the connection ends.
         """
         return self._record("on_error", fn, sys._getframe(1))
 

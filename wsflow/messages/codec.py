@@ -7,18 +7,16 @@ they are the payload of a raw text or binary frame.
 
 from __future__ import annotations
 
-import datetime
-import decimal
+import contextlib
 import functools
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, Union, cast, final, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar, Union, cast, final
 
 import msgspec
-from msgspec import inspect
 
 from wsflow.messages.calls import EXPECT_ANSWERS, answer_type
 from wsflow.messages.encoded import EncodedMessage
+from wsflow.messages.shapes import Shapes, has_raw, runtime_classes, takes_the_rest
 
 T = TypeVar("T")
 _NAMES = {"json": msgspec.json, "msgpack": msgspec.msgpack}
@@ -36,13 +34,24 @@ class BadMessage(Exception):
     Attributes:
         code: the close code: 1007 if it cannot be decoded, 1003 if no consumer takes its kind of
             frame, 1008 if it violates the rules of calls, or a rate limit.
-        reason: the close reason: what is wrong, and where.
+        reason: what is wrong.
+        where: where in the message, as a JSONPath.
+        tag: its tag; None if none could be read.
+        known: whether the tag is one that is taken, or there is none.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(
+        self, code: int, reason: str, where: str = "$", tag: Any = None, known: bool = True
+    ) -> None:
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
+        self.where = where
+        self.tag = tag
+        self.known = known
+
+    def __str__(self) -> str:
+        return self.reason if self.where == "$" else f"{self.reason} - at `{self.where}`"
 
 
 @final
@@ -72,9 +81,10 @@ class Codec:
         self.text = text
         self._sendable: set[type] = set()  # classes whose messages may be sent directly
 
-    def decoder(self, kind: Any) -> Callable[[bytes], Any]:
-        """A function that decodes bytes to a value of type ``kind``."""
-        return cast("Callable[[bytes], Any]", _NAMES[self.name].Decoder(kind).decode)
+    def decoder(self, *kinds: Any) -> Callable[[bytes], Any]:
+        """A function that decodes bytes to a value of one of the types."""
+        union: Any = Union[kinds]  # noqa: UP007
+        return cast("Callable[[bytes], Any]", _NAMES[self.name].Decoder(union).decode)
 
     def pack(self, message: object) -> Packed:
         """Encode ``message``; ``str`` and ``bytes`` are raw.
@@ -133,6 +143,9 @@ Way = tuple[Callable[[bytes], Any], T | None]
 class Decoding(Generic[T]):
     """How a path decodes the messages of one codec, and which consumer takes them.
 
+    Types that take the rest (``Any``, ``msgspec.Raw``, ``dict``) get what belongs to none of the
+    others: it is decoded once more for them.
+
     Args:
         codec: the codec of the connection.
         kinds: the types that are decoded, each with its taker.
@@ -145,9 +158,10 @@ class Decoding(Generic[T]):
         text: how the payload of a text frame is decoded, and its taker.
         binary: the same for a binary frame.
         calls: whether call frames are decoded.
+        tags: the tags of the messages that are taken.
     """
 
-    __slots__ = ("_classes", "_fallback", "binary", "calls", "text")
+    __slots__ = ("_classes", "_codec", "_fallback", "_shapes", "binary", "calls", "tags", "text")
 
     def __init__(
         self,
@@ -158,12 +172,17 @@ class Decoding(Generic[T]):
         call_frames: tuple[Any, ...] = (),
     ) -> None:
         self.calls = bool(call_frames) and (text if codec.text else binary) is None
+        self._codec = codec
+        typed = [kind for kind in kinds if not takes_the_rest(kind)]
+        rest = [Any if kind is object else kind for kind in kinds if takes_the_rest(kind)]
+        self.tags = Shapes(typed).tags
+        self._shapes = Shapes((*typed, *call_frames))
         decode: Callable[[bytes], Any] | None = None
         if kinds:
-            decode = codec.decoder(Union[(*kinds, *call_frames)])
+            decode = _decoder(codec, (*typed, *call_frames), rest, self._shapes)
         elif self.calls:
             refuse = _nobody_takes_text if codec.text else _nobody_takes_binary
-            decode = _or_else(codec.decoder(Union[tuple(call_frames)]), refuse)  # noqa: UP007
+            decode = _or_else(codec.decoder(*call_frames), refuse)
         self.text: Way[T] = (_nobody_takes_text, None)
         self.binary: Way[T] = (_nobody_takes_binary, None)
         if text is not None:
@@ -174,7 +193,7 @@ class Decoding(Generic[T]):
             self.text = (decode, None)
         elif decode:
             self.binary = (decode, None)
-        self._classes: dict[type, T] = {}
+        self._classes: dict[type, T | None] = dict.fromkeys(call_frames)
         self._fallback: T | None = None
         for kind, taker in kinds.items():
             for cls in runtime_classes(kind):
@@ -183,9 +202,76 @@ class Decoding(Generic[T]):
                 else:
                     self._classes[cls] = taker
 
+    def explain(self, exc: Exception, data: bytes) -> BadMessage:
+        """What is wrong with a message that cannot be decoded."""
+        bad = bad_message(exc)
+        tag = None
+        with contextlib.suppress(Exception):  # it is malformed
+            tag = self._shapes.tag_of(self._codec.decoder(Any)(data))
+        bad.tag, bad.known = tag, tag is None or tag in self._shapes.tags
+        if not bad.known:
+            field, taken = self._shapes.tag_field, ", ".join(map(repr, self.tags)) or "nothing"
+            bad.reason = f"unknown {field} {tag!r}: this path takes {taken}"
+        return bad
+
     def taker(self, message: object) -> T | None:
         """The taker of a message, by its class; None for a call frame."""
         return self._classes.get(type(message), self._fallback)
+
+
+def _decoder(
+    codec: Codec, typed: tuple[Any, ...], rest: Sequence[Any], shapes: Shapes
+) -> Callable[[bytes], Any]:
+    """The decoder of the types of a path, and of those that take what belongs to none of them."""
+    if typed and rest:
+        decode = _in_turn(codec.decoder(*typed), _decoder_of_rest(codec, rest), shapes, codec)
+    elif rest:
+        decode = _decoder_of_rest(codec, rest)
+    else:
+        decode = codec.decoder(*typed)
+    if codec.text or not any(map(has_raw, (*typed, *rest))):
+        return decode
+    decode_any = codec.decoder(Any)
+
+    def check(data: bytes) -> Any:
+        """What is not decoded is passed on, and must not fail elsewhere. Text was checked."""
+        message = decode(data)
+        decode_any(data)
+        return message
+
+    return check
+
+
+def _in_turn(
+    first: Callable[[bytes], Any], rest: Callable[[bytes], Any], shapes: Shapes, codec: Codec
+) -> Callable[[bytes], Any]:
+    decode_any = codec.decoder(Any)
+
+    def decode(data: bytes) -> Any:
+        try:
+            return first(data)
+        except msgspec.ValidationError:
+            if shapes.has(decode_any(data)):
+                raise
+        return rest(data)
+
+    return decode
+
+
+def _decoder_of_rest(codec: Codec, rest: Sequence[Any]) -> Callable[[bytes], Any]:
+    """The decoder of ``Any`` or ``msgspec.Raw``; and of ``dict``, for objects."""
+    objects = [kind for kind in rest if {*runtime_classes(kind)} == {dict}]
+    others = [kind for kind in rest if kind not in objects]
+    if not objects or not others:
+        return codec.decoder(*rest)
+    decode_any, decode_object = codec.decoder(Any), codec.decoder(*objects)
+    decode_other = codec.decoder(*others)
+
+    def decode(data: bytes) -> Any:
+        is_object = isinstance(decode_any(data), dict)
+        return decode_object(data) if is_object else decode_other(data)
+
+    return decode
 
 
 def _or_else(
@@ -232,7 +318,8 @@ def bad_message(exc: Exception) -> BadMessage:
     if isinstance(exc, BadMessage):
         return exc
     if isinstance(exc, msgspec.MsgspecError):
-        return BadMessage(1007, str(exc))
+        reason, _, where = str(exc).partition(" - at `")
+        return BadMessage(1007, reason, where.removesuffix("`") or "$")
     if isinstance(exc, UnicodeDecodeError):
         return BadMessage(1007, f"not UTF-8 at byte {exc.start}")
     if isinstance(exc, RecursionError):
@@ -246,48 +333,3 @@ def bad_message(exc: Exception) -> BadMessage:
 def answer_decoder(kind: Any, codec: Codec) -> Callable[[Any], Any]:
     """The decoder of the answers to messages of a type."""
     return codec.decoder(answer_type(kind))
-
-
-def runtime_classes(kind: Any) -> Iterable[type]:
-    """The classes of the decoded values of a type; ``object`` if it can be any."""
-    return _classes_of(inspect.type_info(kind))
-
-
-_PLAIN: Mapping[type, type] = {
-    inspect.AnyType: object,
-    inspect.NoneType: type(None),
-    inspect.BoolType: bool,
-    inspect.IntType: int,
-    inspect.FloatType: float,
-    inspect.StrType: str,
-    inspect.BytesType: bytes,
-    inspect.ByteArrayType: bytearray,
-    inspect.MemoryViewType: memoryview,
-    inspect.DateTimeType: datetime.datetime,
-    inspect.DateType: datetime.date,
-    inspect.TimeType: datetime.time,
-    inspect.TimeDeltaType: datetime.timedelta,
-    inspect.UUIDType: uuid.UUID,
-    inspect.DecimalType: decimal.Decimal,
-    inspect.RawType: msgspec.Raw,
-    inspect.ExtType: msgspec.msgpack.Ext,
-    inspect.DictType: dict,
-    inspect.TypedDictType: dict,
-    inspect.ListType: list,
-    inspect.SetType: set,
-    inspect.FrozenSetType: frozenset,
-    inspect.VarTupleType: tuple,
-    inspect.TupleType: tuple,
-}
-
-
-def _classes_of(info: Any) -> Iterable[type]:
-    if isinstance(info, inspect.Metadata):
-        return _classes_of(info.type)
-    if isinstance(info, inspect.UnionType):
-        return [cls for part in info.types for cls in _classes_of(part)]
-    if isinstance(info, inspect.LiteralType):
-        return {type(value) for value in info.values}
-    if (cls := _PLAIN.get(type(info))) is not None:
-        return [cls]
-    return [get_origin(info.cls) or info.cls]  # a Struct, dataclass, Enum, NamedTuple

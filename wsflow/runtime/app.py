@@ -32,6 +32,9 @@ from wsflow.wiring.sources import APP_TASK_GROUP
 
 log = Log("wsflow")
 
+MOST_IGNORED = 100
+"""How many unknown tags are logged: peers choose them."""
+
 
 @final
 class App:
@@ -84,6 +87,7 @@ class App:
         self._error: BaseException | None = None
         self._setting_up: anyio.CancelScope | None = None
         self._aborted = False
+        self._ignored: set[tuple[str, object]] = set()  # paths, and tags that were logged
         self._idle: anyio.Event | None = None  # set when the last connection is over
 
     # -- running
@@ -161,6 +165,9 @@ class App:
     def entered(self, handler: Handler) -> None:
         self._setting_up = None
 
+    async def recover(self, exc: Exception) -> BaseException | None:
+        return exc
+
     def leaving(self, handler: Handler) -> None:
         """A lifespan has no timeout to tear down."""
 
@@ -210,6 +217,13 @@ class App:
         """A connection was refused before it could send its opening request."""
         self.directory.channels.counters["refused"] += 1
         log.often(logging.WARNING, "refused a connection: %s", why)
+
+    def ignored(self, template: str, tag: object) -> None:
+        """A message with an unknown tag was ignored. The first tags are logged, each once."""
+        self.directory.channels.counters["ignored"] += 1
+        if (template, tag) not in self._ignored and len(self._ignored) < MOST_IGNORED:
+            self._ignored.add((template, tag))
+            log.info("messages with the tag %r are ignored at %s", tag, template)
 
     def stalled(self) -> None:
         """The event loop was blocked for too long."""

@@ -297,7 +297,7 @@ class Calls:
             kind: Any = type(message)
             return decode_or_refuse(answer_decoder(kind, self._outbox.codec), frame.value)
         except BadMessage as bad:
-            raise CallError("invalid", f"the answer is not valid: {bad.reason}") from bad
+            raise CallError("invalid", f"the answer is not valid: {bad}") from bad
 
     # -- receiving; there may be no current task
 
@@ -341,9 +341,9 @@ class Calls:
             message = decode(ask.message)
         except Exception as exc:
             bad = bad_message(exc)
-            unknown = bad.code == 1003 or bad.reason.endswith(f"`$.{self._tag_field}`")
+            unknown = bad.code == 1003 or bad.where == f"$.{self._tag_field}"
             code = "unknown" if unknown else "invalid"
-            why = "no consumer takes such calls" if unknown else bad.reason
+            why = "no consumer takes such calls" if unknown else str(bad)
             self.urge(Failed, id=ask.id, code=code, message=why)
             return None
         answering = self._answering[ask.id] = Answering(self, ask, message)

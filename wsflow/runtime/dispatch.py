@@ -9,9 +9,9 @@ from typing import Any, Protocol, cast, final
 
 from wsflow.declare.router import Handler
 from wsflow.end import End
-from wsflow.errors import Disconnected, unwrap
+from wsflow.errors import Disconnected, InvalidMessage, unwrap
 from wsflow.messages.calls import Ask, Auth
-from wsflow.messages.codec import BadMessage, Codec, bad_message
+from wsflow.messages.codec import BadMessage, Codec
 from wsflow.messages.weight import HEAVY, LARGE, estimated, weight
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
@@ -40,6 +40,7 @@ class Owner(Protocol):
     def refuse(self, bad: BadMessage) -> None: ...
     def call_failed(self, what: object, exc: BaseException) -> None: ...
     def credential_received(self, frame: Auth) -> None: ...
+    def ignored(self, tag: object) -> None: ...
 
 
 @final
@@ -135,9 +136,11 @@ class Dispatcher:
                 continue
             decode, taker = decoding.text if text else decoding.binary
             try:
+                if text and not data.isascii():
+                    data.decode()  # also what is not decoded (RFC 6455 §8.1)
                 message = decode(data)
             except Exception as exc:
-                self._owner.refuse(bad_message(exc))
+                self._refuse(exc, data)
                 continue
             consumer = taker or decoding.taker(message)
             try:
@@ -171,16 +174,31 @@ class Dispatcher:
     def _decode_large(self, data: bytes, text: bool, memory: int) -> None:
         decode, taker = self._decoding.text if text else self._decoding.binary
         try:
+            if text and not data.isascii():
+                data.decode()
             message = decode(data)
         except Exception as exc:
             self._inbox.handled(memory)
-            self._owner.refuse(bad_message(exc))
+            self._refuse(exc, data)
             return
         consumer = taker or self._decoding.taker(message)
         try:
             self._take(consumer, message, data, memory)
         except BaseException as exc:
             self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
+
+    def _refuse(self, exc: Exception, data: bytes) -> None:
+        """A message cannot be decoded: an ``on_error`` function takes it in its place, or the
+        connection ends. Messages with an unknown tag may be ignored."""
+        bad = self._decoding.explain(exc, data)
+        if not bad.known and self._plan.ignores_unknown:
+            self._owner.ignored(bad.tag)
+        elif bad.code != 1007 or (taker := self._plan.invalid) is None:
+            self._owner.refuse(bad)
+        elif not self._inbox.closed:
+            invalid = InvalidMessage(bad.reason, bad.where, bad.tag, data)
+            invalid.__cause__ = bad.__cause__
+            (self._throttle or self._lane).put(Item(taker, invalid, len(data)))
 
     def _take(self, consumer: ConsumerPlan | None, message: Any, data: bytes, memory: int) -> None:
         """Take a message that has taken so much memory: it goes its way, or waits in its lane."""
@@ -224,7 +242,8 @@ class Dispatcher:
         consumer = item.consumer
         if not here:
             self.ready = False  # what comes next must not overtake it
-        if not self.ready or consumer in self._lanes or consumer.calls or item.memory:
+        waits = consumer.calls or item.memory or consumer is self._plan.invalid
+        if not self.ready or consumer in self._lanes or waits:
             self._lanes.get(consumer, self._lane).put(item)
         else:
             self._begin(consumer, item.message)
@@ -298,6 +317,11 @@ class Dispatcher:
             or (self._throttle is not None and self._throttle.held)
         )
 
+    async def recover(self, exc: Exception, *, answer: bool) -> None:
+        """Have ``on_error`` handle what an ``on_connect`` function raised: see
+        ``Handlers.recover``."""
+        await self._bound.recover(exc, answer=answer)
+
     # -- the host
 
     def start(self) -> None:
@@ -328,7 +352,10 @@ class Dispatcher:
             while lane.queue:
                 item = lane.take()
                 self.doing = item.consumer.handler
-                await handlers.handle(item.consumer, item.message)
+                if item.consumer is self._plan.invalid:
+                    await handlers.recover(item.message)
+                else:
+                    await handlers.handle(item.consumer, item.message)
                 self.doing = None
                 lane.release(item)
                 del item  # else it is kept until the next one

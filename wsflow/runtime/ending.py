@@ -16,7 +16,16 @@ import anyio
 from wsflow.credential import FORBIDDEN
 from wsflow.declare.router import Handler
 from wsflow.end import CAUSE_OF_CODE, End, check_close_code, cut_reason
-from wsflow.errors import Close, ConnectError, Disconnected, Forbidden, Reject, leaves, unwrap
+from wsflow.errors import (
+    Close,
+    ConnectError,
+    Disconnected,
+    Forbidden,
+    InvalidMessage,
+    Reject,
+    leaves,
+    unwrap,
+)
 from wsflow.http import status_phrase
 from wsflow.log import Log
 from wsflow.messages.codec import BadMessage
@@ -60,6 +69,8 @@ def end_of(exc: BaseException, *, accepted: bool) -> End:
         if accepted:
             return End("policy", 1008, cut_reason(exc.body.strip()))
         return End("rejected", exc.status, exc.body.strip())
+    if isinstance(exc, InvalidMessage):
+        return End("invalid", 1007, cut_reason(str(exc)))
     if isinstance(exc, Forbidden):
         if accepted:
             return End("policy", FORBIDDEN, cut_reason(str(exc)))
@@ -69,7 +80,7 @@ def end_of(exc: BaseException, *, accepted: bool) -> End:
 
 def end_of_bad_message(bad: BadMessage) -> End:
     """How it ends when the peer has sent a message that is not accepted."""
-    return End(CAUSE_OF_CODE[bad.code], bad.code, cut_reason(bad.reason))
+    return End(CAUSE_OF_CODE[bad.code], bad.code, cut_reason(str(bad)))
 
 
 def end_of_protocol_error(code: int, reason: str) -> End:
@@ -144,6 +155,9 @@ class Ending:
         cause, errors = exc, [exc]
         if isinstance(exc, BaseExceptionGroup):
             cause, errors = _sort(exc)
+        elif isinstance(exc, InvalidMessage) and exc.__cause__ is None:
+            self.invalid(exc)
+            errors = []
         elif isinstance(exc, MEANT):
             errors = []
         try:
@@ -217,6 +231,10 @@ class Ending:
         """Log an error of decoding a message, which does not count as an error of a handler."""
         self._log(logging.ERROR, RAISED, what, type(exc).__name__, exc_info=exc)
 
+    def invalid(self, why: Exception) -> None:
+        """Log why a message is not accepted, at most once per second: peers cause that."""
+        log.often(logging.WARNING, "%sinvalid message: %s", self._place, why)
+
     def scope_cancelled(self, handler: Handler, why: str) -> None:
         """Log that a step of a scope function was cancelled."""
         self._log(logging.ERROR, "%s (%s) %s", handler, handler.where, why)
@@ -242,8 +260,11 @@ class Ending:
     def _log(
         self, level: int, text: str, *values: object, exc_info: BaseException | None = None
     ) -> None:
-        place = f"connection {self._id} at {self._template}: "
-        log.log(level, "%s" + text, place, *values, exc_info=exc_info)
+        log.log(level, "%s" + text, self._place, *values, exc_info=exc_info)
+
+    @property
+    def _place(self) -> str:
+        return f"connection {self._id} at {self._template}: "
 
 
 def _sort(exc: BaseException) -> tuple[BaseException, list[BaseException]]:

@@ -20,6 +20,7 @@ from wsflow.wiring.invocation import Bound, Invocation, MessageValues
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan, ScopePlan
 
 Bind = Callable[[MessageValues], Bound]
+Caught = list[tuple[ErrorPlan, BaseException]]
 
 
 @final
@@ -62,14 +63,13 @@ class Handlers:
         self._bound: dict[ConsumerPlan, Callable[[Any], Any]] = {}  # with the first message
         self._errors: dict[Handler, Bound] = {}
         self._handled = 0
-        self._scopes: list[tuple[ScopePlan, Bind]] = []
-        self.rebind()
+        self._scopes: list[tuple[ScopePlan, Bind]] | None = None  # bound with the first message
 
     def rebind(self) -> None:
         """Values of the connection have changed: calls from now on receive the new ones."""
         self._bound.clear()
         self._errors.clear()
-        self._scopes = [(scope, self._bind(scope.invocation)) for scope in self._plan.on_message]
+        self._scopes = None
 
     def _bind(self, call: Invocation) -> Bind:
         if call.per_message:
@@ -130,7 +130,7 @@ class Handlers:
                 rest = Begun(coroutine, yielded).finish()
         except Exception as exc:
             caught = self._catch(exc)
-            return begin(self._recover(*caught)) if caught is not None else None
+            return begin(self._recover(exc, caught)) if caught else None
         return begin(self._settle(rest))
 
     async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
@@ -161,6 +161,9 @@ class Handlers:
     async def _within(
         self, index: int, inner: Callable[[MessageValues], Any], values: dict[Handler | None, Any]
     ) -> None:
+        if self._scopes is None:
+            plans = self._plan.on_message
+            self._scopes = [(plan, self._bind(plan.invocation)) for plan in plans]
         if index == len(self._scopes):
             await inner(values)
             return
@@ -239,45 +242,61 @@ class Handlers:
         """Run a consumer that iterates its messages itself."""
         await self.reply(self._bind(consumer.invocation)({}), consumer.generator, messages)
 
-    async def recover(self, exc: Exception) -> None:
-        """Have ``on_error`` handle what a handler raised.
+    async def recover(self, exc: Exception, *, answer: bool = True) -> None:
+        """Have ``on_error`` handle what a handler raised. Functions that ask for what is not
+        provided yet are not called.
+
+        Args:
+            exc: what was raised.
+            answer: whether what they return is sent.
 
         Raises:
-            Exception: ``exc`` if no function handles it, or what the ``on_error`` function raised.
+            Exception: ``exc``, or what is left of a group, if no function handles it; or what an
+                ``on_error`` function raised.
         """
         caught = self._catch(exc)
-        if caught is not None:
-            await self._recover(*caught)
+        if caught:
+            await self._recover(exc, caught, answer)
 
-    def _catch(self, exc: Exception) -> tuple[ErrorPlan, BaseException] | None:
-        """The ``on_error`` function for an exception, and the error; None for ``Disconnected``.
+    def _catch(self, exc: Exception) -> Caught:
+        """The ``on_error`` functions for an exception, or for those in a group, each with its
+        error; none for ``Disconnected``.
 
         Raises:
             Exception: there is no function for it.
         """
-        error: BaseException = exc
-        if isinstance(exc, BaseExceptionGroup):
-            if _is_meant(exc):
-                raise exc
-            error = unwrap(exc)
-        if isinstance(error, Disconnected):
-            return None
-        if isinstance(error, Close | Reject) or not self._plan.on_error:
-            raise error
-        plan = self._plan.error_plan(error)
-        if plan is None:
-            raise error
-        return plan, error
+        errors = leaves(exc)
+        if not errors:
+            return []
+        if not self._plan.on_error or _is_meant(exc):
+            raise unwrap(exc)
+        plans = ((self._plan.error_plan(each), each) for each in errors)
+        found = [
+            (plan, error)
+            for plan, error in plans
+            if plan is not None and plan.invocation.has_all(self._environment)
+        ]
+        if not found:
+            raise unwrap(exc)
+        return found
 
-    async def _recover(self, plan: ErrorPlan, error: BaseException) -> None:
-        bound = self._errors.get(plan.invocation.handler)
-        if bound is None:
-            bound = plan.invocation.bind(self._environment)
-            self._errors[plan.invocation.handler] = bound
-        try:
-            await self.reply(bound, False, error)
-        except Disconnected:
-            return
+    async def _recover(self, exc: Exception, caught: Caught, answer: bool = True) -> None:
+        for plan, error in caught:
+            bound = self._errors.get(plan.invocation.handler)
+            if bound is None:
+                bound = plan.invocation.bind(self._environment)
+                self._errors[plan.invocation.handler] = bound
+            try:
+                if answer:
+                    await self.reply(bound, False, error)
+                else:
+                    await bound(error)
+            except Disconnected:
+                return
+        handled = {id(error) for _, error in caught}
+        left = [each for each in leaves(exc) if id(each) not in handled]
+        if left:
+            raise left[0] if len(left) == 1 else BaseExceptionGroup(str(exc), left)
 
 
 def _is_meant(exc: Exception) -> bool:

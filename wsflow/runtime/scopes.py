@@ -93,6 +93,10 @@ class Steps(Protocol):
     def entering(self, handler: Handler, scope: anyio.CancelScope) -> None:
         """A function begins to set up; cancelling ``scope`` cancels that."""
 
+    async def recover(self, exc: Exception) -> BaseException | None:
+        """The set-up of a function raised ``exc``. Returns what nobody has handled of it. Raises
+        nothing."""
+
     def entered(self, handler: Handler) -> None:
         """A function has set up."""
 
@@ -144,7 +148,9 @@ class Nest:
             try:
                 value, generator = await enter(plan, bound)
             except BaseException as exc:
-                self.steps.failed(handler, exc, "set up", anyio.current_time() >= limit)
+                left = await self.steps.recover(exc) if isinstance(exc, Exception) else exc
+                if left is not None:
+                    self.steps.failed(handler, left, "set up", anyio.current_time() >= limit)
             else:
                 # From here on the outer scope does not cancel the function, even if it was
                 # cancelled at the moment when the set-up was complete.

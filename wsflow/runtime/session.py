@@ -39,7 +39,7 @@ from wsflow.connection import Connection
 from wsflow.credential import EXPIRED, Credential
 from wsflow.declare.router import Handler
 from wsflow.end import End
-from wsflow.errors import Close, ConnectError, Disconnected, Reject
+from wsflow.errors import Close, ConnectError, Disconnected, Reject, leaves, unwrap
 from wsflow.http import check_text
 from wsflow.limits import Limits
 from wsflow.messages.calls import Auth
@@ -56,6 +56,7 @@ from wsflow.runtime.ending import (
     SLOW,
     VANISHED,
     Ending,
+    end_of,
     end_of_bad_message,
     end_of_protocol_error,
     end_of_refusal,
@@ -123,6 +124,7 @@ class Owner(Protocol):
     def rates(self) -> SharedRates: ...
     @property
     def memory(self) -> Memory: ...
+    def ignored(self, template: str, tag: object) -> None: ...
     def identified(self, user: str) -> None: ...
     def forget(self, session: Session) -> None: ...
     def ended(self, session: Session) -> None: ...
@@ -384,7 +386,12 @@ class Session:
         """The peer has sent a message that is not accepted."""
         if bad.__cause__ is not None:
             self.ending.note("decoding a message", bad.__cause__)
+        elif bad.code == 1007:
+            self.ending.invalid(bad)
         self.finish(end_of_bad_message(bad))
+
+    def ignored(self, tag: object) -> None:
+        self._app.ignored(self.plan.template, tag)
 
     def call_failed(self, what: object, exc: BaseException) -> None:
         """A consumer failed to answer a call. The connection stays open."""
@@ -630,6 +637,18 @@ class Session:
         self._in = handler
         limits = self._app.limits
         self._expect_within(limits.open_timeout + limits.close_timeout, self._give_up)
+
+    async def recover(self, exc: Exception) -> BaseException | None:
+        """Have ``on_error`` handle what an ``on_connect`` function raised. The connection ends in
+        any case: its value is missing."""
+        if not leaves(exc):
+            return exc
+        try:
+            await self._dispatcher.recover(exc, answer=self.accepted)
+        except BaseException as left:
+            return left
+        self.finish(end_of(unwrap(exc), accepted=self.accepted))
+        return None
 
     def entered(self, handler: Handler) -> None:
         if not self.stopping:

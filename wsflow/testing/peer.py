@@ -24,8 +24,9 @@ from wsflow.messages.calls import (
     StreamItem,
     call_frames,
 )
-from wsflow.messages.codec import JSON, Codec, answer_decoder, runtime_classes
+from wsflow.messages.codec import JSON, Codec, answer_decoder
 from wsflow.messages.encoded import EncodedMessage
+from wsflow.messages.shapes import runtime_classes
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
 from wsflow.transports.memory import MemoryTransport, Rejection

@@ -129,8 +129,9 @@ class Registry:
             often events of a history were ``lost`` for members, how often the connection to the
             broker was lost (``reconnected``), events of histories that were dropped because all
             histories in this process were too large (``history_dropped``), messages that were over
-            a rate limit (``rate_limited``), whatever became of them, and large messages that waited
-            until there was memory to decode them (``deferred``).
+            a rate limit (``rate_limited``), whatever became of them, large messages that waited
+            until there was memory to decode them (``deferred``), and messages with an unknown tag
+            that were ``ignored``.
         """
         channels = self._directory.channels
         return {

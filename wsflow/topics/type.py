@@ -11,9 +11,10 @@ from typing import Any, Union
 
 import msgspec
 
-from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse, runtime_classes
+from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
+from wsflow.messages.shapes import runtime_classes
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
 # so that no message can contain it, neither by accident nor on purpose.

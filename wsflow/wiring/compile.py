@@ -250,6 +250,7 @@ class _Compiler:
             call_frames=frames,
             sends=self._sends(senders, levels),
             rates=tuple(rate for each in levels for rate in each.rates),
+            ignores_unknown=self._ignores_unknown(levels),
         )
         other = self.routes.add(place.template, plan)
         if other is not None and other.where == router._where:
@@ -265,6 +266,16 @@ class _Compiler:
                 f"{other.template!r} ({other.where}).",
                 "change one of the two paths, or put all their functions on one Router.",
             )
+
+    def _ignores_unknown(self, levels: Levels) -> bool:
+        """What the innermost Router says; by default, a client ignores, and a server closes."""
+        said = None
+        for router in (level.router for level in levels):
+            said = router.unknown if router.unknown is not None else said
+            if router.unknown not in (None, "close", "ignore"):
+                why = f"unknown is {router.unknown!r}."
+                self._router_problem(router, why, 'use "close" or "ignore".')
+        return said == "ignore" or (said is None and self.resolver.client)
 
     def _sends(self, senders: Sequence[Handler], levels: Levels) -> tuple[Any, ...]:
         """The types that the functions of a path declare to send, and those of its topics."""

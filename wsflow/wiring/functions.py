@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+import msgspec
 from anyio.abc import TaskGroup
 
 from wsflow.declare.markers import REQUEST_MARKERS, Message, Requires
@@ -23,7 +24,8 @@ from wsflow.declare.signatures import (
 from wsflow.end import End
 from wsflow.errors import Close, Disconnected, Reject
 from wsflow.messages.calls import Stream, answer_type, is_call
-from wsflow.messages.codec import CODECS, Codec, Decoding, runtime_classes
+from wsflow.messages.codec import CODECS, Codec, Decoding
+from wsflow.messages.shapes import Shapes, runtime_classes, takes_the_rest
 from wsflow.topics.topic import Topic
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.messages import RAW, message_problem, union_problem
@@ -33,6 +35,7 @@ from wsflow.wiring.resolve import SIMPLE, Resolver
 from wsflow.wiring.sources import GIVEN
 
 WhyAndCure = tuple[str, str]
+_OF_MSGSPEC = (msgspec.MsgspecError, msgspec.DecodeError, msgspec.ValidationError)
 MAY_GENERATE = {"lifespan", "on_connect", "on_message", "consumer", "producer"}
 PROVIDES = {"lifespan", "on_connect", "on_message"}
 
@@ -224,7 +227,8 @@ class Functions:
                 if kind in RAW:
                     raw[kind] = plan
                     continue
-                if (why := union_problem((*takers, kind))) is not None:
+                typed = tuple(each for each in (*takers, kind) if not takes_the_rest(each))
+                if typed and (why := union_problem(typed)) is not None:
                     self._problem(
                         plan.handler,
                         "",
@@ -234,6 +238,7 @@ class Functions:
                     )
                     continue
                 takers[kind] = plan
+        self._never_taken(takers)
         why = _no_calls(tuple(takers), call_frames)
         if why is not None:
             call_frames = ()
@@ -264,10 +269,28 @@ class Functions:
                 )
         return found
 
+    def _never_taken(self, takers: Mapping[Any, ConsumerPlan]) -> None:
+        """Report consumers of ``dict`` beside one that takes objects without a tag."""
+        owners = [kind for kind in takers if not takes_the_rest(kind) and Shapes([kind]).untagged]
+        for kind, plan in takers.items():
+            if owners and takes_the_rest(kind) and {*runtime_classes(kind)} == {dict}:
+                owner = takers[owners[0]]
+                self._problem(
+                    plan.handler,
+                    "",
+                    f"It takes the objects that no other consumer takes, and {owner.handler} "
+                    f"({owner.handler.where}) takes all: {type_name(owners[0])} has no tag.",
+                    'give that one a tag: class Say(msgspec.Struct, tag="say").',
+                )
+
     def _taken(self, plan: ConsumerPlan, kind: Any, takers: Mapping[Any, ConsumerPlan]) -> bool:
         classes = set(runtime_classes(kind))
         for other, taker in takers.items():
-            if taker is not plan and classes & set(runtime_classes(other)):
+            all_of_it = {object, msgspec.Raw}
+            if taker is not plan and (
+                classes & set(runtime_classes(other))
+                or (classes & all_of_it and all_of_it & set(runtime_classes(other)))
+            ):
                 self._problem(
                     plan.handler,
                     "",
@@ -305,6 +328,16 @@ class Functions:
                     "use the End in on_disconnect.",
                 )
                 continue
+            if any(kind in _OF_MSGSPEC for kind in types):
+                self._problem(
+                    handler,
+                    first or "",
+                    "A message that cannot be decoded is an InvalidMessage: on_error is not called "
+                    "with msgspec's errors.",
+                    "take wsflow.InvalidMessage; catch what your own decoding raises where it is "
+                    "raised.",
+                )
+                continue
             if not types or not all(
                 isinstance(kind, type) and issubclass(kind, Exception) for kind in types
             ):
@@ -331,12 +364,8 @@ class Functions:
 
 def _no_calls(kinds: tuple[Any, ...], call_frames: tuple[Any, ...]) -> str | None:
     """Why call frames cannot be told apart from messages of these types; None if they can."""
-    if not call_frames or not kinds:
-        return None
-    for kind in kinds:
-        if object in runtime_classes(kind):
-            return f"{type_name(kind)} matches any message"
-    return union_problem((*kinds, *call_frames))
+    typed = tuple(kind for kind in kinds if not takes_the_rest(kind))
+    return union_problem((*typed, *call_frames)) if call_frames and typed else None
 
 
 def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> WhyAndCure | None:

@@ -13,7 +13,7 @@ from typing import Any
 from wsflow.declare.markers import Requires
 from wsflow.declare.router import Handler
 from wsflow.wiring.environment import Environment
-from wsflow.wiring.sources import PerMessage, Source
+from wsflow.wiring.sources import PerMessage, Provided, Source
 
 Bound = Callable[..., Any]
 """Called with the leading arguments (a message, an exception, or none)."""
@@ -55,6 +55,11 @@ class Invocation:
             *(source for _, source in self.keywords),
             *(source for _, source in self.guards),
         )
+
+    def has_all(self, environment: Environment) -> bool:
+        """Whether all that it asks of scope functions is provided by now."""
+        provided = (each for each in self.sources if isinstance(each, Provided))
+        return all(each.handler in environment.values for each in provided)
 
     @property
     def named_sources(self) -> tuple[tuple[str, Source], ...]:

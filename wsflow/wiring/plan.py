@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from wsflow.declare.router import Handler, Per, WhenOver
-from wsflow.errors import DeclarationError, Problem
+from wsflow.errors import DeclarationError, InvalidMessage, Problem
 from wsflow.limits import Limits
 from wsflow.messages.codec import CODECS, Codec, Decoding
 from wsflow.topics.declared import DeclaredTopics
@@ -134,6 +134,7 @@ class RoutePlan:
         call_frames: the call frames, by their class in ``wsflow.messages.calls``.
         sends: the types of the messages that are sent to the peer, as far as they are annotated.
         rates: the limits of the Routers around it.
+        ignores_unknown: whether messages with an unknown tag are ignored.
     """
 
     template: str
@@ -151,6 +152,7 @@ class RoutePlan:
     call_frames: Mapping[Any, Any]
     sends: tuple[Any, ...]
     rates: tuple[RatePlan, ...]
+    ignores_unknown: bool = False
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
         """Negotiate the subprotocol: the Router's own first, then a codec's; None without one."""
@@ -223,6 +225,16 @@ class RoutePlan:
             for each in self.limits
             if each.when_over == "close" and each.per == "user" and self.on_connect
         )
+
+    @functools.cached_property
+    def invalid(self) -> ConsumerPlan | None:
+        """Stands for the consumer of messages that cannot be decoded, if an ``on_error`` function
+        takes them."""
+        plan = self.error_plan(InvalidMessage(""))
+        if plan is None:
+            return None
+        kinds = (InvalidMessage,)
+        return ConsumerPlan(plan.invocation, kinds, False, False, False, self.rates)
 
     def error_plan(self, exc: BaseException) -> ErrorPlan | None:
         """The ``on_error`` function for an error: the most specific type first, then the innermost
