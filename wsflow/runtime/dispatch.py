@@ -178,8 +178,8 @@ class Dispatcher:
                 data.decode()
             message = decode(data)
         except Exception as exc:
-            self._inbox.handled(memory)
             self._refuse(exc, data)
+            self._inbox.handled(memory)
             return
         consumer = taker or self._decoding.taker(message)
         try:
