@@ -780,6 +780,65 @@ async def test_a_path_whose_messages_have_no_tags() -> None:
     assert errors[0].startswith("this path's messages cannot be told apart from answers: give")
 
 
+async def test_a_call_that_cannot_be_sent_in_time() -> None:
+    """The peer does not read: the time passes before the call is on its way."""
+    router, raised = Router(), list[Exception]()
+
+    @router.consumer
+    async def start(message: Say, connection: Connection) -> None:
+        try:
+            await connection.call(Add(1, 2), timeout=0.01)
+        except TimeoutError as exc:
+            raised.append(exc)
+
+    async with connect(router) as peer:
+        session: Any = peer._session
+        session.outbox.pause()
+        await peer.send(Say("go"))
+        while not raised:
+            await anyio.lowlevel.checkpoint()
+        session.outbox.resume()
+        assert not session.calls._asked
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_flood_when_the_time_is_over(
+    answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as messages come the answer may be behind them, but not for ever."""
+    monkeypatch.setattr(calls, "LOOKS", 3)
+    router, results = Router(), list[Any]()
+    looks = 0
+
+    @router.consumer(concurrency=100)
+    async def start(message: Say, connection: Connection) -> None:
+        if message.text == "go":
+            try:
+                results.append(await connection.call(Work(), timeout=0))
+            except TimeoutError as exc:
+                results.append(exc)
+
+    async with connect(router) as peer:
+
+        async def flooded(seconds: float) -> None:
+            nonlocal looks
+            looks += 1
+            if answered and looks == 2:
+                await peer.send({"type": "$answer", "id": 1, "value": None})
+            await peer.send(Say("more"))
+            await anyio.sleep(seconds)
+
+        monkeypatch.setattr(calls, "sleep", flooded)
+        await peer.send(Say("go"))
+        while not results:
+            await anyio.lowlevel.checkpoint()
+    if answered:
+        assert (results, looks) == ([None], 2)
+    else:
+        assert isinstance(results[0], TimeoutError)
+        assert looks == 3
+
+
 async def test_tags_in_another_field() -> None:
     class Ask(Call[int], tag="ask", tag_field="kind"):
         number: int

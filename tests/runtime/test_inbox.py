@@ -30,12 +30,29 @@ class Wire:
     def resume_reading(self) -> None:
         self.reading = True
 
+    def after(self, seconds: float, call: Any) -> None:
+        self.due = call
+
     def overflow(self) -> None:
         self.overflown = True
 
 
 def inbox_of(wire: Wire) -> Inbox:
     return Inbox(LIMITS, Memory(0, Counter()), cast(Any, wire), wire.overflow)
+
+
+def test_memory_that_comes_too_late() -> None:
+    """The connection has ended between the grant and the turn of the event loop that it takes."""
+    memory, wire = Memory(10, Counter()), Wire()
+    one, two = (Inbox(LIMITS, memory, cast(Any, wire), wire.overflow) for _ in range(2))
+    granted: list[int] = []
+    assert one.take_memory(10, granted.append)
+    assert not two.take_memory(10, granted.append)
+    one.discard()
+    two.discard()
+    wire.due()
+    assert granted == []
+    assert memory.take(one, 10)
 
 
 # Of 10 messages and of 100 bytes: so many messages, of so many bytes each.

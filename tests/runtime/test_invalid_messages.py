@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -602,6 +605,56 @@ async def test_beside_types_without_tags() -> None:
                 assert await peer.receive(str) == what
             else:
                 assert (await peer.wait_closed()).code == 1007
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Pair(NamedTuple):
+    x: int
+
+
+@dataclass
+class Plain:
+    x: int
+
+
+class Row(msgspec.Struct, array_like=True):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "other"),
+    [
+        (Color, b'"red"', b'"blue"', b"5"),
+        (Pair, b"[1]", b'["a"]', b'"a"'),
+        (Row, b"[1]", b'["a"]', b'"a"'),
+        (Plain, b'{"x":1}', b'{"x":"a"}', b"[1]"),
+        (uuid.UUID, b'"00000000-0000-0000-0000-000000000000"', b'"a"', b"5"),
+        (float, b"1.5", b"", b'"a"'),
+        (Literal["a"], b'"a"', b'"b"', b"null"),
+    ],
+)
+async def test_each_shape(kind: Any, good: bytes, bad: bytes, other: bytes) -> None:
+    app = Router("/")
+
+    async def typed(message: Any) -> str:
+        return "typed"
+
+    @app.consumer
+    async def rest(message: Any) -> str:
+        return "rest"
+
+    typed.__annotations__["message"] = kind
+    app.consumer(typed)
+    async with connect(app) as peer:
+        for data, what in ((good, "typed"), (other, "rest")):
+            send(peer, data)
+            assert await peer.receive(str) == what
+        if bad:
+            send(peer, bad)
+            assert (await peer.wait_closed()).code == 1007
 
 
 async def test_two_that_take_all_are_one_too_many() -> None:

@@ -274,6 +274,18 @@ async def test_what_is_over_a_rate_limit_gives_its_memory_back(when_over: Any) -
         await until(lambda: 2 in gates.done)
 
 
+async def test_a_key_that_cannot_be_hashed() -> None:
+    app = Router("/")
+
+    @app.consumer(concurrency=2, key="filling")
+    async def take(message: Wide) -> None: ...
+
+    async with serving(app) as server, server.connect("/") as a:
+        await a.send(wide(0))
+        end = await a.wait_closed()
+        assert (end.code, type(end.error)) == (1011, TypeError)
+
+
 @pytest.mark.parametrize("bad", [b"[" * 10_000, b'{"type":"nothing","a":' + b"[]," * 8000])
 async def test_what_cannot_be_decoded_gives_its_memory_back(bad: bytes) -> None:
     gates = Gates()

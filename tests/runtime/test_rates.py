@@ -235,6 +235,36 @@ class TestSlowed:
             assert not session._inbox._waiting
             assert not session._inbox._waiting_bytes
 
+    async def test_as_long_as_a_renewal_is_overdue(self) -> None:
+        """Reading goes on throughout; what has no limit keeps its place behind what has one."""
+        app = Router("/")
+        handled: list[str] = []
+
+        @app.consumer(rate="1/s", burst=1)
+        async def go(message: Go) -> None:
+            handled.append("go")
+
+        @app.consumer
+        async def other(message: Other) -> None:
+            handled.append("other")
+
+        async with connect(app) as peer:
+            session: Any = peer._session
+            for each in (Go(), Go()):
+                await peer.send(each)
+            session.expect_renewal(True)
+            for each in (Other(), Go(), Other()):
+                await peer.send(each)
+            await anyio.sleep(0.5)
+            assert handled == ["go"]
+            await anyio.sleep(1)
+            assert handled == ["go", "go", "other"]
+            assert not session._inbox.full
+            await anyio.sleep(1)
+            assert handled == ["go", "go", "other", "go", "other"]
+            session.expect_renewal(False)
+            assert not session._inbox.full
+
 
 async def test_close_goes_before_drop_and_drop_before_slow() -> None:
     app = Router("/", rate="1/h", burst=3, when_over="close")

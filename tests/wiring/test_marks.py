@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -480,6 +480,12 @@ async def test_a_function_does_not_get_its_own_value() -> None:
         return user.name
 
     assert await given(app, "/") == "ada"
+
+
+def test_annotations_that_cannot_be_hashed() -> None:
+    async def consumer(message: str, value: Literal[[1]]) -> None: ...  # type: ignore[valid-type]
+
+    assert "No scope function provides Literal" in problem_of(app_with(consumer, a_user))
 
 
 def test_generic_types_are_exact() -> None:

@@ -77,7 +77,7 @@ def takes_the_rest(kind: Any) -> bool:
 
 def has_raw(kind: Any) -> bool:
     """Whether values of a type may hold what is not decoded."""
-    return any(isinstance(info, inspect.RawType) for info in _within(inspect.type_info(kind), {}))
+    return any(isinstance(info, inspect.RawType) for info in all_within(inspect.type_info(kind)))
 
 
 def _info(kind: Any) -> Any:
@@ -95,8 +95,12 @@ def _parts(info: Any) -> Iterator[Any]:
         yield info
 
 
+def all_within(info: Any) -> Iterator[Any]:
+    """All types within a type, itself included, each class once; as msgspec describes them."""
+    return _within(info, {})
+
+
 def _within(info: Any, seen: dict[Any, None]) -> Iterator[Any]:
-    """All types within a type, each class once."""
     if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
         if info.cls in seen:
             return

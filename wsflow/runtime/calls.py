@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, final
 
 import anyio
+from anyio import sleep
 
 from wsflow.end import End
 from wsflow.errors import CallError, Disconnected
@@ -236,7 +237,7 @@ class Calls:
             if asked.over is not None:
                 break
             before = self._owner.received
-            await anyio.sleep(LOOK)
+            await sleep(LOOK)
             if self._owner.received == before:
                 break
 

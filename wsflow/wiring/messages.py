@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Union, get_origin
 
 import msgspec
@@ -10,6 +9,7 @@ from msgspec import inspect
 
 from wsflow.declare.signatures import type_name
 from wsflow.messages.codec import JSON
+from wsflow.messages.shapes import all_within
 
 RAW = (str, bytes)
 """The types that are sent without a codec."""
@@ -39,26 +39,10 @@ def unknown_type(kind: Any) -> str | None:
         info = inspect.type_info(kind)
     except Exception:  # msgspec raises various exceptions for types that it does not support
         return type_name(kind)
-    for each in _walk(info, set()):
+    for each in all_within(info):
         if isinstance(each, inspect.CustomType):
             return type_name(each.cls)
     return None
-
-
-def _walk(info: Any, seen: set[int]) -> Iterator[Any]:
-    """All types within a type, each class once."""
-    if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
-        if hash(info.cls) in seen:
-            return
-        seen.add(hash(info.cls))
-    yield info
-    for name in getattr(info, "__struct_fields__", ()):
-        part = getattr(info, name)
-        for inner in part if isinstance(part, tuple) else (part,):
-            if isinstance(inner, inspect.Field):
-                inner = inner.type
-            if isinstance(inner, inspect.Type):
-                yield from _walk(inner, seen)
 
 
 def union_problem(kinds: tuple[Any, ...]) -> str | None:
