@@ -96,8 +96,9 @@ class Router:
     """A path and the functions that serve connections to it; includes other Routers.
 
     Args:
-        path: the path, with parameters as ``{name}``; each matches one segment. A Router with
-            neither a consumer nor a producer serves no path of its own.
+        path: the path, with parameters as ``{name}``; each matches one segment that is not empty.
+            A slash at the end makes no difference, here and in a request. A Router with neither a
+            consumer nor a producer serves no path of its own.
         codec: how messages are encoded by default: ``"json"`` or ``"msgpack"``. A client chooses
             with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
         subprotocols: more subprotocols that can be negotiated, in order of preference.
