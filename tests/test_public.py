@@ -47,6 +47,7 @@ PROMISED = {
     "Request",
     "Requires",
     "Router",
+    "Sends",
     "Stream",
     "Topic",
     "TopicCounters",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import collections.abc as abc
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from wsflow.declare.functions import bound_names, global_names, style
+from wsflow.declare.markers import MARKERS
 from wsflow.declare.router import Handler
 
 EMPTY: Any = inspect.Parameter.empty
@@ -51,8 +52,7 @@ class Parameter:
     @property
     def bare(self) -> Any:
         """The annotation without its ``Annotated``."""
-        is_annotated = get_origin(self.annotation) is Annotated
-        return get_args(self.annotation)[0] if is_annotated else self.annotation
+        return bare(self.annotation)
 
     @property
     def marks(self) -> tuple[Any, ...]:
@@ -100,34 +100,18 @@ class Signature:
         return EMPTY
 
 
-def is_generator(fn: Any) -> bool:
-    """Whether calling ``fn`` returns an async generator."""
-    return any(map(inspect.isasyncgenfunction, _faces(fn)))
-
-
-def is_coroutine(fn: Any) -> bool:
-    """Whether calling ``fn`` returns a coroutine."""
-    return any(map(inspect.iscoroutinefunction, _faces(fn)))
-
-
-def _faces(fn: Any) -> tuple[Any, Any]:
-    """``fn`` itself and, for a callable object, its ``__call__``."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn, getattr(fn, "__call__", None)  # noqa: B004
-
-
 def read(handler: Handler) -> Signature:
     """Read a handler's signature.
 
     Names are looked up in the function's globals, then in the locals of the function in which it
-    was declared.
+    was declared. Parameters that a ``functools.partial`` has bound are none of its parameters.
 
     Raises:
         Unresolved: an annotation cannot be resolved.
     """
     signature = inspect.signature(handler.fn)
-    hints = dict(_resolve_all(handler, signature))
+    bound = bound_names(handler.fn)
+    hints = dict(_resolve_all(handler, signature, bound))
     parameters = tuple(
         Parameter(
             name=each.name,
@@ -137,19 +121,20 @@ def read(handler: Handler) -> Signature:
             variadic=STARS.get(each.kind, ""),
         )
         for each in signature.parameters.values()
+        if each.name not in bound
     )
-    return Signature(
-        parameters,
-        hints.get("return", EMPTY),
-        is_generator(handler.fn),
-        is_coroutine(handler.fn),
-    )
+    how = style(handler.fn)
+    return Signature(parameters, hints.get("return", EMPTY), how.generator, how.coroutine)
 
 
-def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str, Any]:
-    annotations = {name: each.annotation for name, each in signature.parameters.items()}
+def _resolve_all(
+    handler: Handler, signature: inspect.Signature, bound: Collection[str]
+) -> Mapping[str, Any]:
+    annotations = {
+        name: each.annotation for name, each in signature.parameters.items() if name not in bound
+    }
     annotations["return"] = signature.return_annotation
-    namespace = _globals(handler.fn)
+    namespace = dict(global_names(handler.fn))
     local = dict(handler.frame.f_locals) if handler.frame else {}
     found = {}
     for name, annotation in annotations.items():
@@ -159,28 +144,56 @@ def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str,
         try:
             hints = get_type_hints(holder, namespace, local, include_extras=True)
         except Exception as exc:  # anything that evaluating the annotation raises is reported
+            if isinstance(mark := _evaluated(annotation, namespace, local), MARKERS):
+                found[name] = mark  # which is no type, as Python says, and is reported as it is
+                continue
             raise Unresolved(name, type_name(annotation), exc) from exc
         found[name] = hints[name]
     return found
 
 
-def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
-    for face in map(inspect.unwrap, _faces(fn)):
-        face = getattr(face, "__func__", face)
-        if (namespace := getattr(face, "__globals__", None)) is not None:
-            return dict(namespace)
-    return {}
+def bare(annotation: Any) -> Any:
+    """An annotation without its ``Annotated``."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def as_provided(asked: Any, provided: Iterable[Any]) -> Any:
+    """Which of the annotations of what is provided is meant by one that is asked for.
+
+    Marks of an ``Annotated`` tell values of one type apart, as in
+    ``Annotated[Database, "replica"]``. If only one of the type is provided, they say nothing.
+    """
+    found: list[Any] = []
+    for each in provided:
+        if each == asked:
+            return each
+        if bare(each) == bare(asked) and each not in found:
+            found.append(each)
+    return found[0] if len(found) == 1 else asked
+
+
+def _evaluated(annotation: Any, namespace: dict[str, Any], local: dict[str, Any]) -> Any:
+    """The value of an annotation that is written as text; None if it has none."""
+    try:
+        return eval(annotation, namespace, local)
+    except Exception:
+        return None
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, also within ``Annotated`` and type aliases; else the type itself."""
+    """The types of a union, also within ``Annotated`` and type aliases; else the type itself.
+    Of what is written beside a type, the constraints of msgspec stay."""
     if hasattr(annotation, "__value__"):  # a `type X = …` statement
         return members(annotation.__value__)
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
         return tuple(each for part in get_args(annotation) for each in members(part))
-    if origin is Annotated and get_origin(get_args(annotation)[0]) in (Union, UnionType):
-        return members(get_args(annotation)[0])
+    if origin is Annotated:
+        inner, *marks = get_args(annotation)
+        if get_origin(inner) in (Union, UnionType):
+            return members(inner)
+        kept = tuple(mark for mark in marks if isinstance(mark, msgspec.Meta))
+        return (Annotated[(inner, *kept)] if kept else inner,)  # others say nothing of the type
     return (annotation,)
 
 

@@ -9,9 +9,18 @@ from typing import Any, get_args, get_origin
 
 from anyio.abc import TaskGroup
 
-from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, Requires, TopicName
+from wsflow.declare.functions import gives_something
+from wsflow.declare.markers import (
+    MARKERS,
+    PLACES,
+    REQUEST_MARKERS,
+    Header,
+    Message,
+    Requires,
+    TopicName,
+)
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, Parameter, field_names, members, type_name
+from wsflow.declare.signatures import EMPTY, Parameter, as_provided, field_names, members, type_name
 from wsflow.end import End
 from wsflow.errors import Problem
 from wsflow.opening import Opening
@@ -102,7 +111,8 @@ class Resolver:
             parameters: the injected parameters.
             place: the path.
             scopes: the scope functions whose values it can use, nearest first.
-            hidden: all scope functions of the path, for error messages.
+            hidden: all scope functions of the path, for error messages; those without an
+                annotation provide EMPTY.
         """
         positional: dict[str, Source] = {}
         keywords: list[tuple[str, Source]] = []
@@ -140,9 +150,10 @@ class Resolver:
         hidden: Sequence[Offer],
     ) -> Source | None:
         annotation = parameter.annotation
+        asked = as_provided(annotation, (*self.override, *(each.provides for each in scopes)))
         self.asked.setdefault(type_name(annotation), None)
         for each, value in self.override.items():
-            if annotation == each:
+            if asked == each:
                 self.used.add(id(each))
                 return Fixed(value, "an override")
         for rule in (
@@ -154,7 +165,7 @@ class Resolver:
             if decided:
                 return source
         for scope in scopes:
-            if scope.provides == annotation:
+            if scope.provides == asked:
                 return _provided(scope)
         if handler.kind != "lifespan" and parameter.name in place.names:
             return self._from_path(handler, parameter)
@@ -169,7 +180,7 @@ class Resolver:
     def _given(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
-        source = GIVEN.get(parameter.annotation) if _hashable(parameter.annotation) else None
+        source = GIVEN.get(parameter.bare) if _hashable(parameter.bare) else None
         if source is None:
             return None, False
         if handler.kind == "lifespan" and source.attribute != "registry":
@@ -188,7 +199,16 @@ class Resolver:
     def _from_request(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
-        if isinstance(parameter.default, (*REQUEST_MARKERS, Message, Requires, TopicName)):
+        written = parameter.bare if isinstance(parameter.bare, type) else type(parameter.bare)
+        if written in MARKERS:
+            self.problem(
+                handler,
+                parameter.name,
+                f"Its annotation is {written.__name__} alone, which is no type.",
+                f"write it beside the type: {parameter.name}: {PLACES[written]}.",
+            )
+            return None, True
+        if isinstance(parameter.default, MARKERS):
             name = type(parameter.default).__name__
             self.problem(
                 handler,
@@ -200,13 +220,12 @@ class Resolver:
             return None, True
         marks = [mark for mark in parameter.marks if isinstance(mark, REQUEST_MARKERS)]
         for mark in parameter.marks:
-            if mark in (*REQUEST_MARKERS, Message, Requires, TopicName):
+            if mark in MARKERS:
                 self.problem(
                     handler,
                     parameter,
                     f"{mark.__name__} in its annotation is the class, not an instance.",
-                    f"add the parentheses: {mark.__name__}"
-                    + {TopicName: '("name").', Requires: '("role").'}.get(mark, "()."),
+                    f"add the parentheses: {PLACES[mark].partition(', ')[2][:-1]}.",
                 )
                 return None, True
         if not marks:
@@ -307,9 +326,10 @@ class Resolver:
         found: list[tuple[Any, Source]] = []
         replaced = [(each, Fixed(value, "an override")) for each, value in self.override.items()]
         offered = [(scope.provides, _provided(scope)) for scope in scopes]
+        of = as_provided(asked.of, (kind for kind, _ in (*replaced, *offered)))
         for kind, source in (*replaced, *offered):
             if asked.of is not None:
-                fits = kind == asked.of
+                fits = kind == of
             else:
                 fits = _has_roles(kind, certainly=True) or not isinstance(asked.role, str)
             if fits and all(kind != each for each, _ in found):
@@ -350,9 +370,9 @@ class Resolver:
                 "in a consumer the first parameter is the message; elsewhere there is none.",
             )
             return None, True
-        if parameter.annotation is TaskGroup:
+        if parameter.bare is TaskGroup:
             return (APP_TASK_GROUP if handler.kind == "lifespan" else TASK_GROUP), True
-        if parameter.annotation is Opening:
+        if parameter.bare is Opening:
             if self.client and handler.kind == "on_connect":
                 return OPENING, True
             self.problem(
@@ -363,7 +383,7 @@ class Resolver:
                 "the Request.",
             )
             return None, True
-        if parameter.annotation is End:
+        if parameter.bare is End:
             if handler.kind == "on_disconnect":
                 return END, True
             self.problem(
@@ -390,8 +410,9 @@ class Resolver:
             )
             return
         wanted = type_name(parameter.annotation)
+        kind = as_provided(parameter.annotation, (each.provides for each in hidden))
         for scope in hidden:
-            if scope.provides == parameter.annotation:
+            if scope.provides == kind:
                 self.problem(
                     handler,
                     parameter,
@@ -400,7 +421,12 @@ class Resolver:
                     _see(handler, scope.handler),
                 )
                 return
-        if handler.kind == "consumer" and is_message(parameter.bare):
+        unsaid = [
+            f"{each.handler} ({each.handler.where})"
+            for each in hidden
+            if each.provides is EMPTY and gives_something(each.handler.fn)
+        ]
+        if handler.kind == "consumer" and is_message(parameter.bare) and not unsaid:
             self.problem(
                 handler,
                 parameter,
@@ -411,13 +437,18 @@ class Resolver:
                 f"function annotated `-> {wanted}`.",
             )
             return
-        offered = sorted({type_name(scope.provides) for scope in hidden if scope.provides})
+        offers = {type_name(each.provides) for each in hidden if each.provides is not EMPTY}
+        offered = sorted(offers)
         self.problem(
             handler,
             parameter,
             f"No scope function provides {wanted}."
-            + (f" Those of this path provide {', '.join(offered)}." if offered else ""),
-            f"return it from a function decorated with lifespan, on_connect or on_message and "
+            + (f" Those of this path provide {', '.join(offered)}." if offered else "")
+            + (f" What {' and '.join(unsaid)} returns has no annotation." if unsaid else ""),
+            f"annotate the function that provides it `-> {wanted}`, or "
+            f"`-> AsyncIterator[{wanted}]` if it yields."
+            if unsaid
+            else f"return it from a function decorated with lifespan, on_connect or on_message and "
             f"annotated `-> {wanted}`.",
         )
 
