@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -93,6 +93,8 @@ class Signature:
         """The type that it returns, or that its generator yields; None for nothing, EMPTY without
         an annotation."""
         if not self.generator:
+            if self.returns is Never:
+                return NoReturn
             return None if self.returns is NoneType else self.returns
         if get_origin(self.returns) in ITERATORS:
             item = get_args(self.returns)[0]

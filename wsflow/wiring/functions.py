@@ -28,6 +28,7 @@ from wsflow.errors import Close, Disconnected, Reject
 from wsflow.messages.calls import Stream, answer_type, class_of, is_call
 from wsflow.messages.codec import CODECS, Codec, Decoding, runtime_classes
 from wsflow.topics.topic import Topic
+from wsflow.wiring.answers import other_answer
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.messages import RAW, message_problem, union_problem
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
@@ -373,26 +374,15 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
             return f"{name} is a Call, and this yields.", "return the answer, or use a Stream."
         return f"{name} is a Stream, and this does not yield.", "yield its items, or use a Call."
     for kind in kinds:
-        expected = {type_name(each) for each in members(answer_type(kind))}
-        wrong = _other_answer(expected, signature.gives)
+        wrong = other_answer(answer_type(kind), signature.gives)
         if wrong is not None:
+            expected, given = wrong
             gives = "yields" if signature.generator else "returns"
             return (
-                f"{type_name(kind)} expects {' | '.join(sorted(expected))}, and this {gives} "
-                f"{wrong}.",
+                f"{type_name(kind)} expects {expected}, and this {gives} {given}.",
                 "use the same type; calls with different answer types need separate consumers.",
             )
     return None
-
-
-def _other_answer(expected: set[str], gives: Any) -> str | None:
-    """The type that is given although a call does not expect it; None if the types agree."""
-    if "Any" in expected or gives in (NoReturn, Any):
-        return None
-    if gives is EMPTY:
-        return None if "None" in expected else "a value without an annotation"
-    given = [type_name(each) for each in members(gives)]
-    return next((each for each in given if each not in expected), None)
 
 
 def _injected(parameter: Parameter) -> bool:
