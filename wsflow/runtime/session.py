@@ -676,6 +676,7 @@ class Session:
         self._announced = True
         self._app.directory.add(self.connection, self)
         self.outbox.open()
+        self._app.opened(self)
         if isinstance(self._credential, Held):
             self._credential.tell()
 

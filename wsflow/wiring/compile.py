@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NoReturn
 
+from wsflow.declare.markers import Sends
 from wsflow.declare.router import Declared, Handler, Kind, RateLimit, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
@@ -278,6 +279,12 @@ class _Compiler:
             signature = self._known(handler)
             if signature.gives not in (None, EMPTY, NoReturn):
                 found.update(dict.fromkeys(members(signature.gives)))
+        for level in levels:
+            for handler in level.handlers:
+                for parameter in self._known(handler).parameters:
+                    for mark in parameter.marks:
+                        if isinstance(mark, Sends):
+                            found.update((kind, None) for t in mark.types for kind in members(t))
         for handler, topic in self.resolver.topics:
             if any(handler in level.handlers for level in levels):
                 found.update(dict.fromkeys(topic.types))

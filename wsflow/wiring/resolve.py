@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from anyio.abc import TaskGroup
 
+from wsflow.connection import Connection
 from wsflow.declare.functions import gives_something
 from wsflow.declare.markers import (
     MARKERS,
@@ -17,6 +18,7 @@ from wsflow.declare.markers import (
     Header,
     Message,
     Requires,
+    Sends,
     TopicName,
 )
 from wsflow.declare.router import Handler
@@ -180,6 +182,18 @@ class Resolver:
     def _given(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
+        for mark in parameter.marks:
+            if mark is Sends:
+                self.problem(
+                    handler,
+                    parameter,
+                    "Sends in its annotation is the class, not an instance.",
+                    "name what is sent: Sends(Board, Won).",
+                )
+                return None, True
+            if isinstance(mark, Sends) and (wrong := sends_problem(parameter, mark)) is not None:
+                self.problem(handler, parameter, *wrong)
+                return None, True
         source = GIVEN.get(parameter.bare) if _hashable(parameter.bare) else None
         if source is None:
             return None, False
@@ -451,6 +465,19 @@ class Resolver:
             else f"return it from a function decorated with lifespan, on_connect or on_message and "
             f"annotated `-> {wanted}`.",
         )
+
+
+def sends_problem(parameter: Parameter, mark: Sends) -> tuple[str, str] | None:
+    """Why a parameter cannot say what is sent, and the fix; None if it can."""
+    if parameter.bare is not Connection:
+        return (
+            "Sends(…) says what is sent through a Connection, and this is none.",
+            "put it beside the Connection: Annotated[Connection, Sends(Said)].",
+        )
+    if not mark.types:
+        return "Sends() names no type.", "name those that are sent: Sends(Board, Won)."
+    found = (message_problem(kind) for each in mark.types for kind in members(each))
+    return next((wrong for wrong in found if wrong is not None), None)
 
 
 def _see(asks: Handler, provides: Handler) -> str:
