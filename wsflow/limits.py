@@ -9,9 +9,16 @@ HISTORY_TOTAL = 256 * 1024 * 1024
 """Bytes of all histories together, unless a broker is told otherwise."""
 
 
-def option(default: Any, help: str, *, group: str) -> Any:
-    """A field with its help text: the single source of flags, TOML keys and ``--help``."""
-    return field(default=default, metadata={"help": help, "group": group})
+def option(default: Any, help: str, *, group: str, command: str = "") -> Any:
+    """A field with its help text: the single source of flags, TOML keys and ``--help``.
+
+    Args:
+        default: its default.
+        help: what it does.
+        group: where it stands in the help.
+        command: if only ``wsflow run`` does it: what a program does in its place.
+    """
+    return field(default=default, metadata={"help": help, "group": group, "command": command})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,6 +202,14 @@ async def test_settings_from_everywhere(folder: Path) -> None:
         assert await run.ended() == 0
         assert "wsflow.access" not in run.log
     environment["WSFLOW_PORT"] = "tcp://10.0.0.1:80"
+    async with running("mine:app", env=environment) as run:
+        assert str(ports[0]) in await run.until("ws://")
+        await run.until("try it")
+        run.process.send_signal(signal.SIGHUP)
+        await run.until("SIGHUP is ignored: to reload without refusing a connection, use --workers")
+        run.process.terminate()
+        assert await run.ended() == 0
+    environment["WSFLOW_PORT"] = str(ports[1])
     async with running("mine:app", "--port", str(ports[2]), env=environment) as run:
         assert str(ports[2]) in await run.until("ws://")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -630,3 +631,18 @@ def test_listening_in_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert shared[0] == shared[1]
     for each in {each for sockets in (*own, *shared) for each in sockets}:
         each.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Settings(workers=4), "workers is 4, which serve() does not do: use wsflow run --workers"),
+        (Settings(loop="uvloop"), "loop is 'uvloop', which serve() does not do: start the program"),
+        (Settings(log_level="debug"), "log_level is 'debug', which serve() does not do: set the"),
+        (Settings(access_log=False), "access_log is False, which serve() does not do: disable"),
+    ],
+)
+async def test_settings_that_only_the_command_does(settings: Settings, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        async with serve(Router("/"), settings):
+            raise AssertionError

@@ -83,15 +83,29 @@ class Settings(Limits, SocketLimits):
         group="Running",
     )
     workers: int = option(
-        1, "Worker processes. More than one needs a broker, or wsflow[cluster].", group="Running"
+        1,
+        "Worker processes. More than one needs a broker, or wsflow[cluster].",
+        group="Running",
+        command="use wsflow run --workers",
     )
     loop: Literal["asyncio", "uvloop"] = option(
-        "asyncio", "Event loop. uvloop needs wsflow[speed].", group="Running"
+        "asyncio",
+        "Event loop. uvloop needs wsflow[speed].",
+        group="Running",
+        command="start the program with uvloop.run(…)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "Lowest level of log messages that are written.", group="Running"
+        "info",
+        "Lowest level of log messages that are written.",
+        group="Running",
+        command='set the level of logging.getLogger("wsflow")',
     )
-    access_log: bool = option(True, "Write a log line per connection.", group="Running")
+    access_log: bool = option(
+        True,
+        "Write a log line per connection.",
+        group="Running",
+        command='disable logging.getLogger("wsflow.access")',
+    )
 
     def __post_init__(self) -> None:
         """Check what types cannot express.
@@ -122,6 +136,18 @@ class Settings(Limits, SocketLimits):
         for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 0: nothing could be received")
+
+    def check_program(self) -> None:
+        """Check that a program that serves by itself does all of it.
+
+        Raises:
+            ValueError: a setting is for ``wsflow run`` only.
+        """
+        for each in fields(self):
+            cure = each.metadata["command"]
+            value = getattr(self, each.name)
+            if cure and value != each.default:
+                raise ValueError(f"{each.name} is {value!r}, which serve() does not do: {cure}")
 
     def effective(self) -> Settings:
         """The same, with the hosts that are allowed by default written out."""
