@@ -48,6 +48,7 @@ PROMISED = {
     "Request",
     "Requires",
     "Router",
+    "Sends",
     "Stream",
     "Topic",
     "TopicCounters",

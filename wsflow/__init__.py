@@ -4,7 +4,7 @@ from wsflow.addresses import Address
 from wsflow.client import ClientLimits, Peer, Reconnect, connect, run_client
 from wsflow.connection import Connection
 from wsflow.credential import Credential
-from wsflow.declare.markers import Cookie, Header, Message, Query, Requires, TopicName
+from wsflow.declare.markers import Cookie, Header, Message, Query, Requires, Sends, TopicName
 from wsflow.declare.router import Router
 from wsflow.end import Cause, End
 from wsflow.errors import (
@@ -66,6 +66,7 @@ __all__ = [
     "Request",
     "Requires",
     "Router",
+    "Sends",
     "Stream",
     "Topic",
     "TopicCounters",

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 HISTORY_TOTAL = 256 * 1024 * 1024
 """Bytes of all histories together, unless a broker is told otherwise."""
 
 
-def option(default: Any, help: str, *, group: str) -> Any:
-    """A field with its help text: the single source of flags, TOML keys and ``--help``."""
-    return field(default=default, metadata={"help": help, "group": group})
+def option(default: Any, help: str, *, group: str, command: str = "") -> Any:
+    """A field with its help text: the single source of flags, TOML keys and ``--help``.
+
+    Args:
+        default: its default.
+        help: what it does.
+        group: where it stands in the help.
+        command: if only ``wsflow run`` does it: what a program does in its place.
+    """
+    return field(default=default, metadata={"help": help, "group": group, "command": command})
+
+
+LEAST_ONE = {
+    **dict.fromkeys(("open_timeout", "max_header_size"), "no client could connect"),
+    **dict.fromkeys(
+        ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"),
+        "nothing could be received",
+    ),
+}
+"""What must not be 0, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WireLimits:
-    """Limits of every transport, the in-memory one included."""
+    """Limits of every transport, the in-memory one included.
+
+    Raises:
+        TypeError: a number is none, or a fraction where a whole one is needed.
+        ValueError: a number is negative or NaN, or with it nothing could work.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            kind = type(each.default)
+            if kind not in (int, float):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | kind):
+                kinds = {int: "an int", float: "a float, in seconds"}
+                raise TypeError(
+                    f"{each.name} is {value!r}, a {type(value).__name__}: use {kinds[kind]}"
+                )
+            if not value >= 0:
+                raise ValueError(f"{each.name} is {value}: it must be 0 or more")
+            if value == 0 and each.name in LEAST_ONE:
+                raise ValueError(f"{each.name} is 0: {LEAST_ONE[each.name]}")
 
     max_message_size: int = option(
         1024 * 1024,

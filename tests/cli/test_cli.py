@@ -174,7 +174,23 @@ async def test_settings_from_everywhere(folder: Path) -> None:
     (folder / "pyproject.toml").write_text(
         f'[tool.wsflow]\nport = {ports[0]}\nping_interval = 7\norigin = ["https://a.example"]\n'
     )
-    environment = {**os.environ, "WSFLOW_PORT": str(ports[1]), "WSFLOW_ACCESS_LOG": "false"}
+    service = {  # what Kubernetes sets for Services named wsflow and wsflow-chat
+        "WSFLOW_SERVICE_HOST": "10.0.0.1",
+        "WSFLOW_SERVICE_PORT": "80",
+        "WSFLOW_SERVICE_PORT_HTTP": "80",
+        "WSFLOW_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "WSFLOW_PORT_80_TCP_PROTO": "tcp",
+        "WSFLOW_PORT_80_TCP_PORT": "80",
+        "WSFLOW_PORT_80_TCP_ADDR": "10.0.0.1",
+        "WSFLOW_CHAT_PORT": "tcp://10.0.0.2:80",
+        "WSFLOW_CHAT_SERVICE_HOST": "10.0.0.2",
+    }
+    environment = {
+        **os.environ,
+        **service,
+        "WSFLOW_PORT": str(ports[1]),
+        "WSFLOW_ACCESS_LOG": "false",
+    }
     async with running("mine:app") as run:
         assert str(ports[0]) in await run.until("ws://")
     async with running("mine:app", env=environment) as run:
@@ -185,6 +201,15 @@ async def test_settings_from_everywhere(folder: Path) -> None:
         run.process.terminate()
         assert await run.ended() == 0
         assert "wsflow.access" not in run.log
+    environment["WSFLOW_PORT"] = "tcp://10.0.0.1:80"
+    async with running("mine:app", env=environment) as run:
+        assert str(ports[0]) in await run.until("ws://")
+        await run.until("try it")
+        run.process.send_signal(signal.SIGHUP)
+        await run.until("SIGHUP is ignored: to reload without refusing a connection, use --workers")
+        run.process.terminate()
+        assert await run.ended() == 0
+    environment["WSFLOW_PORT"] = str(ports[1])
     async with running("mine:app", "--port", str(ports[2]), env=environment) as run:
         assert str(ports[2]) in await run.until("ws://")
 
@@ -303,6 +328,7 @@ def test_check_says_where_every_parameter_comes_from() -> None:
         "lifespan of the app",
         "  lifespan games (examples/tutorial.py:N)",
         "/play (json, msgpack)",
+        "  sends Refused",
         "  on_connect sit (examples/tutorial.py:N)",
         "      games: lifespan games",
         "      registry: the app's registry",
@@ -381,7 +407,12 @@ def test_usage_in_the_environment_and_in_toml(
     code, out, err = call(capsys, "run", "mine:app")
     assert code == 2
     assert "WSFLOW_PROT is not a setting: did you mean WSFLOW_PORT?" in err
+    monkeypatch.setenv("WSFLOW_PORT_80_TPC", "1")  # looks like one of a Service, and is none
     monkeypatch.delenv("WSFLOW_PROT")
+    code, out, err = call(capsys, "run", "mine:app")
+    assert code == 2
+    assert "WSFLOW_PORT_80_TPC is not a setting" in err
+    monkeypatch.delenv("WSFLOW_PORT_80_TPC")
     monkeypatch.setenv("WSFLOW_PORT", "x")
     code, out, err = call(capsys, "run", "mine:app")
     assert code == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from wsflow import Router
-from wsflow.declare.router import place
+from wsflow.declare.functions import place
 
 
 def test_a_router_says_where_it_is() -> None:

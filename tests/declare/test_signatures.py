@@ -15,6 +15,8 @@ def test_types_seen_through() -> None:
     alias = TypeAliasType("alias", int | str)
     assert members(alias) == (int, str)
     assert members(Annotated[int | bytes, "x"]) == (int, bytes)
-    assert members(Annotated[int, "x"]) == (Annotated[int, "x"],)
+    assert members(Annotated[int, "x"]) == (int,)
+    limited = Annotated[int, msgspec.Meta(ge=1)]
+    assert members(Annotated[int, "x", msgspec.Meta(ge=1)]) == (limited,)
     assert type_name(tuple[int, ...]) == "tuple[int, ...]"
     assert set(runtime_classes(Annotated[int, msgspec.Meta(title="x")])) == {int}

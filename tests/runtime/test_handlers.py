@@ -12,7 +12,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from wsflow import Close, Connection, Disconnected, Message, Router
+from wsflow import Call, Close, Connection, Disconnected, Message, Router
 from wsflow.testing import connect
 
 
@@ -146,6 +146,52 @@ async def test_concurrency_neither_waits_for_the_lane_nor_holds_it_up() -> None:
         assert await peer.receive(Say) == Say("open")
         assert sorted([(await peer.receive(Move)).to for _ in range(7)]) == list(range(7))
         assert most == 3
+
+
+async def test_a_concurrency_of_one_is_a_lane_of_its_own() -> None:
+    """It is no other way to say the default: the shared lane."""
+    gate = anyio.Event()
+    running: list[object] = []
+    app = Router("/")
+
+    class Load(Call[int], tag="load"):
+        number: int
+
+    @app.consumer(concurrency=1)
+    async def slow(message: Move) -> Move:
+        assert not running  # one at a time
+        running.append(message)
+        await gate.wait()
+        running.pop()
+        return message
+
+    @app.consumer(concurrency=1)
+    async def load(message: Load) -> int:
+        assert not gate.is_set()
+        return message.number
+
+    @app.consumer(concurrency=1)
+    async def several(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for message in messages:  # a lane of its own, in any case
+            yield message
+
+    @app.consumer
+    async def quick(message: Say) -> Say:
+        if message.text == "open":
+            gate.set()
+        return message
+
+    async with connect(app) as peer:
+        for number in range(3):
+            await peer.send(Move(number))
+        await peer.send(Say("a"))
+        assert await peer.receive() == Say("a")
+        assert [await peer.call(Load(number)) for number in range(2)] == [0, 1]
+        await peer.send(b"a")
+        assert await peer.receive() == b"a"
+        await peer.send(Say("open"))
+        assert await peer.receive(Say) == Say("open")
+        assert [(await peer.receive(Move)).to for _ in range(3)] == [0, 1, 2]
 
 
 async def test_equal_keys_keep_their_order_and_a_busy_key_holds_nobody_up() -> None:

@@ -751,20 +751,23 @@ async def test_a_fatal_exception_is_not_kept_back(caplog: pytest.LogCaptureFixtu
 
 
 async def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "wsflow.access")
+    caplog.set_level(logging.DEBUG, "wsflow.access")
     app = Router("/x/{y}")
     app.consumer(echo)
     async with serve_in_memory(app) as server:
-        async with server.connect("/x/1") as peer:
+        async with server.connect("/x/1?secret=2") as peer:
             await peer.send("a")
             assert await peer.receive() == "a"
             await peer.close(4000)
         async with server.connect("/nowhere") as lost:
             assert lost.rejected.status == 404
     lines = [record.getMessage() for record in caplog.records if record.name == "wsflow.access"]
-    assert lines[0].startswith("/x/{y} id=")
-    assert " peer=- end=peer code=4000 in=1 out=1 dropped=0 seconds=0" in lines[0]
-    assert lines[1] == "/nowhere peer=- refused=404"
+    opened, ended, refused = lines
+    assert opened.startswith("/x/{y} id=")
+    assert opened.endswith(" path=/x/1 peer=- open")
+    assert ended.startswith("/x/{y} id=")
+    assert " path=/x/1 peer=- end=peer code=4000 in=1 out=1 dropped=0 seconds=0" in ended
+    assert refused == "/nowhere peer=- refused=404"
 
 
 async def test_close_reason_with_a_lone_surrogate() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from anyio.abc import TaskGroup
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from wsflow import DeclarationError, Request, Router
+from wsflow import ClientLimits, DeclarationError, Limits, Request, Router
 from wsflow.addresses import Address
 from wsflow.server import Server, Settings, serve
 from wsflow.server.listening import listen
@@ -630,3 +631,39 @@ def test_listening_in_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert shared[0] == shared[1]
     for each in {each for sockets in (*own, *shared) for each in sockets}:
         each.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Settings(workers=4), "workers is 4, which serve() does not do: use wsflow run --workers"),
+        (Settings(loop="uvloop"), "loop is 'uvloop', which serve() does not do: start the program"),
+        (Settings(log_level="debug"), "log_level is 'debug', which serve() does not do: set the"),
+        (Settings(access_log=False), "access_log is False, which serve() does not do: disable"),
+    ],
+)
+async def test_settings_that_only_the_command_does(settings: Settings, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        async with serve(Router("/"), settings):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("kind", [Settings, Limits, ClientLimits])
+@pytest.mark.parametrize(
+    ("name", "value", "error", "says"),
+    [
+        ("inbox_messages", "8", TypeError, "inbox_messages is '8', a str: use an int"),
+        ("inbox_messages", 1.5, TypeError, "inbox_messages is 1.5, a float: use an int"),
+        ("inbox_messages", True, TypeError, "inbox_messages is True, a bool: use an int"),
+        ("open_timeout", "1", TypeError, "open_timeout is '1', a str: use a float"),
+        ("open_timeout", float("nan"), ValueError, "open_timeout is nan: it must be 0 or more"),
+        ("open_timeout", 0, ValueError, "open_timeout is 0: no client could connect"),
+        ("inbox_bytes", -1, ValueError, "inbox_bytes is -1: it must be 0 or more"),
+        ("inbox_bytes", 0, ValueError, "inbox_bytes is 0: nothing could be received"),
+    ],
+)
+def test_limits_that_make_no_sense(
+    kind: Any, name: str, value: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=re.escape(says)):
+        kind(**{name: value})

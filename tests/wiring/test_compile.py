@@ -6,7 +6,7 @@ from typing import Annotated
 
 import pytest
 
-from wsflow import DeclarationError, Router, Topic
+from wsflow import Connection, DeclarationError, Router, Sends, Topic
 from wsflow.testing import connect
 from wsflow.wiring.compile import compile_app
 
@@ -125,3 +125,22 @@ def test_a_scope_function_beside_an_override() -> None:
     with pytest.raises(DeclarationError) as raised:
         compile_app(app, {Two: Two(), One: One()})
     assert len(raised.value.problems) == 2
+
+
+async def test_what_is_sent_through_a_connection_is_declared() -> None:
+    app = Router("/")
+    part = Router("/part")
+    app.include(part)
+
+    @app.on_connect
+    async def enter(connection: Annotated[Connection, Sends(int | None, bool)]) -> None:
+        await connection.send(1)
+
+    @part.consumer
+    async def say(message: str, connection: Annotated[Connection, Sends(float)]) -> str:
+        return message
+
+    (plan,) = compile_app(app).routes
+    assert plan.sends == (str, int, bool, float)
+    async with connect(app, "/part") as peer:
+        assert await peer.receive() == 1

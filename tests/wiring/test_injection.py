@@ -14,6 +14,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from wsflow import (
+    Call,
     Connection,
     Cookie,
     End,
@@ -440,3 +441,44 @@ def test_a_consumer_that_asks_for_nothing_is_called_directly() -> None:
 
     (plan,) = compile_app(app).routes
     assert plan.consumers[0].invocation.bind(None) is handle  # type: ignore[arg-type]
+
+
+async def test_what_others_write_beside_a_type_makes_no_difference() -> None:
+    class User: ...
+
+    class Add(Call[int], tag="add"):
+        number: Annotated[int, "doc"]
+
+    app = Router("/")
+
+    @app.on_connect
+    async def enter(request: Annotated[Request, "doc"]) -> Annotated[User, "doc"]:
+        assert isinstance(request, Request)
+        return User()
+
+    @app.on_message
+    async def around(user: Annotated[User, "other"], tasks: Annotated[TaskGroup, []]) -> None:
+        assert isinstance(user, User)
+        assert tasks
+
+    @app.consumer
+    async def add(
+        message: Annotated[Add, msgspec.Meta(title="a sum"), "doc"], user: User
+    ) -> Annotated[int, "doc"]:
+        return message.number + 1
+
+    @app.consumer
+    async def raw(message: Annotated[bytes, "doc"], user: Annotated[User, "third"]) -> None: ...
+
+    @app.on_disconnect
+    async def gone(end: Annotated[End, "doc"]) -> None:
+        assert end.code == 1000
+
+    async with connect(app) as peer:
+        assert await peer.call(Add(1)) == 2
+        await peer.send(b"raw")
+        await peer.close()
+        await peer.wait_closed()
+
+    async with connect(app, override={Annotated[User, "doc"]: User()}) as peer:
+        assert await peer.call(Add(1)) == 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 from urllib.parse import urlencode
 
 from wsflow.declare.signatures import EMPTY, type_name
-from wsflow.messages.calls import Stream, answer_type, is_call
+from wsflow.messages.calls import Stream, answer_type, class_of, is_call
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.plan import AppPlan, ConsumerPlan, RoutePlan
 from wsflow.wiring.sources import FromPath, FromRequest
@@ -37,7 +37,7 @@ def _kind(kind: Any) -> str:
     """A type; for a call, with the type of its answer."""
     if not is_call(kind):
         return type_name(kind)
-    many = "stream of " if issubclass(get_origin(kind) or kind, Stream) else ""
+    many = "stream of " if issubclass(class_of(kind), Stream) else ""
     return f"{type_name(kind)} -> {many}{type_name(answer_type(kind))}"
 
 
@@ -50,6 +50,8 @@ def explain(plan: AppPlan) -> Iterator[str]:
     for route in _sorted(plan):
         codecs = ", ".join(codec.name for codec in route.codecs)
         yield f"{route.template} ({codecs})"
+        if route.sends:
+            yield f"  sends {', '.join(map(type_name, route.sends))}"
         takes = {consumer.invocation: f" takes {_takes(consumer)}" for consumer in route.consumers}
         for call in route.functions:
             yield from _function(call, takes.get(call, ""))

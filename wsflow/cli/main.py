@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError, CycloptsPanel, UnusedCliTokensError
@@ -12,7 +13,7 @@ from wsflow.cli.connect import connect
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
 from wsflow.cli.publish import publish
-from wsflow.cli.run import Target, run
+from wsflow.cli.run import Target, of_a_service, run
 from wsflow.log import escaped_lines, without_secrets
 from wsflow.output import stderr
 from wsflow.server.exits import REFUSALS, Exit, refuse
@@ -38,6 +39,8 @@ def show_routes(target: Target, /) -> int:
 def build() -> App:
     """The command line, with settings from the environment and pyproject.toml."""
     app = App(name="wsflow", help=__doc__.partition(":")[0] + " of wsflow.")
+    if "WSFLOW_PORT" in os.environ and of_a_service("WSFLOW_PORT"):  # no setting
+        del os.environ["WSFLOW_PORT"]
     configured = [
         Env("WSFLOW_", command=False),
         Toml(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import partial
@@ -56,6 +57,19 @@ def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
         say(line)
 
 
+_SERVICE = re.compile(
+    r"WSFLOW_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
+
+
+def of_a_service(name: str) -> bool:
+    """Whether Kubernetes has set a variable for a Service whose name begins with wsflow."""
+    if not _SERVICE.fullmatch(name):
+        return False
+    return name != "WSFLOW_PORT" or bool(_SERVICE_ADDRESS.fullmatch(os.environ[name]))
+
+
 def check_environment() -> None:
     """Check that each WSFLOW_… variable is a setting, since others would be ignored silently.
 
@@ -64,7 +78,7 @@ def check_environment() -> None:
     """
     known = {f"WSFLOW_{each.name.upper()}" for each in fields(Settings)} | {"WSFLOW_TARGET"}
     for name in os.environ:
-        if name.startswith("WSFLOW_") and name not in known:
+        if name.startswith("WSFLOW_") and name not in known and not of_a_service(name):
             near = get_close_matches(name, known, 1)
             raise UsageError(
                 f"the environment variable {name} is not a setting"

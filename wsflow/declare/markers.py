@@ -167,4 +167,33 @@ class Requires:
         return found
 
 
+@final
+class Sends:
+    """What a function sends through its Connection: ``Annotated[Connection, Sends(Board, Won)]``.
+
+    ``wsflow routes`` and ``wsflow check`` show these types with those that consumers return,
+    producers yield and topics carry. At run time it changes nothing.
+
+    Args:
+        types: the types of the messages, as a consumer's annotation would have them.
+    """
+
+    __slots__ = ("types",)
+
+    def __init__(self, *types: Any) -> None:
+        self.types = types
+
+
 REQUEST_MARKERS = (Query, Header, Cookie)
+MARKERS = (*REQUEST_MARKERS, Message, Requires, TopicName, Sends)
+
+PLACES = {
+    Query: "Annotated[str, Query()]",
+    Header: "Annotated[str, Header()]",
+    Cookie: "Annotated[str, Cookie()]",
+    Message: "Annotated[object, Message()]",
+    Requires: 'Annotated[User, Requires("role")]',
+    TopicName: 'Annotated[Topic[Said], TopicName("name")]',
+    Sends: "Annotated[Connection, Sends(Said)]",
+}
+"""How each marker is written."""

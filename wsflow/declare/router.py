@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, TypeVar, overload
 
+from wsflow.declare.functions import checked, named, place
 from wsflow.errors import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,13 +64,19 @@ class Handler:
     @functools.cached_property
     def name(self) -> str:
         """The function's qualified name, without the functions around it."""
-        fn = inspect.unwrap(_innermost(self.fn))
+        fn = named(self.fn)
         return str(getattr(fn, "__qualname__", type(fn).__qualname__)).split("<locals>.")[-1]
 
     @property
     def where(self) -> str:
         """The file and line of the function; of a callable object, those of its registration."""
-        return place(self.fn) if _has_code(self.fn) else self.at or place(self.fn)
+        return place(self.fn) if hasattr(named(self.fn), "__code__") else self.at or place(self.fn)
+
+    @functools.cached_property
+    def call(self) -> Callable[..., Any]:
+        """The function to call. One that does not return what it has to raises a TypeError that
+        names it."""
+        return checked(self.fn, f"{self} ({self.where})")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -96,8 +103,9 @@ class Router:
     """A path and the functions that serve connections to it; includes other Routers.
 
     Args:
-        path: the path, with parameters as ``{name}``; each matches one segment. A Router with
-            neither a consumer nor a producer serves no path of its own.
+        path: the path, with parameters as ``{name}``; each matches one segment that is not empty.
+            A slash at the end makes no difference, here and in a request. A Router with neither a
+            consumer nor a producer serves no path of its own.
         codec: how messages are encoded by default: ``"json"`` or ``"msgpack"``. A client chooses
             with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
         subprotocols: more subprotocols that can be negotiated, in order of preference.
@@ -269,10 +277,12 @@ class Router:
 
         Args:
             fn: the function, when used without parentheses.
-            concurrency: how many messages are handled at a time. With 1, messages share one lane
-                per connection and keep their order across types; with more, the consumer has slots
-                of its own. By default 1, and 256 for calls.
-            key: with ``concurrency``: messages with equal ``message.<key>`` keep their order.
+            concurrency: how many messages are handled at a time, in slots of its own, which
+                neither wait for other consumers nor hold them up; with 1, one by one and in order.
+                By default, the messages of all such consumers of a connection share one lane, and
+                are handled one by one in the order in which they came. Calls share 256 slots.
+            key: with ``concurrency`` above 1: messages with equal ``message.<key>`` keep their
+                order.
             rate, burst, when_over, per: limit the messages that it takes, as those of ``Router``
                 limit the messages of all its consumers.
         """
@@ -322,26 +332,6 @@ class Router:
         answered before, without which the result is not sent. If it raises, the connection ends.
         """
         return self._record("on_error", fn, sys._getframe(1))
-
-
-def place(fn: Any) -> str:
-    """The file and line of a function, of what it wraps, or of its class."""
-    fn = inspect.unwrap(_innermost(fn))
-    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
-    if code is None:
-        code = getattr(type(fn).__call__, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
-
-
-def _has_code(fn: Any) -> bool:
-    fn = inspect.unwrap(_innermost(fn))
-    return hasattr(getattr(fn, "__func__", fn), "__code__")
-
-
-def _innermost(fn: Any) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn
 
 
 def _frame_place(frame: FrameType) -> str:

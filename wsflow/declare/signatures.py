@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import collections.abc as abc
-import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Never,
+    NoReturn,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
+from wsflow.declare.functions import bound_names, global_names, style
+from wsflow.declare.markers import MARKERS
 from wsflow.declare.router import Handler
 
 EMPTY: Any = inspect.Parameter.empty
@@ -61,17 +72,19 @@ class Parameter:
     @property
     def bare(self) -> Any:
         """The annotation without its ``Annotated``."""
-        return without_marks(self.annotation)
+        return bare(self.annotation)
 
     @property
     def core(self) -> Any:
         """The same without ``None``: ``T`` for ``T | None``."""
         return without_none(self.bare)
 
-    @property
-    def wanted(self) -> tuple[Any, ...]:
-        """The annotations of values that fit: its own, and for ``T | None`` also ``T``."""
-        return (self.annotation, self.core)
+    def wanted(self, provided: Sequence[Any]) -> tuple[Any, ...]:
+        """The annotations of provided values that fit: its own, and for ``T | None`` also ``T``."""
+        core = self.core
+        if self.marks and core is not self.bare:
+            core = Annotated[(core, *self.marks)]
+        return (as_provided(self.annotation, provided), as_provided(core, provided))
 
     @property
     def checked(self) -> Any:
@@ -118,6 +131,8 @@ class Signature:
         """The type that it returns, or that its generator yields; None for nothing, EMPTY without
         an annotation."""
         if not self.generator:
+            if self.returns is Never:
+                return NoReturn
             return None if self.returns is NoneType else self.returns
         if get_origin(self.returns) in ITERATORS:
             item = spelled_out(get_args(self.returns)[0])
@@ -125,34 +140,18 @@ class Signature:
         return EMPTY
 
 
-def is_generator(fn: Any) -> bool:
-    """Whether calling ``fn`` returns an async generator."""
-    return any(map(inspect.isasyncgenfunction, _faces(fn)))
-
-
-def is_coroutine(fn: Any) -> bool:
-    """Whether calling ``fn`` returns a coroutine."""
-    return any(map(inspect.iscoroutinefunction, _faces(fn)))
-
-
-def _faces(fn: Any) -> tuple[Any, Any]:
-    """``fn`` itself and, for a callable object, its ``__call__``."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn, getattr(fn, "__call__", None)  # noqa: B004
-
-
 def read(handler: Handler) -> Signature:
     """Read a handler's signature.
 
     Names are looked up in the function's globals, then in the locals of the function in which it
-    was declared.
+    was declared. Parameters that a ``functools.partial`` has bound are none of its parameters.
 
     Raises:
         Unresolved: an annotation cannot be resolved.
     """
     signature = inspect.signature(handler.fn, **_LAZILY)
-    hints = dict(_resolve_all(handler, signature))
+    bound = bound_names(handler.fn)
+    hints = dict(_resolve_all(handler, signature, bound))
     parameters = tuple(
         Parameter(
             name=each.name,
@@ -162,19 +161,20 @@ def read(handler: Handler) -> Signature:
             variadic=STARS.get(each.kind, ""),
         )
         for each in signature.parameters.values()
+        if each.name not in bound
     )
-    return Signature(
-        parameters,
-        hints.get("return", EMPTY),
-        is_generator(handler.fn),
-        is_coroutine(handler.fn),
-    )
+    how = style(handler.fn)
+    return Signature(parameters, hints.get("return", EMPTY), how.generator, how.coroutine)
 
 
-def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str, Any]:
-    annotations = {name: each.annotation for name, each in signature.parameters.items()}
+def _resolve_all(
+    handler: Handler, signature: inspect.Signature, bound: Collection[str]
+) -> Mapping[str, Any]:
+    annotations = {
+        name: each.annotation for name, each in signature.parameters.items() if name not in bound
+    }
     annotations["return"] = signature.return_annotation
-    namespace = _globals(handler.fn)
+    namespace = dict(global_names(handler.fn))
     local = dict(handler.frame.f_locals) if handler.frame else {}
     found = {}
     for name, annotation in annotations.items():
@@ -185,16 +185,39 @@ def _resolve_all(handler: Handler, signature: inspect.Signature) -> Mapping[str,
             hints = get_type_hints(holder, namespace, local, include_extras=True)
             found[name] = spelled_out(hints[name])
         except Exception as exc:  # anything that evaluating the annotation raises is reported
+            if isinstance(mark := _evaluated(annotation, namespace, local), MARKERS):
+                found[name] = mark  # which is no type, as Python says, and is reported as it is
+                continue
             raise Unresolved(name, type_name(annotation), exc) from exc
     return found
 
 
-def _globals(fn: Callable[..., Any]) -> dict[str, Any]:
-    for face in map(inspect.unwrap, _faces(fn)):
-        face = getattr(face, "__func__", face)
-        if (namespace := getattr(face, "__globals__", None)) is not None:
-            return dict(namespace)
-    return {}
+def bare(annotation: Any) -> Any:
+    """An annotation without its ``Annotated``."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def as_provided(asked: Any, provided: Iterable[Any]) -> Any:
+    """Which of the annotations of what is provided is meant by one that is asked for.
+
+    Marks of an ``Annotated`` tell values of one type apart, as in
+    ``Annotated[Database, "replica"]``. If only one of the type is provided, they say nothing.
+    """
+    found: list[Any] = []
+    for each in provided:
+        if each == asked:
+            return each
+        if bare(each) == bare(asked) and each not in found:
+            found.append(each)
+    return found[0] if len(found) == 1 else asked
+
+
+def _evaluated(annotation: Any, namespace: dict[str, Any], local: dict[str, Any]) -> Any:
+    """The value of an annotation that is written as text; None if it has none."""
+    try:
+        return eval(annotation, namespace, local)
+    except Exception:
+        return None
 
 
 def spelled_out(annotation: Any) -> Any:
@@ -211,10 +234,10 @@ def spelled_out(annotation: Any) -> Any:
         return annotation
     parts, marks = [], []
     for part in map(spelled_out, args):
-        bare, *found = get_args(part) if get_origin(part) is Annotated else (part,)
+        kind, *found = get_args(part) if get_origin(part) is Annotated else (part,)
         kept = tuple(mark for mark in found if isinstance(mark, msgspec.Meta))
         marks += [mark for mark in found if not isinstance(mark, msgspec.Meta)]
-        parts.append(Annotated[(bare, *kept)] if kept else bare)
+        parts.append(Annotated[(kind, *kept)] if kept else kind)
     union = _union(parts)
     return Annotated[(union, *marks)] if marks else union
 
@@ -232,11 +255,6 @@ def _unaliased(annotation: Any) -> Any:
         annotation = value
 
 
-def without_marks(annotation: Any) -> Any:
-    """An annotation without its ``Annotated``."""
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-
-
 def without_none(annotation: Any) -> Any:
     """``T`` for ``T | None``, and for ``A | B | None`` that without None; else the type itself."""
     if get_origin(annotation) not in (Union, UnionType):
@@ -249,13 +267,18 @@ def _union(parts: Sequence[Any]) -> Any:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, also within ``Annotated`` and type aliases; else the type itself."""
+    """The types of a union, also within ``Annotated`` and type aliases; else the type itself.
+    Of what is written beside a type, the constraints of msgspec stay."""
     annotation = _unaliased(annotation)
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
         return tuple(each for part in get_args(annotation) for each in members(part))
-    if origin is Annotated and get_origin(get_args(annotation)[0]) in (Union, UnionType):
-        return members(get_args(annotation)[0])
+    if origin is Annotated:
+        inner, *marks = get_args(annotation)
+        if get_origin(inner) in (Union, UnionType):
+            return members(inner)
+        kept = tuple(mark for mark in marks if isinstance(mark, msgspec.Meta))
+        return (Annotated[(inner, *kept)] if kept else inner,)  # others say nothing of the type
     return (annotation,)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -39,9 +39,16 @@ class Stream(msgspec.Struct, Generic[T], tag=True):
 EXPECT_ANSWERS = (Call, Stream)
 
 
+def class_of(kind: Any) -> Any:
+    """The class of a type, without its arguments and what is written beside it."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return get_origin(kind) or kind
+
+
 def is_call(kind: Any) -> bool:
     """Whether messages of a type expect one answer, or many."""
-    kind = get_origin(kind) or kind
+    kind = class_of(kind)
     return isinstance(kind, type) and issubclass(kind, EXPECT_ANSWERS)
 
 
@@ -49,7 +56,7 @@ def is_call(kind: Any) -> bool:
 def answer_type(kind: Any) -> Any:
     """The type of the answers to messages of a type: ``R`` of ``Call[R]``, ``T`` of
     ``Stream[T]``."""
-    cls = get_origin(kind) or kind
+    cls = class_of(kind)
     for each in cls.__mro__:
         for base in getattr(each, "__orig_bases__", ()):
             if get_origin(base) in EXPECT_ANSWERS:
@@ -148,7 +155,7 @@ def call_frames(tag_field: str) -> Mapping[Any, Any]:
 def tag_field_of(kinds: tuple[Any, ...]) -> str:
     """The name of the field in which messages of these types carry their tag."""
     for kind in kinds:
-        config = getattr(get_origin(kind) or kind, "__struct_config__", None)
+        config = getattr(class_of(kind), "__struct_config__", None)
         if config is not None and config.tag_field is not None:
             return str(config.tag_field)
     return "type"

@@ -1,4 +1,5 @@
-"""The access log: a line for each connection that has ended, and for each that was refused."""
+"""The access log: a line for each connection that has ended, and for each that was refused; on the
+level DEBUG, one for each that is open."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ TOO_MANY = (429, 503)
 
 
 def log_connection(session: Session) -> None:
-    """Log route, id, peer, cause of the end, close code, messages in and out, and duration."""
+    """Log route, id, path without query, peer, cause of the end, close code, messages in and out,
+    and duration."""
     if not log.enabled(logging.INFO):
         return
     end = session.end
     log.info(
-        "%s id=%s peer=%s end=%s code=%s in=%d out=%d dropped=%d seconds=%.3f",
+        "%s id=%s path=%s peer=%s end=%s code=%s in=%d out=%d dropped=%d seconds=%.3f",
         session.plan.template,
         session.id,
+        session.connection.request.path,
         session.connection.request.client or "-",
         end.cause if end else "-",
         end.code if end else "-",
@@ -30,6 +33,17 @@ def log_connection(session: Session) -> None:
         session.outbox.sent,
         session.outbox.dropped,
         session.duration,
+    )
+
+
+def log_opened(session: Session) -> None:
+    """Log on the level DEBUG that a connection is open."""
+    log.debug(
+        "%s id=%s path=%s peer=%s open",
+        session.plan.template,
+        session.id,
+        session.connection.request.path,
+        session.connection.request.client or "-",
     )
 
 

@@ -14,7 +14,7 @@ from wsflow.errors import Reject, unwrap
 from wsflow.limits import Limits
 from wsflow.log import Log
 from wsflow.request import Request
-from wsflow.runtime.access import TOO_MANY, log_connection, log_refusal
+from wsflow.runtime.access import TOO_MANY, log_connection, log_opened, log_refusal
 from wsflow.runtime.admission import Admission, Admitted
 from wsflow.runtime.ending import RESTART, SHUTDOWN, is_cancellation, refuse
 from wsflow.runtime.memory import Memory
@@ -212,6 +212,10 @@ class App:
             refuse(transport, refusal)
             return None
         return self.begin(admitted, transport)
+
+    def opened(self, session: Session) -> None:
+        """A connection is open: its handshake was accepted."""
+        log_opened(session)
 
     def turned_away(self, why: str) -> None:
         """A connection was refused before it could send its opening request."""

@@ -9,7 +9,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from wsflow.declare.router import Router, place
+from wsflow.declare.functions import place
+from wsflow.declare.router import Router
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 

@@ -189,6 +189,9 @@ class Stopping:
             loop.add_reader(parent, self._parent_is_gone, loop, parent)
         for each, restart in handled.items():
             loop.add_signal_handler(each, self.signalled, restart)
+        if parent is None:
+            handled[signal.SIGHUP] = False
+            loop.add_signal_handler(signal.SIGHUP, self.not_reloaded)
         try:
             yield
         finally:
@@ -202,6 +205,10 @@ class Stopping:
         loop.remove_reader(parent)
         log.error("the supervisor is gone")
         self.signalled()
+
+    def not_reloaded(self) -> None:
+        """A single process cannot replace itself: SIGHUP does nothing to it."""
+        log.warning("SIGHUP is ignored: to reload without refusing a connection, use --workers")
 
     def signalled(self, restart: bool = False) -> None:
         self._signals += not restart  # one of the supervisor's does not make the next the second

@@ -198,9 +198,13 @@ async def serve(
 
     Raises:
         DeclarationError: the app's declarations are invalid.
+        ValueError: a setting is one that only ``wsflow run`` does: ``workers``, ``loop``,
+            ``log_level``, ``access_log``.
         OSError: the address cannot be listened on.
     """
-    server = Server(compile_app(router, override), settings or Settings())
+    settings = settings or Settings()
+    settings.check_program()
+    server = Server(compile_app(router, override), settings)
     background = Background()
     background.begin(server.run, "wsflow server")
     try:

@@ -83,15 +83,29 @@ class Settings(Limits, SocketLimits):
         group="Running",
     )
     workers: int = option(
-        1, "Worker processes. More than one needs a broker, or wsflow[cluster].", group="Running"
+        1,
+        "Worker processes. More than one needs a broker, or wsflow[cluster].",
+        group="Running",
+        command="use wsflow run --workers",
     )
     loop: Literal["asyncio", "uvloop"] = option(
-        "asyncio", "Event loop. uvloop needs wsflow[speed].", group="Running"
+        "asyncio",
+        "Event loop. uvloop needs wsflow[speed].",
+        group="Running",
+        command="start the program with uvloop.run(…)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "Lowest level of log messages that are written.", group="Running"
+        "info",
+        "Lowest level of log messages that are written.",
+        group="Running",
+        command='set the level of logging.getLogger("wsflow")',
     )
-    access_log: bool = option(True, "Write a log line per connection.", group="Running")
+    access_log: bool = option(
+        True,
+        "Write a log line per connection.",
+        group="Running",
+        command='disable logging.getLogger("wsflow.access")',
+    )
 
     def __post_init__(self) -> None:
         """Check what types cannot express.
@@ -99,13 +113,11 @@ class Settings(Limits, SocketLimits):
         Raises:
             ValueError: a number is out of range, or settings contradict each other.
         """
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, int | float) and not value >= 0:
-                raise ValueError(f"{each.name} is {value}: it must be 0 or more")
-        for name in ("open_timeout", "max_handshakes", "max_header_size"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} is 0: no client could connect")
+        super().__post_init__()
+        if self.fd is not None and self.fd < 0:
+            raise ValueError(f"fd is {self.fd}: it must be 0 or more")
+        if self.max_handshakes == 0:
+            raise ValueError("max_handshakes is 0: no client could connect")
         Origins(self.origin)
         Hosts(self.allowed_host)
         Proxies(self.trusted_proxy)
@@ -119,9 +131,18 @@ class Settings(Limits, SocketLimits):
             raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs a certificate")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}: no process would serve")
-        for name in ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 0: nothing could be received")
+
+    def check_program(self) -> None:
+        """Check that a program that serves by itself does all of it.
+
+        Raises:
+            ValueError: a setting is for ``wsflow run`` only.
+        """
+        for each in fields(self):
+            cure = each.metadata["command"]
+            value = getattr(self, each.name)
+            if cure and value != each.default:
+                raise ValueError(f"{each.name} is {value!r}, which serve() does not do: {cure}")
 
     def effective(self) -> Settings:
         """The same, with the hosts that are allowed by default written out."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NoReturn
 
+from wsflow.declare.markers import Sends
 from wsflow.declare.router import Declared, Handler, Kind, RateLimit, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
@@ -30,12 +31,13 @@ SCOPES: tuple[Kind, ...] = ("on_message", "on_connect", "lifespan")
 
 @dataclass(frozen=True)
 class Level:
-    """One of the nested Routers of a path: its functions, what they provide, and its rate limit, if
-    it has one."""
+    """One of the nested Routers of a path: its functions, what they provide, the scope functions
+    that do not say what they provide, and its rate limit, if it has one."""
 
     router: Router
     handlers: tuple[Handler, ...]
     offers: Mapping[Kind, Sequence[Offer]]
+    unsaid: Sequence[Offer]
     rates: tuple[RatePlan, ...]
 
     def of(self, kind: Kind) -> list[Handler]:
@@ -129,17 +131,21 @@ class _Compiler:
             self._router_problem(router, *wrong)
         handlers: list[Handler] = []
         offers: dict[Kind, list[Offer]] = {kind: [] for kind in SCOPES}
+        unsaid: list[Offer] = []
         for handler in router._declared.handlers:
             signature = self._signature(handler)
             if signature is None:
                 continue
-            if handler.kind in SCOPES and signature.gives not in (None, EMPTY):
+            if handler.kind in SCOPES and signature.gives is EMPTY:
+                unsaid.append(Offer(handler, EMPTY))
+            elif handler.kind in SCOPES and signature.gives is not None:
                 if self.resolver.overridden(signature.gives):
                     self.overridden.add(handler)
                     continue
                 self._offer(handler, signature, offers[handler.kind])
             handlers.append(handler)
-        return Level(router, tuple(handlers), offers, self._rates(router._limit, template))
+        rates = self._rates(router._limit, template)
+        return Level(router, tuple(handlers), offers, unsaid, rates)
 
     def _rates(self, limit: RateLimit, name: str) -> tuple[RatePlan, ...]:
         """The plan of a rate limit, with a name that no other has; none if there is no limit."""
@@ -284,6 +290,12 @@ class _Compiler:
             signature = self._known(handler)
             if signature.gives not in (None, EMPTY, NoReturn):
                 found.update(dict.fromkeys(members(signature.gives)))
+        for level in levels:
+            for handler in level.handlers:
+                for parameter in self._known(handler).parameters:
+                    for mark in parameter.marks:
+                        if isinstance(mark, Sends):
+                            found.update((kind, None) for t in mark.types for kind in members(t))
         for handler, topic in self.resolver.topics:
             if any(handler in level.handlers for level in levels):
                 found.update(dict.fromkeys(topic.types))
@@ -342,7 +354,10 @@ class _Compiler:
             signature.parameters[leading:],
             place,
             self._visible(handler, levels, stream),
-            [offer for level in levels for kind in SCOPES for offer in level.offers[kind]],
+            [
+                *(offer for level in levels for kind in SCOPES for offer in level.offers[kind]),
+                *(offer for level in levels for offer in level.unsaid),
+            ],
         )
 
     def _visible(self, handler: Handler, levels: Levels, stream: bool = False) -> list[Offer]:

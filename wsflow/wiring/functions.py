@@ -10,23 +10,27 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import msgspec
 from anyio.abc import TaskGroup
 
-from wsflow.declare.markers import REQUEST_MARKERS, Message, Requires
+from wsflow.declare.functions import is_cached, named, returns_context_manager
+from wsflow.declare.markers import MARKERS
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import (
     EMPTY,
     ITERATORS,
     Parameter,
     Signature,
+    as_provided,
+    bare,
     field_names,
     members,
     type_name,
 )
 from wsflow.end import End
 from wsflow.errors import Close, Disconnected, Reject
-from wsflow.messages.calls import Stream, answer_type, is_call
+from wsflow.messages.calls import Stream, answer_type, class_of, is_call
 from wsflow.messages.codec import CODECS, Codec, Decoding
 from wsflow.messages.shapes import Shapes, runtime_classes, takes_the_rest
 from wsflow.topics.topic import Topic
+from wsflow.wiring.answers import other_answer
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.messages import RAW, message_problem, union_problem
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
@@ -43,6 +47,16 @@ PROVIDES = {"lifespan", "on_connect", "on_message"}
 def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
     """Why a function cannot be of its kind, regardless of its parameters; None if it can."""
     fn = handler.fn
+    if returns_context_manager(fn):
+        return (
+            f"It returns a context manager, and {handler.kind} takes the generator itself.",
+            "remove @asynccontextmanager.",
+        )
+    if is_cached(fn):
+        return (
+            "It is cached, and what an async function returns can be awaited only once.",
+            "remove the decorator, and keep the value that it has awaited.",
+        )
     if signature.generator and handler.kind not in MAY_GENERATE:
         return (
             f"An {handler.kind} function is a coroutine, and this one yields.",
@@ -64,16 +78,11 @@ def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
         )
     if signature.generator or signature.coroutine:
         return None
-    if inspect.isgeneratorfunction(fn):
+    if inspect.isgeneratorfunction(named(fn)):
         return (
             f"It is a plain generator, so {handler.kind} could not await in it"
             + (", and its tear-down would not run." if handler.kind in PROVIDES else "."),
             "write `async def`.",
-        )
-    if inspect.isasyncgenfunction(getattr(fn, "__wrapped__", None)):
-        return (
-            f"It returns a context manager, and {handler.kind} takes the generator itself.",
-            "remove @asynccontextmanager.",
         )
     return (
         "It is not async.",
@@ -89,14 +98,15 @@ class Functions:
 
     def offer_problem(self, signature: Signature) -> WhyAndCure | None:
         """Why the value of a scope function cannot be injected; None if it can."""
-        if signature.gives in GIVEN or (get_origin(signature.gives) or signature.gives) is Topic:
+        gives = bare(signature.gives)
+        if gives in GIVEN or (get_origin(gives) or gives) is Topic:
             return (
-                f"It provides {type_name(signature.gives)}, which wsflow injects itself.",
+                f"It provides {type_name(gives)}, which wsflow injects itself.",
                 "remove the annotation, or provide a class of your own.",
             )
-        if signature.gives in SIMPLE:
+        if gives in SIMPLE:
             return (
-                f"{type_name(signature.gives)} cannot be provided: the type is too general.",
+                f"{type_name(gives)} cannot be provided: the type is too general.",
                 "provide a class of your own that contains it.",
             )
         return None
@@ -108,7 +118,7 @@ class Functions:
     ) -> tuple[tuple[Any, ...], bool] | None:
         """The types of a consumer's message, and whether it iterates them itself."""
         first = signature.parameters[0] if signature.parameters else None
-        if first is None or _injected(first) or first.annotation in provided:
+        if first is None or _injected(first) or as_provided(first.annotation, provided) in provided:
             self._problem(
                 handler,
                 first or "",
@@ -141,8 +151,8 @@ class Functions:
                 f"annotate it, as in {first.name}: Say, or {first.name}: str for raw text.",
             )
             return None
-        stream = get_origin(first.annotation) in ITERATORS
-        kinds = members(get_args(first.annotation)[0] if stream else first.annotation)
+        stream = get_origin(first.bare) in ITERATORS
+        kinds = members(get_args(first.bare)[0] if stream else first.annotation)
         for kind in kinds:
             carried = (kind, answer_type(kind)) if is_call(kind) else (kind,)
             for each in carried:
@@ -162,7 +172,7 @@ class Functions:
         if (wrong := rate_problem(handler.limit)) is not None:
             self._problem(handler, "", *wrong)
         concurrency = 1 if handler.concurrency is None else handler.concurrency
-        if not isinstance(concurrency, int) or concurrency < 1:
+        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             self._problem(
                 handler,
                 "",
@@ -177,12 +187,17 @@ class Functions:
                 "effect.",
                 "remove them, or take one message at a time.",
             )
-        elif handler.key is not None and concurrency == 1 and not is_call(kinds[0]):
+        elif handler.key is not None and (
+            handler.concurrency == 1 or (handler.concurrency is None and not is_call(kinds[0]))
+        ):
+            why = "Without concurrency" if handler.concurrency is None else "With concurrency=1"
             self._problem(
                 handler,
                 "",
-                "Without concurrency all messages keep their order, so key has no effect.",
-                "add concurrency=…, or remove key.",
+                f"{why} all messages keep their order, so key has no effect.",
+                "add concurrency=…, or remove key."
+                if handler.concurrency is None
+                else "raise concurrency, or remove key.",
             )
         elif handler.key is not None:
             for kind in kinds:
@@ -375,7 +390,7 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
             "A consumer that iterates its messages cannot answer each of them.",
             "take one call at a time, and return its answer.",
         )
-    streams = {issubclass(get_origin(kind) or kind, Stream) for kind in kinds if is_call(kind)}
+    streams = {issubclass(class_of(kind), Stream) for kind in kinds if is_call(kind)}
     if not all(map(is_call, kinds)) or len(streams) > 1:
         return (
             "It takes calls, and other messages as well.",
@@ -388,33 +403,23 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
             return f"{name} is a Call, and this yields.", "return the answer, or use a Stream."
         return f"{name} is a Stream, and this does not yield.", "yield its items, or use a Call."
     for kind in kinds:
-        expected = {type_name(each) for each in members(answer_type(kind))}
-        wrong = _other_answer(expected, signature.gives)
+        wrong = other_answer(answer_type(kind), signature.gives)
         if wrong is not None:
+            expected, given = wrong
             gives = "yields" if signature.generator else "returns"
             return (
-                f"{type_name(kind)} expects {' | '.join(sorted(expected))}, and this {gives} "
-                f"{wrong}.",
+                f"{type_name(kind)} expects {expected}, and this {gives} {given}.",
                 "use the same type; calls with different answer types need separate consumers.",
             )
     return None
 
 
-def _other_answer(expected: set[str], gives: Any) -> str | None:
-    """The type that is given although a call does not expect it; None if the types agree."""
-    if "Any" in expected or gives in (NoReturn, Any):
-        return None
-    if gives is EMPTY:
-        return None if "None" in expected else "a value without an annotation"
-    given = [type_name(each) for each in members(gives)]
-    return next((each for each in given if each not in expected), None)
-
-
 def _injected(parameter: Parameter) -> bool:
     """Whether a parameter is certainly not a message."""
-    bare = parameter.bare
+    kind = parameter.bare
     return (
-        bare in (*GIVEN, TaskGroup, End)
-        or (get_origin(bare) or bare) is Topic
-        or any(isinstance(mark, (*REQUEST_MARKERS, Message, Requires)) for mark in parameter.marks)
+        kind in (*GIVEN, TaskGroup, End, *MARKERS)
+        or isinstance(kind, MARKERS)
+        or (get_origin(kind) or kind) is Topic
+        or any(isinstance(mark, MARKERS) for mark in parameter.marks)
     )

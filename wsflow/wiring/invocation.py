@@ -80,7 +80,7 @@ class Invocation:
         return _guarded(bound, asked)
 
     def _bind(self, environment: Environment, leads: bool) -> Bound:
-        fn = self.handler.fn
+        fn = self.handler.call
         values = [source.get(environment) for source in self.positional]
         if self.keywords:
             named = {name: source.get(environment) for name, source in self.keywords}
@@ -97,7 +97,7 @@ class Invocation:
 
     def bind_each(self, environment: Environment) -> Callable[[MessageValues], Bound]:
         """Bind a call with values per message: returns a function from those to the closure."""
-        fn = self.handler.fn
+        fn = self.handler.call
         holes = [
             (index, source.handler)
             for index, source in enumerate(self.positional)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Union, get_origin
+from typing import Any, Union
 
 import msgspec
 from msgspec import inspect
 
 from wsflow.declare.signatures import type_name
+from wsflow.messages.calls import class_of
 from wsflow.messages.codec import JSON
 from wsflow.messages.shapes import all_within
 
@@ -24,7 +25,7 @@ def message_problem(kind: Any) -> tuple[str, str] | None:
             f"msgspec does not know the type {unknown}, so no message can carry it.",
             "use a msgspec.Struct, a dataclass, a TypedDict or a built-in type.",
         )
-    struct = get_origin(kind) or kind
+    struct = class_of(kind)
     if is_message(struct) and str(struct.__struct_config__.tag).startswith("$"):
         tag = struct.__struct_config__.tag
         return f"Its tag is {tag!r}, and tags that begin with $ are reserved.", "rename it."

@@ -97,7 +97,10 @@ class ConsumerPlan:
 
     @property
     def concurrent(self) -> bool:
-        return self.concurrency > 1
+        """Whether it has a lane of its own, or one that it shares with other consumers of calls:
+        also with a ``concurrency`` of 1, if that was said."""
+        said = self.handler.concurrency is not None
+        return not self.stream and (said or self.concurrency > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,23 @@ from typing import Any, get_args, get_origin
 
 from anyio.abc import TaskGroup
 
-from wsflow.declare.markers import REQUEST_MARKERS, Header, Message, Requires, TopicName
+from wsflow.connection import Connection
+from wsflow.declare.functions import gives_something
+from wsflow.declare.markers import (
+    MARKERS,
+    PLACES,
+    REQUEST_MARKERS,
+    Header,
+    Message,
+    Requires,
+    Sends,
+    TopicName,
+)
 from wsflow.declare.router import Handler
 from wsflow.declare.signatures import (
     EMPTY,
     Parameter,
+    as_provided,
     field_names,
     members,
     spelled_out,
@@ -112,7 +124,8 @@ class Resolver:
             parameters: the injected parameters.
             place: the path.
             scopes: the scope functions whose values it can use, nearest first.
-            hidden: all scope functions of the path, for error messages.
+            hidden: all scope functions of the path, for error messages; those without an
+                annotation provide EMPTY.
         """
         positional: dict[str, Source] = {}
         keywords: list[tuple[str, Source]] = []
@@ -149,7 +162,8 @@ class Resolver:
         scopes: Sequence[Offer],
         hidden: Sequence[Offer],
     ) -> Source | None:
-        wanted = parameter.wanted
+        offered = [*map(spelled_out, self.override), *(each.provides for each in scopes)]
+        wanted = parameter.wanted(offered)
         self.asked.setdefault(type_name(parameter.annotation), None)
         for each, value in self.override.items():
             if spelled_out(each) in wanted:
@@ -184,6 +198,18 @@ class Resolver:
     def _given(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
+        for mark in parameter.marks:
+            if mark is Sends:
+                self.problem(
+                    handler,
+                    parameter,
+                    "Sends in its annotation is the class, not an instance.",
+                    "name what is sent: Sends(Board, Won).",
+                )
+                return None, True
+            if isinstance(mark, Sends) and (wrong := sends_problem(parameter, mark)) is not None:
+                self.problem(handler, parameter, *wrong)
+                return None, True
         source = GIVEN.get(parameter.core) if _hashable(parameter.core) else None
         if source is None:
             return None, False
@@ -203,7 +229,16 @@ class Resolver:
     def _from_request(
         self, handler: Handler, parameter: Parameter, place: Place
     ) -> tuple[Source | None, bool]:
-        if isinstance(parameter.default, (*REQUEST_MARKERS, Message, Requires, TopicName)):
+        written = parameter.bare if isinstance(parameter.bare, type) else type(parameter.bare)
+        if written in MARKERS:
+            self.problem(
+                handler,
+                parameter.name,
+                f"Its annotation is {written.__name__} alone, which is no type.",
+                f"write it beside the type: {parameter.name}: {PLACES[written]}.",
+            )
+            return None, True
+        if isinstance(parameter.default, MARKERS):
             name = type(parameter.default).__name__
             self.problem(
                 handler,
@@ -215,13 +250,12 @@ class Resolver:
             return None, True
         marks = [mark for mark in parameter.marks if isinstance(mark, REQUEST_MARKERS)]
         for mark in parameter.marks:
-            if mark in (*REQUEST_MARKERS, Message, Requires, TopicName):
+            if mark in MARKERS:
                 self.problem(
                     handler,
                     parameter,
                     f"{mark.__name__} in its annotation is the class, not an instance.",
-                    f"add the parentheses: {mark.__name__}"
-                    + {TopicName: '("name").', Requires: '("role").'}.get(mark, "()."),
+                    f"add the parentheses: {PLACES[mark].partition(', ')[2][:-1]}.",
                 )
                 return None, True
         if not marks:
@@ -323,9 +357,10 @@ class Resolver:
         found: list[tuple[Any, Source]] = []
         replaced = [(each, Fixed(value, "an override")) for each, value in self.override.items()]
         offered = [(scope.provides, _provided(scope)) for scope in scopes]
+        of = as_provided(asked.of, (kind for kind, _ in (*replaced, *offered)))
         for kind, source in (*replaced, *offered):
             if asked.of is not None:
-                fits = kind == asked.of
+                fits = kind == of
             else:
                 fits = _has_roles(kind, certainly=True) or not isinstance(asked.role, str)
             if fits and all(kind != each for each, _ in found):
@@ -401,7 +436,7 @@ class Resolver:
             if scope.handler is handler or scope.provides in (None, EMPTY):
                 continue
             place_of = f"{scope.handler} ({scope.handler.where})"
-            if scope.provides in parameter.wanted:
+            if scope.provides in parameter.wanted([scope.provides]):
                 return (
                     f"It would get its default: {wanted} comes from {place_of}, whose value "
                     f"{handler} cannot use.",
@@ -440,8 +475,9 @@ class Resolver:
             )
             return
         wanted = type_name(parameter.annotation)
+        kinds = parameter.wanted([each.provides for each in hidden])
         for scope in hidden:
-            if scope.provides in parameter.wanted:
+            if scope.provides in kinds:
                 self.problem(
                     handler,
                     parameter,
@@ -450,7 +486,12 @@ class Resolver:
                     _see(handler, scope.handler),
                 )
                 return
-        if handler.kind == "consumer" and is_message(parameter.bare):
+        unsaid = [
+            f"{each.handler} ({each.handler.where})"
+            for each in hidden
+            if each.provides is EMPTY and gives_something(each.handler.fn)
+        ]
+        if handler.kind == "consumer" and is_message(parameter.bare) and not unsaid:
             self.problem(
                 handler,
                 parameter,
@@ -461,15 +502,33 @@ class Resolver:
                 f"function annotated `-> {wanted}`.",
             )
             return
-        offered = sorted({type_name(scope.provides) for scope in hidden if scope.provides})
+        offers = {type_name(each.provides) for each in hidden if each.provides is not EMPTY}
+        offered = sorted(offers)
         self.problem(
             handler,
             parameter,
             f"No scope function provides {wanted}."
-            + (f" Those of this path provide {', '.join(offered)}." if offered else ""),
-            f"return it from a function decorated with lifespan, on_connect or on_message and "
+            + (f" Those of this path provide {', '.join(offered)}." if offered else "")
+            + (f" What {' and '.join(unsaid)} returns has no annotation." if unsaid else ""),
+            f"annotate the function that provides it `-> {wanted}`, or "
+            f"`-> AsyncIterator[{wanted}]` if it yields."
+            if unsaid
+            else f"return it from a function decorated with lifespan, on_connect or on_message and "
             f"annotated `-> {wanted}`.",
         )
+
+
+def sends_problem(parameter: Parameter, mark: Sends) -> tuple[str, str] | None:
+    """Why a parameter cannot say what is sent, and the fix; None if it can."""
+    if parameter.bare is not Connection:
+        return (
+            "Sends(…) says what is sent through a Connection, and this is none.",
+            "put it beside the Connection: Annotated[Connection, Sends(Said)].",
+        )
+    if not mark.types:
+        return "Sends() names no type.", "name those that are sent: Sends(Board, Won)."
+    found = (message_problem(kind) for each in mark.types for kind in members(each))
+    return next((wrong for wrong in found if wrong is not None), None)
 
 
 def _see(asks: Handler, provides: Handler) -> str:

@@ -1,7 +1,8 @@
 """Routing: path templates, joining them, and matching the path of a request.
 
 A path consists of segments. ``{name}`` matches one non-empty segment; a literal segment takes
-precedence over it. Segments are compared percent-decoded.
+precedence over it. Segments are compared percent-decoded. A path and the same path with one slash
+at its end are the same; any other empty segment makes another path, which matches nothing.
 """
 
 from __future__ import annotations
@@ -107,4 +108,4 @@ class RouteTable(Generic[T]):
 
 
 def _segments(path: str) -> list[str]:
-    return path[1:].split("/") if path != "/" else []
+    return path.removesuffix("/").split("/")[1:]

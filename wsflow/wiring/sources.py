@@ -16,7 +16,7 @@ import msgspec
 from wsflow.connection import Connection
 from wsflow.declare.markers import Cookie, Header, Query
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, members, type_name, without_marks
+from wsflow.declare.signatures import EMPTY, bare, members, type_name
 from wsflow.errors import Reject
 from wsflow.messages.events import TopicOptions
 from wsflow.request import Request
@@ -123,7 +123,7 @@ class FromRequest:
 
     @property
     def collects(self) -> bool:
-        kinds = map(without_marks, members(without_marks(self.kind)))
+        kinds = map(bare, members(bare(self.kind)))
         return any((get_origin(kind) or kind) in _COLLECTIONS for kind in kinds)
 
     def convert(self, request: Request) -> Any:
