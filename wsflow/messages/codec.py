@@ -253,6 +253,24 @@ def runtime_classes(kind: Any) -> Iterable[type]:
     return _classes_of(inspect.type_info(kind))
 
 
+def sure_classes(kind: Any) -> Iterable[type]:
+    """The classes whose every instance a type takes, as far as a class can tell: Structs,
+    dataclasses, enums, and what has no constraint and no items."""
+    info = inspect.type_info(kind)
+    parts = info.types if isinstance(info, inspect.UnionType) else (info,)
+    return [
+        cls
+        for part in parts
+        if isinstance(part, _BY_CLASS) or (type(part) in _SCALARS and part == type(part)())
+        for cls in _classes_of(part)
+    ]
+
+
+_BY_CLASS = (
+    inspect.StructType,
+    inspect.DataclassType,
+    inspect.EnumType,
+)
 _PLAIN: Mapping[type, type] = {
     inspect.AnyType: object,
     inspect.NoneType: type(None),
@@ -279,6 +297,20 @@ _PLAIN: Mapping[type, type] = {
     inspect.VarTupleType: tuple,
     inspect.TupleType: tuple,
 }
+
+_SCALARS = (
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.StrType,
+    inspect.BytesType,
+    inspect.DateTimeType,
+    inspect.DateType,
+    inspect.TimeType,
+    inspect.UUIDType,
+    inspect.DecimalType,
+)
 
 
 def _classes_of(info: Any) -> Iterable[type]:

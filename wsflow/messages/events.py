@@ -32,6 +32,7 @@ class TopicOptions:
         when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
             ``drop_newest``, or keep only the ``latest``.
         presence: the type of the members' presence, None if it is not declared.
+        event_id: as a broker has stored it, whether messages carry their event id.
     """
 
     history: int = 0
@@ -40,6 +41,7 @@ class TopicOptions:
     backlog: int = 1024
     when_full: WhenFull = "close"
     presence: Any = None
+    event_id: bool = False
 
 
 class EventId:

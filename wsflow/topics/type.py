@@ -11,13 +11,22 @@ from typing import Any, Union
 
 import msgspec
 
-from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse, runtime_classes
+from wsflow.messages.codec import (
+    CODECS,
+    Codec,
+    TooLargeError,
+    decode_or_refuse,
+    runtime_classes,
+    sure_classes,
+)
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
 # so that no message can contain it, neither by accident nor on purpose.
 _ID_TOKEN = os.urandom(12).hex()
+
+_RAW = ((str,), (bytes, bytearray, memoryview))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,49 @@ class TopicType:
     codecs: tuple[Codec, ...]
 
     @property
-    def classes(self) -> tuple[type, ...]:
-        return _classes(self.types)
+    def carries_id(self) -> bool:
+        """Whether any of the messages carries its event id."""
+        return any(event_id_field(cls) for kind in self.types for cls in runtime_classes(kind))
+
+    def check(self, name: str, message: object) -> object:
+        """Check that a message is of the topic's type: that msgspec decodes one from it.
+
+        An instance of a Struct or a dataclass among the types is right, and so is a value of a type
+        like ``int`` that has no constraint: nothing more is looked at. All else is encoded and
+        decoded.
+
+        Returns:
+            The message; decoded if otherwise the place of its event id were not known.
+
+        Raises:
+            TypeError: it is not.
+        """
+        if type(message) in _sure(self.types) or object in (classes := _classes(self.types)):
+            return message
+        raw = next((raw for raw in _RAW if isinstance(message, raw)), None)
+        try:
+            if raw is None:
+                return self._decoded(message)
+            why = ""
+            if any(cls in raw for cls in classes):  # it is sent as it is, not encoded
+                msgspec.convert(message, Union[self.types])  # noqa: UP007
+                return message
+        except msgspec.ValidationError as exc:
+            why = f": {exc}"
+        names = " | ".join(getattr(kind, "__name__", str(kind)) for kind in self.types)
+        raise TypeError(f"topic {name!r} carries {names}, not {type(message).__name__}{why}")
+
+    def _decoded(self, message: Any) -> object:
+        for codec in self.codecs:
+            try:
+                encoded = codec.encode(message)
+            except OverflowError:  # another one may have integers as large
+                continue
+            decoded: object = _decoder(codec.name, self.types)(encoded)
+            if self.carries_id and event_id_field(message.__class__) is None:
+                return decoded
+            break
+        return message
 
     def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
         """Encode a message, once per codec.
@@ -81,8 +131,13 @@ class TopicType:
 
 @lru_cache(maxsize=1024)
 def _classes(types: tuple[Any, ...]) -> tuple[type, ...]:
-    found = tuple({cls for kind in types for cls in runtime_classes(kind)})
-    return (object,) if float in found and int not in found and len(found) == 1 else found
+    return tuple({cls for kind in types for cls in runtime_classes(kind)})
+
+
+@lru_cache(maxsize=1024)
+def _sure(types: tuple[Any, ...]) -> frozenset[type]:
+    """The classes whose every instance is of one of the types."""
+    return frozenset(cls for kind in types for cls in sure_classes(kind))
 
 
 @lru_cache(maxsize=1024)
