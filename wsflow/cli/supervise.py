@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from wsflow.brokers import select
-from wsflow.brokers.workers import announced
+from wsflow.brokers.announced import announced
 from wsflow.errors import BrokerError
 from wsflow.log import Log, say
 from wsflow.server.embedded import EmbeddedNats, find_server
