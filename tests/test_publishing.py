@@ -76,6 +76,7 @@ async def test_a_template_and_values(server: BrokerServer, with_app: Any) -> Non
         assert await publish("room.{room}", Said("hi"), room="my room") == ""
         assert await peer.receive(Said) == Said("hi")
         id = await publish("kept.{room}", News("kept"), room="my room")
+        assert id
         assert await peer.receive(News) == News("kept", id)
         await publish("kept.my%20room", Gone())
         assert await peer.receive(Gone) == Gone()
@@ -112,6 +113,8 @@ async def test_without_the_app_a_missing_event_id_is_said(server: BrokerServer) 
     ):
         with pytest.raises(TypeError, match="carry their event id, and dict has no field marked"):
             await publish("kept.{room}", {"type": "news", "text": "x"}, room="b")
+        with pytest.raises(TypeError, match="carry their event id, and Gone has no field marked"):
+            await publish("late.{x}", Gone(), x="b")
         await peer.receive_nothing(0.05)
 
 

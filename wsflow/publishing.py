@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import is_dataclass
 from functools import partial
+from threading import Condition
 from typing import Any, final
 
+import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from wsflow.brokers.remote import RemoteBroker
@@ -61,8 +64,7 @@ class Publisher:
             message = kind.check(name, message)
         else:
             name, kind = await self._stored(topic, values)
-            published: Any = type(message)
-            if kind.options.event_id and event_id_field(published) is None:
+            if _lacks_id(message, kind.options):
                 raise TypeError(
                     f"messages on topic {name!r} carry their event id, and "
                     f"{type(message).__name__} has no field marked with EventId(): publish a "
@@ -83,6 +85,15 @@ class Publisher:
         )
         name, found = stored.name(topic, values, _cure)
         return name, found or TopicType((object,), TopicOptions(), codecs)
+
+
+def _lacks_id(message: Any, options: TopicOptions) -> bool:
+    """Whether a message should carry its event id, and has no known place for it. Where some of the
+    types carry one, a Struct or a dataclass may be of another type; all else may not."""
+    if not options.event_id or event_id_field(type(message)) is not None:
+        return False
+    typed = isinstance(message, msgspec.Struct) or is_dataclass(message)
+    return options.event_id == "all" or not typed
 
 
 def declared_topic(
@@ -156,7 +167,9 @@ class BlockingPublisher:
         self._portal = portal
         self._publish = publish
         self._process = os.getpid()
+        self._calls = 0
         self._closed = False
+        self._changed = Condition()
 
     def __call__(self, topic: str, message: object, /, **values: str | int) -> str:
         """Send a message to all members of a topic, and wait until the broker has it.
@@ -171,9 +184,27 @@ class BlockingPublisher:
                 "this publisher was made before the process was forked, and its thread is not in "
                 "this one: make it afterwards, in the process that uses it"
             )
-        if self._closed:
-            raise RuntimeError("this publisher is closed: its `with` block has ended")
-        return self._portal.call(partial(self._publish, topic, message, **values))
+        with self._calling():
+            return self._portal.call(partial(self._publish, topic, message, **values))
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("this publisher is closed: its `with` block has ended")
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def _close(self) -> None:
+        """Take no more messages, and wait for those of other threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._calls)
 
 
 @contextmanager
@@ -207,4 +238,4 @@ def blocking_publisher(
         try:
             yield blocking
         finally:
-            blocking._closed = True
+            blocking._close()

@@ -19,7 +19,7 @@ def server() -> Iterator[BrokerServer]:
     started.start()
     with redis.Redis.from_url(started.url) as client:
         client.hset("wsflow:declared", "kept.{room}", "5 0")
-        client.hset("wsflow:declared", "ids.{room}", "5 0 1000 id")
+        client.hset("wsflow:declared", "ids.{room}", "5 0 1000 all")
     yield started
     started.stop()
 

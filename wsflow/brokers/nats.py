@@ -40,7 +40,7 @@ from wsflow.brokers.wire import MAX_SIZE
 from wsflow.errors import BrokerError
 from wsflow.http import percent_encode, url_parts
 from wsflow.log import Log, shown_uri
-from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, TopicOptions
+from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, Carries, TopicOptions
 
 log = Log("wsflow.broker")
 
@@ -77,7 +77,7 @@ class Declared(msgspec.Struct, array_like=True):
     history: int
     max_age: float
     history_bytes: int = HISTORY_BYTES
-    event_id: bool = False
+    event_id: Carries = ""
 
     @property
     def options(self) -> TopicOptions:

@@ -47,7 +47,7 @@ from wsflow.brokers.engine import (
 from wsflow.errors import BrokerError
 from wsflow.http import url_parts
 from wsflow.log import Log, shown_uri
-from wsflow.messages.events import HISTORY_BYTES, TopicOptions, UnreadableError
+from wsflow.messages.events import CARRIES, HISTORY_BYTES, TopicOptions, UnreadableError
 
 log = Log("wsflow.broker")
 
@@ -448,7 +448,7 @@ class RedisConnection:
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
         for template, options in topics.items():
             value = f"{options.history} {options.max_age!r} {options.history_bytes}"
-            value += " id" * options.event_id
+            value += f" {options.event_id}" if options.event_id else ""
             try:
                 await self._call("HSET", f"{self._prefix}:declared", template, value)
             except AlienKeyError as exc:
@@ -563,5 +563,5 @@ def _options(value: str) -> TopicOptions:
     """
     words = value.split()
     history, max_age, history_bytes = [*words, str(HISTORY_BYTES)][:3]
-    event_id = words[3:4] == ["id"]
+    event_id = next((each for each in CARRIES if words[3:4] == [each]), "")
     return TopicOptions(int(history), float(max_age), int(history_bytes), event_id=event_id)

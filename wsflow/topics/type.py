@@ -20,7 +20,7 @@ from wsflow.messages.codec import (
     sure_classes,
 )
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
+from wsflow.messages.events import Carries, Envelope, Event, TopicOptions, event_id_field
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
 # so that no message can contain it, neither by accident nor on purpose.
@@ -44,9 +44,10 @@ class TopicType:
     codecs: tuple[Codec, ...]
 
     @property
-    def carries_id(self) -> bool:
-        """Whether any of the messages carries its event id."""
-        return any(event_id_field(cls) for kind in self.types for cls in runtime_classes(kind))
+    def carries_id(self) -> Carries:
+        """Which of the messages carry their event id."""
+        found = [event_id_field(cls) is not None for cls in _classes(self.types)]
+        return "all" if all(found) else "some" if any(found) else ""
 
     def check(self, name: str, message: object) -> object:
         """Check that a message is of the topic's type: that msgspec decodes one from it.
