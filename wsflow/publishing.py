@@ -90,7 +90,8 @@ class Publisher:
 def _lacks_id(message: Any, options: TopicOptions) -> bool:
     """Whether a message should carry its event id, and has no known place for it. Where some of the
     types carry one, a Struct or a dataclass may be of another type; all else may not."""
-    if not options.event_id or event_id_field(type(message)) is not None:
+    kind: Any = type(message)
+    if not options.event_id or event_id_field(kind) is not None:
         return False
     typed = isinstance(message, msgspec.Struct) or is_dataclass(message)
     return options.event_id == "all" or not typed

@@ -143,8 +143,8 @@ async def test_alien_declarations(server: BrokerServer, caplog: pytest.LogCaptur
         async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
             assert await publish("kept", News("here"))
             assert (await peer.receive(News)).text == "here"
-            options = await publish._options("short")
-            assert options == TopicOptions(7, 1.5)
+            _, kind = await publish._stored("short", {})
+            assert kind.options == TopicOptions(7, 1.5)
 
 
 async def test_an_alien_claim_is_a_claim(

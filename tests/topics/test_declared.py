@@ -114,7 +114,7 @@ async def test_a_router_declares_what_its_path_has_no_values_for(server: MemoryS
 
 def test_what_a_router_declares_is_known_before_it_runs() -> None:
     plan = compile_app(build(Alerts, path="/{room}"))
-    options = TopicOptions(history=9, backlog=7, event_id=True)
+    options = TopicOptions(history=9, backlog=7, event_id="all")
     assert plan.topics.with_history == {"alerts.{kind}.{place}": options}
     (route,) = plan.routes
     assert Note in route.sends

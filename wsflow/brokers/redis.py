@@ -47,7 +47,7 @@ from wsflow.brokers.engine import (
 from wsflow.errors import BrokerError
 from wsflow.http import url_parts
 from wsflow.log import Log, shown_uri
-from wsflow.messages.events import CARRIES, HISTORY_BYTES, TopicOptions, UnreadableError
+from wsflow.messages.events import CARRIES, HISTORY_BYTES, Carries, TopicOptions, UnreadableError
 
 log = Log("wsflow.broker")
 
@@ -563,5 +563,6 @@ def _options(value: str) -> TopicOptions:
     """
     words = value.split()
     history, max_age, history_bytes = [*words, str(HISTORY_BYTES)][:3]
-    event_id = next((each for each in CARRIES if words[3:4] == [each]), "")
+    carries: dict[str, Carries] = {each: each for each in CARRIES}
+    event_id = carries.get("".join(words[3:4]), "")
     return TopicOptions(int(history), float(max_age), int(history_bytes), event_id=event_id)
