@@ -10,11 +10,13 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from wsflow import EventId, Query, Registry, Router, Topic, TopicName
+from wsflow import DeclarationError, EventId, Query, Registry, Router, Topic, TopicName
+from wsflow.messages.codec import JSON, MSGPACK
 from wsflow.messages.events import TopicOptions
 from wsflow.testing import connect, serve_in_memory
 from wsflow.testing.server import MemoryServer
 from wsflow.topics import declared
+from wsflow.topics.type import TopicType
 from wsflow.wiring.compile import compile_app
 
 
@@ -324,3 +326,29 @@ async def test_what_is_decoded_has_its_event_id() -> None:
         await ada.send({"type": "note", "text": "x"})
         assert await ada.receive(Note) == Note("x", heard[0] if heard else "")
         assert heard[0]
+
+
+async def test_integers_that_one_codec_has() -> None:
+    app = Router("/", codec="msgpack", subprotocols=("wsflow.msgpack", "wsflow.json"))
+
+    @app.consumer
+    async def nothing(message: Any) -> None: ...
+
+    async with serve_in_memory(app) as server:
+        topic = server.registry.topic("x", list[int])
+        packed = TopicType(topic._type.types, topic._type.options, (MSGPACK,))
+        both = TopicType(topic._type.types, topic._type.options, (MSGPACK, JSON))
+        assert both.check("x", [2**65]) == [2**65]
+        assert packed.check("x", [2**65]) == [2**65]  # encoding it says so
+        with pytest.raises(TypeError, match="carries"):
+            both.check("x", [2**65, "a"])
+
+
+def test_what_a_router_offers_to_a_handler_that_differs() -> None:
+    app = Router("/", topics=[Annotated[Topic[int], "n"], Annotated[Topic[str], "n"]])
+
+    @app.consumer
+    async def nothing(message: str) -> None: ...
+
+    with pytest.raises(DeclarationError, match="The topic 'n' has the type str here, and others"):
+        compile_app(app)
