@@ -22,7 +22,7 @@ FLOORS = [
     ["auth", "wiring"],
     ["runtime"],
     ["server", "client"],
-    ["testing"],
+    ["testing", "publishing"],
     ["cli"],
     ["", "__main__"],
 ]

@@ -14,6 +14,7 @@ import wsflow.testing
 
 PROMISED = {
     "Address",
+    "BlockingPublisher",
     "BrokerError",
     "Call",
     "CallError",
@@ -55,6 +56,7 @@ PROMISED = {
     "TopicIterator",
     "TopicMember",
     "TopicName",
+    "blocking_publisher",
     "connect",
     "publisher",
     "run_client",

@@ -23,15 +23,16 @@ from wsflow.limits import Limits
 from wsflow.messages.calls import Call, Stream
 from wsflow.messages.events import EventId
 from wsflow.opening import Opening
+from wsflow.publishing import BlockingPublisher, Publisher, blocking_publisher, publisher
 from wsflow.request import Params, Request
 from wsflow.topics.iterators import TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
-from wsflow.topics.publisher import Publisher, publisher
 from wsflow.topics.registry import Registry
 from wsflow.topics.topic import Joined, Topic, TopicCounters
 
 __all__ = [
     "Address",
+    "BlockingPublisher",
     "BrokerError",
     "Call",
     "CallError",
@@ -73,6 +74,7 @@ __all__ = [
     "TopicIterator",
     "TopicMember",
     "TopicName",
+    "blocking_publisher",
     "connect",
     "publisher",
     "run_client",

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 import wsflow
 from tests.brokers.aliens import GOOD, News, resumes, running, work
 from tests.brokers.servers import BrokerServer, Kind
+from tests.brokers.test_claims import Ignoring
 from wsflow import BrokerError
 from wsflow.brokers import nats as engine
 from wsflow.brokers import select, wire
@@ -143,8 +144,8 @@ async def test_alien_declarations(server: BrokerServer, caplog: pytest.LogCaptur
         async with process.connect("/") as peer, wsflow.publisher(server.url) as publish:
             assert await publish("kept", News("here"))
             assert (await peer.receive(News)).text == "here"
-            options = await publish._options("short")
-            assert options == TopicOptions(7, 1.5)
+            _, kind = await publish._stored("short", {})
+            assert kind.options == TopicOptions(7, 1.5)
 
 
 async def test_an_alien_claim_is_a_claim(
@@ -332,3 +333,14 @@ def test_urls_that_cannot_be_used(url: str, says: str) -> None:
         select.engine(url)
     assert says in str(raised.value)
     assert "SECRET" not in str(raised.value)
+
+
+async def test_the_latest_events_of_another_history_are_none(server: BrokerServer) -> None:
+    """Its numbers begin anew, so some of them are not later."""
+    connection: Any = await engine.NatsEngine(server.url).connect(Ignoring(), "p")
+    options = TopicOptions(history=5)
+    await connection.publish("anew", b"x", options, Attempt("a"))
+    upto = await connection.last("anew", options)
+    assert len(await connection.latest("anew", options, upto, 5)) == 1
+    assert await connection.latest("anew", options, upto._replace(epoch="0"), 5) == []
+    await connection.close()

@@ -19,6 +19,7 @@ def server() -> Iterator[BrokerServer]:
     started.start()
     with redis.Redis.from_url(started.url) as client:
         client.hset("wsflow:declared", "kept.{room}", "5 0")
+        client.hset("wsflow:declared", "ids.{room}", "5 0 1000 all")
     yield started
     started.stop()
 
@@ -47,6 +48,19 @@ def test_one_message(server: BrokerServer, capsys: pytest.CaptureFixture[str]) -
         listening.connection_pool.disconnect()
 
 
+def test_a_template_and_its_values(
+    server: BrokerServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with heard(server, "room.my%20room%3D1") as listening:
+        said = '{"type": "said", "who": "bot", "text": "hi"}'
+        for app in ((), ("--app", "examples.chat:app")):
+            options = ("--param", "room=my room=1", "--broker", server.url, *app)
+            assert call(capsys, "room.{room}", said, *options) == (0, "", "")
+            message = listening.get_message(timeout=5)
+            assert b"hi" in message["data"]
+        listening.connection_pool.disconnect()
+
+
 def test_each_line_of_the_input(
     server: BrokerServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +83,17 @@ def test_mistakes(
         (("room.a", "{", "--broker", server.url), 2, "'{' was not published: Input data was trunc"),
         (("room.a", '{"type": "said"}', *chat), 2, "was not published: Object missing required"),
         (("rom.a", "{}", *chat), 2, "the app declares no topic 'rom.a'; it has: room.{room}"),
+        (("room.a b", "{}", *chat), 2, "wsflow publish 'room.{room}' --param room='a b'"),
+        (("room.{room}", "{}", *chat), 2, "the topic 'room.{room}' needs a value for room"),
+        (("room.{room}", "{}", "--param", "x=1", *chat), 2, "needs a value for room"),
+        (("room.{room}", "{}", "--param", "x", *chat), 2, "--param 'x': write NAME=VALUE"),
+        (("room.{room}", "{}", "--param", "=x", *chat), 2, "--param '=x': write NAME=VALUE"),
+        (
+            ("room.{room}", "{}", "--param", "x=1", "--param", "x=2", *chat),
+            2,
+            "--param x= is there twice",
+        ),
+        (("ids.a", "{}", "--broker", server.url), 2, "carry their event id"),
         (("room.a", "{}", "--app", "nowhere:app", *chat[2:]), 3, "there is no module 'nowhere'"),
         (
             ("room.a", "{}", "--broker", "redis://127.0.0.1:1", "--timeout", "0.1"),

@@ -28,7 +28,6 @@ from wsflow.messages.codec import MSGPACK
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import TopicOptions
 from wsflow.testing import connect, serve_in_memory
-from wsflow.topics.names import fill_name
 from wsflow.topics.type import TopicType
 
 
@@ -135,12 +134,6 @@ async def test_encoded_once_for_all_who_have_joined() -> None:
     said = [message for message in handed if b"said" in message.payload]
     assert len(said) == 10
     assert len({id(message) for message in said}) == 1
-
-
-def test_names_from_paths_are_quoted() -> None:
-    assert fill_name("a.{x}", {"x": "ok-_1"}) == "a.ok-_1"
-    assert fill_name("a.{x}", {"x": "*.>é%"}) == "a.%2A%2E%3E%C3%A9%25"
-    assert fill_name("plain", {}) == "plain"
 
 
 async def test_paths_make_no_other_name() -> None:
@@ -333,10 +326,10 @@ async def test_a_replay_that_others_publish_into() -> None:
         await writer.send(["a", "b"])
         ids = await writer.receive(list)
 
-        async def slow_replay(topic: str, after: str, begin: Callable[[], None]) -> Any:
+        async def slow_replay(topic: str, after: str, begin: Callable[[], None], last: int) -> Any:
             await writer.send(["c"])
             await writer.receive(list)
-            answer = await replay(topic, after, begin)
+            answer = await replay(topic, after, begin, last)
             await writer.send(["d"])
             await writer.receive(list)
             return answer

@@ -118,12 +118,19 @@ class Broker(Protocol):
             BrokerError: the broker is unreachable, or refuses.
         """
 
-    async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
-        """What came after the event ``after``, on a topic that is subscribed to.
+    def declare(self, template: str, options: TopicOptions) -> None:
+        """The app has declared a topic with history while it runs."""
+
+    async def replay(
+        self, topic: str, after: str, begin: Callable[[], None], last: int = 0
+    ) -> Replay:
+        """What came after the event ``after``, or else the latest events, on a topic that is
+        subscribed to.
 
         Args:
             topic: its name.
-            after: an event id.
+            after: an event id; ``""`` for the latest events, which are never ``recovered``.
+            last: how many of the latest events, at most.
             begin: called before the history is read, and again if that has to begin anew. What is
                 delivered from then on is later than what is replayed.
 

@@ -142,6 +142,12 @@ class EngineConnection(Protocol):
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         """The events that are later than ``after`` and not later than ``upto``."""
 
+    async def latest(
+        self, topic: str, options: TopicOptions, upto: Mark, count: int
+    ) -> Sequence[tuple[Mark, bytes]]:
+        """The last ``count`` events that are not later than ``upto``, oldest first; fewer if there
+        are fewer, and none if the history is another one by now than that of ``upto``."""
+
     async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
         """Claim a name, atomically, for all that use this server with the same prefix.
 

@@ -12,6 +12,7 @@ import logging
 import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 
 import anyio
 
@@ -70,8 +71,12 @@ class _Stream:
         missed = self.last - mark.order[0]
         if not 0 <= missed <= len(self.events):
             return Replay(False, [])
-        start = len(self.events) - missed
-        return Replay(True, [event for _, _, event in list(self.events)[start:]])
+        return Replay(True, self.latest(missed))
+
+    def latest(self, count: int) -> list[Event]:
+        """The last events, oldest first."""
+        start = max(len(self.events) - count, 0)
+        return [event for _, _, event in islice(self.events, start, None)]
 
 
 def _size(envelope: Envelope) -> int:
@@ -129,14 +134,19 @@ class MemoryBroker:
         self._listener.deliver(topic, event)
         return event.id
 
-    async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
+    def declare(self, template: str, options: TopicOptions) -> None:
+        """Does nothing: nobody asks."""
+
+    async def replay(
+        self, topic: str, after: str, begin: Callable[[], None], last: int = 0
+    ) -> Replay:
         begin()
         self._forget_old()
         stream = self._streams.get(topic)
         if stream is None or topic not in self._options:
             return Replay(False, [])
         self._use(topic, stream)
-        return stream.after(after)
+        return stream.after(after) if after else Replay(False, stream.latest(last))
 
     # -- history
 

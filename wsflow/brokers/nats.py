@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import logging
 import math
 import random
@@ -39,7 +40,7 @@ from wsflow.brokers.wire import MAX_SIZE
 from wsflow.errors import BrokerError
 from wsflow.http import percent_encode, url_parts
 from wsflow.log import Log, shown_uri
-from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, TopicOptions
+from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, Carries, TopicOptions
 
 log = Log("wsflow.broker")
 
@@ -51,6 +52,9 @@ SHARE = 16
 
 LOOKS = 4
 """How often a topic is looked after while ``history_bytes`` are published on it, on average."""
+
+MAX_TOKEN = 1024
+"""Characters of the longest name of a topic that is a subject as it stands."""
 
 
 class Put(msgspec.Struct):
@@ -73,6 +77,11 @@ class Declared(msgspec.Struct, array_like=True):
     history: int
     max_age: float
     history_bytes: int = HISTORY_BYTES
+    event_id: Carries = ""
+
+    @property
+    def options(self) -> TopicOptions:
+        return TopicOptions(self.history, self.max_age, self.history_bytes, event_id=self.event_id)
 
 
 @final
@@ -343,8 +352,31 @@ class NatsConnection:
         return Mark(beginning.epoch, order)
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
-        subject = self._subject("s", topic, options)
         start = after.order[0] if after.order else 0
+        entries = await self._events(topic, options, start, upto)
+        complete = bool(entries) and entries[0][0] == after
+        return Stored(complete, entries[1:] if complete else entries)
+
+    async def latest(
+        self, topic: str, options: TopicOptions, upto: Mark, count: int
+    ) -> Sequence[tuple[Mark, bytes]]:
+        """None of JetStream's requests reads backwards: it is read from further and further before,
+        until there are enough."""
+        if (await self._open_stream(options)).epoch != upto.epoch:
+            return []
+        span = count
+        while True:
+            start = max(upto.order[0] - span + 1, 0)
+            entries = await self._events(topic, options, start, upto)
+            if len(entries) >= count or not start:
+                return entries[-count:]
+            span *= 8
+
+    async def _events(
+        self, topic: str, options: TopicOptions, start: int, upto: Mark
+    ) -> list[tuple[Mark, bytes]]:
+        """The events of a topic from a sequence number on, not later than ``upto``."""
+        subject = self._subject("s", topic, options)
         entries: list[tuple[Mark, bytes]] = []
         while True:
             page = await self._page(self._stream(options), subject, start)
@@ -354,10 +386,8 @@ class NatsConnection:
                 if number <= upto.order[0]
             ]
             if len(page) < PAGE or page[-1][0] >= upto.order[0]:
-                break
+                return entries
             start = page[-1][0] + 1
-        complete = bool(entries) and entries[0][0] == after
-        return Stored(complete, entries[1:] if complete else entries)
 
     async def _page(self, stream: str, subject: str, start: int) -> list[tuple[int, bytes]]:
         """Read up to ``PAGE`` events from a sequence number on, by one request with many
@@ -420,7 +450,13 @@ class NatsConnection:
         await self._find_or_make(name, subjects=[f"{self._prefix}.d.*"], max_msgs_per_subject=1)
         for template, options in topics.items():
             value = to_json(
-                Declared(template, options.history, options.max_age, options.history_bytes)
+                Declared(
+                    template,
+                    options.history,
+                    options.max_age,
+                    options.history_bytes,
+                    options.event_id,
+                )
             )
             read_answer(await self._client.ask(f"{self._prefix}.d.{_token(template, '')}", value))
 
@@ -437,7 +473,7 @@ class NatsConnection:
             except UNREADABLE as exc:
                 self._listener.unreadable("the topics with history", exc)
             else:
-                found[each.template] = TopicOptions(each.history, each.max_age, each.history_bytes)
+                found[each.template] = each.options
         return found
 
 
@@ -456,6 +492,11 @@ def _stream_bytes(options: TopicOptions) -> int:
 
 
 def _token(name: str, between: str = ".") -> str:
-    """A topic's name as a subject: no wildcard, no empty token, distinct for distinct names."""
+    """A topic's name as a subject: no wildcard, no empty token, distinct for distinct names. A long
+    name is there as its digest: a server closes the connection on which a line of more than 4,096
+    bytes comes."""
     parts = name.split(".") if between else [name]
-    return ".".join(percent_encode(part) or "%" for part in parts)
+    token = ".".join(percent_encode(part) or "%" for part in parts)
+    if len(token) <= MAX_TOKEN:
+        return token
+    return f"~{hashlib.sha256(name.encode()).hexdigest()}"

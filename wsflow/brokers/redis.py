@@ -17,7 +17,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, final
 from urllib.parse import urlencode, urlunsplit
 
@@ -47,7 +47,7 @@ from wsflow.brokers.engine import (
 from wsflow.errors import BrokerError
 from wsflow.http import url_parts
 from wsflow.log import Log, shown_uri
-from wsflow.messages.events import HISTORY_BYTES, TopicOptions, UnreadableError
+from wsflow.messages.events import CARRIES, HISTORY_BYTES, Carries, TopicOptions, UnreadableError
 
 log = Log("wsflow.broker")
 
@@ -119,6 +119,16 @@ if max_age > 0 then
 end
 local there = #redis.call('XRANGE', stream, ARGV[1], ARGV[1])
 return {there, redis.call('XRANGE', stream, '(' .. ARGV[1], ARGV[2], 'COUNT', ARGV[3])}
+"""
+
+_LATEST = """
+local stream, meta, max_age = KEYS[1], KEYS[2], tonumber(ARGV[4])
+if redis.call('HGET', meta, 'epoch') ~= ARGV[1] then return {} end
+if max_age > 0 then
+  local time = redis.call('TIME')
+  redis.call('XTRIM', stream, 'MINID', time[1] * 1000 + math.floor(time[2] / 1000) - max_age)
+end
+return redis.call('XREVRANGE', stream, ARGV[2], '-', 'COUNT', ARGV[3])
 """
 
 _CLAIM = """
@@ -402,14 +412,33 @@ class RedisConnection:
                 int(options.max_age * 1000),
             )
             complete = complete and bool(there)
-            for id, fields in page:
-                try:
-                    entries.append((_mark(upto.epoch.encode(), id), _data(fields)))
-                except UnreadableError as exc:
-                    self._listener.unreadable(f"the history of topic {topic!r}", exc)
+            entries += self._entries(topic, upto.epoch, page)
             if len(page) < PAGE:
                 return Stored(complete, entries)
             start = page[-1][0].decode()
+
+    async def latest(
+        self, topic: str, options: TopicOptions, upto: Mark, count: int
+    ) -> Sequence[tuple[Mark, bytes]]:
+        end, entries = _id(upto), list[tuple[Mark, bytes]]()
+        while True:
+            most = min(PAGE, count)
+            page = await self._run_script(
+                _LATEST, self._keys(topic), upto.epoch, end, most, int(options.max_age * 1000)
+            )
+            entries += self._entries(topic, upto.epoch, page)
+            count -= len(page)
+            if len(page) < most or not count:
+                return entries[::-1]
+            end = f"({page[-1][0].decode()}"
+
+    def _entries(self, topic: str, epoch: str, page: Any) -> Iterator[tuple[Mark, bytes]]:
+        """The events of a part of a topic's stream."""
+        for id, fields in page:
+            try:
+                yield _mark(epoch.encode(), id), _data(fields)
+            except UnreadableError as exc:
+                self._listener.unreadable(f"the history of topic {topic!r}", exc)
 
     async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
         keys = (f"{self._prefix}:o:{name}",)
@@ -419,6 +448,7 @@ class RedisConnection:
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
         for template, options in topics.items():
             value = f"{options.history} {options.max_age!r} {options.history_bytes}"
+            value += f" {options.event_id}" if options.event_id else ""
             try:
                 await self._call("HSET", f"{self._prefix}:declared", template, value)
             except AlienKeyError as exc:
@@ -531,5 +561,8 @@ def _options(value: str) -> TopicOptions:
     Raises:
         ValueError: it is not a declaration.
     """
-    history, max_age, history_bytes = [*value.split(), str(HISTORY_BYTES)][:3]
-    return TopicOptions(int(history), float(max_age), int(history_bytes))
+    words = value.split()
+    history, max_age, history_bytes = [*words, str(HISTORY_BYTES)][:3]
+    carries: dict[str, Carries] = {each: each for each in CARRIES}
+    event_id = carries.get("".join(words[3:4]), "")
+    return TopicOptions(int(history), float(max_age), int(history_bytes), event_id=event_id)

@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, final
 
 from wsflow.brokers.base import BrokerListener, Mark, Replay
@@ -71,6 +71,8 @@ class RemoteBroker:
         self._engine = engine
         self._timeout = timeout
         self._declared = declared
+        self._declared_since: dict[str, TopicOptions] = {}  # while the app runs
+        self._undeclared: dict[str, TopicOptions] = {}  # of these, what the server does not know
         self._processes = Processes(self._listener, BEAT, self._send)
         self._numbers = itertools.count(1)
         self._wanted: dict[str, TopicOptions] = {}
@@ -154,6 +156,8 @@ class RemoteBroker:
                     self._to_recover[feed.topic] = None
                 there = dict(self._wanted)
                 self._changed.clear()
+                self._undeclared = dict(self._declared_since)
+                self._change.set()
                 await self._subscribe(connection, there)
                 tasks.create_task(self._follow(connection, there))
                 tasks.create_task(self._recover(connection))
@@ -244,6 +248,7 @@ class RemoteBroker:
         while True:
             await self._change.wait()
             self._change.clear()
+            await self._declare(connection)
             changed, self._changed = self._changed, {}
             gone = [name for name in changed if name not in self._wanted and name in there]
             if gone:
@@ -254,6 +259,25 @@ class RemoteBroker:
                 if name in self._wanted:
                     new[name] = there[name] = self._wanted[name]
             await self._subscribe(connection, new)
+
+    def declare(self, template: str, options: TopicOptions) -> None:
+        self._declared_since[template] = self._undeclared[template] = options
+        self._change.set()
+
+    async def _declare(self, connection: EngineConnection) -> None:
+        """Declare what the app has declared since it runs. What is refused there hurts those alone
+        who publish from outside of it."""
+        undeclared, self._undeclared = self._undeclared, {}
+        try:
+            if undeclared:
+                await connection.declare(undeclared)
+        except BrokerError as exc:
+            log.often(
+                logging.ERROR,
+                "publishers do not find the history of %s: %s",
+                ", ".join(undeclared),
+                exc,
+            )
 
     def _must_recover(self, topic: str) -> None:
         self._to_recover[topic] = None
@@ -354,21 +378,25 @@ class RemoteBroker:
                 self.counters["published"] += 1
                 return id
 
-    async def replay(self, topic: str, after: str, begin: Callable[[], None]) -> Replay:
+    async def replay(
+        self, topic: str, after: str, begin: Callable[[], None], last: int = 0
+    ) -> Replay:
         began = time.monotonic()
         mark = Mark.parse(after)
         what = f"replaying topic {topic!r}"
         while True:
             connection = await self._within_connection(began, what)
             feed = self._feeds.get(topic)
-            if feed is None or mark is None:
+            if feed is None or (after and mark is None):
                 begin()
                 return Replay(False, [])
             for _ in range(2):  # a recovery in progress may have begun before the event was stored
-                if feed.behind(mark):
+                if mark is not None and feed.behind(mark):
                     feed.catch_up()
                     await self._within(feed.live.wait(), what)
             try:
+                if mark is None:
+                    return await self._latest(connection, feed, last, begin)
                 return await self._read(connection, feed, mark, begin)
             except ConnectionLostError:
                 self._give_up(connection)
@@ -386,13 +414,29 @@ class RemoteBroker:
         stored = await connection.read(feed.topic, feed.options, mark, upto)
         if not stored.complete:
             return Replay(False, [])
+        return Replay(True, self._events(feed, stored.entries))
+
+    async def _latest(
+        self, connection: EngineConnection, feed: Feed, count: int, begin: Callable[[], None]
+    ) -> Replay:
+        begin()
+        upto = feed.position
+        assert upto is not None
+        if not upto.order:
+            return Replay(False, [])
+        count = min(count, feed.options.history)
+        entries = await connection.latest(feed.topic, feed.options, upto, count)
+        return Replay(False, self._events(feed, entries))
+
+    def _events(self, feed: Feed, entries: Sequence[tuple[Mark, bytes]]) -> list[Event]:
+        """The events of a part of a history."""
         events = []
-        for place, data in stored.entries:
+        for place, data in entries:
             try:
                 events.append(Event(str(place), unpack(data).envelope))
             except UnreadableError as exc:
                 self.unreadable(f"the history of topic {feed.topic!r}", exc)
-        return Replay(True, events)
+        return events
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         """The app's topics with history, as stored at this broker, by template; at most one second

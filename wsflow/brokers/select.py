@@ -26,6 +26,7 @@ _BUILT_IN = {
     "rediss": ("redis", "wsflow.brokers.redis", "RedisEngine"),
     "nats": ("nats", "wsflow.brokers.nats", "NatsEngine"),
     "tls": ("nats", "wsflow.brokers.nats", "NatsEngine"),
+    "workers": ("cluster", "wsflow.brokers.workers", "WorkersEngine"),
 }
 _registered: dict[str, Callable[[str], Engine]] = {}
 

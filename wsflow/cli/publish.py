@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Union
 
 import msgspec
@@ -12,14 +13,16 @@ from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
 from wsflow.log import log_to_stderr
+from wsflow.publishing import Publisher, declared_topic, publisher
 from wsflow.server.exits import Exit, UsageError
-from wsflow.server.loading import wired
-from wsflow.topics.publisher import publisher
-from wsflow.wiring.plan import AppPlan
+from wsflow.server.loading import load
+from wsflow.wiring.compile import compile_app
 
 
 def publish(
-    topic: Annotated[str, Parameter(help="The topic's name, as in room.lobby.")],
+    topic: Annotated[
+        str, Parameter(help="The topic's name, as in room.lobby, or its template: 'room.{room}'.")
+    ],
     message: Annotated[
         str | None,
         Parameter(help="The message in JSON. Without it, each line of standard input is one."),
@@ -33,6 +36,14 @@ def publish(
         str | None,
         Parameter(help="The app: module:attribute. With it, messages are validated first."),
     ] = None,
+    param: Annotated[
+        list[str] | None,
+        Parameter(
+            help="A value for a parameter of the template, NAME=VALUE: --param room='my room'. It "
+            "can be repeated.",
+            negative=(),
+        ),
+    ] = None,
     timeout: Annotated[float, Parameter(help="Seconds to wait for the broker.")] = 10.0,
 ) -> int:
     """Publish messages on a topic of a running app.
@@ -43,35 +54,56 @@ def publish(
     """
     log_to_stderr("warning", "%(levelname)s %(name)s: %(message)s")
     if broker == MEMORY:
-        raise UsageError("name the app's broker: --broker redis://… or nats://…, or WSFLOW_BROKER")
-    kind = _kind(wired(app), topic) if app is not None else Any
+        raise UsageError(
+            "name the app's broker: --broker redis://…, nats://… or, for a running "
+            "`wsflow run --workers`, workers://; or WSFLOW_BROKER"
+        )
+    values = _values(param or [])
+    router = load(app) if app is not None else None
     lines = [message] if message is not None else sys.stdin
     try:
-        asyncio.run(_publish(broker, timeout, topic, kind, lines))
+        kind: Any = Any
+        if router is not None:
+            _, declared = declared_topic(compile_app(router).topics, topic, values)
+            kind = Union[declared.types]  # noqa: UP007
+        asyncio.run(
+            _publish(publisher(broker, app=router, timeout=timeout), topic, values, kind, lines)
+        )
+    except (TypeError, ValueError) as exc:
+        raise UsageError(str(exc)) from None
     except KeyboardInterrupt:
         return Exit.FAILED
     return Exit.STOPPED
 
 
-def _kind(plan: AppPlan, topic: str) -> Any:
-    """The type of a topic's messages."""
-    declared = plan.topics.find(topic)
-    if declared is None:
-        known = ", ".join(sorted(plan.topics.types)) or "none"
-        raise UsageError(f"the app declares no topic {topic!r}; it has: {known}")
-    return Union[declared.types]  # noqa: UP007
+def _values(params: Iterable[str]) -> dict[str, str | int]:
+    """The values of ``--param``."""
+    values: dict[str, str | int] = {}
+    for each in params:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--param {each!r}: write NAME=VALUE, as in --param room=lobby")
+        if name in values:
+            raise UsageError(f"--param {name}= is there twice")
+        values[name] = value
+    return values
 
 
 async def _publish(
-    broker: str, timeout: float, topic: str, kind: Any, lines: Iterable[str]
+    broker: AbstractAsyncContextManager[Publisher],
+    topic: str,
+    values: dict[str, str | int],
+    kind: Any,
+    lines: Iterable[str],
 ) -> None:
-    async with publisher(broker, timeout=timeout) as send:
+    async with broker as send:
         for line in lines:
             if not line.strip():
                 continue
             try:
                 message = msgspec.json.decode(line, type=kind)
-            except msgspec.MsgspecError as exc:
+                id = await send(topic, message, **values)
+            except (msgspec.MsgspecError, TypeError) as exc:
                 raise UsageError(f"{line.strip()!r} was not published: {exc}") from None
-            if id := await send(topic, message):
+            if id:
                 print(id, flush=True)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from wsflow.brokers import select
+from wsflow.brokers.announced import announced
 from wsflow.errors import BrokerError
 from wsflow.log import Log, say
 from wsflow.server.embedded import EmbeddedNats, find_server
@@ -86,6 +87,8 @@ async def _supervise(
         async with contextlib.AsyncExitStack() as around:
             if embedded is not None:
                 url = await around.enter_async_context(EmbeddedNats(embedded))
+                address = f"{name[0]}:{port}" if isinstance(name, tuple) else str(name)
+                around.enter_context(announced(address, url))
                 settings = replace(settings, broker=url)
                 log.info("an embedded NATS server carries topics between the workers")
             else:

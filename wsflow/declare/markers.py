@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, final, get_args
 
 from wsflow.credential import same
 from wsflow.errors import Forbidden
@@ -51,14 +51,16 @@ class Message:
 
 
 class TopicName:
-    """The name and the options of an injected topic.
+    """The name and the options of a topic.
 
     ``Annotated[Topic[Said], TopicName("room.{room}", history=100)]``; a plain string is the name
-    with default options.
+    with default options. ``registry.topic(TopicName(…), Said, room=room)`` takes one, too.
 
     Args:
-        template: the name; ``{param}`` is replaced by a path parameter.
-        history: how many of the last events the broker keeps for ``join(after=…)``.
+        template: the name; ``{param}`` is replaced by a path parameter, or by the value that is
+            given with the name, percent-encoded outside of ``[A-Za-z0-9_-]``.
+        history: how many of the last events the broker keeps for ``join(after=…)`` and
+            ``join(last=…)``.
         max_age: how many seconds an event is kept at most; 0 for no limit in time.
         history_bytes: how many bytes of events are kept at most, 16 MiB by default; beyond that the
             oldest are dropped. 0 for no limit in bytes. It needs ``history``.
@@ -93,6 +95,39 @@ class TopicName:
             when_full,
             presence,
         )
+
+    def __repr__(self) -> str:
+        return f"TopicName({self.template!r})"
+
+    def _problem(self) -> tuple[str, str] | None:
+        """Why a topic cannot have these options, and the fix; None if it can."""
+        options = self._options
+        if not (_is_count(options.history, 0) and _is_count(options.backlog, 1)):
+            return "history is at least 0, and backlog at least 1.", "correct the number."
+        if not _is_seconds(options.max_age) or (options.max_age and not options.history):
+            return (
+                "max_age is the age limit of a history, in seconds.",
+                "set the number of events, too: history=100, max_age=3600.",
+            )
+        if not _is_count(options.history_bytes, 0) or (self._bounds_bytes and not options.history):
+            return (
+                "history_bytes is the limit of a history in bytes, at least 0; 0 is no limit.",
+                "set the number of events, too: history=100, history_bytes=1_000_000.",
+            )
+        if options.when_full not in get_args(WhenFull):
+            return (
+                f"when_full is {options.when_full!r}.",
+                'use "close", "drop_oldest", "drop_newest" or "latest".',
+            )
+        return None
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < float("inf")
 
 
 @final

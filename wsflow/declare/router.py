@@ -129,6 +129,10 @@ class Router:
             ``"client"`` (its IPv4 address, or its IPv6 /64), or of all those of a ``"user"``, as
             ``Connection.identify`` has named it; without a name the client counts. Several
             processes count together through their broker.
+        topics: topics that functions of this Router, and of those that it includes, name with
+            ``Registry.topic``, by values that the path does not have:
+            ``Annotated[Topic[Alert], TopicName("alerts.{kind}", history=100)]``. They have these
+            types and options wherever they are named.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class Router:
         burst: int | None = None,
         when_over: WhenOver = "slow",
         per: Per = "connection",
+        topics: Sequence[Any] = (),
     ) -> None:
         self.path = path
         self.codec = codec
@@ -149,6 +154,7 @@ class Router:
         self.unknown = unknown
         self._where = _frame_place(sys._getframe(1))
         self._limit = RateLimit(rate, burst, when_over, per)
+        self._topics = tuple(topics)
         self._declared = Declared()
 
     def __repr__(self) -> str:

@@ -15,6 +15,9 @@ from wsflow.messages.encoded import EncodedMessage
 
 WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
+Carries = Literal["", "some", "all"]
+CARRIES: tuple[Carries, ...] = get_args(Carries)
+
 HISTORY_BYTES = 16 * 1024 * 1024
 """The default of ``history_bytes``."""
 
@@ -32,6 +35,8 @@ class TopicOptions:
         when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
             ``drop_newest``, or keep only the ``latest``.
         presence: the type of the members' presence, None if it is not declared.
+        event_id: as a broker has stored it, whether messages carry their event id: ``"all"`` of
+            them, ``"some"`` of the types, or ``""``.
     """
 
     history: int = 0
@@ -40,6 +45,7 @@ class TopicOptions:
     backlog: int = 1024
     when_full: WhenFull = "close"
     presence: Any = None
+    event_id: Carries = ""
 
 
 class EventId:

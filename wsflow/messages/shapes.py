@@ -68,6 +68,39 @@ def runtime_classes(kind: Any) -> Iterable[type]:
     return [cls for info in _parts(_info(kind)) for cls in _classes_of(info)]
 
 
+_BY_CLASS = (
+    inspect.StructType,
+    inspect.DataclassType,
+    inspect.EnumType,
+)
+_SCALARS = (
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.StrType,
+    inspect.BytesType,
+    inspect.DateTimeType,
+    inspect.DateType,
+    inspect.TimeType,
+    inspect.UUIDType,
+    inspect.DecimalType,
+)
+
+
+def sure_classes(kind: Any) -> Iterable[type]:
+    """The classes whose every instance a type takes, as far as a class can tell: Structs,
+    dataclasses, enums, and what has no constraint and no items."""
+    info = _info(kind)
+    parts = info.types if isinstance(info, inspect.UnionType) else (info,)
+    return [
+        cls
+        for part in parts
+        if isinstance(part, _BY_CLASS) or (type(part) in _SCALARS and part == type(part)())
+        for cls in _classes_of(part)
+    ]
+
+
 def takes_the_rest(kind: Any) -> bool:
     """Whether a type takes what no other takes: ``Any``, ``msgspec.Raw``, and ``dict`` for
     objects."""

@@ -24,6 +24,7 @@ from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import detach
 from wsflow.topics.channels import Channels
+from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.registry import Directory, Registry
 from wsflow.transports.base import Transport
 from wsflow.wiring.environment import Environment
@@ -69,10 +70,11 @@ class App:
             plan.topics.with_history,
             history_bytes=limits.history_total_bytes,
         )
-        channels = Channels(make, plan.topics.presence_type)
+        topics = DeclaredTopics(plan.topics.types)  # more may be declared while it runs
+        channels = Channels(make, topics.presence_type)
         self.plan = plan
         self.limits = limits
-        self.directory = Directory(channels, declared=plan.topics, codecs=plan.codecs)
+        self.directory = Directory(channels, declared=topics, codecs=plan.codecs)
         self.values: dict[Handler, Any] = {}
         self.sessions: dict[str, Session] = {}
         self.must_stop = anyio.Event()

@@ -15,7 +15,7 @@ from wsflow.errors import CallError, Close, Disconnected
 from wsflow.messages.calls import Call, Stream
 from wsflow.request import Request
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
-from wsflow.topics.topic import Joined, Topic, TopicCounters
+from wsflow.topics.topic import Joined, Topic, TopicCounters, check_last
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -153,10 +153,13 @@ class FakeTopic(Topic[M], Generic[M]):
         self._messages = messages
         self._members = list(members)
 
-    async def join(self, presence: object = None, after: str | None = None) -> Joined:
+    async def join(
+        self, presence: object = None, after: str | None = None, *, last: int = 0
+    ) -> Joined:
+        check_last(self.name, last, last)
         self.joined = True
         self.presence = presence
-        return Joined(recovered=after is not None)
+        return Joined(recovered=bool(after))
 
     async def leave(self) -> None:
         self.joined = False

@@ -8,6 +8,7 @@ a connection's end and its leaving. A channel is removed with its last member or
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import weakref
 from collections import Counter, deque
@@ -27,6 +28,24 @@ log = Log("wsflow.topics.topic")
 
 EVERYBODY = ""
 """The name of the topic for broadcasts to all connections; no declared topic can have it."""
+
+
+def check_options(name: str, there: TopicOptions, here: TopicOptions) -> None:
+    """Check that a topic has the same options in two places.
+
+    Raises:
+        ValueError: it has not; the message names them.
+    """
+    others = [
+        f"{each.name} is {getattr(there, each.name)!r} there and {getattr(here, each.name)!r} here"
+        for each in dataclasses.fields(TopicOptions)
+        if getattr(there, each.name) != getattr(here, each.name)
+    ]
+    if others:
+        raise ValueError(
+            f"topic {name!r} has other options elsewhere: {', '.join(others)}. Declare it once, "
+            "and name it by its template wherever it is used"
+        )
 
 
 class Outlet(Protocol):
@@ -339,13 +358,28 @@ class Channels:
 
     def use(self, name: str, options: TopicOptions) -> Channel:
         """Return the channel of that name, created if necessary. The caller must join it or listen
-        to it before it awaits."""
+        to it before it awaits.
+
+        Raises:
+            ValueError: it is in use with other options.
+        """
+        self.check(name, options)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(self, name, options)
             if name != EVERYBODY:
                 self.broker.subscribe(name, options)
         return channel
+
+    def check(self, name: str, options: TopicOptions) -> None:
+        """Check that a topic is not in use with other options.
+
+        Raises:
+            ValueError: it is.
+        """
+        channel = self._channels.get(name)
+        if channel is not None and channel.options != options:
+            check_options(name, channel.options, options)
 
     def join(
         self, name: str, options: TopicOptions, subscriber: Subscriber, presence: Any = None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wsflow.brokers.base import MAX_CLAIM
 from wsflow.connection import Connection
+from wsflow.declare.markers import TopicName
 from wsflow.messages.codec import CODECS, Codec
 from wsflow.messages.events import TopicOptions
-from wsflow.topics.channels import EVERYBODY, Channels, Subscriber
+from wsflow.topics.channels import EVERYBODY, Channels, Subscriber, check_options
 from wsflow.topics.declared import DeclaredTopics
+from wsflow.topics.names import said
 from wsflow.topics.topic import Topic, excluded_ids
 from wsflow.topics.type import TopicType
 
@@ -142,20 +144,47 @@ class Registry:
             **channels.broker.counters,
         }
 
-    def topic(self, name: str, *types: Any) -> Topic[Any]:
-        """A topic whose name is only known at run time.
+    def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> Topic[Any]:
+        """A topic by its template and values, which need not be those of the path.
 
-        If a declared topic's template matches the name, it has the options of that topic, and its
-        types unless ``types`` are given. In a handler of a connection it can be joined.
+        ``registry.topic("room.{room}", Said, room=room)``. Values are percent-encoded outside of
+        ``[A-Za-z0-9_-]``, as those of a path are, so that ``room`` may have any characters.
+
+        If a declared topic's template makes the name, it has the options of that topic, and its
+        types unless ``types`` are given. Else a ``TopicName`` declares it from now on, with all its
+        options; a ``str`` has the default options. In a handler of a connection it can be joined.
 
         Args:
-            name: the complete name.
+            name: the template, or the complete name. A ``TopicName`` has options as well.
             types: the message types that it carries; any type by default.
+            values: a value for each parameter of the template, a ``str`` or an ``int``.
+
+        Raises:
+            ValueError: a value is missing, empty, or one too many; the template is malformed; the
+                complete name can be none of a declared topic, though it looks like one; an option
+                is out of bounds, or other than where the topic is declared or used; or more than
+                1,000 topics have been declared here.
+            TypeError: a value is neither a ``str`` nor an ``int``.
         """
-        if not name:
-            raise ValueError("a topic needs a name")
-        declared = self._directory.declared.find(name)
+        channels = self._directory.channels
+        template = name.template if isinstance(name, TopicName) else name
+        filled, declared = self._directory.declared.name(template, values, _cure)
         kinds: Sequence[Any] = types or (declared.types if declared else (Any,))
         options = declared.options if declared else TopicOptions()
+        if isinstance(name, TopicName):
+            if (wrong := name._problem()) is not None:
+                raise ValueError(f"topic {template!r}: {wrong[0]} Fix: {wrong[1]}")
+            if declared is not None:
+                check_options(filled, options, name._options)
+            options = name._options
+        channels.check(filled, options)
         kind = TopicType(tuple(kinds), options, self._directory.codecs)
-        return Topic(name, kind, self._directory.channels, self._subscriber)
+        if isinstance(name, TopicName) and declared is None:
+            stored = self._directory.declared.add(template, kind)
+            if options.history:
+                channels.broker.declare(template, stored)
+        return Topic(filled, kind, channels, self._subscriber)
+
+
+def _cure(template: str, values: Mapping[str, str]) -> str:
+    return f"registry.topic({template!r}, {said(values)})"

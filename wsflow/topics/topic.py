@@ -23,7 +23,8 @@ class Joined:
 
     Attributes:
         recovered: whether all events after the given id were replayed. False if no id was given,
-            or if the history does not reach back to it, or was lost.
+            also where the latest events were replayed (``last``), or if the history does not reach
+            back to it, or was lost.
     """
 
     recovered: bool
@@ -73,7 +74,9 @@ class Topic(Generic[M]):
         self._keeps_hearing = keeps_hearing
         self._listener: Listener | None = None  # that receives between two loops
 
-    async def join(self, presence: object = None, after: str | None = None) -> Joined:
+    async def join(
+        self, presence: object = None, after: str | None = None, *, last: int = 0
+    ) -> Joined:
         """Subscribe this connection to the topic, until it leaves or ends.
 
         All messages that are published after ``join`` has returned are received. Joining again only
@@ -87,8 +90,12 @@ class Topic(Generic[M]):
             after: an event id: the events after it are replayed first, then live events follow,
                 without gaps or duplicates. Needs a topic with ``history``; ``""`` is the same as
                 None.
+            last: without ``after``, how many of the latest events are replayed first, at most; all
+                that the history has if that is fewer. 0, the default, replays nothing.
 
         Raises:
+            ValueError: ``last`` is negative, or the topic has no ``history``; or it is used with
+                other options elsewhere.
             BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
                 seconds), or refuses the subscription.
             TypeError: the presence cannot be encoded.
@@ -99,28 +106,31 @@ class Topic(Generic[M]):
         subscriber = self._connected("join")
         if subscriber.end is not None:
             raise Disconnected(subscriber.end)
+        check_last(self.name, last, self._type.options.history)
         self._channels.presence.learn(presence)
         membership = self._channels.join(self.name, self._type.options, subscriber, presence)
         if membership is None:
             return Joined(recovered=False)
-        if after:
+        replays = after or last
+        if replays:
             membership.held = []
         try:
             await self._channels.broker.subscribed(self.name)
-            return Joined(await self._replay(membership, after) if after else False)
+            recovered = await self._replay(membership, after or "", last) if replays else False
+            return Joined(recovered)
         except BrokerError:
             membership.channel.leave(membership)
             raise
 
-    async def _replay(self, membership: Membership, after: str) -> bool:
-        """Replay the events after an event, then send those that came meanwhile. Returns whether
-        the replay was complete."""
+    async def _replay(self, membership: Membership, after: str, last: int) -> bool:
+        """Replay the events after an event, or else the latest ones, then send those that came
+        meanwhile. Returns whether the replay was complete."""
 
         def begin() -> None:
             membership.held = []  # earlier events are part of the replay
 
         try:
-            replay = await self._channels.broker.replay(self.name, after, begin)
+            replay = await self._channels.broker.replay(self.name, after, begin, last)
             membership.replay(replay.events)
         finally:
             membership.go_live()
@@ -153,7 +163,9 @@ class Topic(Generic[M]):
         have been published.
 
         Args:
-            message: of the topic's type.
+            message: of the topic's type: what msgspec decodes to it once it is encoded, as an
+                ``int`` where the type is ``float``. In an instance of a Struct or a dataclass of
+                that type nothing more is looked at.
             exclude: connections that do not receive it.
 
         Returns:
@@ -161,13 +173,13 @@ class Topic(Generic[M]):
 
         Raises:
             TypeError: the message is not of the topic's type, or cannot be encoded.
+            ValueError: the topic is used with other options elsewhere.
             BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
                 the message. Unless the error says otherwise, the message was not published.
         """
-        if not isinstance(message, self._type.classes):
-            names = " | ".join(getattr(kind, "__name__", str(kind)) for kind in self._type.types)
-            raise TypeError(f"topic {self.name!r} carries {names}, not {type(message).__name__}")
-        envelope = self._type.envelope(message, excluded_ids(exclude))
+        checked = self._type.check(self.name, message)
+        self._channels.check(self.name, self._type.options)
+        envelope = self._type.envelope(checked, excluded_ids(exclude))
         return await self._channels.broker.publish(self.name, envelope, self._type.options)
 
     async def members(self) -> list[TopicMember]:
@@ -241,6 +253,21 @@ class Topic(Generic[M]):
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
+
+
+def check_last(topic: str, last: object, history: int) -> None:
+    """Check the ``last`` of ``join``.
+
+    Raises:
+        ValueError: it is no number of events, or there is no history.
+    """
+    if isinstance(last, bool) or not isinstance(last, int) or last < 0:
+        raise ValueError(f"last is {last!r}: use a number of events, at least 0")
+    if last and not history:
+        raise ValueError(
+            f"join(last={last}) needs a history, and topic {topic!r} has none: declare it with "
+            f'TopicName("…", history={last})'
+        )
 
 
 def excluded_ids(exclude: Connection | Iterable[Connection] | None) -> frozenset[str]:

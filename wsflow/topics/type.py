@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Union
@@ -13,12 +14,14 @@ import msgspec
 
 from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Envelope, Event, TopicOptions, event_id_field
-from wsflow.messages.shapes import runtime_classes
+from wsflow.messages.events import Carries, Envelope, Event, TopicOptions, event_id_field
+from wsflow.messages.shapes import runtime_classes, sure_classes
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
 # so that no message can contain it, neither by accident nor on purpose.
 _ID_TOKEN = os.urandom(12).hex()
+
+_RAW = ((str,), (bytes, bytearray, memoryview))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,49 @@ class TopicType:
     codecs: tuple[Codec, ...]
 
     @property
-    def classes(self) -> tuple[type, ...]:
-        return _classes(self.types)
+    def carries_id(self) -> Carries:
+        """Which of the messages carry their event id."""
+        found = [event_id_field(cls) is not None for cls in _classes(self.types)]
+        return "all" if all(found) else "some" if any(found) else ""
+
+    def check(self, name: str, message: object) -> object:
+        """Check that a message is of the topic's type: that msgspec decodes one from it.
+
+        An instance of a Struct or a dataclass among the types is right, and so is a value of a type
+        like ``int`` that has no constraint: nothing more is looked at. All else is encoded and
+        decoded.
+
+        Returns:
+            The message; decoded if otherwise the place of its event id were not known.
+
+        Raises:
+            TypeError: it is not.
+        """
+        if type(message) in _sure(self.types) or object in (classes := _classes(self.types)):
+            return message
+        raw = next((raw for raw in _RAW if isinstance(message, raw)), None)
+        try:
+            if raw is None:
+                return self._decoded(message)
+            why = ""
+            if any(cls in raw for cls in classes):  # it is sent as it is, not encoded
+                msgspec.convert(message, Union[self.types])  # noqa: UP007
+                return message
+        except msgspec.ValidationError as exc:
+            why = f": {exc}"
+        names = " | ".join(getattr(kind, "__name__", str(kind)) for kind in self.types)
+        raise TypeError(f"topic {name!r} carries {names}, not {type(message).__name__}{why}")
+
+    def _decoded(self, message: Any) -> object:
+        payload: Any = None
+        for codec in self.codecs:
+            with suppress(OverflowError):  # another one may have integers as large
+                payload = payload or (codec.name, codec.encode(message))
+        if payload is None:
+            return message  # encoding it says so
+        name, encoded = payload
+        decoded: object = _decoder(name, self.types)(encoded)
+        return decoded if self.carries_id and event_id_field(message.__class__) is None else message
 
     def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
         """Encode a message, once per codec.
@@ -82,8 +126,13 @@ class TopicType:
 
 @lru_cache(maxsize=1024)
 def _classes(types: tuple[Any, ...]) -> tuple[type, ...]:
-    found = tuple({cls for kind in types for cls in runtime_classes(kind)})
-    return (object,) if float in found and int not in found and len(found) == 1 else found
+    return tuple({cls for kind in types for cls in runtime_classes(kind)})
+
+
+@lru_cache(maxsize=1024)
+def _sure(types: tuple[Any, ...]) -> frozenset[type]:
+    """The classes whose every instance is of one of the types."""
+    return frozenset(cls for kind in types for cls in sure_classes(kind))
 
 
 @lru_cache(maxsize=1024)

@@ -15,13 +15,14 @@ from wsflow.errors import DeclarationError, Problem
 from wsflow.messages.calls import call_frames, is_call, tag_field_of
 from wsflow.messages.codec import CODECS, JSON
 from wsflow.topics.declared import DeclaredTopics
+from wsflow.topics.names import is_name_of, shape
 from wsflow.topics.type import TopicType
 from wsflow.wiring.functions import Functions, shape_problem
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.place import Place
 from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RatePlan, RoutePlan, ScopePlan
 from wsflow.wiring.rates import rate_plan, rate_problem
-from wsflow.wiring.resolve import Resolver
+from wsflow.wiring.resolve import Resolver, read_topic
 from wsflow.wiring.routes import RouteTable, join, parameters
 from wsflow.wiring.sources import FromTopic
 
@@ -72,6 +73,7 @@ class _Compiler:
         self.routes: RouteTable[RoutePlan] = RouteTable()
         self.overridden: set[Handler] = set()
         self.limited: Counter[str] = Counter()  # the names of rate limits
+        self.topics: dict[Router, list[FromTopic]] = {}  # that Routers declare
 
     def compile(self, router: Router) -> AppPlan:
         self._walk(router, (), "/")
@@ -105,6 +107,8 @@ class _Compiler:
         self.resolver.problems += new
         template = join(prefix, router.path)
         names = self._parameters(router, template)
+        if router not in self.topics:
+            self.topics[router] = self._topics_of(router)
         level = self._level(router, template)
         levels = (*outer, level)
         place = Place(template, names or ())
@@ -115,6 +119,17 @@ class _Compiler:
             self._serve(levels, place)
         for included in declared.included:
             self._walk(included.router, levels, join(template, included.prefix))
+
+    def _topics_of(self, router: Router) -> list[FromTopic]:
+        """The topics that a Router declares. Reports those that cannot be."""
+        topics = []
+        for annotation in router._topics:
+            topic = read_topic(annotation)
+            if isinstance(topic, FromTopic):
+                topics.append(topic)
+            else:
+                self._router_problem(router, *topic)
+        return topics
 
     def _parameters(self, router: Router, template: str) -> Sequence[str] | None:
         try:
@@ -299,6 +314,9 @@ class _Compiler:
         for handler, topic in self.resolver.topics:
             if any(handler in level.handlers for level in levels):
                 found.update(dict.fromkeys(topic.types))
+        for level in levels:
+            for topic in self.topics[level.router]:
+                found.update(dict.fromkeys(topic.types))
         return tuple(kind for kind in found if kind is not NoneType)
 
     def _all(self, levels: Levels, kind: Kind) -> list[Handler]:
@@ -379,28 +397,52 @@ class _Compiler:
         return visible
 
     def _topics(self) -> DeclaredTopics:
-        """The types of all injected topics. Reports topics with the same name that differ."""
-        first: dict[str, tuple[Handler, FromTopic]] = {}
+        """The types of all declared topics. Reports topics with the same name that differ."""
+        first: dict[str, tuple[Handler | Router, FromTopic]] = {}
         users: dict[str, set[Handler]] = {}
-        for handler, topic in self.resolver.topics:
-            users.setdefault(topic.template, set()).add(handler)
-            first_handler, other = first.setdefault(topic.template, (handler, topic))
-            wrong = _disagreement(other, topic)
-            if wrong:
-                self.resolver.problem(
-                    handler,
-                    "",
-                    f"The topic {topic.template!r} has {wrong} here, and others at "
-                    f"{first_handler} ({first_handler.where}).",
-                    "declare it once, as in Room = Annotated[Topic[Said], …], and reuse that.",
-                )
+        everywhere: set[str] = set()
+        found: dict[str, FromTopic] = {}
+        owned: list[tuple[Handler | Router, FromTopic]] = []
+        owned += [(router, topic) for router, own in self.topics.items() for topic in own]
+        owned += self.resolver.topics
+        for owner, topic in owned:
+            form = shape(topic.template)
+            if isinstance(owner, Handler):
+                users.setdefault(form, set()).add(owner)
+            else:
+                everywhere.add(form)
+            found.setdefault(topic.template, topic)
+            self._compare(owner, topic, *first.setdefault(form, (owner, topic)))
+        for owner, topic in first.values():
+            for other_owner, other in first.values():
+                if topic is not other and is_name_of(other.template, topic.template):
+                    self._compare(owner, topic, other_owner, other)
         used = {codec.name for plan in self.routes for codec in plan.codecs}
         types: dict[str, TopicType] = {}
-        for template, (_, topic) in first.items():
-            allowed = self._codecs_of(users[template]) or used
+        for template, topic in found.items():
+            form = shape(template)
+            allowed = used if form in everywhere else self._codecs_of(users[form]) or used
             codecs = tuple(codec for codec in CODECS.values() if codec.name in allowed)
             types[template] = TopicType(topic.types, topic.options, codecs)
         return DeclaredTopics(types)
+
+    def _compare(
+        self, owner: Handler | Router, topic: FromTopic, first: Handler | Router, other: FromTopic
+    ) -> None:
+        """Report a topic that is declared twice, and not as the same."""
+        wrong = _disagreement(other, topic)
+        if not wrong:
+            return
+        where = first.where if isinstance(first, Handler) else first._where
+        name = str(first) if isinstance(first, Handler) else f"Router {first.path!r}"
+        also = f", as {other.template!r}," if other.template != topic.template else ""
+        why = f"The topic {topic.template!r} has {wrong} here, and others at {name} ({where}){also}"
+        why = why.rstrip(",") + "."
+        cure = "declare it once, as in Room = Annotated[Topic[Said], …], and reuse that."
+        if isinstance(owner, Handler):
+            self.resolver.problem(owner, "", why, cure)
+        else:
+            self._router_problem(owner, why, cure)
 
     def _codecs_of(self, handlers: set[Handler]) -> set[str]:
         """The codecs that the paths of these functions allow."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsflow.declare.markers import TopicName
 from wsflow.declare.router import Handler
+from wsflow.topics.names import parameters
 
 
 @dataclass(frozen=True)
@@ -23,53 +23,40 @@ class Place:
     names: Sequence[str]
 
 
+def topic_problem(name: TopicName) -> tuple[str, str] | None:
+    """Why no topic can have that name or these options, and the fix; None if one can."""
+    try:
+        parameters(name.template)
+    except ValueError as exc:
+        why, _, cure = str(exc).partition("\n")
+        return why, cure
+    return name._problem()
+
+
 def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, str] | None:
     """Why a topic cannot have that name there, and the fix; None if it can."""
-    try:
-        fields = list(string.Formatter().parse(name.template))
-    except ValueError as exc:
-        return f"The name {name.template!r} is malformed: {exc}.", "correct its braces."
-    used = [part for _, part, _, _ in fields if part is not None]
-    if any(
-        spec or conversion or not part for _, part, spec, conversion in fields if part is not None
-    ):
-        return (
-            f"The name {name.template!r} has braces that do not contain just a name.",
-            "write {room}, with the name of a path parameter.",
-        )
-    if not name.template:
-        return "The name is empty.", 'name it, as in "room.{room}".'
+    if (wrong := topic_problem(name)) is not None:
+        return wrong
+    used = parameters(name.template)
     if used and handler.kind == "lifespan":
         return (
             f"The name {name.template!r} depends on a path, and a lifespan has no connection.",
-            "use Registry.topic(name, …) with the complete name.",
+            f"use {_by_hand(name.template, used)}, with a Registry.",
         )
     for part in used:
         if part not in place.names:
             return (
                 f"The name {name.template!r} uses {{{part}}}, and the path "
                 f"{place.template!r} has no such parameter.",
-                name_a_parameter(place),
+                f"{name_a_parameter(place)[:-1]}; or, where the value is known later, use "
+                f"{_by_hand(name.template, used)}, with a Registry.",
             )
-    options = name._options
-    if options.history < 0 or options.backlog < 1:
-        return "history is at least 0, and backlog at least 1.", "correct the number."
-    if options.max_age < 0 or (options.max_age and not options.history):
-        return (
-            "max_age is the age limit of a history, in seconds.",
-            "set the number of events, too: history=100, max_age=3600.",
-        )
-    if options.history_bytes < 0 or (name._bounds_bytes and not options.history):
-        return (
-            "history_bytes is the limit of a history in bytes, at least 0; 0 is no limit.",
-            "set the number of events, too: history=100, history_bytes=1_000_000.",
-        )
-    if options.when_full not in ("close", "drop_oldest", "drop_newest", "latest"):
-        return (
-            f"when_full is {options.when_full!r}.",
-            'use "close", "drop_oldest", "drop_newest" or "latest".',
-        )
     return None
+
+
+def _by_hand(template: str, used: Sequence[str]) -> str:
+    """How a topic is named in a handler."""
+    return f"registry.topic({template!r}, {', '.join(f'{each}=…' for each in used)})"
 
 
 def name_a_parameter(place: Place) -> str:

@@ -40,7 +40,7 @@ from wsflow.opening import Opening
 from wsflow.topics.topic import Topic
 from wsflow.wiring.invocation import Guard, Invocation
 from wsflow.wiring.messages import is_message, message_problem, unknown_type
-from wsflow.wiring.place import Place, name_a_parameter, name_problem
+from wsflow.wiring.place import Place, name_a_parameter, name_problem, topic_problem
 from wsflow.wiring.plan import Offer
 from wsflow.wiring.sources import (
     APP_TASK_GROUP,
@@ -285,17 +285,10 @@ class Resolver:
         kind = parameter.core
         if (get_origin(kind) or kind) is not Topic:
             return None, False
-        names = [mark for mark in parameter.marks if isinstance(mark, str | TopicName)]
-        if not names:
-            self.problem(
-                handler,
-                parameter,
-                "A Topic needs a name, and this one has none.",
-                'name it: Annotated[Topic[Said], "room.{room}"].',
-            )
+        name, types = topic_of(parameter)
+        if name is None:
+            self.problem(handler, parameter, *NO_NAME)
             return None, True
-        name = names[0] if isinstance(names[0], TopicName) else TopicName(names[0])
-        types = tuple(each for arg in get_args(kind) for each in members(arg)) or (Any,)
         wrong = name_problem(handler, name, place)
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
@@ -520,7 +513,7 @@ class Resolver:
 
 def sends_problem(parameter: Parameter, mark: Sends) -> tuple[str, str] | None:
     """Why a parameter cannot say what is sent, and the fix; None if it can."""
-    if parameter.bare is not Connection:
+    if parameter.core is not Connection:
         return (
             "Sends(…) says what is sent through a Connection, and this is none.",
             "put it beside the Connection: Annotated[Connection, Sends(Said)].",
@@ -529,6 +522,38 @@ def sends_problem(parameter: Parameter, mark: Sends) -> tuple[str, str] | None:
         return "Sends() names no type.", "name those that are sent: Sends(Board, Won)."
     found = (message_problem(kind) for each in mark.types for kind in members(each))
     return next((wrong for wrong in found if wrong is not None), None)
+
+
+NO_NAME = (
+    "A Topic needs a name, and this one has none.",
+    'name it: Annotated[Topic[Said], "room.{room}"].',
+)
+
+
+def topic_of(parameter: Parameter) -> tuple[TopicName | None, tuple[Any, ...]]:
+    """The name of an annotated Topic, None without one, and the types of its messages."""
+    names = [mark for mark in parameter.marks if isinstance(mark, str | TopicName)]
+    types = tuple(kind for arg in get_args(parameter.core) for kind in members(arg)) or (Any,)
+    if not names:
+        return None, types
+    return names[0] if isinstance(names[0], TopicName) else TopicName(names[0]), types
+
+
+def read_topic(annotation: Any) -> FromTopic | tuple[str, str]:
+    """A topic that a Router declares; or what is wrong with it, and the fix."""
+    parameter = Parameter("topic", spelled_out(annotation), EMPTY, False, "")
+    if (get_origin(parameter.bare) or parameter.bare) is not Topic:
+        return (
+            f"topics has {type_name(annotation)}, which is no Topic.",
+            'write Annotated[Topic[Said], "room.{room}"].',
+        )
+    name, types = topic_of(parameter)
+    if name is None:
+        return NO_NAME
+    for wrong in (topic_problem(name), *map(message_problem, (*types, name._options.presence))):
+        if wrong is not None:
+            return wrong
+    return FromTopic(name.template, types, name._options, keeps_hearing=False)
 
 
 def _see(asks: Handler, provides: Handler) -> str:

@@ -14,6 +14,10 @@ async def enter(
     broken: Annotated[Topic[str], "news.{room"],
     bare: Annotated[Topic[str], "news.{}"],
     formatted: Annotated[Topic[str], "news.{room:d}"],
+    touching: Annotated[Topic[str], "news.{room}-{room}"],
+    doubled: Annotated[Topic[str], "news.{{room}}"],
+    halved: Annotated[Topic[str], TopicName("g", history=1.5)],  # type: ignore[arg-type]
+    endless: Annotated[Topic[str], TopicName("h", history=1, max_age=float("inf"))],
     negative: Annotated[Topic[str], TopicName("a", history=-1)],
     ageless: Annotated[Topic[str], TopicName("c", max_age=60)],
     boundless: Annotated[Topic[str], TopicName("e", history_bytes=1000)],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -269,6 +270,126 @@ async def test_history_is_replayed_exactly(broker: str) -> None:
                 assert await read(bob, 5) == ["d", "e", "f", "g", "h"]
                 await bob.send("back")
                 assert await bob.receive(Back) == Back(True)
+
+
+async def test_the_latest_events_are_replayed_to_who_has_no_id(broker: str) -> None:
+    """After an id they are not, and in one order with what comes meanwhile."""
+    app = Router("/{room}")
+    Long = Annotated[Topic[News], TopicName("long.{room}", history=600)]
+
+    @app.on_connect
+    async def enter(
+        long: Long,
+        last: Annotated[int, Query()],
+        after: Annotated[str | None, Query()] = None,
+    ) -> Back:
+        return Back((await long.join(after=after, last=last)).recovered)
+
+    @app.consumer
+    async def publish(message: str, long: Long, back: Back) -> Any:
+        return back if message == "back" else await long.publish(News(message))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a?last=5") as ada, one.connect("/b?last=5") as other:
+            await ada.receive_nothing(0.02)  # there is none yet
+            ids = []
+            for number in range(601):
+                await ada.send(str(number))
+                ids.append(await ada.receive(str, timeout=5))
+                assert await ada.receive(News) == News(str(number), ids[-1])
+                if number % 60 == 0:
+                    await other.send("elsewhere")
+                    await other.receive(str)
+            for asks, begin, recovered in [
+                ("last=1", 600, False),
+                ("last=50", 551, False),
+                ("last=50&after=", 551, False),
+                ("last=0", 601, False),
+                ("last=550", 51, False),
+                ("last=5000", 1, False),  # 600 are kept
+                (f"last=50&after={ids[598]}", 599, True),
+                ("last=50&after=nonsense", 601, False),
+            ]:
+                async with two.connect(f"/a?{asks}") as bob:
+                    expected = [News(str(n), ids[n]) for n in range(begin, 601)]
+                    assert [await bob.receive(News, timeout=5) for _ in expected] == expected
+                    await bob.send("back")
+                    assert await bob.receive(Back) == Back(recovered)
+                    await bob.receive_nothing(0.02)
+            async with two.connect("/a?last=2") as bob, one.connect("/a?last=2") as eve:
+                await ada.send("live")
+                for peer in (bob, eve):
+                    assert await read(peer, 3) == ["599", "600", "live"]
+                    await peer.receive_nothing(0.02)
+
+
+async def test_the_latest_events_come_before_those_that_others_publish(broker: str) -> None:
+    app = Router("/{room}")
+    Busy = Annotated[Topic[News], TopicName("busy.{room}", history=50)]
+    said = 300
+
+    @app.on_connect
+    async def enter(busy: Busy, last: Annotated[int, Query()] = 0) -> None:
+        await busy.join(last=last)
+
+    @app.consumer
+    async def flood(message: int, busy: Busy) -> None:
+        for number in range(message):
+            await busy.publish(News(str(number)))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a") as writer:
+            await writer.send(said)
+            await writer.receive(News, timeout=5)
+            for count in (1, 7, 20, 50):
+                async with two.connect(f"/a?last={count}") as reader:
+                    heard = [int((await reader.receive(News, timeout=5)).text)]
+                    while heard[-1] < said - 1 and len(heard) < count + 5:
+                        heard.append(int((await reader.receive(News, timeout=5)).text))
+                    assert heard == list(range(heard[0], heard[-1] + 1))
+            for _ in range(said - 1):
+                await writer.receive(News, timeout=5)
+
+
+async def test_a_topic_is_declared_while_the_app_runs(broker: str) -> None:
+    """Its name has any characters, in a template's values."""
+    app = Router("/")
+    alerts = TopicName("alerts.{kind}", history=5, backlog=10)
+
+    @app.on_connect
+    async def enter(registry: Registry, kind: Annotated[str, Query()]) -> None:
+        await registry.topic(alerts, News, kind=kind).join(last=2)
+
+    @app.consumer
+    async def publish(message: str, registry: Registry) -> str:
+        return await registry.topic(alerts, News, kind=message).publish(News(message))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/?kind=x") as ada:
+            for kind in (
+                "fire",
+                "a.b",
+                "*",
+                ">",
+                "a b",
+                "é",
+                "{kind}",
+                "/",
+                "%20",
+                "\n",
+                "x" * 7000,
+            ):
+                await ada.send(kind)
+                await ada.send(kind)
+                ids = [await ada.receive(str, timeout=5) for _ in range(2)]
+                async with two.connect(f"/?kind={quote(kind, safe='')}") as bob:
+                    assert [await bob.receive(News, timeout=5) for _ in ids] == [
+                        News(kind, id) for id in ids
+                    ]
+                    await ada.send(kind)
+                    ids.append(await ada.receive(str))
+                    assert await bob.receive(News) == News(kind, ids[-1])
+                    await bob.receive_nothing(0.02)
 
 
 async def test_what_cannot_be_recovered_is_said(broker: str) -> None:
