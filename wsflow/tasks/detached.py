@@ -17,7 +17,7 @@ from asyncio.tasks import _enter_task, _leave_task  # for alternative task imple
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import coroutine as coroutine_of
-from typing import Any, Protocol, TypeVar, final
+from typing import Any, Protocol, TypeVar, cast, final
 
 import anyio
 import anyio.lowlevel
@@ -25,6 +25,23 @@ import anyio.lowlevel
 T = TypeVar("T")
 
 _running: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
+
+
+_EAGER = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", object())
+"""The code of the factories of ``asyncio.create_eager_task_factory``, from Python 3.12 on."""
+
+
+def start_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **options: Any
+) -> asyncio.Task[T]:
+    """Start a task in a later iteration of the event loop, also where tasks begin at once
+    (``asyncio.eager_task_factory``): who starts it is not ready for what it does."""
+    factory = loop.get_task_factory()
+    if getattr(factory, "__code__", None) is _EAGER:
+        make: Any = cast(Any, factory).__closure__[0].cell_contents
+        task: asyncio.Task[T] = make(coroutine, loop=loop, **options)
+        return task
+    return loop.create_task(coroutine, **options)
 
 
 @final
@@ -67,7 +84,7 @@ def detach(
     if _on_trio():
         sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=context)
         return None
-    task = asyncio.get_running_loop().create_task(run(), name=name, context=context)
+    task = start_task(asyncio.get_running_loop(), run(), name=name, context=context)
     _running.add(task)
     task.add_done_callback(_running.discard)
     return Detached(task, context)
