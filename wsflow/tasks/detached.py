@@ -31,11 +31,13 @@ _EAGER = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", objec
 """The code of the factories of ``asyncio.create_eager_task_factory``, from Python 3.12 on."""
 
 
-def start_task(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], **options: Any
-) -> asyncio.Task[T]:
-    """Start a task in a later iteration of the event loop, also where tasks begin at once
-    (``asyncio.eager_task_factory``): who starts it is not ready for what it does."""
+def start_task(coroutine: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
+    """Start an asyncio task, whose first step is in a later iteration of the event loop.
+
+    That holds also where tasks begin at once (``asyncio.eager_task_factory``): who starts a task
+    has to have it before it runs.
+    """
+    loop = asyncio.get_running_loop()
     factory = loop.get_task_factory()
     if getattr(factory, "__code__", None) is _EAGER:
         make: Any = cast(Any, factory).__closure__[0].cell_contents
@@ -84,7 +86,7 @@ def detach(
     if _on_trio():
         sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=context)
         return None
-    task = start_task(asyncio.get_running_loop(), run(), name=name, context=context)
+    task = start_task(run(), name=name, context=context)
     _running.add(task)
     task.add_done_callback(_running.discard)
     return Detached(task, context)

@@ -222,7 +222,7 @@ class Dialler:
         return self._shared.loop.call_later(seconds, call)
 
     def accept(self, subprotocol: str | None) -> None:
-        self._dialling = start_task(self._shared.loop, self._dial(), name="wsflow connecting")
+        self._dialling = start_task(self._dial(), name="wsflow connecting")
         self._dialling.add_done_callback(self._dialled)
 
     def _dialled(self, task: asyncio.Task[None]) -> None:
