@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import UnionType
 from typing import Any, TypeVar, Union, get_origin, overload
 
 import anyio
@@ -33,6 +34,10 @@ from wsflow.wiring.messages import union_problem
 
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
+
+Kind = type[Any] | UnionType | None
+"""A message type."""
 
 READS = 5.0
 """Seconds within which the app must read what it was sent, including a close frame."""
@@ -210,7 +215,11 @@ class MemoryPeer:
     @overload
     async def receive(self, kind: type[A], other: type[B], /, *, timeout: float = 1) -> A | B: ...
     @overload
-    async def receive(self, *kinds: Any, timeout: float = 1) -> Any: ...
+    async def receive(
+        self, kind: type[A], other: type[B], third: type[C], /, *, timeout: float = 1
+    ) -> A | B | C: ...
+    @overload
+    async def receive(self, *kinds: Kind, timeout: float = 1) -> Any: ...
     async def receive(self, *kinds: Any, timeout: float = 1) -> Any:
         """Wait for the first message of these types, or for any message without types.
 

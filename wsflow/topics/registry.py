@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from wsflow.brokers.base import MAX_CLAIM
 from wsflow.connection import Connection
@@ -14,6 +14,10 @@ from wsflow.topics.channels import EVERYBODY, Channels, Subscriber
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.topic import Topic, excluded_ids
 from wsflow.topics.type import TopicType
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 @dataclass
@@ -141,7 +145,19 @@ class Registry:
             **channels.broker.counters,
         }
 
-    def topic(self, name: str, *types: Any) -> Topic[Any]:
+    @overload
+    def topic(self, name: str, /) -> Topic[Any]: ...
+    @overload
+    def topic(self, name: str, kind: type[A], /) -> Topic[A]: ...
+    @overload
+    def topic(self, name: str, kind: type[A], other: type[B], /) -> Topic[A | B]: ...
+    @overload
+    def topic(
+        self, name: str, kind: type[A], other: type[B], third: type[C], /
+    ) -> Topic[A | B | C]: ...
+    @overload
+    def topic(self, name: str, /, *types: Any) -> Topic[Any]: ...
+    def topic(self, name: str, /, *types: Any) -> Topic[Any]:
         """A topic whose name is only known at run time.
 
         If a declared topic's template matches the name, it has the options of that topic, and its
