@@ -83,7 +83,7 @@ def detach(
         The task, to run code in its place; None on Trio, where that is not possible.
     """
     context = context or copy_context()
-    if _on_trio():
+    if on_trio():
         sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=context)
         return None
     task = start_task(run(), name=name, context=context)
@@ -92,7 +92,8 @@ def detach(
     return Detached(task, context)
 
 
-def _on_trio() -> bool:
+def on_trio() -> bool:
+    """Whether Trio runs here."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
@@ -133,7 +134,7 @@ class _EventSignal:
 
 def signal() -> Signal:
     """A new signal, for a task of this event loop."""
-    return _EventSignal() if _on_trio() else _FutureSignal()
+    return _EventSignal() if on_trio() else _FutureSignal()
 
 
 async def checkpoint() -> None:
@@ -141,7 +142,7 @@ async def checkpoint() -> None:
 
     A replacement for anyio's, which makes a system call each time to find the current backend.
     """
-    if _on_trio():
+    if on_trio():
         await anyio.lowlevel.checkpoint()
     else:
         await _give_way()

@@ -161,8 +161,8 @@ async def test_a_message_reaches_who_has_joined_in_every_process(broker: str) ->
             assert await bob.receive() == "done"
             await ada.send("again")
             assert await ada.receive(Said) == Said("again")
-            await bob.receive_nothing(0.05)
-            await eve.receive_nothing(0.05)
+            await bob.receive_nothing(within=0.05)
+            await eve.receive_nothing(within=0.05)
 
 
 async def test_exclude_and_broadcast(broker: str) -> None:
@@ -264,7 +264,7 @@ async def test_history_is_replayed_exactly(broker: str) -> None:
                 assert await bob.receive(Back) == Back(True)
                 await ada.send("h")
                 assert await read(bob, 1) == ["h"]
-                await bob.receive_nothing(0.05)
+                await bob.receive_nothing(within=0.05)
             async with two.connect(f"/news/a?after={ids[2]}") as bob:  # five are kept: d to h
                 assert await read(bob, 5) == ["d", "e", "f", "g", "h"]
                 await bob.send("back")
@@ -287,7 +287,7 @@ async def test_what_cannot_be_recovered_is_said(broker: str) -> None:
                 async with two.connect(f"/news/a?after={after}") as bob:
                     await bob.send("back")
                     assert await bob.receive(Back) == Back(False)
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
 
 
 async def test_a_history_is_bounded_in_bytes(broker: str) -> None:
@@ -315,7 +315,7 @@ async def test_a_history_is_bounded_in_bytes(broker: str) -> None:
             for after, recovered, count in ((ids[0], False, 0), (ids[-2], True, 1)):
                 async with two.connect(f"/a?after={after}") as bob:
                     assert await read(bob, count) == [f"{19:016000}"] * count
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
                 assert told[-1] is recovered
             for size in (70_000, 10):  # one that is larger than the bound
                 await ada.send("x" * size)
