@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from wsflow import Call, Disconnected, Reject, Router, Topic
+from wsflow import Disconnected, Reject, Router, Topic
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
 
 
@@ -19,10 +19,6 @@ class Said(msgspec.Struct, tag="said"):
 
 class Came(msgspec.Struct, tag="came"):
     who: str
-
-
-class Add(Call[int], tag="add"):
-    a: int
 
 
 class Broken(RuntimeError):
@@ -35,11 +31,6 @@ def failing() -> Router:
     @router.consumer
     async def heard(message: str) -> None:
         raise Broken("the handler")
-
-    @router.consumer
-    async def adds(call: Add) -> int:
-        await anyio.sleep_forever()
-        return 1
 
     return router
 
