@@ -6,12 +6,28 @@ runs tests on asyncio and on Trio.
 
 from __future__ import annotations
 
+import asyncio
+import sys
+
 import pytest
 import uvloop
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """An event loop on which each task begins where it is created, from Python 3.12 on."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
+
+
+EAGER: dict[str, object] = (
+    {"eager": ("asyncio", {"loop_factory": eager_loop})} if sys.version_info >= (3, 12) else {}
+)
 
 LOOPS: dict[str, object] = {
     "asyncio": "asyncio",
     "uvloop": ("asyncio", {"loop_factory": uvloop.new_event_loop}),
+    **EAGER,
 }
 
 

@@ -115,7 +115,7 @@ async def test_without_the_app_a_missing_event_id_is_said(server: BrokerServer) 
             await publish("kept.{room}", {"type": "news", "text": "x"}, room="b")
         with pytest.raises(TypeError, match="carry their event id, and Gone has no field marked"):
             await publish("late.{x}", Gone(), x="b")
-        await peer.receive_nothing(0.05)
+        await peer.receive_nothing(within=0.05)
 
 
 async def test_a_topic_that_was_declared_while_the_app_runs(server: BrokerServer) -> None:

@@ -179,7 +179,7 @@ async def test_on_topics_with_history_nothing_acknowledged_is_lost(
                 for peer in (ada, bob):
                     heard: list[int] = []
                     await hear(peer, writers, heard)
-                    await peer.receive_nothing(0.05)
+                    await peer.receive_nothing(within=0.05)
                     check(heard, writers)
                 assert not any(writer.failed for writer in writers)
                 for each in processes:
@@ -246,8 +246,8 @@ async def test_publishing_says_that_the_broker_is_away(
             with pytest.raises(BrokerError, match="listing members"):
                 await processes[0].registry.topic("elsewhere").members()
             async with processes[0].connect("/") as late:  # all its topics are joined already
-                await late.receive_nothing(0.01)
-            await ada.receive_nothing(0.01)
+                await late.receive_nothing(within=0.01)
+            await ada.receive_nothing(within=0.01)
             server.start()
             with anyio.fail_after(10):
                 while True:
@@ -297,7 +297,7 @@ async def test_a_history_that_is_lost_is_said_to_be(
             await topic.publish(News(2))
             assert (await ada.receive(News, timeout=5)).number == 2
             async with process.connect(f"/?after={old}") as bob:
-                await bob.receive_nothing(0.02)
+                await bob.receive_nothing(within=0.02)
             assert process.registry.counters()["lost"] == 1
 
 
@@ -334,7 +334,7 @@ async def test_a_history_that_has_lost_its_end(
             assert process.registry.counters()["lost"] == 1
             for seen in (before, *lost, after[-1]):  # NATS gives the ids of lost ones again
                 async with process.connect(f"/?after={seen}") as bob:
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
     assert recovered == [
         False,
         False,

@@ -133,7 +133,7 @@ async def test_the_limit_is_that_of_the_app() -> None:
             assert server.registry.counters()["history_dropped"] == 10
             id = next(each for each in first if each != "first")
             async with server.connect(f"/a?after={id}") as late:
-                await late.receive_nothing(0.02)
+                await late.receive_nothing(within=0.02)
             assert not told[-1]
 
 

@@ -142,7 +142,7 @@ async def test_a_payload_that_a_peer_cannot_take(server: BrokerServer) -> None:
         async with process.connect("/") as one, process.connect("/", subprotocols=[packed]) as two:
             await publish("plain", wire.pack(envelope, "somebody", 1, False))
             assert await one.receive(News) == News("hi")
-            await two.receive_nothing(0.05)
+            await two.receive_nothing(within=0.05)
             assert process.registry.counters()["unreadable"] == 1
 
 
@@ -176,7 +176,7 @@ async def test_what_was_sent_again_is_heard_once(server: BrokerServer) -> None:
                 await publish("plain", wire.pack(envelope, "somebody", number, again))
             for _ in range(2):
                 assert await peer.receive(News) == News("hi")
-            await peer.receive_nothing(0.05)
+            await peer.receive_nothing(within=0.05)
 
 
 async def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ async def test_publishing_from_outside(server: BrokerServer) -> None:
             with pytest.raises(ValueError, match="a topic needs a name"):
                 await publish("", "x")
         async with process.connect(f"/?after={id}") as back:
-            await back.receive_nothing(0.02)
+            await back.receive_nothing(within=0.02)
         assert await process.registry.topic("kept").members() != []
 
 
@@ -247,7 +247,7 @@ async def test_old_events_go_by_age(server: BrokerServer) -> None:
             with anyio.fail_after(5):
                 while not told or told[-1]:
                     async with process.connect(f"/?after={first}") as late:
-                        await late.receive_nothing(0.05)
+                        await late.receive_nothing(within=0.05)
             third = await brief.publish(News("c"))
             assert [(await peer.receive(News)).text for _ in range(3)] == ["a", "b", "c"]
             async with process.connect(f"/?after={third}"):
@@ -684,7 +684,7 @@ async def test_a_message_whose_fate_is_unknown_is_sent_again(
                     between.deaf = False
                     between.reset()
                     await said
-                await peer.receive_nothing(0.05)
+                await peer.receive_nothing(within=0.05)
 
 
 async def test_a_fate_that_cannot_be_known(server_of: Callable[..., BrokerServer]) -> None:
@@ -905,7 +905,7 @@ async def test_a_topic_that_is_left_and_joined_in_one_moment(server: BrokerServe
         await broker.subscribed("plain")
         await process.registry.topic("plain").publish(News("once"))
         assert (await peer.receive(News)).text == "once"
-        await peer.receive_nothing(0.05)
+        await peer.receive_nothing(within=0.05)
 
 
 async def test_jetstream_that_an_account_may_not_use(tmp_path: Any) -> None:

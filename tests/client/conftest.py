@@ -1,10 +1,12 @@
-"""Clients on sockets run on asyncio alone."""
+"""Clients on sockets run on asyncio alone: also where each task begins where it is created."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.loops import EAGER
 
-@pytest.fixture
-def anyio_backend() -> object:
-    return "asyncio"
+
+@pytest.fixture(params=["asyncio", *EAGER])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return EAGER.get(request.param, request.param)

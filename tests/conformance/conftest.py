@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 
 from tests.conformance.wires import memory, sockets
-from tests.loops import LOOPS
+from tests.loops import EAGER, LOOPS
 
 TRANSPORTS = {
     "memory-asyncio": (memory, ("asyncio", {})),
     "memory-trio": (memory, ("trio", {})),
     "sockets-asyncio": (sockets, ("asyncio", {})),
     "sockets-uvloop": (sockets, LOOPS["uvloop"]),
+    **{
+        f"{name}-{loop}": (wire, backend)
+        for name, wire in {"memory": memory, "sockets": sockets}.items()
+        for loop, backend in EAGER.items()
+    },
 }
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.brokers.servers import KINDS, BrokerServer
+from tests.loops import EAGER
 from wsflow.testing.conformance.brokers import *  # noqa: F403
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+@pytest.fixture(params=["asyncio", *EAGER])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return EAGER.get(request.param, request.param)
 
 
 @pytest.fixture(scope="module", params=["memory", *KINDS])

@@ -268,7 +268,7 @@ class TestItIsRenewed(Jumping):
 
     async def test_who_has_not_said_that_it_understands_is_not_told(self) -> None:
         async with connect(APP) as peer:
-            await peer.receive_nothing(50)
+            await peer.receive_nothing(within=50)
             await peer.send({"type": "$auth", "token": "ada 100"})
             assert await peer.receive() == {"type": "$auth", "expires_in": 100.0}
 
@@ -345,7 +345,7 @@ class TestItIsRenewed(Jumping):
             for number in range(4):
                 await peer.send(number)
             await peer.send({"type": "$auth", "token": "ada 5000"})
-            await peer.receive_nothing(99)
+            await peer.receive_nothing(within=99)
             assert await peer.receive(timeout=10) == {"type": "$auth", "expires_in": 5000.0}
 
     async def test_while_nothing_runs_on_it(self) -> None:

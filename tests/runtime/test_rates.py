@@ -649,7 +649,7 @@ async def test_processes_share_a_limit(
                 await here.send(Go())
                 while not one.registry.counters()["rate_limited"]:
                     await anyio.sleep(0.001)
-                await there.receive_nothing(0)
+                await there.receive_nothing(within=0)
                 assert two.registry.counters()["rate_limited"] == 54
             async with running(counted(per), broker) as late:
                 while known(late, who) < 10:

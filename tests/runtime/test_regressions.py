@@ -258,7 +258,7 @@ async def test_a_replay_may_be_longer_than_the_backlog(when_full: Any) -> None:
         async with server.connect(f"/?after={first}") as peer:
             await topic.publish(200)
             assert [await peer.receive(int) for _ in range(200)] == list(range(1, 201))
-            await peer.receive_nothing(0.01)
+            await peer.receive_nothing(within=0.01)
         epoch = first.partition("-")[0]
         broker = server._app.directory.channels.broker
         assert not (await broker.replay("news", f"{epoch}-{'9' * 5000}", lambda: None)).recovered

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from types import coroutine
 from typing import Any
 
 import anyio
 import pytest
 
-from wsflow.tasks.detached import Begun, begin, detach, signal
+from wsflow.tasks import detached
+from wsflow.tasks.detached import Begun, begin, detach, signal, start_task
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -154,3 +156,44 @@ async def test_errors_go_both_ways(host: Host) -> None:
     future.set_exception(KeyError())
     await host.over.wait()
     assert isinstance(host.outcome, ValueError)
+
+
+def eager_factory(kind: Any) -> Any:
+    """As ``asyncio.create_eager_task_factory``, which Python 3.11 does not have."""
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> Any:
+        raise AssertionError(f"{kind} would begin at once")
+
+    return factory
+
+
+async def test_a_task_does_not_begin_before_its_starter_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        factory = asyncio.eager_task_factory
+    else:
+        factory = eager_factory(asyncio.Task)
+        monkeypatch.setattr(detached, "_EAGER", factory.__code__)
+    ran: list[str] = []
+
+    async def run() -> None:
+        ran.append(asyncio.current_task().get_name())  # type: ignore[union-attr]
+
+    loop.set_task_factory(factory)
+    try:
+        task = start_task(run(), name="later")
+        over = asyncio.Event()
+
+        async def live() -> None:
+            await run()
+            over.set()
+
+        detach(live, name="detached")
+    finally:
+        loop.set_task_factory(None)
+    assert ran == []
+    await task
+    await over.wait()
+    assert ran == ["later", "detached"]

@@ -74,7 +74,7 @@ async def test_receive_leaves_the_others_unread_in_order() -> None:
         assert await peer.receive(str, Other) == Other(1)
         assert await peer.receive() == "raw"
         assert await peer.receive() == Say("b")
-        await peer.receive_nothing(0.01)
+        await peer.receive_nothing(within=0.01)
 
 
 async def test_a_timeout_says_what_did_arrive() -> None:

@@ -66,7 +66,7 @@ async def test_registry() -> None:
             await ada.send("others")
             assert await bob.receive(str) == "others"
             assert await ada.receive() == "done"
-            await ada.receive_nothing(0.01)
+            await ada.receive_nothing(within=0.01)
             # a name that a declared template matches has that topic's options: history
             await ada.send("log b")
             assert (await ada.receive()).endswith("-1")

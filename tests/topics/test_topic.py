@@ -91,10 +91,10 @@ async def test_who_joined_hears_and_who_left_does_not() -> None:
             await bob.receive("".__class__)
             await ada.send("again")
             assert await ada.receive(Said) == Said("again")
-            await bob.receive_nothing(0.01)
+            await bob.receive_nothing(within=0.01)
             await ada.send("others")
             await ada.send("nobody")
-            await eve.receive_nothing(0.01)
+            await eve.receive_nothing(within=0.01)
         assert len(server._app.directory.channels) == 0
 
 
@@ -107,8 +107,8 @@ async def test_exclude() -> None:
             await ada.send("nobody")
             assert await ada.receive() == "done"
             assert await ada.receive() == "done"
-            await bob.receive_nothing(0.01)
-            await ada.receive_nothing(0.01)
+            await bob.receive_nothing(within=0.01)
+            await ada.receive_nothing(within=0.01)
 
 
 async def test_the_wrong_type_is_refused() -> None:
@@ -190,7 +190,7 @@ async def test_a_lagging_peer_loses_what_the_topic_says(when_full: str, got: lis
             while len(heard) < len(got):
                 heard.append(await slow.receive(int))
             assert heard == got
-            await slow.receive_nothing(0.01)
+            await slow.receive_nothing(within=0.01)
             assert sum(session.outbox.dropped for session in sessions.values()) > 0
             await drain(quick)
 
@@ -215,7 +215,7 @@ async def test_bytes_count_too(when_full: str) -> None:
         async with server.connect("/") as peer:
             await peer.send({"from": 100, "to": 104})
             assert [await peer.receive(int) for _ in range(2)] == [100, 101]
-            await peer.receive_nothing(0.01)
+            await peer.receive_nothing(within=0.01)
 
 
 async def test_what_waits_is_dropped_when_the_peer_leaves() -> None:
@@ -311,7 +311,7 @@ async def test_history_replays_what_was_missed(kind: Any, codec: str) -> None:
         assert len(await writer.receive(list)) == 2
         async with server.connect(f"/?after={ids[0]}") as late:  # "b" is forgotten by now
             assert await late.receive(dict) == {"recovered": False}
-            await late.receive_nothing(0.01)
+            await late.receive_nothing(within=0.01)
         for nonsense in ("nonsense", "00000000-1", ids[0].partition("-")[0] + "-99"):
             async with server.connect(f"/?after={nonsense}") as lost:
                 assert await lost.receive(dict) == {"recovered": False}
@@ -338,7 +338,7 @@ async def test_a_replay_that_others_publish_into() -> None:
         async with server.connect(f"/?after={ids[0]}") as back:
             assert await back.receive(dict) == {"recovered": True}
             assert [(await back.receive(Said)).text for _ in range(3)] == ["b", "c", "d"]
-            await back.receive_nothing(0.01)
+            await back.receive_nothing(within=0.01)
 
 
 async def test_joining_again_changes_the_presence() -> None:
@@ -465,7 +465,7 @@ async def test_a_producer_hears_all_from_its_first_loop_on() -> None:
             gate.set()
             # the backlog is 4: until the second loop began, the oldest gave way
             assert [(await peer.receive(dict))["got"] for _ in range(2)] == [4, "text"]
-            await peer.receive_nothing(0.01)
+            await peer.receive_nothing(within=0.01)
         assert len(server._app.directory.channels) == 0
 
 
@@ -498,7 +498,7 @@ async def test_a_loop_that_is_closed_hears_no_more() -> None:
         await anyio.wait_all_tasks_blocked()
         await numbers.publish(3)
         assert await peer.receive() == 3
-        await peer.receive_nothing(0.01)
+        await peer.receive_nothing(within=0.01)
 
 
 async def test_a_loop_ends_with_its_connection_whoever_iterates_it() -> None:
@@ -579,7 +579,7 @@ async def test_a_loop_that_lags(when_full: str, heard: list[int] | None) -> None
             assert (await peer.wait_closed()).code == 1013
         else:
             assert [await peer.receive(int) for _ in heard] == heard
-            await peer.receive_nothing(0.01)
+            await peer.receive_nothing(within=0.01)
 
 
 async def test_a_loop_that_lags_without_a_connection() -> None:

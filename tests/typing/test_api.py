@@ -192,11 +192,11 @@ async def authenticates(connection: Connection, registry: Registry) -> None:
 
 async def connects() -> None:
     async with wsflow.connect("ws://x/", credential=lambda: KEY) as peer:
-        assert_type(peer, wsflow.Peer)
-    async with wsflow.connect("ws://x/", receives=(Said, Say), reconnect=True) as peer:
-        assert_type(peer, wsflow.Peer)
-        await peer.send(Say("x"))
-        assert_type(peer.end, End | None)
+        assert_type(peer, wsflow.Peer[str | bytes])
+    async with wsflow.connect("ws://x/", receives=(Said, Say), reconnect=True) as held:
+        assert_type(held, wsflow.Peer[Said | Say])
+        await held.send(Say("x"))
+        assert_type(held.end, End | None)
     end = await wsflow.run_client(
         client, "ws://x/", reconnect=Reconnect(initial_delay=0.1), resume="after"
     )

@@ -22,6 +22,7 @@ from nats.errors import Error, MaxPayloadError, SlowConsumerError
 from wsflow.brokers.engine import ConnectionLostError, Failure, settle
 from wsflow.errors import BrokerError
 from wsflow.messages.events import UNREADABLE
+from wsflow.tasks.detached import start_task
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ class NatsClient:
             error_cb=self._error,
             closed_cb=self._closed,
         )
-        self._connecting = asyncio.create_task(connecting, name="wsflow nats")
+        self._connecting = start_task(connecting, name="wsflow nats")
         try:
             await asyncio.shield(self._connecting)
         except (Error, OSError, EOFError) as exc:
@@ -150,7 +151,7 @@ class NatsClient:
         self._fail(ConnectionLostError("closed"))
         tasks = {each for each in (self._connecting, self._flushing, self._telling) if each}
         await cancel_all(tasks)
-        closing = asyncio.create_task(self._close(), name="wsflow nats")
+        closing = start_task(self._close(), name="wsflow nats")
         await asyncio.wait([closing], timeout=CLOSE)
         await cancel_all({closing, *self._left_behind()})
         if self._transport is not None:
@@ -207,7 +208,7 @@ class NatsClient:
         """Send, in the order of the notes; they may be lost."""
         self._notes.append((subject, data))
         if self._telling is None:
-            self._telling = asyncio.create_task(self._tell(), name="wsflow nats")
+            self._telling = start_task(self._tell(), name="wsflow nats")
 
     async def _tell(self) -> None:
         try:
@@ -226,7 +227,7 @@ class NatsClient:
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unconfirmed.append(confirmed)
         if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush(), name="wsflow nats")
+            self._flushing = start_task(self._flush(), name="wsflow nats")
         await confirmed
 
     async def _flush(self) -> None:

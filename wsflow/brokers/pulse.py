@@ -11,6 +11,7 @@ import asyncio
 import time
 
 from wsflow.brokers.engine import ConnectionLostError, EngineConnection
+from wsflow.tasks.detached import start_task
 
 LOOKS = 6
 """How often it is checked whether anything has come, within ``patience`` seconds."""
@@ -30,7 +31,7 @@ async def watch(connection: EngineConnection, patience: float, interval: float) 
         ConnectionLostError: the server does not answer.
     """
     while True:
-        answer = asyncio.ensure_future(connection.ping())
+        answer = start_task(connection.ping())
         try:
             await _answered(connection, answer, patience)
         finally:

@@ -48,6 +48,7 @@ from wsflow.errors import BrokerError
 from wsflow.http import url_parts
 from wsflow.log import Log, shown_uri
 from wsflow.messages.events import CARRIES, HISTORY_BYTES, Carries, TopicOptions, UnreadableError
+from wsflow.tasks.detached import start_task
 
 log = Log("wsflow.broker")
 
@@ -289,7 +290,7 @@ class RedisConnection:
     async def begin(self) -> None:
         """Start the tasks, and wait until the server answers."""
         jobs = (self._commands.write(), self._events.write(), self._answers(), self._messages())
-        self._tasks = [asyncio.create_task(self._run(job), name="wsflow redis") for job in jobs]
+        self._tasks = [start_task(self._run(job), name="wsflow redis") for job in jobs]
         self._events.send("SUBSCRIBE", self._control(""), self._control(self._process))
         await self.ping()
 

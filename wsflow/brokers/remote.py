@@ -28,6 +28,7 @@ from wsflow.errors import BrokerError
 from wsflow.log import Log
 from wsflow.messages.events import Envelope, Event, TopicOptions, UnreadableError
 from wsflow.tasks.backoff import back_off
+from wsflow.tasks.detached import start_task
 
 T = TypeVar("T")
 log = Log("wsflow.broker")
@@ -98,7 +99,7 @@ class RemoteBroker:
     # -- lifecycle
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._live(), name="wsflow broker")
+        self._task = start_task(self._live(), name="wsflow broker")
         try:
             async with asyncio.timeout(max(self._timeout, PATIENCE)):
                 await self._connected.wait()
@@ -147,7 +148,7 @@ class RemoteBroker:
         self._given_up.clear()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(connection.lost())
+                tasks.create_task(self._lost(connection))
                 tasks.create_task(self._until_given_up())
                 tasks.create_task(watch(connection, PATIENCE, PING_INTERVAL))
                 await connection.declare(self._declared)
@@ -177,6 +178,17 @@ class RemoteBroker:
             self._give_up(self._connection)
             await connection.close()
         return why
+
+    @staticmethod
+    async def _lost(connection: EngineConnection) -> None:
+        """Wait until the connection is lost.
+
+        Raises:
+            ConnectionLostError: it is: at the earliest once the tasks beside this one have started,
+                also where tasks begin at once.
+        """
+        await asyncio.sleep(0)
+        await connection.lost()
 
     def _give_up(self, connection: EngineConnection | None) -> None:
         """The connection is lost: it is not used from now on."""

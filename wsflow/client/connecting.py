@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Literal, TypeVar, Union, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, cast, final, overload
 
 import anyio
 
@@ -34,6 +34,16 @@ from wsflow.transports.deadline import LOOK
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    M = TypeVarWithDefault("M", default=Any)
+else:
+    M = TypeVar("M")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -89,7 +99,7 @@ class _Mailbox:
 
 
 @final
-class Peer:
+class Peer(Generic[M]):
     """The server, as the peer of a client. Safe to use from several tasks.
 
     A wait that exceeds its timeout raises TimeoutError.
@@ -167,7 +177,7 @@ class Peer:
             raise Disconnected(self.end)
         return connection.stream(message)
 
-    async def receive(self, *, timeout: float | None = None) -> Any:
+    async def receive(self, *, timeout: float | None = None) -> M:
         """Wait for the next message, and return it. Cancelling it loses no message.
 
         Args:
@@ -185,7 +195,7 @@ class Peer:
         if not (messages or self.end):
             await anyio.sleep(LOOK)  # it may have come and not be read yet
         if messages:
-            message = messages.popleft()
+            message: M = messages.popleft()
             self._mailbox.condition.notify_all()
             return message
         end = self.end
@@ -193,10 +203,10 @@ class Peer:
             raise TimeoutError(f"no message came within {timeout:g} s")
         raise end.error or Disconnected(end)
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[M]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> M:
         """The next message. The iteration ends after a close with 1000, 1001 or without a code.
 
         Raises:
@@ -232,7 +242,7 @@ class Peer:
 
 
 @final
-class connect:  # noqa: N801
+class connect(Generic[M]):  # noqa: N801
     """Connect to a server: ``async with wsflow.connect("wss://…", receives=(Said,)) as peer``.
 
     For asyncio. Leaving the block closes the connection, with 1000, or with 1011 if the block
@@ -261,6 +271,95 @@ class connect:  # noqa: N801
         ConnectError: on entering: the server cannot be reached, or refuses the connection.
     """
 
+    @overload
+    def __init__(
+        self: connect[A],
+        uri: str,
+        *,
+        receives: type[A] | tuple[type[A]],
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: connect[A | B],
+        uri: str,
+        *,
+        receives: tuple[type[A], type[B]],
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: connect[A | B | C],
+        uri: str,
+        *,
+        receives: tuple[type[A], type[B], type[C]],
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: connect[A | B | C | D],
+        uri: str,
+        *,
+        receives: tuple[type[A], type[B], type[C], type[D]],
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: connect[Any],
+        uri: str,
+        *,
+        receives: Any,
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: connect[str | bytes],
+        uri: str,
+        *,
+        reconnect: Reconnect | bool = False,
+        resume: str = "",
+        codec: Literal["json", "msgpack"] = "json",
+        headers: HeaderItems = (),
+        subprotocols: Iterable[str] = (),
+        limits: ClientLimits | None = None,
+        credential: AskCredential | None = None,
+        **options: Any,
+    ) -> None: ...
     def __init__(
         self,
         uri: str,
@@ -289,7 +388,7 @@ class connect:  # noqa: N801
             "options": check_options(options),
         }
 
-    async def __aenter__(self) -> Peer:
+    async def __aenter__(self) -> Peer[M]:
         condition = self._mailbox.condition
         client = Client(
             self._plan,
@@ -299,7 +398,8 @@ class connect:  # noqa: N801
             changed=condition.notify_all,
             **self._settings,
         )
-        self._client, self._peer = client, Peer(client, self._mailbox)
+        self._client = client
+        self._peer: Peer[M] = Peer(client, self._mailbox)
         client.start()
         try:
             await condition.wait_for(lambda: self._mailbox.connection or client.over)

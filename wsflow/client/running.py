@@ -185,7 +185,9 @@ class Client:
             tasks.start_soon(app_fails)
             try:
                 await self._connect_again_and_again()
-            except Exception as exc:
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as exc:  # as it is, and not in a group of this scope
                 self.app.fail(exc)
             tasks.cancel_scope.cancel()
 
@@ -236,10 +238,15 @@ class Client:
                 self._asking = scope
                 with anyio.fail_after(self.app.limits.open_timeout):
                     token = await ask()
-                opening.headers["Authorization"] = f"Bearer {token}"
-        except Exception as exc:
+                bearer = ("Authorization", f"Bearer {token}")
+                check_headers([bearer])  # whose error does not show the token
+                opening.headers[bearer[0]] = bearer[1]
+        except (Exception, anyio.get_cancelled_exc_class()) as exc:
+            error = exc
+            if not isinstance(exc, Exception):
+                error = RuntimeError("the credential callback was cancelled from outside")
             log.error("there is no credential: the callback failed", exc_info=exc)
-            return End("error", 1011, "", exc)
+            return End("error", 1011, "", error)
         finally:
             self._asking = None
         return SHUTDOWN if scope.cancelled_caught else None

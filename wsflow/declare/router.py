@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, TypeVar, overload
@@ -17,7 +17,10 @@ from typing import Any, Literal, TypeVar, overload
 from wsflow.declare.functions import checked, named, place
 from wsflow.errors import Problem
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Awaitable[Any] | AsyncIterable[Any]])
+"""A coroutine function or an async generator."""
+C = TypeVar("C", bound=Callable[..., Awaitable[Any]])
+"""A coroutine function."""
 
 Kind = Literal[
     "lifespan", "on_connect", "on_message", "consumer", "producer", "on_disconnect", "on_error"
@@ -314,18 +317,18 @@ class Router:
         return self._record("producer", fn, sys._getframe(1), on_end=on_end)
 
     @overload
-    def on_disconnect(self, fn: F, /) -> F: ...
+    def on_disconnect(self, fn: C, /) -> C: ...
     @overload
-    def on_disconnect(self, /) -> Callable[[F], F]: ...
+    def on_disconnect(self, /) -> Callable[[C], C]: ...
     def on_disconnect(self, fn: Any = None, /) -> Any:
         """Run once per connection that was set up, after all its other tasks have stopped, and
         before its ``on_connect`` functions tear down."""
         return self._record("on_disconnect", fn, sys._getframe(1))
 
     @overload
-    def on_error(self, fn: F, /) -> F: ...
+    def on_error(self, fn: C, /) -> C: ...
     @overload
-    def on_error(self, /) -> Callable[[F], F]: ...
+    def on_error(self, /) -> Callable[[C], C]: ...
     def on_error(self, fn: Any = None, /) -> Any:
         """Run when a handler raises the exception type that its first parameter is annotated with,
         or an ``on_connect`` function does before its yield; for ``InvalidMessage``, when a message

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -20,7 +29,16 @@ WINDOW = 64
 """How many items of a stream may be sent before its reader grants more."""
 
 
-class Call(msgspec.Struct, Generic[R], tag=True):
+if TYPE_CHECKING:
+    # Makes Call and Stream, like Struct, neither frozen nor not frozen (PEP 681), so that their
+    # subclasses may be either.
+    @dataclass_transform(field_specifiers=(msgspec.field,))
+    class _Meta(msgspec.StructMeta): ...
+else:
+    _Meta = msgspec.StructMeta
+
+
+class Call(msgspec.Struct, Generic[R], metaclass=_Meta, tag=True):
     """A message that expects an answer of type ``R``: ``class Add(Call[Sum], tag="add")``.
 
     Call with ``await connection.call(Add(1, 2))``; a consumer answers by returning. Without
@@ -28,7 +46,7 @@ class Call(msgspec.Struct, Generic[R], tag=True):
     """
 
 
-class Stream(msgspec.Struct, Generic[T], tag=True):
+class Stream(msgspec.Struct, Generic[T], metaclass=_Meta, tag=True):
     """A message that expects many answers of type ``T``: ``class Count(Stream[Tick])``.
 
     Call with ``async with connection.stream(Count(10)) as ticks``; a consumer answers by yielding.

@@ -302,8 +302,11 @@ class Session:
         answered.set()
         dialling.opened()
 
-    def refused(self, error: ConnectError) -> None:
-        self.finish(end_of_refusal(error))
+    def refused(self, error: BaseException) -> None:
+        if isinstance(error, ConnectError):
+            self.finish(end_of_refusal(error))
+        elif self.ending.end is None:  # else it was told to stop
+            self.left("connecting", error)
 
     def pause_writing(self) -> None:
         self.outbox.pause()

@@ -17,7 +17,7 @@ from asyncio.tasks import _enter_task, _leave_task  # for alternative task imple
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import coroutine as coroutine_of
-from typing import Any, Protocol, TypeVar, final
+from typing import Any, Protocol, TypeVar, cast, final
 
 import anyio
 import anyio.lowlevel
@@ -25,6 +25,25 @@ import anyio.lowlevel
 T = TypeVar("T")
 
 _running: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
+
+
+_EAGER = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", object())
+"""The code of the factories of ``asyncio.create_eager_task_factory``, from Python 3.12 on."""
+
+
+def start_task(coroutine: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
+    """Start an asyncio task, whose first step is in a later iteration of the event loop.
+
+    That holds also where tasks begin at once (``asyncio.eager_task_factory``): who starts a task
+    has to have it before it runs.
+    """
+    loop = asyncio.get_running_loop()
+    factory = loop.get_task_factory()
+    if getattr(factory, "__code__", None) is _EAGER:
+        make: Any = cast(Any, factory).__closure__[0].cell_contents
+        task: asyncio.Task[T] = make(coroutine, loop=loop, **options)
+        return task
+    return loop.create_task(coroutine, **options)
 
 
 @final
@@ -64,16 +83,17 @@ def detach(
         The task, to run code in its place; None on Trio, where that is not possible.
     """
     context = context or copy_context()
-    if _on_trio():
+    if on_trio():
         sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=context)
         return None
-    task = asyncio.get_running_loop().create_task(run(), name=name, context=context)
+    task = start_task(run(), name=name, context=context)
     _running.add(task)
     task.add_done_callback(_running.discard)
     return Detached(task, context)
 
 
-def _on_trio() -> bool:
+def on_trio() -> bool:
+    """Whether Trio runs here."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
@@ -114,7 +134,7 @@ class _EventSignal:
 
 def signal() -> Signal:
     """A new signal, for a task of this event loop."""
-    return _EventSignal() if _on_trio() else _FutureSignal()
+    return _EventSignal() if on_trio() else _FutureSignal()
 
 
 async def checkpoint() -> None:
@@ -122,7 +142,7 @@ async def checkpoint() -> None:
 
     A replacement for anyio's, which makes a system call each time to find the current backend.
     """
-    if _on_trio():
+    if on_trio():
         await anyio.lowlevel.checkpoint()
     else:
         await _give_way()

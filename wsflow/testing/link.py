@@ -16,7 +16,7 @@ from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import detach
 from wsflow.tasks.waiting import Condition
 from wsflow.transports.base import Begin
-from wsflow.transports.client import Target
+from wsflow.transports.client import Target, aimed
 from wsflow.transports.connect_errors import refusal_error
 from wsflow.transports.memory import MemoryClock, MemoryTransport
 
@@ -205,7 +205,11 @@ class MemoryDialler(MemoryClock):
         """The pump from the server to the client."""
         await self._wait_for(self._passes)
         if not self.over:
-            await self._begin()
+            try:
+                await self._begin()
+            except BaseException as exc:  # which nobody else would see
+                self._finish()
+                self._receiver.refused(exc)
         while not self.over:
             await self._wait_for(lambda: self._passes() and self._has_come())
             if not self.over:
@@ -217,7 +221,7 @@ class MemoryDialler(MemoryClock):
         self.changed()
 
     async def _begin(self) -> None:
-        target = self._target()
+        target = aimed(self._target)
         self._uri = shown_uri(target.uri)
         await self._wait_until(self.now() + self._link.delay)
         if self._link.down:

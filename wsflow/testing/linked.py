@@ -14,6 +14,7 @@ from wsflow.http import HeaderItems
 from wsflow.limits import Limits
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
+from wsflow.testing.idle import wait_idle
 from wsflow.testing.link import Link, MemoryDialler, Open
 from wsflow.testing.peer import PeerEnd, check
 from wsflow.topics.registry import Registry
@@ -124,6 +125,10 @@ class Linked:
                 self._seen[each] = len(each.ending.errors)
 
         return PeerEnd(end, seen)
+
+    async def idle(self, timeout: float = 1) -> None:
+        """Wait until nothing in both can go on by itself: see ``MemoryServer.idle``."""
+        await wait_idle(timeout)
 
     # -- leaving
 

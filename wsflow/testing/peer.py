@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import UnionType
 from typing import Any, TypeVar, Union, get_origin, overload
 
 import anyio
@@ -29,11 +30,17 @@ from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.shapes import runtime_classes
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
+from wsflow.testing.idle import wait_idle
+from wsflow.topics.registry import Registry
 from wsflow.transports.memory import MemoryTransport, Rejection
 from wsflow.wiring.messages import union_problem
 
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
+
+Kind = type[Any] | UnionType | None
+"""A message type."""
 
 READS = 5.0
 """Seconds within which the app must read what it was sent, including a close frame."""
@@ -82,11 +89,23 @@ class MemoryPeer:
 
     A wait that exceeds its timeout raises AssertionError, since the test has failed by then. (That
     of ``wsflow.Peer``, the peer of a real client, raises TimeoutError.)
+
+    ``Disconnected`` and ``Reject`` have the error of the handler that ended the connection as their
+    cause. A handshake that was refused fails the test when it leaves the block, unless the test has
+    seen that: by ``rejected``, ``end``, ``wait_closed``, or the ``Reject`` of another method.
+
+    Attributes:
+        registry: the connections and topics of the app, as ``Registry`` in a ``lifespan``.
     """
 
     def __init__(
-        self, transport: MemoryTransport, session: Session | None, condition: Condition
+        self,
+        transport: MemoryTransport,
+        session: Session | None,
+        condition: Condition,
+        registry: Registry,
     ) -> None:
+        self.registry = registry
         self._transport = transport
         self._session = session  # None if it was refused at once
         self._condition = condition  # of the transport
@@ -94,6 +113,7 @@ class MemoryPeer:
         self._errors_seen = 0
         self._asked = 0
         self._unfinished = ""
+        self._looked = False  # at a refusal of the handshake
 
     async def _opened(self) -> None:
         """Wait for the answer to the handshake."""
@@ -109,6 +129,7 @@ class MemoryPeer:
         Raises:
             AssertionError: it was accepted.
         """
+        self._looked = True
         if self._transport.rejection is None:
             raise AssertionError("the handshake was accepted")
         return self._transport.rejection
@@ -132,6 +153,7 @@ class MemoryPeer:
     @property
     def end(self) -> PeerEnd | None:
         """How the connection ended in the server, None while it is open."""
+        self._looked = self._looked or self._transport.rejection is not None
         if self._session is None:
             rejection = self.rejected
             return PeerEnd(End("rejected", rejection.status, rejection.body), self._see)
@@ -172,9 +194,24 @@ class MemoryPeer:
 
     def _check_open(self) -> None:
         if (rejection := self._transport.rejection) is not None:
-            raise Reject(rejection.status, rejection.body, rejection.headers)
+            self._looked = True
+            refused = Reject(rejection.status, rejection.body, rejection.headers)
+            raise refused from self._error
         if self._transport.closing is not None:
-            raise Disconnected(self._session.end if self._session else None)
+            raise self._over()
+
+    def _over(self) -> Disconnected:
+        """What a wait raises once the connection has ended. Its cause is the error that ended it,
+        so that the traceback of a failing handler is shown."""
+        over = Disconnected(self._session.end if self._session else None)
+        over.__cause__ = self._error
+        return over
+
+    @property
+    def _error(self) -> BaseException | None:
+        """The error that ended the connection."""
+        end = self._session.end if self._session else None
+        return end.error if end is not None else None
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame. Does not wait for the end of the connection: see ``wait_closed``."""
@@ -198,7 +235,7 @@ class MemoryPeer:
                     f"the connection did not end within {timeout:g} s; "
                     f"running: {', '.join(self._session.running) or 'nothing'}"
                 )
-        end = self.end
+        end = self.end  # it counts as looking
         assert end is not None  # since it is over
         return end
 
@@ -211,7 +248,11 @@ class MemoryPeer:
     @overload
     async def receive(self, kind: type[A], other: type[B], /, *, timeout: float = 1) -> A | B: ...
     @overload
-    async def receive(self, *kinds: Any, timeout: float = 1) -> Any: ...
+    async def receive(
+        self, kind: type[A], other: type[B], third: type[C], /, *, timeout: float = 1
+    ) -> A | B | C: ...
+    @overload
+    async def receive(self, *kinds: Kind, timeout: float = 1) -> Any: ...
     async def receive(self, *kinds: Any, timeout: float = 1) -> Any:
         """Wait for the first message of these types, or for any message without types.
 
@@ -226,10 +267,7 @@ class MemoryPeer:
             Disconnected: none came, and the connection has ended.
             Reject: the handshake was refused.
         """
-        if not all(map(_is_type, kinds)):
-            raise TypeError(
-                f"receive takes message types, not {kinds!r}; pass timeout as a keyword argument"
-            )
+        self._check_kinds(kinds, "receive", "timeout")
         if self._transport.rejection is not None:
             self._check_open()
         found: list[Any] = []
@@ -238,7 +276,7 @@ class MemoryPeer:
         if found or self._find(kinds, found):  # it may have come at the last moment
             return found[0]
         if self._ended:
-            raise Disconnected(self._session.end if self._session else None)
+            raise self._over()
         wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds) or "message"
         raise AssertionError(f"no {wanted} came within {timeout:g} s; {self._said_unread()}")
 
@@ -379,7 +417,7 @@ class MemoryPeer:
         if found:
             return found[0]
         if self._ended:
-            raise Disconnected(self._session.end if self._session else None)
+            raise self._over()
         name = type(message).__name__
         raise AssertionError(f"no answer to {name} came within {timeout:g} s")
 
@@ -389,17 +427,54 @@ class MemoryPeer:
         kind: Any = type(message)
         return answer_decoder(kind, self._codec)(frame.value)
 
-    async def receive_nothing(self, within: float = 0.1) -> None:
-        """Check that no message is unread, and none comes within ``within`` seconds.
+    async def receive_nothing(self, *kinds: Kind, within: float = 0.1) -> None:
+        """Check that no message of these types is unread, and none comes within ``within`` seconds;
+        no message at all without types.
+
+        Args:
+            kinds: message types, as for ``receive``; messages of other types stay unread.
+            within: seconds.
 
         Raises:
-            AssertionError: there is one; the error lists all unread messages.
+            AssertionError: there is one; the error lists all unread messages. Or the handshake was
+                refused, and the test has not looked at that.
+            TypeError: one of ``kinds`` is no type.
         """
-        frames = self._transport
+        self._check_kinds(kinds, "receive_nothing", "within")
+        self._check_seen()
+        came: list[Any] = []
         with anyio.move_on_after(within):
-            await self._condition.wait_for(lambda: bool(self._unread or frames.peer_unread()))
-        if self._unread or frames.peer_unread():
+            await self._condition.wait_for(lambda: self._any(kinds, came))
+        if came or self._any(kinds, came):
             raise AssertionError(f"a message came; {self._said_unread()}")
+
+    def _any(self, kinds: tuple[Any, ...], came: list[Any]) -> bool:
+        """Whether a message of these types is unread."""
+        frames = [*self._unread, *self._transport.peer_unread()]
+        return any(self._matches(frame, kinds, came) for frame in frames)
+
+    def _check_kinds(self, kinds: tuple[Any, ...], verb: str, option: str) -> None:
+        if not all(map(_is_type, kinds)):
+            raise TypeError(
+                f"{verb} takes message types, not {kinds!r}; pass {option} as a keyword argument"
+            )
+
+    def _check_seen(self) -> None:
+        """Fail if the handshake was refused and the test has not looked at that.
+
+        Raises:
+            AssertionError: it has not.
+        """
+        rejection = self._transport.rejection
+        if rejection is not None and not self._looked:
+            raise AssertionError(
+                f"the handshake was refused with {rejection.status}: {rejection.body.strip()}; if "
+                "that is expected, read the peer's rejected"
+            ) from self._error
+
+    async def idle(self, timeout: float = 1) -> None:
+        """Wait until nothing in the app can go on by itself: see ``MemoryServer.idle``."""
+        await wait_idle(timeout)
 
     # -- leaving
 
@@ -433,6 +508,7 @@ class MemoryPeer:
         """
         if self._unfinished:
             raise AssertionError(self._unfinished)
+        self._check_seen()
         if self._session is not None:
             check(self._session, known, self._errors_seen)
 

@@ -24,6 +24,7 @@ from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
 from wsflow.tasks.background import Background
 from wsflow.tasks.waiting import Condition
+from wsflow.testing.idle import wait_idle
 from wsflow.testing.linked import Linked
 from wsflow.testing.peer import MemoryPeer
 from wsflow.topics.registry import Registry
@@ -87,6 +88,19 @@ class MemoryServer:
         """Drain, as on ``SIGTERM``: let consumers handle what was received for at most ``grace``
         seconds, then close with 1001, or with 1012 on a restart."""
         await self._app.drain(grace, restart=restart)
+
+    async def idle(self, timeout: float = 1) -> None:
+        """Wait until nothing in the app can go on by itself: each task, those of the test too,
+        waits for a message, for time to pass, or for another task. In memory: a broker, a
+        socket or a thread is not waited for.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            AssertionError: something still goes on after that time.
+        """
+        await wait_idle(timeout)
 
     def connect(
         self, target: str, *, headers: HeaderItems = (), subprotocols: Iterable[str] = ()
@@ -154,7 +168,7 @@ class MemoryServer:
         """
         condition = Condition()
         transport, session = self._begin(condition.notify_all, target, headers, subprotocols)
-        return MemoryPeer(transport, session, condition)
+        return MemoryPeer(transport, session, condition, self.registry)
 
     def _begin(
         self,

@@ -33,6 +33,7 @@ from wsflow.testing.peer import MemoryPeer
 from wsflow.testing.server import LIMITS, MemoryServer, check_target, opening_headers
 from wsflow.testing.virtual import MACHINES, Machine, StuckError, Tracked, raisable, where
 from wsflow.testing.watched import Calls, Outage, Wire, watched
+from wsflow.topics.registry import Registry
 from wsflow.transports.base import Receiver, Transport
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.compile import compile_app
@@ -544,7 +545,7 @@ class _Run:
 
         transport = MemoryTransport(limits, condition.notify_all, begin)
         session = sessions[0] if sessions else None
-        peer = MemoryPeer(transport, session, condition)
+        peer = MemoryPeer(transport, session, condition, Registry(app.directory))
         failed: Exception | None = None
         try:
             await peer._opened()

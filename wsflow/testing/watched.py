@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from wsflow.brokers.base import Broker
 from wsflow.declare.router import Handler
-from wsflow.errors import BrokerError, ConnectError
+from wsflow.errors import BrokerError
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Timer
@@ -261,7 +261,7 @@ class Wire:
     def opened(self, subprotocol: str | None) -> None:
         """Does nothing: it dials nobody."""
 
-    def refused(self, error: ConnectError) -> None:
+    def refused(self, error: BaseException) -> None:
         """Does nothing: it dials nobody."""
 
     def messages_received(self, messages: Sequence[Found]) -> int:

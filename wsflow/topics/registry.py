@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from wsflow.brokers.base import MAX_CLAIM
 from wsflow.connection import Connection
@@ -16,6 +16,10 @@ from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.names import said
 from wsflow.topics.topic import Topic, excluded_ids
 from wsflow.topics.type import TopicType
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 @dataclass
@@ -144,6 +148,26 @@ class Registry:
             **channels.broker.counters,
         }
 
+    @overload
+    def topic(self, name: str | TopicName, /, **values: str | int) -> Topic[Any]: ...
+    @overload
+    def topic(self, name: str | TopicName, kind: type[A], /, **values: str | int) -> Topic[A]: ...
+    @overload
+    def topic(
+        self, name: str | TopicName, kind: type[A], other: type[B], /, **values: str | int
+    ) -> Topic[A | B]: ...
+    @overload
+    def topic(
+        self,
+        name: str | TopicName,
+        kind: type[A],
+        other: type[B],
+        third: type[C],
+        /,
+        **values: str | int,
+    ) -> Topic[A | B | C]: ...
+    @overload
+    def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> Topic[Any]: ...
     def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> Topic[Any]:
         """A topic by its template and values, which need not be those of the path.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from wsflow.errors import ConnectError
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.request import Request
 from wsflow.tasks.waiting import Clock
@@ -86,8 +85,9 @@ class Receiver(Protocol):
     def opened(self, subprotocol: str | None) -> None:
         """The handshake that this client has begun is answered with 101."""
 
-    def refused(self, error: ConnectError) -> None:
-        """It is not, or there is no connection at all."""
+    def refused(self, error: BaseException) -> None:
+        """It is not, or there is no connection at all: a ``ConnectError``, or what else has ended
+        the attempt."""
 
     def messages_received(self, messages: Sequence[Found]) -> int:
         """Whole messages have come, in this order: the payload, and whether it is text.
@@ -120,7 +120,7 @@ class Nobody:
     """Stands where no connection has begun: takes nothing in, and says nothing."""
 
     def opened(self, subprotocol: str | None) -> None: ...
-    def refused(self, error: ConnectError) -> None: ...
+    def refused(self, error: BaseException) -> None: ...
     def messages_received(self, messages: Sequence[Found]) -> int:
         return len(messages)
 

@@ -20,8 +20,9 @@ from websockets.protocol import OPEN
 from wsflow.errors import ConnectError
 from wsflow.http import check_headers
 from wsflow.limits import SocketLimits
-from wsflow.log import shown_uri
+from wsflow.log import shown, shown_uri
 from wsflow.messages.encoded import EncodedMessage
+from wsflow.tasks.detached import start_task
 from wsflow.transports.base import Begin, Receiver
 from wsflow.transports.connect_errors import connect_error
 from wsflow.transports.handshake import Head
@@ -45,6 +46,22 @@ class Target:
     headers: Headers = field(default_factory=Headers)
     subprotocols: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def aimed(target: Callable[[], Target]) -> Target:
+    """Where to connect to, as it is to be sent.
+
+    Raises:
+        ConnectError: it cannot be sent: its query cannot be encoded, or a header is invalid.
+    """
+    try:
+        where = target()
+        check_headers(where.headers.raw_items())
+    except Exception as exc:
+        raise ConnectError(
+            f"the opening request cannot be written: {shown(exc)}", retryable=False
+        ) from exc
+    return where
 
 
 @final
@@ -205,27 +222,30 @@ class Dialler:
         return self._shared.loop.call_later(seconds, call)
 
     def accept(self, subprotocol: str | None) -> None:
-        self._dialling = self._shared.loop.create_task(self._dial(), name="wsflow connecting")
+        self._dialling = start_task(self._dial(), name="wsflow connecting")
+        self._dialling.add_done_callback(self._dialled)
+
+    def _dialled(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step: ``_dial`` has not seen it
+            self._receiver.refused(asyncio.CancelledError())
 
     async def _dial(self) -> None:
+        """Connect. Whatever that raises is reported: nobody else would see it."""
         try:
-            wire = await self._connect()
-        except ConnectError as exc:
+            wire = self.wire = await self._connect()
+            self._receiver.opened(wire.protocol.subprotocol)
+            wire.begin(self._receiver)
+        except BaseException as exc:
             self._receiver.refused(exc)
-            return
-        self.wire = wire
-        self._receiver.opened(wire.protocol.subprotocol)
-        wire.begin(self._receiver)
 
     async def _connect(self) -> ClientTransport:
-        target = self._target()
+        target = aimed(self._target)
         limits = self._limits
 
         def create(protocol: ClientProtocol, **_: Any) -> ClientTransport:
             return ClientTransport(protocol, limits, self._shared)
 
         try:
-            check_headers(target.headers.raw_items())
             made: Any = await connect(
                 target.uri,
                 additional_headers=target.headers,

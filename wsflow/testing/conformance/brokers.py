@@ -162,8 +162,8 @@ async def test_a_message_reaches_who_has_joined_in_every_process(broker: str) ->
             assert await bob.receive() == "done"
             await ada.send("again")
             assert await ada.receive(Said) == Said("again")
-            await bob.receive_nothing(0.05)
-            await eve.receive_nothing(0.05)
+            await bob.receive_nothing(within=0.05)
+            await eve.receive_nothing(within=0.05)
 
 
 async def test_exclude_and_broadcast(broker: str) -> None:
@@ -265,7 +265,7 @@ async def test_history_is_replayed_exactly(broker: str) -> None:
                 assert await bob.receive(Back) == Back(True)
                 await ada.send("h")
                 assert await read(bob, 1) == ["h"]
-                await bob.receive_nothing(0.05)
+                await bob.receive_nothing(within=0.05)
             async with two.connect(f"/news/a?after={ids[2]}") as bob:  # five are kept: d to h
                 assert await read(bob, 5) == ["d", "e", "f", "g", "h"]
                 await bob.send("back")
@@ -291,7 +291,7 @@ async def test_the_latest_events_are_replayed_to_who_has_no_id(broker: str) -> N
 
     async with processes(app, broker) as (one, two):
         async with one.connect("/a?last=5") as ada, one.connect("/b?last=5") as other:
-            await ada.receive_nothing(0.02)  # there is none yet
+            await ada.receive_nothing(within=0.02)  # there is none yet
             ids = []
             for number in range(601):
                 await ada.send(str(number))
@@ -315,12 +315,12 @@ async def test_the_latest_events_are_replayed_to_who_has_no_id(broker: str) -> N
                     assert [await bob.receive(News, timeout=5) for _ in expected] == expected
                     await bob.send("back")
                     assert await bob.receive(Back) == Back(recovered)
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
             async with two.connect("/a?last=2") as bob, one.connect("/a?last=2") as eve:
                 await ada.send("live")
                 for peer in (bob, eve):
                     assert await read(peer, 3) == ["599", "600", "live"]
-                    await peer.receive_nothing(0.02)
+                    await peer.receive_nothing(within=0.02)
 
 
 async def test_the_latest_events_come_before_those_that_others_publish(broker: str) -> None:
@@ -389,7 +389,7 @@ async def test_a_topic_is_declared_while_the_app_runs(broker: str) -> None:
                     await ada.send(kind)
                     ids.append(await ada.receive(str))
                     assert await bob.receive(News) == News(kind, ids[-1])
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
 
 
 async def test_what_cannot_be_recovered_is_said(broker: str) -> None:
@@ -408,7 +408,7 @@ async def test_what_cannot_be_recovered_is_said(broker: str) -> None:
                 async with two.connect(f"/news/a?after={after}") as bob:
                     await bob.send("back")
                     assert await bob.receive(Back) == Back(False)
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
 
 
 async def test_a_history_is_bounded_in_bytes(broker: str) -> None:
@@ -436,7 +436,7 @@ async def test_a_history_is_bounded_in_bytes(broker: str) -> None:
             for after, recovered, count in ((ids[0], False, 0), (ids[-2], True, 1)):
                 async with two.connect(f"/a?after={after}") as bob:
                     assert await read(bob, count) == [f"{19:016000}"] * count
-                    await bob.receive_nothing(0.02)
+                    await bob.receive_nothing(within=0.02)
                 assert told[-1] is recovered
             for size in (70_000, 10):  # one that is larger than the bound
                 await ada.send("x" * size)

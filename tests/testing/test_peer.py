@@ -1,0 +1,191 @@
+"""What a test is told when its connection ends, is refused, or has nothing more to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import anyio
+import msgspec
+import pytest
+
+from wsflow import Disconnected, Reject, Router, Topic
+from wsflow.testing import MemoryPeer, connect, serve_in_memory
+
+
+class Said(msgspec.Struct, tag="said"):
+    text: str
+
+
+class Came(msgspec.Struct, tag="came"):
+    who: str
+
+
+class Broken(RuntimeError):
+    pass
+
+
+def failing() -> Router:
+    router = Router("/")
+
+    @router.consumer
+    async def heard(message: str) -> None:
+        raise Broken("the handler")
+
+    return router
+
+
+async def receives(peer: MemoryPeer) -> None:
+    await peer.receive()
+
+
+async def sends(peer: MemoryPeer) -> None:
+    await peer.wait_closed()
+    await peer.send("again")
+
+
+@pytest.mark.parametrize("does", [receives, sends])
+async def test_what_ended_the_connection_is_the_cause(does: object) -> None:
+    with pytest.raises(Disconnected) as caught:
+        async with connect(failing(), "/") as peer:
+            await peer.send("now")
+            await does(peer)  # type: ignore[operator]
+    assert isinstance(caught.value.__cause__, Broken)
+
+
+def refusing(exc: BaseException) -> Router:
+    router = failing()
+
+    @router.on_connect
+    async def enter() -> None:
+        raise exc
+
+    return router
+
+
+async def test_a_refusal_has_its_cause() -> None:
+    with pytest.raises(Reject) as caught:
+        async with connect(refusing(Broken("enter")), "/") as peer:
+            await peer.receive()
+    assert caught.value.status == 500
+    assert isinstance(caught.value.__cause__, Broken)
+
+
+async def test_a_refusal_that_nobody_looks_at_fails_the_test() -> None:
+    with pytest.raises(AssertionError, match="refused with 403: not you; if that is expected"):
+        async with connect(refusing(Reject(403, "not you")), "/"):
+            pass
+    with pytest.raises(AssertionError, match="refused with 404"):
+        async with connect(failing(), "/elsewhere"):
+            pass
+    with pytest.raises(AssertionError, match="refused with 500") as caught:
+        async with connect(refusing(Broken("enter")), "/"):
+            pass
+    assert isinstance(caught.value.__cause__, Broken)
+
+
+async def test_nothing_comes_of_a_refusal_that_nobody_looked_at() -> None:
+    with pytest.raises(AssertionError, match="refused with 403"):
+        async with connect(refusing(Reject(403)), "/") as peer:
+            await peer.receive_nothing(within=0)
+
+
+async def test_a_refusal_that_was_looked_at() -> None:
+    app = refusing(Reject(403))
+    async with connect(app, "/") as peer:
+        assert peer.rejected.status == 403
+        await peer.receive_nothing(within=0)
+    async with connect(app, "/") as peer:
+        await peer.wait_closed()
+    async with connect(app, "/") as peer:
+        assert peer.end is not None
+    async with connect(app, "/") as peer:
+        with pytest.raises(Reject):
+            await peer.send("a")
+
+
+async def test_nothing_of_a_type() -> None:
+    router = Router("/")
+
+    @router.producer
+    async def tells() -> AsyncIterator[Said | Came]:
+        yield Came("ada")
+        await anyio.sleep_forever()
+
+    async with connect(router, "/") as peer:
+        await peer.receive_nothing(Said, within=0.01)
+        with pytest.raises(AssertionError, match="a message came; unread: Came"):
+            await peer.receive_nothing(Said, Came, within=0.01)
+        with pytest.raises(AssertionError, match="a message came; unread: Came"):
+            await peer.receive_nothing(within=0.01)
+        with pytest.raises(TypeError, match="pass within as a keyword argument"):
+            await peer.receive_nothing(0.1)  # type: ignore[arg-type]
+        assert await peer.receive(Came) == Came("ada")
+        await peer.receive_nothing(within=0)
+
+
+async def test_the_registry_of_a_block() -> None:
+    async with connect(failing(), "/") as peer:
+        assert len(peer.registry) == 1
+        await peer.registry.broadcast(Said("all"))
+        assert await peer.receive(Said) == Said("all")
+
+
+def counting(seen: list[int]) -> Router:
+    router = Router("/")
+
+    @router.consumer(concurrency=4)
+    async def counts(message: int) -> None:
+        for number in range(message):
+            await anyio.lowlevel.checkpoint()
+            seen.append(number)
+        if not message:
+            while True:
+                await anyio.lowlevel.checkpoint()
+
+    return router
+
+
+async def test_idle() -> None:
+    seen: list[int] = []
+    async with serve_in_memory(counting(seen)) as server, server.connect("/") as peer:
+        await peer.send(50)
+        await peer.send(30)
+        await server.idle()
+        assert len(seen) == 80
+        await peer.idle()
+        async with anyio.create_task_group() as tasks:  # those who wait do not wait for each other
+            tasks.start_soon(server.idle)
+            tasks.start_soon(peer.idle)
+
+
+async def test_what_is_never_idle() -> None:
+    async with connect(counting([]), "/") as peer:
+        await peer.send(0)
+        with pytest.raises(AssertionError, match="something still goes on by itself after"):
+            await peer.idle(0.01)
+
+
+async def test_both_ends_are_idle() -> None:
+    heard: list[str] = []
+    client = Router("/")
+
+    @client.consumer
+    async def hears(message: str) -> None:
+        heard.append(message)
+
+    router = Router("/")
+
+    @router.on_connect
+    async def enter(topic: Annotated[Topic[str], "a"]) -> None:
+        await topic.join()
+
+    @router.producer
+    async def stays() -> None:
+        await anyio.sleep_forever()
+
+    async with connect(router, "/", client=client) as linked:
+        for text in ("a", "b"):
+            await linked.registry.topic("a", str).publish(text)
+        await linked.idle()
+        assert heard == ["a", "b"]
