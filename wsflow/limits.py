@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 HISTORY_TOTAL = 256 * 1024 * 1024
 """Bytes of all histories together, unless a broker is told otherwise."""
@@ -31,30 +35,73 @@ LEAST_ONE = {
 """What must not be 0, and why."""
 
 
+def check_types(settings: Any) -> None:
+    """Check that each field of a dataclass of settings has its type, and that numbers are finite
+    and not negative.
+
+    Raises:
+        TypeError: a value is of another type.
+        ValueError: a number is negative, NaN or infinite, or a text none of those that are allowed.
+    """
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if not any(_is_of(value, each) for each in kinds):
+            if get_origin(kind) is Literal:
+                allowed = ", ".join(map(repr, get_args(kind)))
+                raise ValueError(f"{name} is {value!r}: use one of {allowed}")
+            wanted = " or ".join(_KINDS.get(each, str(each)) for each in kinds)
+            shown = f"{value!r}, " if kind in (int, float) else ""  # others may be secret
+            raise TypeError(f"{name} is {shown}a {type(value).__name__}: use {wanted}")
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}: it must be 0 or more, and finite")
+
+
+def check_is(value: object, cls: type, what: str) -> None:
+    """Check an argument.
+
+    Raises:
+        TypeError: it is not of its class.
+    """
+    if not isinstance(value, cls):
+        raise TypeError(f"{what} is a {type(value).__name__}: pass a {cls.__name__}")
+
+
+_KINDS: Mapping[Any, str] = {
+    int: "an int",
+    float: "a float, in seconds",
+    bool: "True or False",
+    str: "a str",
+    Path: "a pathlib.Path",
+    NoneType: "None",
+    tuple[str, ...]: "a tuple of str",
+}
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WireLimits:
     """Limits of every transport, the in-memory one included.
 
     Raises:
-        TypeError: a number is none, or a fraction where a whole one is needed.
-        ValueError: a number is negative or NaN, or with it nothing could work.
+        TypeError: a value is of another type, or a fraction where a whole number is needed.
+        ValueError: a number is negative, infinite or NaN, or with it nothing could work.
     """
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            kind = type(each.default)
-            if kind not in (int, float):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | kind):
-                kinds = {int: "an int", float: "a float, in seconds"}
-                raise TypeError(
-                    f"{each.name} is {value!r}, a {type(value).__name__}: use {kinds[kind]}"
-                )
-            if not value >= 0:
-                raise ValueError(f"{each.name} is {value}: it must be 0 or more")
-            if value == 0 and each.name in LEAST_ONE:
-                raise ValueError(f"{each.name} is 0: {LEAST_ONE[each.name]}")
+        check_types(self)
+        for name, why in LEAST_ONE.items():
+            if getattr(self, name, None) == 0:
+                raise ValueError(f"{name} is 0: {why}")
 
     max_message_size: int = option(
         1024 * 1024,

@@ -69,7 +69,7 @@ def test_the_server_may_ask_for_more() -> None:
     "wrong", [{"initial_delay": 0}, {"initial_delay": 2, "max_delay": 1}, {"stable_after": -1}]
 )
 def test_bad_settings(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Reconnect: 0 < initial_delay <= max_delay"):
+    with pytest.raises(ValueError, match=r"Reconnect: 0 < initial_delay|stable_after is -1"):
         Reconnect(**wrong)  # type: ignore[arg-type]
 
 

@@ -558,7 +558,6 @@ def _check(fuzz: Fuzz, quick: int, whole: int, *loops: Any) -> Callable[[Scale],
             ping_interval=0,
             max_handshakes=100_000,
             max_connections=0,
-            access_log=False,
         )
         codes, statuses = Counter[int](), Counter[int]()
 

@@ -98,6 +98,9 @@ class RowMore(Row):
 class RowObject(Row, array_like=False): ...
 
 
+class PlainRow(Plain, array_like=True): ...
+
+
 class RowBefore(msgspec.Struct, array_like=True):
     a: int
     b: int
@@ -106,6 +109,10 @@ class RowBefore(msgspec.Struct, array_like=True):
 class RowTurned(RowBefore):
     a: int = 1
     b: int = 2
+
+
+class RowMoved(RowBefore):
+    a: int
 
 
 class RowTagged(Row, tag=True): ...
@@ -149,6 +156,9 @@ class Pair(NamedTuple):
     b: int
 
 
+Titled = Annotated[int, msgspec.Meta(title="a number", extra={"unit": "m"})]
+
+
 class Movie(TypedDict):
     title: str
     year: NotRequired[int]
@@ -183,6 +193,8 @@ GOOD: list[tuple[Any, Any, Any]] = [
     (Number, float, 1),
     (Positive, int, 1),
     (int, Positive, 1),
+    (Titled, int, 1),
+    (int, Titled, 1),
     (Literal[1, 2], int, 2),
     (Literal[1], float, 1),
     (Literal["a"], Literal["a", "b"], "a"),
@@ -242,6 +254,8 @@ BAD: list[tuple[Any, Any, Any]] = [
     (ClosedTag, Closed, ClosedTag(1)),
     (RowObject, Row, RowObject(1)),
     (RowTagged, Row, RowTagged(1)),
+    (PlainRow, Plain, PlainRow(1)),
+    (RowMoved, RowBefore, None),
     (Strict, Plain, Strict(True)),
     (Box[str], Box[int], Box("a")),
     (Tree[str], Tree[int], Tree("a")),

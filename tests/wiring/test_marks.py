@@ -368,6 +368,16 @@ def test_aliases_that_cannot_be_resolved() -> None:
     assert "name 'OnlyWhileTypeChecking' is not defined" in problem_of(app)
 
 
+@pytest.mark.parametrize("annotation", ["Query()", "Query", "Header('x')"])
+def test_marks_in_the_place_of_a_type(annotation: str) -> None:
+    async def consumer(message: str, value: Any) -> None: ...
+
+    consumer.__annotations__["value"] = annotation
+    app = Router("/")
+    app.consumer(consumer)
+    assert "Annotated[" in problem_of(app)
+
+
 # -- where a default is used and something else may have been meant
 
 

@@ -26,6 +26,7 @@ from wsflow.declare.router import Router
 from wsflow.end import End
 from wsflow.errors import DeclarationError, Disconnected
 from wsflow.http import HeaderItems
+from wsflow.limits import check_is
 from wsflow.messages.calls import Call, Stream
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
@@ -378,7 +379,8 @@ class connect(Generic[M]):  # noqa: N801
         self._mailbox = _Mailbox(asks=not {str, bytes} & set(kinds))
         self._plan = _plan(self._mailbox, kinds, codec)
         self._uri = check_uri(uri)
-        self._limits = limits or ClientLimits()
+        self._limits = ClientLimits() if limits is None else limits
+        check_is(self._limits, ClientLimits, "limits")
         self._settings: dict[str, Any] = {
             "reconnect": reconnecting(reconnect),
             "resume": resume,

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from wsflow.credential import EXPIRED
 from wsflow.end import End
 from wsflow.errors import ConnectError
+from wsflow.limits import check_types
 from wsflow.tasks.backoff import back_off
 
 DONE = frozenset({1000, 1001, 1005})
@@ -64,8 +65,9 @@ class Reconnect:
         when: whether to reconnect, given how the connection ended; by default the table above.
 
     Raises:
-        ValueError: a delay is 0 or less, ``initial_delay`` is greater than ``max_delay``, or
-            ``stable_after`` is negative.
+        ValueError: a delay is 0 or less, or not finite, ``initial_delay`` is greater than
+            ``max_delay``, or ``stable_after`` is negative.
+        TypeError: a delay is no number, or ``when`` no function.
     """
 
     initial_delay: float = 1.0
@@ -74,6 +76,9 @@ class Reconnect:
     when: Callable[[End], bool] = reconnects
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if not callable(self.when):
+            raise TypeError(f"when is a {type(self.when).__name__}: use a function of an End")
         if not (0 < self.initial_delay <= self.max_delay and self.stable_after >= 0):
             raise ValueError(
                 "Reconnect: 0 < initial_delay <= max_delay, and stable_after is 0 or more"

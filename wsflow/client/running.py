@@ -21,7 +21,7 @@ from wsflow.declare.router import Router
 from wsflow.end import End
 from wsflow.errors import ConnectError
 from wsflow.http import HeaderItems, check_headers, header_pairs, split_uri
-from wsflow.limits import Limits
+from wsflow.limits import Limits, check_is
 from wsflow.log import Log, shown_uri
 from wsflow.messages.codec import JSON
 from wsflow.opening import Opening
@@ -396,7 +396,8 @@ async def run_client(
         Exception: what a handler raised, if the client does not reconnect after that; what a
             lifespan raised.
     """
-    limits = limits or ClientLimits()
+    limits = ClientLimits() if limits is None else limits
+    check_is(limits, ClientLimits, "limits")
     client = Client(
         compile_app(router, override, client=True),
         check_uri(uri),

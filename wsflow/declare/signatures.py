@@ -24,7 +24,6 @@ from typing import (
 import msgspec
 
 from wsflow.declare.functions import bound_names, global_names, style
-from wsflow.declare.markers import MARKERS
 from wsflow.declare.router import Handler
 
 EMPTY: Any = inspect.Parameter.empty
@@ -185,9 +184,6 @@ def _resolve_all(
             hints = get_type_hints(holder, namespace, local, include_extras=True)
             found[name] = spelled_out(hints[name])
         except Exception as exc:  # anything that evaluating the annotation raises is reported
-            if isinstance(mark := _evaluated(annotation, namespace, local), MARKERS):
-                found[name] = mark  # which is no type, as Python says, and is reported as it is
-                continue
             raise Unresolved(name, type_name(annotation), exc) from exc
     return found
 
@@ -210,14 +206,6 @@ def as_provided(asked: Any, provided: Iterable[Any]) -> Any:
         if bare(each) == bare(asked) and each not in found:
             found.append(each)
     return found[0] if len(found) == 1 else asked
-
-
-def _evaluated(annotation: Any, namespace: dict[str, Any], local: dict[str, Any]) -> Any:
-    """The value of an annotation that is written as text; None if it has none."""
-    try:
-        return eval(annotation, namespace, local)
-    except Exception:
-        return None
 
 
 def spelled_out(annotation: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, final
 import anyio
 
 from wsflow.declare.router import Router
+from wsflow.limits import check_is
 from wsflow.runtime.app import App
 from wsflow.server.accepting import Listener
 from wsflow.server.listening import bind, tls_context
@@ -199,10 +200,12 @@ async def serve(
     Raises:
         DeclarationError: the app's declarations are invalid.
         ValueError: a setting is one that only ``wsflow run`` does: ``workers``, ``loop``,
-            ``log_level``, ``access_log``.
+            ``log_level``, ``access_log``, ``stall_timeout``.
+        TypeError: the app is no Router, or the settings are no Settings.
         OSError: the address cannot be listened on.
     """
-    settings = settings or Settings()
+    settings = Settings() if settings is None else settings
+    check_is(settings, Settings, "settings")
     settings.check_program()
     server = Server(compile_app(router, override), settings)
     background = Background()

@@ -75,6 +75,7 @@ class Settings(Limits, SocketLimits):
         "Seconds for which a function may block the event loop before it is named in the log; 0 to "
         "watch for none.",
         group="Timeouts",
+        command="set the debug mode of the event loop, and its slow_callback_duration",
     )
     broker: str = option(
         MEMORY,
@@ -114,8 +115,6 @@ class Settings(Limits, SocketLimits):
             ValueError: a number is out of range, or settings contradict each other.
         """
         super().__post_init__()
-        if self.fd is not None and self.fd < 0:
-            raise ValueError(f"fd is {self.fd}: it must be 0 or more")
         if self.max_handshakes == 0:
             raise ValueError("max_handshakes is 0: no client could connect")
         Origins(self.origin)

@@ -17,7 +17,7 @@ from wsflow.client.reconnecting import Reconnect
 from wsflow.client.running import AskCredential
 from wsflow.declare.router import Router
 from wsflow.http import HeaderItems, header_pairs
-from wsflow.limits import Limits
+from wsflow.limits import Limits, check_is
 from wsflow.log import Log
 from wsflow.request import Request
 from wsflow.runtime.app import App
@@ -296,6 +296,7 @@ class serve_in_memory:  # noqa: N801
         broker: str = select.MEMORY,
     ) -> None:
         _check_router(router)
+        check_is(limits, Limits, "limits")
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
@@ -460,7 +461,9 @@ class connect(Generic[P]):  # noqa: N801
 
     def _share(self) -> _Shared:
         serving = serve_in_memory(
-            self._router, override=self._override, limits=self._limits or LIMITS
+            self._router,
+            override=self._override,
+            limits=LIMITS if self._limits is None else self._limits,
         )
         use = _shared[self._router][self._loop] = _Shared(serving)
         return use

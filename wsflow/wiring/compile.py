@@ -12,6 +12,7 @@ from wsflow.declare.markers import Sends
 from wsflow.declare.router import Declared, Handler, Kind, RateLimit, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
+from wsflow.limits import check_is
 from wsflow.messages.calls import call_frames, is_call, tag_field_of
 from wsflow.messages.codec import CODECS, JSON
 from wsflow.topics.declared import DeclaredTopics
@@ -60,7 +61,9 @@ def compile_app(
 
     Raises:
         DeclarationError: all mistakes at once.
+        TypeError: the app is no Router.
     """
+    check_is(router, Router, "the app")
     return _Compiler(override or {}, client).compile(router)
 
 
