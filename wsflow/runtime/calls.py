@@ -212,7 +212,7 @@ class Calls:
     async def call(self, message: Call[R], timeout: float | None) -> R:
         """See ``Connection.call``."""
         if not isinstance(message, Call):
-            raise TypeError(_no_call(message, Stream, "stream", "call"))
+            raise TypeError(no_call(message, Stream, "stream", "call"))
         over = asked = None
         try:
             with anyio.move_on_after(timeout):
@@ -244,7 +244,7 @@ class Calls:
     def stream(self, message: Stream[T]) -> Items[T]:
         """See ``Connection.stream``."""
         if not isinstance(message, Stream):
-            raise TypeError(_no_call(message, Call, "call", "stream"))
+            raise TypeError(no_call(message, Call, "call", "stream"))
         return Items(self, message)
 
     async def ask(self, message: Call[Any] | Stream[Any]) -> tuple[int, Asked]:
@@ -417,7 +417,7 @@ class Items(Generic[T]):
         return item
 
 
-def _no_call(message: object, other: type, right: str, wrong: str) -> str:
+def no_call(message: object, other: type, right: str, wrong: str) -> str:
     """The error text for a message that cannot be used as a call, or as a stream."""
     if isinstance(message, type):
         return (

@@ -10,7 +10,7 @@
             assert await ada.receive(Said) == Said("ada", "hi")
 """
 
-from wsflow.testing.fakes import FakeConnection, FakeTopic
+from wsflow.testing.fakes import FakeConnection, FakeRegistry, FakeTopic
 from wsflow.testing.link import Link
 from wsflow.testing.linked import Linked
 from wsflow.testing.peer import MemoryPeer, PeerEnd
@@ -28,6 +28,7 @@ from wsflow.transports.memory import Rejection
 __all__ = [
     "FAULTS",
     "FakeConnection",
+    "FakeRegistry",
     "FakeTopic",
     "Link",
     "Linked",

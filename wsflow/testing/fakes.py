@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from websockets.datastructures import Headers
 
 from wsflow.connection import Asks, Connection
 from wsflow.credential import EXPIRED, Credential
+from wsflow.declare.markers import TopicName
 from wsflow.end import End
 from wsflow.errors import CallError, Close, Disconnected
+from wsflow.http import check_text
 from wsflow.messages.calls import Call, Stream
+from wsflow.messages.codec import CODECS, JSON
+from wsflow.messages.events import TopicOptions
 from wsflow.request import Request
+from wsflow.runtime.calls import no_call
+from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
-from wsflow.topics.topic import Joined, Topic, TopicCounters, check_last
+from wsflow.topics.names import said
+from wsflow.topics.registry import Registry, check_claim
+from wsflow.topics.topic import Joined, Topic, TopicCounters, check_last, excluded_ids
+from wsflow.topics.type import TopicType
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -92,11 +101,18 @@ class _FakeDriver:
         return self
 
     async def call(self, message: Call[R], timeout: float | None) -> R:
+        if not isinstance(message, Call):
+            raise TypeError(no_call(message, Stream, "stream", "call"))
         answer: R = await self._answer(message)
         return answer
 
+    def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        if not isinstance(message, Stream):
+            raise TypeError(no_call(message, Call, "call", "stream"))
+        return self._stream(message)
+
     @asynccontextmanager
-    async def stream(self, message: Stream[T]) -> AsyncIterator[AsyncIterator[T]]:
+    async def _stream(self, message: Stream[T]) -> AsyncIterator[AsyncIterator[T]]:
         answered = await self._answer(message)
 
         async def items() -> AsyncIterator[T]:
@@ -106,17 +122,30 @@ class _FakeDriver:
         yield items()
 
     async def _answer(self, message: Any) -> Any:
-        await self.send(message)
+        self._record(message)
         if type(message) not in self._answers:
             raise CallError("unknown", f"FakeConnection(answers=…) has no answer to {message!r}")
         return self._answers[type(message)](message)
 
     async def send(self, message: object) -> None:
+        JSON.pack(message)
+        self._record(message)
+
+    def _record(self, message: object) -> None:
         if self.end is not None:
             raise Disconnected(self.end)
         self.sent.append(message)
 
     def identify(self, user: str) -> None:
+        check_text("the name of a user", user)
+        if not user:
+            raise ValueError("the name of a user is empty")
+        if self.end is not None:
+            raise Disconnected(self.end)
+        if self.sent:
+            raise RuntimeError(
+                "the connection is open already: call identify before anything is sent"
+            )
         if self.user not in (None, user):
             raise RuntimeError(f"the user of this connection is {self.user!r} already")
         self.user = user
@@ -124,14 +153,19 @@ class _FakeDriver:
     def close(self, code: int, reason: str) -> None:
         try:
             closing = Close(code, reason)
-        except ValueError as exc:
+        except (TypeError, ValueError) as exc:
             self.end = self.end or End("error", 1011, "", exc)
         else:
             self.end = self.end or End("closed", closing.code, closing.reason)
 
 
+_ANY = TopicType((object,), TopicOptions(), tuple(CODECS.values()))
+
+
 class FakeTopic(Topic[M], Generic[M]):
     """A Topic that records what is published, and yields given messages.
+
+    It refuses what no topic carries, as a Topic of ``Any`` does.
 
     Args:
         messages: what ``async for`` over it yields.
@@ -167,6 +201,7 @@ class FakeTopic(Topic[M], Generic[M]):
     async def publish(
         self, message: M, exclude: Connection | Iterable[Connection] | None = None
     ) -> str:
+        _ANY.envelope(message, excluded_ids(exclude))
         self.published.append(message)
         return str(len(self.published))
 
@@ -183,3 +218,71 @@ class FakeTopic(Topic[M], Generic[M]):
     async def __aiter__(self) -> AsyncGenerator[M, None]:
         for message in self._messages:
             yield message
+
+
+class FakeRegistry(Registry):
+    """A Registry that records broadcasts, and gives topics that record what is published.
+
+    It refuses what a Registry refuses: a name without its values, a claim that is too long.
+
+    Args:
+        connections: the connections of the app; those that are identified are of their users.
+        counters: what ``counters`` returns.
+
+    Attributes:
+        broadcasts: what was sent to all, in order.
+        topics: the topics that were asked for, by their complete names. Put one there to say what
+            it yields.
+        claimed: the names that were claimed.
+    """
+
+    __slots__ = ("_connections", "_counters", "_declared", "broadcasts", "claimed", "topics")
+
+    def __init__(
+        self,
+        connections: Iterable[Connection] = (),
+        *,
+        counters: Mapping[str, int] | None = None,
+    ) -> None:
+        self._connections = {each.id: each for each in connections}
+        self._counters = dict(counters or {})
+        self._declared = DeclaredTopics()
+        self.broadcasts: list[object] = []
+        self.topics: dict[str, FakeTopic[Any]] = {}
+        self.claimed: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections.values()))
+
+    def get(self, id: str) -> Connection | None:
+        return self._connections.get(id)
+
+    def of_user(self, user: str) -> list[Connection]:
+        return [each for each in self if each.user == user]
+
+    async def broadcast(
+        self, message: object, exclude: Connection | Iterable[Connection] | None = None
+    ) -> None:
+        _ANY.envelope(message, excluded_ids(exclude))
+        self.broadcasts.append(message)
+
+    async def claim(self, name: str, seconds: float) -> bool:
+        check_claim(seconds)
+        first = name not in self.claimed
+        self.claimed.add(name)
+        return first
+
+    def counters(self) -> dict[str, int]:
+        return {"connections": len(self), "topics": len(self.topics), **self._counters}
+
+    def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> FakeTopic[Any]:
+        template = name.template if isinstance(name, TopicName) else name
+        filled, _ = self._declared.name(template, values, _cure)
+        return self.topics.setdefault(filled, FakeTopic(name=filled))
+
+
+def _cure(template: str, values: Mapping[str, str]) -> str:
+    return f"registry.topic({template!r}, {said(values)})"

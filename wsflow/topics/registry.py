@@ -119,8 +119,7 @@ class Registry:
             BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
                 seconds), or cannot do it: on NATS it needs JetStream.
         """
-        if not 0 < seconds <= MAX_CLAIM:
-            raise ValueError(f"seconds is {seconds!r}: use more than 0, and at most 30 days")
+        check_claim(seconds)
         return await self._directory.channels.broker.claim(name, seconds)
 
     def counters(self) -> dict[str, int]:
@@ -208,6 +207,16 @@ class Registry:
             if options.history:
                 channels.broker.declare(template, stored)
         return Topic(filled, kind, channels, self._subscriber)
+
+
+def check_claim(seconds: float) -> None:
+    """Check how long a claim is kept.
+
+    Raises:
+        ValueError: it is out of bounds.
+    """
+    if not 0 < seconds <= MAX_CLAIM:
+        raise ValueError(f"seconds is {seconds!r}: use more than 0, and at most 30 days")
 
 
 def _cure(template: str, values: Mapping[str, str]) -> str:

@@ -1,0 +1,171 @@
+"""Fakes refuse what the real ones refuse, with the same exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from wsflow import Call, Connection, Disconnected, Registry, Router, Stream, Topic
+from wsflow.testing import FakeConnection, FakeRegistry, FakeTopic, serve_in_memory
+
+
+class Say(msgspec.Struct, tag="say"):
+    text: str
+
+
+class Add(Call[int], tag="add"):
+    pass
+
+
+class Count(Stream[int], tag="count"):
+    pass
+
+
+@dataclass
+class Kit:
+    """What a handler is given."""
+
+    connection: Connection
+    topic: Topic[Any]
+    registry: Registry
+
+
+Tried = Callable[[Kit], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def fakes(tried: Tried) -> AsyncIterator[list[Any]]:
+    kit = Kit(FakeConnection(answers={Add: lambda _: 5}), FakeTopic(), FakeRegistry())
+    yield [await outcome(tried, kit)]
+
+
+@asynccontextmanager
+async def real(tried: Tried) -> AsyncIterator[list[Any]]:
+    """In an ``on_connect`` function, before anything is sent."""
+    app = Router("/")
+    outcomes: list[Any] = []
+
+    @app.on_connect
+    async def enter(connection: Connection, registry: Registry) -> None:
+        kit = Kit(connection, registry.topic("news"), registry)
+        outcomes.append(await outcome(tried, kit))
+
+    @app.consumer
+    async def say(message: Say) -> None: ...
+
+    async with serve_in_memory(app) as server, server.connect("/") as peer:
+        while not outcomes:
+            await peer._opened()
+        yield outcomes
+
+
+async def outcome(tried: Tried, kit: Kit) -> Any:
+    try:
+        return "fine", await tried(kit)
+    except Exception as exc:
+        return type(exc), str(exc)
+
+
+async def send(kit: Kit, message: object) -> None:
+    await kit.connection.send(message)
+
+
+async def sent_then_identified(kit: Kit) -> None:
+    await kit.connection.send(Say("hi"))
+    kit.connection.identify("ada")
+
+
+async def closed_then(kit: Kit, then: str) -> None:
+    await kit.connection.close(4000, "enough")
+    if then == "send":
+        await kit.connection.send(Say("hi"))
+    else:
+        kit.connection.identify("ada")
+
+
+async def identified(kit: Kit, *names: Any) -> str | None:
+    for name in names:
+        kit.connection.identify(name)
+    return kit.connection.user
+
+
+async def named(kit: Kit, *arguments: Any, **values: Any) -> str:
+    return kit.registry.topic(*arguments, **values).name
+
+
+async def claimed(kit: Kit, seconds: Any) -> tuple[bool, bool]:
+    return await kit.registry.claim("x", seconds), await kit.registry.claim("x", seconds)
+
+
+async def streamed(kit: Kit, message: Any) -> None:
+    async with kit.connection.stream(message):
+        pass
+
+
+CASES: dict[str, tuple[Tried, Any]] = {
+    "send a Struct": (lambda kit: send(kit, Say("hi")), "fine"),
+    "send text": (lambda kit: send(kit, "hi"), "fine"),
+    "send a call": (lambda kit: send(kit, Add()), TypeError),
+    "send a stream": (lambda kit: send(kit, Count()), TypeError),
+    "send what cannot be encoded": (lambda kit: send(kit, object()), TypeError),
+    "send after the end": (lambda kit: closed_then(kit, "send"), Disconnected),
+    "call what is none": (lambda kit: kit.connection.call(Say("hi")), TypeError),  # type: ignore[arg-type]
+    "call a stream": (lambda kit: kit.connection.call(Count()), TypeError),  # type: ignore[arg-type]
+    "call a class": (lambda kit: kit.connection.call(Add), TypeError),  # type: ignore[arg-type]
+    "stream a call": (lambda kit: streamed(kit, Add()), TypeError),
+    "stream what is none": (lambda kit: streamed(kit, 5), TypeError),
+    "identify": (lambda kit: identified(kit, "ada", "ada"), "fine"),
+    "identify as another": (lambda kit: identified(kit, "ada", "bob"), RuntimeError),
+    "identify as nobody": (lambda kit: identified(kit, ""), ValueError),
+    "identify as a number": (lambda kit: identified(kit, 5), TypeError),
+    "identify once it is open": (sent_then_identified, RuntimeError),
+    "identify after the end": (lambda kit: closed_then(kit, "identify"), Disconnected),
+    "publish": (lambda kit: kit.topic.publish(Say("hi")), "fine"),
+    "publish a call": (lambda kit: kit.topic.publish(Add()), TypeError),
+    "publish what cannot be encoded": (lambda kit: kit.topic.publish(object()), TypeError),
+    "join for the last without a history": (lambda kit: kit.topic.join(last=True), ValueError),
+    "broadcast": (lambda kit: kit.registry.broadcast(Say("hi")), "fine"),
+    "broadcast what cannot be encoded": (lambda kit: kit.registry.broadcast(object()), TypeError),
+    "a topic by template": (lambda kit: named(kit, "room.{room}", Say, room="my room"), "fine"),
+    "a topic without its value": (lambda kit: named(kit, "room.{room}"), ValueError),
+    "a topic with a value too many": (lambda kit: named(kit, "room", room="a"), ValueError),
+    "a topic with a value of another type": (
+        lambda kit: named(kit, "room.{room}", room=1.5),
+        TypeError,
+    ),
+    "a topic without a name": (lambda kit: named(kit, ""), ValueError),
+    "claim": (lambda kit: claimed(kit, 5), "fine"),
+    "claim for too long": (lambda kit: claimed(kit, 1e9), ValueError),
+    "claim for no time": (lambda kit: claimed(kit, 0), ValueError),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_fake_does_as_the_real_one(name: str) -> None:
+    tried, expected = CASES[name]
+    async with fakes(tried) as faked, real(tried) as done:
+        (fake,), (real_one,) = faked, done
+        assert fake[0] == real_one[0] == expected
+        if expected == "fine" and name != "publish":
+            assert fake[1] == real_one[1]
+
+
+async def test_what_a_fake_registry_says() -> None:
+    ada, bob = FakeConnection(id="a"), FakeConnection(id="b")
+    ada.identify("ada")
+    registry = FakeRegistry([ada, bob], counters={"dropped": 3})
+    registry.topics["news"] = FakeTopic([Say("old")], name="news")
+    assert (len(registry), list(registry), registry.get("b")) == (2, [ada, bob], bob)
+    assert registry.get("c") is None
+    assert registry.of_user("ada") == [ada]
+    assert registry.counters() == {"connections": 2, "topics": 1, "dropped": 3}
+    assert [each async for each in registry.topic("news")] == [Say("old")]
+    await registry.topic("room.{room}", room="my room").publish(Say("hi"))
+    assert registry.topics["room.my%20room"].published == [Say("hi")]
+    await registry.broadcast(Say("all"), exclude=ada)
+    assert registry.broadcasts == [Say("all")]
