@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import os
 import re
 import secrets
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -116,7 +120,6 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
 
 
 async def test_the_readmes_twenty_lines() -> None:
-    (space,) = [each for path, each in blocks("README.md").items() if path == "/chat/{room}"][:1]
     first = BLOCK.search((ROOT / "README.md").read_text())
     assert first is not None
     lines = [line for line in first["code"].splitlines() if line.strip()]
@@ -129,7 +132,31 @@ async def test_the_readmes_twenty_lines() -> None:
     ):
         await ada.send(app["Say"]("hi"))
         assert await bob.receive(app["Said"]) == app["Said"]("ada", "hi")
-    await space["test_say"]()
+
+
+@pytest.mark.long
+def test_the_readmes_test_in_an_empty_folder(tmp_path: Path) -> None:
+    """With nothing but the wheel and pytest installed."""
+
+    def run(*command: object) -> str:
+        done = subprocess.run(
+            [*map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    outside = ("VIRTUAL_ENV", "PYTEST", "COV", "PYTHON", "UV_PROJECT")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
+    uv = shutil.which("uv") or "uv"
+    run(uv, "build", "--wheel", "--quiet", "--out-dir", tmp_path / "dist", ROOT)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    run(uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    run(uv, "pip", "install", "--quiet", "--python", python, wheel, "pytest")
+    app, test = BLOCK.findall((ROOT / "README.md").read_text())[:2]
+    (tmp_path / "chat.py").write_text(app[1])
+    (tmp_path / "test_chat.py").write_text(test[1])
+    assert "1 passed" in run(python, "-m", "pytest", "-q", "-W", "error", "test_chat.py")
 
 
 def test_the_readme_has_exactly_two_set_up_commands() -> None:
