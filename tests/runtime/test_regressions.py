@@ -597,9 +597,24 @@ async def test_an_abandoned_start() -> None:
 
     @app.lifespan
     async def slow() -> None:
+        given_up.cancel()
         await anyio.sleep_forever()
 
-    with anyio.move_on_after(0.01):
+    with anyio.CancelScope() as given_up:
         async with serve_in_memory(app):
             raise AssertionError("is not reached")
     assert torn_down == [1]
+
+
+async def test_a_start_that_is_abandoned_before_it_begins() -> None:
+    """On Trio, where its first step comes after the cancellation, it did not end."""
+    app = Router("/")
+    app.consumer(echo)
+
+    @app.lifespan
+    async def slow() -> None:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5), anyio.move_on_after(0):
+        async with serve_in_memory(app):
+            raise AssertionError("is not reached")

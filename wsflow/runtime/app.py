@@ -89,6 +89,7 @@ class App:
         self._error: BaseException | None = None
         self._setting_up: anyio.CancelScope | None = None
         self._aborted = False
+        self._started = False  # the lifespans have set up
         self._ignored: set[tuple[str, object]] = set()  # paths, and tags that were logged
         self._idle: anyio.Event | None = None  # set when the last connection is over
 
@@ -133,6 +134,8 @@ class App:
         """Connect to the broker. It may be aborted: then no lifespan sets up."""
         with anyio.CancelScope() as scope:
             self._setting_up = scope
+            if self._aborted:
+                scope.cancel()
             await self.directory.channels.start()
             await self.plan.prepare(Registry(self.directory))
         self._setting_up = None
@@ -140,13 +143,16 @@ class App:
             self._environment.task_group = await self._children.open_group()
 
     def abort_start(self) -> None:
-        """Stop connecting to the broker and setting up the lifespans. No effect after the start."""
-        if self._setting_up is not None:
+        """Stop connecting to the broker and setting up the lifespans, or do not begin. No effect
+        after the start."""
+        if not self._started:
             self._aborted = True
-            self._setting_up.cancel()
+            if self._setting_up is not None:
+                self._setting_up.cancel()
 
     async def _serve(self, serve: Run) -> None:
         """Call ``serve``, then end all connections. Raises nothing."""
+        self._started = True
         self.context = contextvars.copy_context()  # with the context variables of the lifespans
         try:
             await serve()
