@@ -185,8 +185,6 @@ class Client:
             tasks.start_soon(app_fails)
             try:
                 await self._connect_again_and_again()
-            except anyio.get_cancelled_exc_class():
-                raise
             except BaseException as exc:  # as it is, and not in a group of this scope
                 self.app.fail(exc)
             tasks.cancel_scope.cancel()

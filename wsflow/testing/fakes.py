@@ -21,8 +21,7 @@ from wsflow.request import Request
 from wsflow.runtime.calls import no_call
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
-from wsflow.topics.names import said
-from wsflow.topics.registry import Registry, check_claim
+from wsflow.topics.registry import Registry, check_claim, cure_of
 from wsflow.topics.topic import Joined, Topic, TopicCounters, check_last, excluded_ids
 from wsflow.topics.type import TopicType
 
@@ -280,9 +279,5 @@ class FakeRegistry(Registry):
 
     def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> FakeTopic[Any]:
         template = name.template if isinstance(name, TopicName) else name
-        filled, _ = self._declared.name(template, values, _cure)
+        filled, _ = self._declared.name(template, values, cure_of)
         return self.topics.setdefault(filled, FakeTopic(name=filled))
-
-
-def _cure(template: str, values: Mapping[str, str]) -> str:
-    return f"registry.topic({template!r}, {said(values)})"

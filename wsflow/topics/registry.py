@@ -191,7 +191,7 @@ class Registry:
         """
         channels = self._directory.channels
         template = name.template if isinstance(name, TopicName) else name
-        filled, declared = self._directory.declared.name(template, values, _cure)
+        filled, declared = self._directory.declared.name(template, values, cure_of)
         kinds: Sequence[Any] = types or (declared.types if declared else (Any,))
         options = declared.options if declared else TopicOptions()
         if isinstance(name, TopicName):
@@ -219,5 +219,6 @@ def check_claim(seconds: float) -> None:
         raise ValueError(f"seconds is {seconds!r}: use more than 0, and at most 30 days")
 
 
-def _cure(template: str, values: Mapping[str, str]) -> str:
+def cure_of(template: str, values: Mapping[str, str]) -> str:
+    """How a topic is asked for."""
     return f"registry.topic({template!r}, {said(values)})"
