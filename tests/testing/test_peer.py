@@ -8,6 +8,7 @@ from typing import Annotated
 import anyio
 import msgspec
 import pytest
+import uvloop
 
 from wsflow import Disconnected, Reject, Router, Topic
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
@@ -157,6 +158,15 @@ async def test_idle() -> None:
         async with anyio.create_task_group() as tasks:  # those who wait do not wait for each other
             tasks.start_soon(server.idle)
             tasks.start_soon(peer.idle)
+
+
+def test_a_loop_that_does_not_say_what_is_ready() -> None:
+    async def main() -> None:
+        async with connect(failing()) as peer:
+            with pytest.raises(RuntimeError, match="needs asyncio's own event loop, or Trio"):
+                await peer.idle()
+
+    uvloop.run(main())
 
 
 async def test_what_is_never_idle() -> None:

@@ -19,6 +19,7 @@ async def wait_idle(timeout: float) -> None:
 
     Raises:
         AssertionError: one still goes on after ``timeout`` seconds.
+        RuntimeError: the event loop does not say what is ready, as uvloop does not.
     """
     with anyio.move_on_after(timeout) as scope:
         if on_trio():
@@ -30,6 +31,8 @@ async def wait_idle(timeout: float) -> None:
 
 
 async def _wait_on_asyncio(loop: Any) -> None:
+    if not hasattr(loop, "_ready"):
+        raise RuntimeError(f"idle() needs asyncio's own event loop, or Trio, and this is {loop}")
     _waiting[loop] = _waiting.get(loop, 0) + 1
     try:
         await asyncio.sleep(0)

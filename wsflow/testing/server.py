@@ -99,6 +99,7 @@ class MemoryServer:
 
         Raises:
             AssertionError: something still goes on after that time.
+            RuntimeError: it runs on uvloop, which does not say what is ready.
         """
         await wait_idle(timeout)
 
