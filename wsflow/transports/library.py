@@ -111,6 +111,10 @@ class Library:
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.parser.close()  # it refers to the protocol, and holds the last message
+            exc: BaseException | None = protocol.parser_exc or protocol.handshake_exc
+            while exc is not None:  # their frames refer to it, too
+                exc.__traceback__ = None
+                exc = exc.__cause__ or exc.__context__
 
     def data_to_send(self) -> list[bytes]:
         """The data that the protocol sends; an empty item is the end of the stream."""
