@@ -439,9 +439,7 @@ def test_an_address_in_use(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
-def test_an_address_that_is_taken_while_a_lifespan_sets_up(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_address_that_is_taken_while_a_lifespan_sets_up(folder: Path) -> None:
     """By a server that was started at the same time."""
     port = free_port()
     (folder / "taken.py").write_text(f"""
@@ -453,10 +451,10 @@ async def another():
     with socket.create_server(("127.0.0.1", {port})):
         yield
 """)
-    code, _, err = call(capsys, "run", "taken:app", "--port", str(port))
-    assert code == 4
-    assert "Traceback" not in err
-    assert f"wsflow: 127.0.0.1:{port} is in use: stop what listens there" in err
+    async with running("taken:app", "--port", str(port)) as run:
+        assert await run.ended() == 4
+    assert "Traceback" not in run.log
+    assert f"wsflow: 127.0.0.1:{port} is in use: stop what listens there" in run.log
 
 
 def test_help_is_in_groups_and_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
