@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -113,3 +114,7 @@ class BrokerServer:
             self.kill()
         self._folder.cleanup()
         Path(f"{self._folder.name}.log").unlink(missing_ok=True)
+
+
+Made = Callable[[Kind], BrokerServer]
+"""Starts a server of the test's own."""

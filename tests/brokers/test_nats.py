@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 import wsflow
 from tests.brokers.aliens import GOOD, News, resumes, running, work
-from tests.brokers.servers import BrokerServer, Kind
+from tests.brokers.servers import BrokerServer, Made
 from tests.brokers.test_claims import Ignoring
 from wsflow import BrokerError
 from wsflow.brokers import nats as engine
@@ -25,8 +25,6 @@ from wsflow.brokers import select, wire
 from wsflow.brokers.engine import Attempt
 from wsflow.brokers.nats_client import NatsClient, RefusedError
 from wsflow.messages.events import TopicOptions
-
-Made = Callable[[Kind], BrokerServer]
 
 
 @pytest.fixture

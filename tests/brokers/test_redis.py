@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,15 +12,13 @@ from redis.asyncio import Redis
 
 import wsflow
 from tests.brokers.aliens import GOOD, News, resumes, running, work
-from tests.brokers.servers import BrokerServer, Kind
+from tests.brokers.servers import BrokerServer, Made
 from wsflow import BrokerError
 from wsflow.brokers import select, wire
 from wsflow.brokers.engine import Attempt
 from wsflow.messages.events import TopicOptions
 
 STREAM, META = "wsflow:h:{kept}", "wsflow:m:{kept}"
-
-Made = Callable[[Kind], BrokerServer]
 
 
 @pytest.fixture

@@ -70,15 +70,17 @@ class Codec:
         subprotocol: the subprotocol by which a client chooses it.
         text: whether its messages are sent in text frames.
         encode: encodes a message to bytes.
+        untyped: decodes bytes to whatever they are: to look at them.
     """
 
-    __slots__ = ("_sendable", "encode", "name", "subprotocol", "text")
+    __slots__ = ("_sendable", "encode", "name", "subprotocol", "text", "untyped")
 
     def __init__(self, name: str, encode: Callable[[Any], bytes], *, text: bool) -> None:
         self.name = name
         self.subprotocol = f"wsflow.{name}"
         self.encode = encode
         self.text = text
+        self.untyped = self.decoder(Any)
         self._sendable: set[type] = set()  # classes whose messages may be sent directly
 
     def decoder(self, *kinds: Any) -> Callable[[bytes], Any]:
@@ -207,7 +209,7 @@ class Decoding(Generic[T]):
         bad = bad_message(exc)
         tag = None
         with contextlib.suppress(Exception):  # it is malformed
-            tag = self._shapes.tag_of(self._codec.decoder(Any)(data))
+            tag = self._shapes.tag_of(self._codec.untyped(data))
         bad.tag, bad.known = tag, tag is None or tag in self._shapes.tags
         if not bad.known:
             field, taken = self._shapes.tag_field, ", ".join(map(repr, self.tags)) or "nothing"
@@ -231,12 +233,11 @@ def _decoder(
         decode = codec.decoder(*typed)
     if codec.text or not any(map(has_raw, (*typed, *rest))):
         return decode
-    decode_any = codec.decoder(Any)
 
     def check(data: bytes) -> Any:
         """What is not decoded is passed on, and must not fail elsewhere. Text was checked."""
         message = decode(data)
-        decode_any(data)
+        codec.untyped(data)
         return message
 
     return check
@@ -245,13 +246,13 @@ def _decoder(
 def _in_turn(
     first: Callable[[bytes], Any], rest: Callable[[bytes], Any], shapes: Shapes, codec: Codec
 ) -> Callable[[bytes], Any]:
-    decode_any = codec.decoder(Any)
+    """A decoder of what belongs to none of the types of the ``first`` one by the ``rest``."""
 
     def decode(data: bytes) -> Any:
         try:
             return first(data)
         except msgspec.ValidationError:
-            if shapes.has(decode_any(data)):
+            if shapes.has(codec.untyped(data)):
                 raise
         return rest(data)
 
@@ -264,11 +265,10 @@ def _decoder_of_rest(codec: Codec, rest: Sequence[Any]) -> Callable[[bytes], Any
     others = [kind for kind in rest if kind not in objects]
     if not objects or not others:
         return codec.decoder(*rest)
-    decode_any, decode_object = codec.decoder(Any), codec.decoder(*objects)
-    decode_other = codec.decoder(*others)
+    decode_object, decode_other = codec.decoder(*objects), codec.decoder(*others)
 
     def decode(data: bytes) -> Any:
-        is_object = isinstance(decode_any(data), dict)
+        is_object = isinstance(codec.untyped(data), dict)
         return decode_object(data) if is_object else decode_other(data)
 
     return decode

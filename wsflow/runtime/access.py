@@ -15,6 +15,9 @@ TOO_MANY = (429, 503)
 """Statuses of connections for which there is no room."""
 
 
+CONNECTION = "%s id=%s path=%s peer=%s"
+
+
 def log_connection(session: Session) -> None:
     """Log route, id, path without query, peer, cause of the end, close code, messages in and out,
     and duration."""
@@ -22,11 +25,8 @@ def log_connection(session: Session) -> None:
         return
     end = session.end
     log.info(
-        "%s id=%s path=%s peer=%s end=%s code=%s in=%d out=%d dropped=%d seconds=%.3f",
-        session.plan.template,
-        session.id,
-        session.connection.request.path,
-        session.connection.request.client or "-",
+        f"{CONNECTION} end=%s code=%s in=%d out=%d dropped=%d seconds=%.3f",
+        *_values(session),
         end.cause if end else "-",
         end.code if end else "-",
         session.received,
@@ -38,13 +38,13 @@ def log_connection(session: Session) -> None:
 
 def log_opened(session: Session) -> None:
     """Log on the level DEBUG that a connection is open."""
-    log.debug(
-        "%s id=%s path=%s peer=%s open",
-        session.plan.template,
-        session.id,
-        session.connection.request.path,
-        session.connection.request.client or "-",
-    )
+    log.debug(f"{CONNECTION} open", *_values(session))
+
+
+def _values(session: Session) -> tuple[object, ...]:
+    """What the lines of a connection begin with."""
+    request = session.connection.request
+    return session.plan.template, session.id, request.path, request.client or "-"
 
 
 def log_refusal(target: str, client: Address | None, status: int) -> None:

@@ -320,7 +320,7 @@ class MemoryPeer:
                 return self._codec.decoder(Union[known])(frame.payload), True  # noqa: UP007
             except msgspec.MsgspecError:
                 pass  # the app has sent another type
-        return self._codec.decoder(Any)(frame.payload), False
+        return self._codec.untyped(frame.payload), False
 
     def _said_unread(self) -> str:
         frames = [*self._unread, *self._transport.peer_unread()]
