@@ -108,6 +108,8 @@ class Dispatcher:
         if throttle is not None:
             throttle.enter = self._enter
             self._ways |= dict.fromkeys(plan.consumers, throttle)
+            if plan.invalid is not None:
+                self._ways[plan.invalid] = throttle
         self._begun: Begun | None = None
         self._calls: Calls | None = None
         self._handlers: Handlers | None = None
@@ -198,7 +200,7 @@ class Dispatcher:
         elif not self._inbox.closed:
             invalid = InvalidMessage(bad.reason, bad.where, bad.tag, data)
             invalid.__cause__ = bad.__cause__
-            (self._throttle or self._lane).put(Item(taker, invalid, len(data)))
+            self._put(Item(taker, invalid, len(data)))
 
     def _take(self, consumer: ConsumerPlan | None, message: Any, data: bytes, memory: int) -> None:
         """Take a message that has taken so much memory: it goes its way, or waits in its lane."""
@@ -210,11 +212,7 @@ class Dispatcher:
             if memory and isinstance(message, str | bytes):
                 self._inbox.handled(memory)  # it takes no more than it did
                 memory = 0
-            item = Item(consumer, message, weight(data, message), memory)
-            if consumer in self._ways:
-                self._ways[consumer].put(item)
-            else:
-                self._enter(item, True)
+            self._put(Item(consumer, message, weight(data, message), memory))
 
     def _of_a_call(self, frame: Any, data: bytes, memory: int) -> None:
         """Process a frame: a new call waits for its consumer, others take effect at once."""
@@ -229,24 +227,32 @@ class Dispatcher:
             answering = self.calls.begin(frame, decode)
             if answering is not None:
                 consumer = cast(ConsumerPlan, asked.taker(answering.message))
-                item = Item(consumer, answering, weight(data, frame), memory)
-                self._ways.get(consumer, self._lane).put(item)
+                self._put(Item(consumer, answering, weight(data, frame), memory))
                 return
             if self._throttle is not None:
                 self._throttle.stray()
         self._inbox.handled(memory)
 
+    def _put(self, item: Item) -> None:
+        """A message goes the way of its consumer."""
+        way = self._ways.get(item.consumer)
+        if way is not None:
+            way.put(item)
+        else:
+            self._enter(item, True)
+
     def _enter(self, item: Item, here: bool) -> None:
         """A message has passed its rate limits; ``here`` if it may be handled in the host's
         place."""
         consumer = item.consumer
-        if not here:
+        lane = self._lanes.get(consumer, self._lane)
+        if lane is self._lane:
+            waits = item.memory or consumer is self._plan.invalid
+            if here and self.ready and not waits:
+                self._begin(consumer, item.message)
+                return
             self.ready = False  # what comes next must not overtake it
-        waits = consumer.calls or item.memory or consumer is self._plan.invalid
-        if not self.ready or consumer in self._lanes or waits:
-            self._lanes.get(consumer, self._lane).put(item)
-        else:
-            self._begin(consumer, item.message)
+        lane.put(item)
 
     def _begin(self, consumer: ConsumerPlan, message: Any) -> None:
         """Handle a message in the host's place; if the handler has to wait, the host continues
