@@ -243,27 +243,34 @@ class TestItIsRenewed(Jumping):
             assert await peer.receive(Said) == Said("ada admin: hi")
 
     @pytest.mark.parametrize("grace", [0, 25])
-    @pytest.mark.parametrize("limit", ["connection", "client", "inbox"])
+    @pytest.mark.parametrize("limit", ["connection", "client", "inbox", "memory"])
     async def test_in_time_but_not_read(self, limit: str, grace: float) -> None:
         """Reading pauses until after the credential has ended."""
         app = app_of(grace=grace)
-        limits: dict[str, Any] = {} if limit == "inbox" else {"rate": "1/h", "per": limit}
+        limits: dict[str, Any] = {"rate": "1/h", "per": limit}
+        if limit in ("inbox", "memory"):
+            limits = {}
+        heavy = {"filling": [[]] * 4000} if limit == "memory" else {}
 
         @app.consumer(**limits)
         async def slow(message: Slow) -> None:
             if limit == "inbox":
                 await anyio.sleep(1000)
 
-        async with connect(app, limits=Limits(inbox_messages=1)) as peer:
+        most = Limits(inbox_messages=1, inbox_total_bytes=100_000)
+        async with connect(app, limits=most) as peer:
+            session: Any = peer._session
+            if limit == "memory":  # another connection has it, for longer than that
+                session._inbox._memory.take_more(100_000)
             for _ in range(4):
-                await peer.send(Slow())
+                await peer.send({"type": "slow", **heavy})
             await anyio.sleep(90)
             await peer.send({"type": "$auth", "token": "ada"})
-            session: Any = peer._session
             assert session._inbox.full
+            assert (session._inbox.held is not None) is (limit == "memory")
             assert await peer.receive(timeout=100) == {"type": "$auth"}
             await anyio.lowlevel.checkpoint()
-            assert session._inbox.full  # it waits again
+            assert session._inbox.full is (limit != "memory")  # it waits again
             await peer.vanish()
 
     async def test_who_has_not_said_that_it_understands_is_not_told(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from wsflow import Router
 from wsflow.limits import Limits
-from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane
+from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane, StreamLane
 from wsflow.runtime.memory import Memory
 from wsflow.wiring.compile import compile_app
 
@@ -46,13 +46,53 @@ def test_memory_that_comes_too_late() -> None:
     memory, wire = Memory(10, Counter()), Wire()
     one, two = (Inbox(LIMITS, memory, cast(Any, wire), wire.overflow) for _ in range(2))
     granted: list[int] = []
-    assert one.take_memory(10, granted.append)
-    assert not two.take_memory(10, granted.append)
+    assert one.take_memory(10, granted.append, answers=False)
+    assert not two.take_memory(10, granted.append, answers=False)
     one.discard()
     two.discard()
     wire.due()
     assert granted == []
     assert memory.take(one, 10)
+
+
+@pytest.mark.parametrize("renewal", [False, True])
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_scarce_memory_pauses_reading_only_while_something_waits(
+    waiting: int, renewal: bool
+) -> None:
+    """What pauses reading also has it go on: with nothing to take, nothing would."""
+    memory, wire = Memory(10, Counter()), Wire()
+    other, inbox = (Inbox(LIMITS, memory, cast(Any, wire), wire.overflow) for _ in range(2))
+    other.added(11)
+    wire.reading = True
+    if renewal:
+        inbox.expect_renewal(True)
+    else:
+        inbox.expect()
+    for _ in range(waiting):
+        inbox.added(1)
+    if renewal:
+        inbox.expect_renewal(False)
+    else:
+        inbox.expected()
+    assert wire.reading is not bool(waiting)
+    for _ in range(waiting):
+        inbox.taken(1)
+    assert wire.reading
+
+
+def test_what_a_stream_leaves_does_not_count() -> None:
+    """Its consumer may still take it in its clean-up, and does not give back twice."""
+    memory, wire = Memory(10, Counter()), Wire()
+    inbox = Inbox(LIMITS, memory, cast(Any, wire), wire.overflow)
+    lane = StreamLane(inbox)
+    for size in (1, 20):
+        lane.put(Item(cast(Any, None), "left", size))
+    assert (memory.small, memory.scarce) == (21, True)
+    inbox.discard()
+    assert (memory.small, memory.scarce) == (0, False)
+    assert lane.take().message == "left"
+    assert memory.small == 0
 
 
 # Of 10 messages and of 100 bytes: so many messages, of so many bytes each.

@@ -192,6 +192,31 @@ async def test_text_takes_no_more_than_it_did() -> None:
             gates.open(0)
 
 
+@pytest.mark.parametrize("payload", ["[" * 10_000, b"\x90" * 300_000])
+async def test_raw_messages_do_not_wait(payload: Any) -> None:
+    gates = Gates()
+    app = Router()
+    app.include(consumers("plain", gates))
+    raw = Router("/raw")
+
+    @raw.consumer
+    async def text(message: str) -> int:
+        return len(message)
+
+    @raw.consumer
+    async def binary(message: bytes) -> int:
+        return len(message)
+
+    app.include(raw)
+    async with serving(app) as server, server.connect("/") as a, server.connect("/raw") as b:
+        await a.send(wide(0))
+        await until(lambda: gates.begun)
+        await b.send(payload)
+        assert await b.receive(int) == len(payload)
+        assert "deferred" not in server.registry.counters()
+        gates.open(0)
+
+
 async def test_text_may_wait_and_is_then_handled_as_all_messages() -> None:
     """Before it is decoded, nobody knows that it is nothing but text."""
     gates = Gates()
@@ -247,6 +272,73 @@ async def test_calls_and_their_answers() -> None:
             await b.send({"type": "$answer", "id": call_id, "value": WIDE})
             await until(lambda: answers)
             assert answers == [WIDE]
+
+
+async def test_a_call_of_the_peer_gets_no_more_memory_for_it() -> None:
+    gates = Gates()
+    app = consumers("concurrency", gates)
+
+    @app.consumer
+    async def count(message: Count) -> int:
+        await gates(10)
+        return 10
+
+    async with serving(app) as server, server.connect("/") as a:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(a.call, Count())
+            await until(lambda: gates.begun)
+            for number in range(3):
+                await a.send(wide(number))
+            await settled()
+            assert gates.begun == [10, 0]
+            gates.open(0, 1, 2, 10)
+            await until(lambda: len(gates.done) == 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_calls_while_many_small_messages_wait(kind: str) -> None:
+    """A connection whose call is answered meanwhile goes on, then and later."""
+    gates = Gates()
+    app = Router()
+    app.include(consumers(kind, gates))
+    calls = Router("/calls")
+
+    @calls.consumer
+    async def count(message: Count) -> int:
+        return 10
+
+    app.include(calls)
+    async with serving(app, 400) as server:
+        async with server.connect("/") as a, server.connect("/calls") as b:
+            for number in range(20):
+                await a.send(Wide(number, [[]] * 3))
+            await until(lambda: server._app.memory.scarce)
+            assert await b.call(Count()) == 10
+            assert await b.call(Count()) == 10
+            gates.open(*range(20))
+            await until(lambda: len(gates.done) == 20)
+            assert await b.call(Count()) == 10
+
+
+@pytest.mark.parametrize("end", ["close", "vanish", "our close"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_small_messages_that_nobody_takes_any_more(kind: str, end: str) -> None:
+    async with serving(consumers(kind, Gates()), close_timeout=0.05) as server:
+        async with server.connect("/") as a:
+            for number in range(10):
+                await a.send(Wide(number, [[]] * 3))
+            await until(lambda: server._app.memory.small)
+            (session,) = server._app.sessions.values()
+            if end == "our close":
+                await session.connection.close()
+            else:
+                await (a.vanish() if end == "vanish" else a.close())
+            await session.join()
+            assert server._app.memory.small == 0
+
+
+class Count(Call[int], tag="count"):
+    pass
 
 
 class Fetch(Call[list[list[int]]], tag="fetch"):

@@ -269,6 +269,11 @@ class Calls:
             raise
         return id, asked
 
+    @property
+    def asking(self) -> bool:
+        """Whether an answer of the peer is expected."""
+        return bool(self._asked)
+
     def leave(self, id: int, asked: Asked) -> None:
         """The caller no longer waits: if the call is pending, cancel the work of the peer."""
         if asked.over is None:

@@ -162,11 +162,15 @@ class Dispatcher:
         return count
 
     def _receive_large(self, data: bytes, text: bool) -> None:
-        """Decode a large message and take it, once there is memory for it."""
-        size = estimated(data)
-        if size <= HEAVY:
+        """Decode a large message and take it, once there is memory for it. Raw text and binary take
+        no more than they do."""
+        _, taker = self._decoding.text if text else self._decoding.binary
+        answers = self._calls is not None and self._calls.asking
+        if taker is not None or (size := estimated(data)) <= HEAVY:
             self._decode_large(data, text, 0)
-        elif self._inbox.take_memory(size, partial(self._decode_later, data, text)):
+        elif self._inbox.take_memory(
+            size, partial(self._decode_later, data, text), answers=answers
+        ):
             self._decode_large(data, text, size)
 
     def _decode_later(self, data: bytes, text: bool, memory: int) -> None:

@@ -67,6 +67,7 @@ class Inbox:
         "_overdue",
         "_overflown",
         "_slowed",
+        "_small",
         "_transport",
         "_waiting",
         "_waiting_bytes",
@@ -98,6 +99,7 @@ class Inbox:
         self._overdue = False  # the renewal of a credential
         self._waiting = 0
         self._waiting_bytes = 0
+        self._small = 0  # bytes of them that the memory counts
         self.closed = False
         self.ended = False
         self.lanes: list[Lane] = []
@@ -111,6 +113,7 @@ class Inbox:
         self._waiting += 1
         self._waiting_bytes += size
         if size <= HEAVY:
+            self._small += size
             self._memory.small += size
         self._check()
 
@@ -119,7 +122,7 @@ class Inbox:
         if (
             self._waiting < limits.inbox_messages
             and self._waiting_bytes < limits.inbox_bytes
-            and not self._memory.scarce
+            and not (self._waiting and self._memory.scarce)
         ):
             return
         if self.expecting:
@@ -163,7 +166,8 @@ class Inbox:
     def taken(self, size: int) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
-        if size <= HEAVY:
+        if size <= HEAVY and not self.ended:
+            self._small -= size
             self._memory.small -= size
         if self.full and self._has_room():
             self._resume()
@@ -185,22 +189,29 @@ class Inbox:
         self._overdue = overdue
         if overdue:
             self.expect()
+            self._memory.grant(self)
         else:
             if self._slowed and not self.closed:
                 self._pause()
             self.expected()
 
-    def take_memory(self, size: int, granted: Callable[[int], None]) -> bool:
+    def take_memory(self, size: int, granted: Callable[[int], None], *, answers: bool) -> bool:
         """Take memory for a message before it is decoded. If there is none, reading pauses until
         ``granted`` is called with the size.
 
         A handler that waits for an answer of its peer may get it in any case, if what it handles
-        has taken memory itself: others might wait for that.
+        has taken memory itself: others might wait for that. So may the renewal of a credential that
+        has ended come, which may be behind the message.
+
+        Args:
+            size: how much.
+            granted: called when there is memory.
+            answers: whether a call to the peer is pending.
 
         Returns:
             Whether there is.
         """
-        if self.expecting and self._memory_taken:
+        if self._overdue or (answers and self._memory_taken):
             self._memory.take_more(size)
         elif not self._memory.take(self, size):
             self.held = granted
@@ -248,6 +259,8 @@ class Inbox:
         if self.held is not None:
             self.held = None
             self._memory.leave(self)
+        self._memory.small -= self._small
+        self._small = 0
         memory, self._memory_taken = self._memory_taken, 0
         self._memory.give_back(memory)
 
