@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from wsflow import Call, Connection, Limits, Router
+from wsflow.messages.calls import Ask
 from wsflow.runtime.memory import Memory
+from wsflow.runtime.throttle import Throttle
 from wsflow.testing import MemoryServer, serve_in_memory
 
 WIDE: list[Any] = [[]] * 4000
@@ -346,24 +348,151 @@ class Fetch(Call[list[list[int]]], tag="fetch"):
 
 
 @pytest.mark.parametrize("when_over", ["drop", "slow"])
-async def test_what_is_over_a_rate_limit_gives_its_memory_back(when_over: Any) -> None:
+@pytest.mark.parametrize("call", [False, True])
+async def test_what_is_over_a_rate_limit_has_no_memory(when_over: Any, call: bool) -> None:
     gates = Gates()
     gates.open(0, 1, 2)
-    app = Router("/", rate="1/h", burst=1, when_over=when_over)
+    app = Router()
+    limited = Router("/", rate="1/h", burst=1, when_over=when_over)
+    app.include(limited)
 
-    @app.consumer
+    @limited.consumer
     async def take(message: Wide) -> None:
         await gates(message.number)
 
+    @limited.consumer
+    async def echo(message: Echo) -> int:
+        return 0
+
     async with serving(app) as server, server.connect("/") as a, server.connect("/") as b:
         await a.send(wide(0))
-        await a.send(wide(1))
+        await until(lambda: gates.done == [0])
+        if call:
+            ask = Ask(1, msgspec.Raw(msgspec.json.encode(Echo(WIDE))))
+            a._transport.peer_send(msgspec.json.encode(ask), True)
+        else:
+            await a.send(wide(1))
         await settled()
-        assert gates.done == [0]
-        assert bool(server._app.memory._large) is (when_over == "slow")
-        await a.vanish()
+        assert server._app.memory._large == 0
         await b.send(wide(2))
         await until(lambda: 2 in gates.done)
+        await a.vanish()
+
+
+class Limited:
+    """An app whose wide messages come at a rate, and whose time a test has come."""
+
+    def __init__(self, *, concurrency: int | None = None) -> None:
+        self.gates = Gates()
+        self.app = Router()
+        limited = Router("/limited", rate="1/h", burst=1, when_over="slow")
+        self.app.include(limited)
+        self.app.include(consumers("plain", self.gates))
+
+        @limited.consumer(concurrency=concurrency)
+        async def take(message: Wide) -> None:
+            await self.gates(message.number)
+
+        @limited.consumer
+        async def echo(message: Echo) -> int:
+            return len(message.filling)
+
+    async def has_come(self, server: MemoryServer) -> None:
+        """The time of the message that waits."""
+        (throttle,) = self.throttles(server)
+        assert throttle._timer is not None
+        throttle._timer.cancel()
+        throttle._release()
+
+    def throttles(self, server: MemoryServer) -> list[Throttle]:
+        found = [each._dispatcher._throttle for each in server._app.sessions.values()]
+        return [each for each in found if each is not None]
+
+
+@pytest.mark.parametrize("concurrency", [None, 2])
+async def test_a_message_is_decoded_again_when_its_time_has_come(concurrency: int | None) -> None:
+    limited = Limited(concurrency=concurrency)
+    limited.gates.open(0, 1, 2)
+    async with serving(limited.app) as server, server.connect("/limited") as a:
+        for number in range(3):
+            await a.send(wide(number))
+        for number in range(2):
+            await settled()
+            assert limited.gates.done == [*range(number + 1)]
+            assert server._app.memory._large == 0
+            await limited.has_come(server)
+        await until(lambda: limited.gates.done == [0, 1, 2])
+
+
+async def test_a_call_is_decoded_again_when_its_time_has_come() -> None:
+    limited = Limited()
+    async with serving(limited.app) as server, server.connect("/limited") as a:
+        limited.gates.open(0)
+        await a.send(wide(0))
+        await until(lambda: limited.gates.done)
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                assert await a.call(Echo(WIDE)) == len(WIDE)
+
+            tasks.start_soon(ask)
+            await settled()
+            assert server._app.memory._large == 0
+            await limited.has_come(server)
+
+
+@pytest.mark.parametrize("then", ["room", "drain", "vanish", "our close", "room, and vanish"])
+async def test_a_message_whose_time_has_come_waits_for_memory(then: str) -> None:
+    limited = Limited()
+    gates = limited.gates
+    gates.open(0, 1, 2)
+    async with (
+        serving(limited.app) as server,
+        server.connect("/limited") as a,
+        server.connect("/") as b,
+    ):
+        await a.send(wide(0))
+        await until(lambda: gates.done == [0])
+        (throttle,) = limited.throttles(server)
+        session = next(each for each in server._app.sessions.values() if each._dispatcher._throttle)
+        session.expect_renewal(True)
+        await a.send(wide(1))
+        await a.send(wide(2))  # comes behind it
+        await until(lambda: throttle._behind)
+        assert server._app.memory._large == 0
+        session.expect_renewal(False)
+        await b.send(wide(10))
+        await until(lambda: 10 in gates.begun)
+        await limited.has_come(server)
+        await settled()
+        assert gates.done == [0]
+        assert server.registry.counters()["deferred"] == 1
+        if then == "vanish":
+            await a.vanish()
+            await session.join()
+            assert not server._app.memory._queue
+        elif then == "our close":
+            await session.connection.close()
+            await a.wait_closed()
+            assert not server._app.memory._queue
+        elif then == "drain":
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.drain, 10)
+                await settled()
+                assert gates.done == [0]
+                gates.open(10)
+                await until(lambda: gates.done == [0, 10, 1, 2])
+                await a.wait_closed()
+        elif then == "room":
+            gates.open(10)
+            await until(lambda: gates.done == [0, 10, 1])
+            await limited.has_come(server)
+            await until(lambda: gates.done == [0, 10, 1, 2])
+        else:
+            gates.open(10)
+            await until(lambda: not server._app.memory._queue)
+            await a.vanish()
+        gates.open(10)
 
 
 async def test_a_key_that_cannot_be_hashed() -> None:

@@ -147,7 +147,7 @@ class Dispatcher:
             consumer = taker or decoding.taker(message)
             try:
                 if consumer is None or not self.ready or consumer in ways or inbox.closed:
-                    self._take(consumer, message, data, 0)
+                    self._take(consumer, message, data)
                 elif (
                     begun := (self._handlers or self._bound).begin(consumer, message)
                 ) is not None:
@@ -189,7 +189,7 @@ class Dispatcher:
             return
         consumer = taker or self._decoding.taker(message)
         try:
-            self._take(consumer, message, data, memory)
+            self._take(consumer, message, data, memory, decode)
         except BaseException as exc:
             self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
 
@@ -206,7 +206,14 @@ class Dispatcher:
             invalid.__cause__ = bad.__cause__
             self._put(Item(taker, invalid, len(data)))
 
-    def _take(self, consumer: ConsumerPlan | None, message: Any, data: bytes, memory: int) -> None:
+    def _take(
+        self,
+        consumer: ConsumerPlan | None,
+        message: Any,
+        data: bytes,
+        memory: int = 0,
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> None:
         """Take a message that has taken so much memory: it goes its way, or waits in its lane."""
         if consumer is None:
             self._of_a_call(message, data, memory)
@@ -216,7 +223,8 @@ class Dispatcher:
             if memory and isinstance(message, str | bytes):
                 self._inbox.handled(memory)  # it takes no more than it did
                 memory = 0
-            self._put(Item(consumer, message, weight(data, message), memory))
+            again = self._again(memory, decode, data)
+            self._put(Item(consumer, message, weight(data, message), memory, again=again))
 
     def _of_a_call(self, frame: Any, data: bytes, memory: int) -> None:
         """Process a frame: a new call waits for its consumer, others take effect at once."""
@@ -231,11 +239,21 @@ class Dispatcher:
             answering = self.calls.begin(frame, decode)
             if answering is not None:
                 consumer = cast(ConsumerPlan, asked.taker(answering.message))
-                self._put(Item(consumer, answering, weight(data, frame), memory))
+                again = self._again(memory, decode, frame.message)
+                self._put(Item(consumer, answering, weight(data, frame), memory, again=again))
                 return
             if self._throttle is not None:
                 self._throttle.stray()
         self._inbox.handled(memory)
+
+    def _again(
+        self, memory: int, decode: Callable[[Any], Any] | None, data: Any
+    ) -> Callable[[], Any] | None:
+        """What decodes a message once more that may have to wait for its rate limit, if it has
+        taken memory."""
+        if not memory or self._throttle is None or decode is None:
+            return None
+        return partial(decode, data)
 
     def _put(self, item: Item) -> None:
         """A message goes the way of its consumer."""

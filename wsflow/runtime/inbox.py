@@ -23,13 +23,15 @@ from wsflow.wiring.plan import ConsumerPlan
 
 class Item(NamedTuple):
     """A decoded message, its consumer, its ``weight``, the memory to give back once it is handled,
-    and the key that keeps its order."""
+    the key that keeps its order, and what decodes it once more, if it is to wait for its rate limit
+    without that memory."""
 
     consumer: ConsumerPlan
     message: Any
     size: int
     memory: int = 0
     key: Hashable = None
+    again: Callable[[], Any] | None = None
 
 
 @final

@@ -3,7 +3,9 @@
 Only a connection on a path with rate limits has a throttle. It stands where messages enter their
 lanes. Reading pauses while a message waits in it, unless the renewal of a credential is overdue:
 then further messages wait behind the first, and are measured once it has gone. A message that waits
-is counted before, so that those of several connections with one limit take turns.
+is counted before, so that those of several connections with one limit take turns. One that has
+taken memory gives it back while it waits, as bytes, and is decoded once more when its time has come
+and there is memory for it: else who is over a limit would hold up the large messages of all.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from wsflow.connection import Connection
 from wsflow.log import Log
@@ -54,8 +56,8 @@ class Throttle:
 
     # fmt: off
     __slots__ = (
-        "_behind", "_client", "_clock", "_connection", "_counters", "_inbox", "_item", "_owner",
-        "_plan", "_shared", "_timer", "_used", "enter",
+        "_behind", "_client", "_clock", "_connection", "_counters", "_hurried", "_inbox", "_item",
+        "_owner", "_plan", "_shared", "_timer", "_used", "_without_memory", "enter",
     )
     # fmt: on
 
@@ -80,13 +82,15 @@ class Throttle:
         self._used: dict[RatePlan, float] = {}  # of the limits per connection: when they are full
         self._item: Item | None = None  # that waits until the timer fires
         self._timer: Timer | None = None
+        self._without_memory: Item | None = None  # whose time has come
         self._behind: deque[Item | None] = EMPTY
+        self._hurried = False
         self.enter: Callable[[Item, bool], None]
 
     @property
     def held(self) -> bool:
         """Whether a message waits."""
-        return self._timer is not None
+        return self._timer is not None or self._without_memory is not None
 
     def check(self) -> None:
         """Check that the user may open another connection.
@@ -104,7 +108,7 @@ class Throttle:
         if self.held:
             self._wait_behind(item)
         elif self._may_come(item):
-            self.enter(item, True)
+            self.enter(item if item.again is None else item._replace(again=None), True)
 
     def stray(self) -> None:
         """A call has come that no consumer takes. It counts for the Routers' limits."""
@@ -125,7 +129,7 @@ class Throttle:
             self._owner.refuse(BadMessage(1008, "rate limit"))
         elif (rate := refusing.get("drop")) is not None:
             self._over(rate)
-            self._drop(item)
+            self._drop(self._shelved(item))
         else:
             for rate in rates:
                 self._spend(rate, now)
@@ -163,45 +167,81 @@ class Throttle:
             rate.when_over,
         )
 
-    # -- messages that wait
+    # -- messages that wait; those that can be decoded again are not decoded
 
     def _hold(self, item: Item | None, seconds: float) -> None:
-        self._item = item
+        self._item = self._shelved(item)
         self._timer = self._clock.after(seconds, self._release)
         self._inbox.slow()
 
     def _wait_behind(self, item: Item | None) -> None:
         if self._behind is EMPTY:
             self._behind = deque()
-        self._behind.append(item)
+        self._behind.append(self._shelved(item))
         self._inbox.added(item.size if item is not None else 0)
 
+    def _shelved(self, item: Item | None) -> Item | None:
+        """The message without what has taken memory: ``None`` in its place."""
+        if item is None or item.again is None or item.message is None:
+            return item
+        if isinstance(item.message, Answering):
+            if item.message.message is not None:
+                item.message.message = None
+                self._inbox.handled(item.memory)
+            return item
+        self._inbox.handled(item.memory)
+        return item._replace(message=None)
+
     def _release(self) -> None:
-        """The time of the message has come; and of those behind it, until one has to wait."""
-        self._hand_over(self._take())
-        while self._behind and not self.held:
-            item = self._next()
-            if self._may_come(item):
-                self._hand_over(item)
-        if not self.held:
-            self._inbox.quicken()
+        """The time of the message has come."""
+        self._advance(self._take())
 
     def hurry(self) -> None:
         """Hand over the messages that wait, but do not read on. Without effect if none waits."""
-        self._hand_over(self._take())
-        while self._behind:
-            self._hand_over(self._next())
+        self._hurried = True
+        if self._timer is not None:
+            self._release()
+
+    def _advance(self, item: Item | None) -> None:
+        """Hand over a message, and those behind it, until one has to wait."""
+        self._hand_over(item)
+        while self._behind and not self.held:
+            item = self._next()
+            if self._hurried or self._may_come(item):
+                self._hand_over(item)
+        if not self.held and not self._hurried:
+            self._inbox.quicken()
 
     def _hand_over(self, item: Item | None) -> None:
-        if item is not None:
-            try:
-                self.enter(item, False)
-            except BaseException as exc:  # the key cannot be hashed
-                self._owner.left(item.consumer.handler, exc)
+        if item is None:
+            return
+        if item.again is None:
+            self._enter(item)
+        elif self._inbox.take_memory(item.memory, self._granted, answers=False):
+            self._enter(_decoded(item, item.again))
+        else:
+            self._without_memory = item
+
+    def _granted(self, memory: int) -> None:
+        """There is memory for the message whose time has come."""
+        item, self._without_memory = self._without_memory, None
+        if item is None or item.again is None:
+            self._inbox.handled(memory)
+        else:
+            self._enter(_decoded(item, item.again))
+            self._advance(None)
+
+    def _enter(self, item: Item) -> None:
+        try:
+            self.enter(item, False)
+        except BaseException as exc:  # the key cannot be hashed
+            self._owner.left(item.consumer.handler, exc)
 
     def forget(self) -> None:
         """The connection has ended: drop the messages that wait."""
-        self._drop(self._take())
+        waiting, self._without_memory = self._without_memory, None
+        for item in (waiting, self._take()):
+            self._drop(item)
         while self._behind:
             self._drop(self._next())
 
@@ -218,8 +258,13 @@ class Throttle:
 
     def _drop(self, item: Item | None) -> None:
         """Drop a message; tell the caller if it is a call."""
-        if item is None:
-            return
-        self._inbox.handled(item.memory)
-        if isinstance(item.message, Answering):
+        if item is not None and isinstance(item.message, Answering):
             item.message.refuse("rate_limited", "more calls than the rate limit allows")
+
+
+def _decoded(item: Item, decode: Callable[[], Any]) -> Item:
+    """A message that has waited without memory."""
+    if isinstance(item.message, Answering):
+        item.message.message = decode()
+        return item._replace(again=None)
+    return item._replace(message=decode(), again=None)
