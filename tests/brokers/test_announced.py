@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -92,25 +93,67 @@ def test_where_there_is_no_runtime_directory(
         assert found("workers://") == ONE
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o777])
-def test_a_folder_that_others_may_use(
-    folder: Path, mode: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def spoilt_by_mode(folder: Path) -> None:
     folder.mkdir()
-    folder.chmod(mode)
-    with announced("127.0.0.1:8000", ONE):
-        assert list(folder.iterdir()) == []
-    assert f"do not find the broker: others may use {folder}: chmod it to 700" in caplog.text
-    with pytest.raises(BrokerError, match="others may use"):
+    folder.chmod(0o750)
+
+
+def spoilt_by_a_link(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+
+
+def spoilt_by_a_file(folder: Path) -> None:
+    folder.touch(mode=0o600)
+
+
+BAD_FOLDERS = [
+    (spoilt_by_mode, "others may use {}: chmod it to 700"),
+    (spoilt_by_a_link, "{} is not what wsflow has made: remove it"),
+    (spoilt_by_a_file, "{} is not what wsflow has made: remove it"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "why"), BAD_FOLDERS)
+def test_a_folder_that_is_not_used(
+    folder: Path, tmp_path: Path, spoil: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server uses the other place, and whoever looks finds it there."""
+    spoil(folder)
+    other = tmp_path / f"wsflow-{os.getuid()}"
+    with pytest.raises(ConnectionLostError, match=re.escape(why.format(folder))):
         found("workers://")
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o606])
-def test_a_file_that_others_may_use(folder: Path, mode: int) -> None:
     with announced("127.0.0.1:8000", ONE):
-        (file,) = folder.iterdir()
-        file.chmod(mode)
-        with pytest.raises(BrokerError, match="others may use"):
+        assert len(list(other.iterdir())) == 1
+        assert not caplog.text
+        assert found("workers://") == ONE
+        assert f"passed over: {why.format(folder)}" in caplog.text
+
+
+@pytest.mark.parametrize(("spoil", "why"), BAD_FOLDERS)
+def test_a_folder_beside_the_one_that_is_used(
+    folder: Path, tmp_path: Path, spoil: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What somebody else puts among the temporary files keeps no server from being found."""
+    other = tmp_path / f"wsflow-{os.getuid()}"
+    spoil(other)
+    with announced("127.0.0.1:8000", ONE):
+        assert found("workers://") == ONE
+        assert f"passed over: {why.format(other)}" in caplog.text
+        with pytest.raises(ConnectionLostError, match=r"there are 127\.0\.0\.1:8000; passed over"):
+            found("workers://:9")
+
+
+def test_no_folder_can_be_used(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoilt_by_mode(folder)
+    spoilt_by_a_file(tmp_path / f"wsflow-{os.getuid()}")
+    with announced("127.0.0.1:8000", ONE):
+        for why in ("do not find the broker: others may use", "; /", "is not what wsflow has made"):
+            assert why in caplog.text
+        with pytest.raises(ConnectionLostError, match="passed over: others may use"):
             found("workers://")
 
 
@@ -118,40 +161,79 @@ def test_what_belongs_to_somebody_else(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.mkdir(mode=0o700)
+    monkeypatch.setattr(files, "folders", lambda: [folder])
     own = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     with announced("127.0.0.1:8000", ONE):
         assert list(folder.iterdir()) == []
     assert "belongs to another user: it is not used" in caplog.text
-    with pytest.raises(BrokerError, match="belongs to another user"):
+    with pytest.raises(ConnectionLostError, match="belongs to another user"):
         found("workers://")
 
 
-def test_what_is_something_else(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_folder_that_cannot_be_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the XDG_RUNTIME_DIR of another user, which ``su`` keeps."""
+
+    def lstat(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(ConnectionLostError, match="Permission denied"):
+        found("workers://")
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(b'{"address": "127.')
+    path.chmod(0o600)
+
+
+def other_content(path: Path) -> None:
+    path.write_bytes(b'{"address": 7}')
+    path.chmod(0o600)
+
+
+def readable_by_others(path: Path) -> None:
+    path.write_bytes(b"{}")
+    path.chmod(0o640)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to(path.parent / "target")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir(mode=0o700)
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+
+
+BAD_FILES = [torn, other_content, readable_by_others, a_link, a_folder, a_pipe]
+
+
+@pytest.mark.parametrize("spoil", BAD_FILES)
+@pytest.mark.parametrize("name", ["0.json", "z.json"])
+def test_a_file_among_the_others(
+    folder: Path, spoil: Any, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    folder.symlink_to(tmp_path / "elsewhere")
     with announced("127.0.0.1:8000", ONE):
-        assert list(folder.iterdir()) == []
-    assert "is not what wsflow has made: remove it" in caplog.text
-    with pytest.raises(BrokerError, match="is not what wsflow has made"):
-        found("workers://")
-
-
-def test_a_link_among_the_files(folder: Path, tmp_path: Path) -> None:
-    folder.mkdir(mode=0o700)
-    (tmp_path / "target").touch(mode=0o600)
-    (folder / "x.json").symlink_to(tmp_path / "target")
-    (folder / "y.json").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(BrokerError, match=r"x\.json cannot be read: .*symbolic"):
-        list(running(folder))
+        spoil(folder / name)
+        with contextlib.ExitStack() as locked:
+            if spoil in (torn, other_content):
+                fcntl.flock(locked.enter_context((folder / name).open()), fcntl.LOCK_EX)
+            assert found("workers://") == ONE
+            assert f"passed over: {folder / name}" in caplog.text.replace("others may use ", "")
+            with pytest.raises(ConnectionLostError, match=re.escape(name)):
+                found("workers://:9")
 
 
 def test_a_file_that_is_gone_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [folder / "gone.json"])
-    assert list(running(folder)) == []
+    monkeypatch.setattr(os, "listdir", lambda path: ["gone.json"])
+    wrong: list[str] = []
+    assert list(running(wrong)) == []
+    assert not wrong
 
 
 def test_a_folder_that_cannot_be_made(
@@ -171,7 +253,7 @@ def test_a_file_that_cannot_be_written(
     monkeypatch.setattr(os, "write", full)
     with announced("127.0.0.1:8000", ONE):
         assert list(folder.iterdir()) == []
-    assert "no space left" in caplog.text
+    assert "no space left; no space left" in caplog.text
 
 
 def test_a_file_that_somebody_has_removed(folder: Path) -> None:
@@ -187,7 +269,7 @@ def test_who_looks_does_not_hold_it(folder: Path) -> None:
         (file,) = folder.iterdir()
     file.touch(mode=0o600)
     with file.open() as handle:
-        assert list(running(folder)) == []
+        assert list(running([])) == []
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -48,18 +48,22 @@ def folders() -> list[Path]:
 @contextlib.contextmanager
 def announced(address: str, url: str) -> Iterator[None]:
     """Have publishers of the same user find a broker, while the block runs. A place that others
-    could read or change is not used: then the log says so.
+    could read or change is not used; if there is no other one, the log says so.
 
     Args:
         address: where the server listens.
         url: the URL of its broker.
     """
-    folder = folders()[0]
+    wrong: list[str] = []
     with contextlib.ExitStack() as around:
-        try:
-            around.enter_context(_written(folder, Found(address, url)))
-        except (OSError, BrokerError) as exc:
-            log.warning("publishers on this machine do not find the broker: %s", exc)
+        for folder in folders():
+            try:
+                around.enter_context(_written(folder, Found(address, url)))
+                break
+            except (OSError, BrokerError) as exc:
+                wrong.append(str(exc))
+        else:
+            log.warning("publishers on this machine do not find the broker: %s", "; ".join(wrong))
         yield
 
 
@@ -93,29 +97,41 @@ def _is_there(path: Path, handle: int) -> bool:
     return False
 
 
-def running(folder: Path) -> Iterator[Found]:
-    """The servers whose files are in a folder.
+def running(wrong: list[str]) -> Iterator[Found]:
+    """The servers whose files are there. What others could have written, or cannot be read, is
+    passed over: nobody else's file keeps a server from being found.
 
-    Raises:
-        BrokerError: others could have written there, or it cannot be read.
+    Args:
+        wrong: takes what was passed over, and why.
     """
-    with contextlib.suppress(FileNotFoundError):
-        _check(folder, folder.lstat(), stat.S_ISDIR)
-        for path in sorted(folder.glob("*.json")):
-            yield from _read(path)
+    for folder in folders():
+        try:
+            _check(folder, folder.lstat(), stat.S_ISDIR)
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            continue
+        except (OSError, BrokerError) as exc:
+            wrong.append(str(exc))
+            continue
+        for path in (folder / name for name in names if name.endswith(".json")):
+            try:
+                found = _read(path)
+            except FileNotFoundError:  # its server has just stopped
+                continue
+            except (OSError, BrokerError, msgspec.MsgspecError) as exc:
+                wrong.append(str(exc) if isinstance(exc, BrokerError) else f"{path}: {exc}")
+                continue
+            if found is not None:
+                yield found
 
 
-def _read(path: Path) -> Iterator[Found]:
+def _read(path: Path) -> Found | None:
     """The server whose file this is, if it runs."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            _check(path, os.fstat(file.fileno()), stat.S_ISREG)
-            if _is_locked(file.fileno()):
-                yield msgspec.json.decode(file.read(), type=Found)
-    except FileNotFoundError:  # its server has just stopped
-        return
-    except (OSError, msgspec.MsgspecError) as exc:
-        raise BrokerError(f"{path} cannot be read: {exc}") from None
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        _check(path, os.fstat(file.fileno()), stat.S_ISREG)
+        if _is_locked(file.fileno()):
+            return msgspec.json.decode(file.read(), type=Found)
+    return None
 
 
 def _is_locked(handle: int) -> bool:

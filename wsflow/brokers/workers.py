@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import final
 
-from wsflow.brokers.announced import Found, folders, running
+from wsflow.brokers.announced import Found, folders, log, running
 from wsflow.brokers.engine import ConnectionLostError, Engine, EngineConnection, EngineListener
 from wsflow.brokers.nats import NatsEngine
 from wsflow.errors import BrokerError
@@ -43,19 +44,24 @@ class WorkersEngine:
 
     def _find(self) -> Found:
         """The server that is meant."""
-        found = {each.address: each for folder in folders() for each in running(folder)}
+        wrong: list[str] = []
+        found = {each.address: each for each in running(wrong)}
         meant = [each for each in found.values() if self._is_meant(each.address)]
+        passed_over = f"passed over: {'; '.join(wrong)}" if wrong else ""
         if len(meant) == 1:
+            if wrong:
+                log.often(logging.WARNING, "looking for the broker: %s", passed_over)
             return meant[0]
         if meant:
             urls = ", ".join(sorted(SCHEME + each.address for each in meant))
             raise BrokerError(f"several servers run here: name one of {urls}")
-        others = f"; there are {', '.join(sorted(found))}" if found else ""
-        raise ConnectionLostError(
+        others = f"there are {', '.join(sorted(found))}" if found else ""
+        none = (
             "no `wsflow run --workers` with an embedded broker runs here "
             + (f"at {self._wanted} " if self._wanted else "")
-            + f"as this user (looked in {', '.join(map(str, folders()))}){others}"
+            + f"as this user (looked in {', '.join(map(str, folders()))})"
         )
+        raise ConnectionLostError("; ".join(filter(None, (none, others, passed_over))))
 
     def _is_meant(self, address: str) -> bool:
         wanted = self._wanted
