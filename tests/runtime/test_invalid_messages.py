@@ -770,3 +770,70 @@ def test_on_sockets(loop: str) -> None:
     chosen = LOOPS[loop]
     anyio.run(main, backend="asyncio", backend_options=chosen[1] if loop == "uvloop" else {})  # type: ignore[index]
     assert handled == ["bad"] * 3
+
+
+# -- messages that are arrays
+
+
+class Moved(msgspec.Struct, tag="moved", array_like=True):
+    x: int
+
+
+class Left(msgspec.Struct, tag="left", array_like=True):
+    pass
+
+
+ARRAYS: list[tuple[str, Any, str]] = [
+    ("[moved, 1]", ["moved", 1], "Moved"),
+    ("an unknown tag", ["new", 1], "list"),
+    ("no tag", [1, 2], "list"),
+    ("empty", [], "list"),
+    ("a list for a tag", [[]], "list"),
+    ("an object with the tag", {"type": "moved"}, "dict"),
+    ("a text", "moved", "str"),
+]
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize(("message", "taken"), [case[1:] for case in ARRAYS])
+async def test_arrays_beside_what_takes_the_rest(message: Any, taken: str, codec: str) -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def array(message: Moved | Left) -> dict[str, str]:
+        return {"took": type(message).__name__}
+
+    @app.consumer
+    async def rest(message: Any) -> dict[str, str]:
+        return {"took": type(message).__name__}
+
+    async with connect(app, subprotocols=[f"wsflow.{codec}"]) as peer:
+        encoded = getattr(msgspec, codec).encode(message)
+        peer._transport.peer_send(encoded, codec == "json")
+        assert await peer.receive() == {"took": taken}
+        bad = getattr(msgspec, codec).encode(["moved", "far"])
+        peer._transport.peer_send(bad, codec == "json")
+        assert (await peer.wait_closed()).code == 1007
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize("unknown", ["close", "ignore"])
+async def test_unknown_tags_of_arrays(unknown: Any, codec: str) -> None:
+    app = Router("/", unknown=unknown)
+
+    @app.consumer
+    async def array(message: Moved | Left) -> None: ...
+
+    async with serve_in_memory(app) as server:
+        async with server.connect("/", subprotocols=[f"wsflow.{codec}"]) as peer:
+            encoded = getattr(msgspec, codec).encode(["new", 1])
+            peer._transport.peer_send(encoded, codec == "json")
+            if unknown == "ignore":
+                await peer.receive_nothing()
+            else:
+                end = await peer.wait_closed()
+                assert end.code == 1007
+                assert (
+                    end.reason == "unknown tag 'new': this path takes 'moved', 'left' - at `$[0]`"
+                )
+        assert server.registry.counters()["ignored"] == (unknown == "ignore")

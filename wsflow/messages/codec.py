@@ -160,10 +160,9 @@ class Decoding(Generic[T]):
         text: how the payload of a text frame is decoded, and its taker.
         binary: the same for a binary frame.
         calls: whether call frames are decoded.
-        tags: the tags of the messages that are taken.
     """
 
-    __slots__ = ("_classes", "_codec", "_fallback", "_shapes", "binary", "calls", "tags", "text")
+    __slots__ = ("_classes", "_codec", "_fallback", "_named", "_shapes", "binary", "calls", "text")
 
     def __init__(
         self,
@@ -177,7 +176,7 @@ class Decoding(Generic[T]):
         self._codec = codec
         typed = [kind for kind in kinds if not takes_the_rest(kind)]
         rest = [Any if kind is object else kind for kind in kinds if takes_the_rest(kind)]
-        self.tags = Shapes(typed).tags
+        self._named = Shapes(typed)
         self._shapes = Shapes((*typed, *call_frames))
         decode: Callable[[bytes], Any] | None = None
         if kinds:
@@ -207,13 +206,14 @@ class Decoding(Generic[T]):
     def explain(self, exc: Exception, data: bytes) -> BadMessage:
         """What is wrong with a message that cannot be decoded."""
         bad = bad_message(exc)
-        tag = None
         with contextlib.suppress(Exception):  # it is malformed
-            tag = self._shapes.tag_of(self._codec.untyped(data))
-        bad.tag, bad.known = tag, tag is None or tag in self._shapes.tags
-        if not bad.known:
-            field, taken = self._shapes.tag_field, ", ".join(map(repr, self.tags)) or "nothing"
-            bad.reason = f"unknown {field} {tag!r}: this path takes {taken}"
+            value = self._codec.untyped(data)
+            bad.tag = tag = self._shapes.tag_of(value)
+            bad.known = tag is None or tag in self._shapes.tags(value)
+            if not bad.known:
+                what = self._shapes.tag_field if isinstance(value, dict) else "tag"
+                taken = ", ".join(map(repr, self._named.tags(value))) or "nothing"
+                bad.reason = f"unknown {what} {tag!r}: this path takes {taken}"
         return bad
 
     def taker(self, message: object) -> T | None:

@@ -165,13 +165,13 @@ class Shapes:
 
     Attributes:
         tag_field: the field of an object that has its tag; None if none of them has tags.
-        tags: the tags that are taken, in the order of the types.
         untagged: whether objects without a tag are taken, and so all.
     """
 
     def __init__(self, kinds: Iterable[Any]) -> None:
         self.tag_field: str | None = None
-        self.tags: dict[Any, None] = {}
+        self._tags: dict[Any, None] = {}
+        self._tagged: type = dict  # or list: msgspec allows Structs of one kind
         self.untagged = False
         self._classes: set[type] = set()
         for kind in kinds:
@@ -179,31 +179,41 @@ class Shapes:
                 self._add(info)
 
     def _add(self, info: Any) -> None:
-        if isinstance(info, inspect.StructType) and not info.array_like:
-            if info.tag is None:
-                self.untagged = True
+        if isinstance(info, inspect.StructType) and info.tag is not None:
+            self._tags[info.tag] = None
+            if info.array_like:
+                self._tagged = list
             else:
                 self.tag_field = info.tag_field
-                self.tags[info.tag] = None
+        elif isinstance(info, inspect.StructType | inspect.NamedTupleType):
+            if getattr(info, "array_like", True):
+                self._classes.add(list)
+            else:
+                self.untagged = True
         elif isinstance(info, inspect.DataclassType | inspect.TypedDictType):
             self.untagged = True
-        elif isinstance(info, inspect.StructType | inspect.NamedTupleType):
-            self._classes.add(list)
         elif isinstance(info, inspect.EnumType):
             self._classes |= {type(each.value) for each in info.cls}
         else:
             for cls in _classes_of(info):
                 self._classes |= set(_UNTYPED.get(cls, (cls,)))
 
+    def tags(self, value: object) -> Iterable[Any]:
+        """The tags that are taken, in the order of the types, if a value that was decoded without a
+        type is of the kind that has them: an object, or an array."""
+        return self._tags if type(value) is self._tagged else {}
+
     def tag_of(self, value: object) -> Any:
         """The tag of a value that was decoded without a type; None if it has none."""
-        if self.tag_field is None or not isinstance(value, dict):
-            return None
-        tag = value.get(self.tag_field)
-        return tag if type(tag) in {*map(type, self.tags)} else None
+        tag: Any = None
+        if isinstance(value, dict):
+            tag = value.get(self.tag_field)
+        elif isinstance(value, list) and value:
+            tag = value[0]
+        return tag if type(tag) in {*map(type, self.tags(value))} else None
 
     def has(self, value: object) -> bool:
         """Whether a value that was decoded without a type belongs to one of the types."""
         if isinstance(value, dict):
-            return self.untagged or self.tag_of(value) in self.tags
-        return type(value) in self._classes
+            return self.untagged or self.tag_of(value) in self.tags(value)
+        return type(value) in self._classes or self.tag_of(value) in self.tags(value)
