@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import anyio
@@ -115,3 +116,10 @@ async def test_what_cannot_be_encoded(bad: object) -> None:
     async with serve_in_memory(build()) as server:
         with pytest.raises(TypeError):
             await server.registry.broadcast(bad)
+
+
+async def test_each_counter_is_there_from_the_start() -> None:
+    """Whoever reads them for metrics need not ask whether they have counted yet."""
+    named = {*re.findall(r"``(\w+)``", str(Registry.counters.__doc__))}
+    async with serve_in_memory(Router()) as server:
+        assert {*server.registry.counters()} == named

@@ -331,7 +331,14 @@ class Channels:
         self.presence = Presence(self.broker, self)
         self.usage: Usage = NoUsage()
         self.counters: Counter[str] = Counter(
-            dropped=0, closed=0, unreadable=0, refused=0, stalled=0, rate_limited=0
+            dropped=0,
+            closed=0,
+            unreadable=0,
+            refused=0,
+            stalled=0,
+            rate_limited=0,
+            deferred=0,
+            ignored=0,
         )
 
     async def start(self) -> None:
