@@ -837,3 +837,20 @@ async def test_unknown_tags_of_arrays(unknown: Any, codec: str) -> None:
                     end.reason == "unknown tag 'new': this path takes 'moved', 'left' - at `$[0]`"
                 )
         assert server.registry.counters()["ignored"] == (unknown == "ignore")
+
+
+class Loose(msgspec.Struct, tag="loose"):
+    value: object
+    more: list[object] = []
+
+
+async def test_a_field_of_object_takes_anything() -> None:
+    app = Router("/")
+
+    @app.consumer
+    async def loose(message: Loose) -> object:
+        return [message.value, *message.more]
+
+    async with connect(app) as peer:
+        await peer.send(Loose({"a": [1]}, [1, "x", None]))
+        assert await peer.receive() == [{"a": [1]}, 1, "x", None]

@@ -121,5 +121,5 @@ async def test_what_cannot_be_encoded(bad: object) -> None:
 async def test_each_counter_is_there_from_the_start() -> None:
     """Whoever reads them for metrics need not ask whether they have counted yet."""
     named = {*re.findall(r"``(\w+)``", str(Registry.counters.__doc__))}
-    async with serve_in_memory(Router()) as server:
+    async with serve_in_memory(build()) as server:
         assert {*server.registry.counters()} == named

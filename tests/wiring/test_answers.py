@@ -190,6 +190,10 @@ GOOD: list[tuple[Any, Any, Any]] = [
     (int | str, str | float, "a"),
     (Any, int, 1),
     (int, Any, 1),
+    (int, object, 1),
+    (object, int, 1),
+    (list[int], list[object], [1]),
+    (dict[str, object], dict[str, int], {"a": 1}),
     (msgspec.Raw, int, msgspec.Raw(b"1")),
     (int, msgspec.Raw, 1),
     (UserId, int, 1),
@@ -303,7 +307,9 @@ def test_what_is_another_type_does_not_fit_although_it_might_be_decoded() -> Non
 def test_what_is_never_given_and_what_nobody_knows() -> None:
     for gives in (NoReturn, Any, int, Literal[1]):
         assert other_answer(int, gives) is None
-    assert other_answer(Any, EMPTY) is None
+    for expected in (Any, object, object | None):
+        assert other_answer(expected, int) is None
+        assert other_answer(expected, EMPTY) is None
     assert other_answer(None, EMPTY) is None
     assert other_answer(int, EMPTY) == ("int", "a value without an annotation")
     assert other_answer(int | None, str | None) == ("None | int", "str")

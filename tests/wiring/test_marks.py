@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from datetime import date, datetime
+from enum import Enum, StrEnum
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -449,7 +452,62 @@ def test_a_value_that_it_cannot_use() -> None:
     assert "whose value producer" in problem_of(app)
 
 
-@pytest.mark.parametrize("name", ["rooom", "Room", "rom", "room_", "roomid"])
+class Role(StrEnum):
+    ADMIN = "admin"
+
+
+class UserId(int):
+    pass
+
+
+class Point(NamedTuple):
+    x: int
+
+
+class Settings(dict[str, str]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("provided", "wanted"),
+    [
+        (Role, str),
+        (Role, Enum),
+        (UserId, int),
+        (Point, tuple),
+        (Settings, dict),
+        (datetime, date),
+        (date, datetime),
+        (User | int, int),
+        (User, object),
+        (Path, PurePath),
+    ],
+)
+async def test_classes_of_python_are_meant_by_nothing(provided: Any, wanted: Any) -> None:
+    async def provide() -> Any: ...
+
+    async def consumer(message: str, other: Any = 5) -> str:
+        return repr(other)
+
+    provide.__annotations__["return"] = provided
+    consumer.__annotations__["other"] = wanted
+    async with connect(app_with(consumer, provide)) as peer:
+        await peer.send("?")
+        assert await peer.receive(str) == "5"
+
+
+@pytest.mark.parametrize("name", ["zoom", "root", "loom", "uid", "ids"])
+async def test_names_that_are_not_mistyped(name: str) -> None:
+    source = f"async def consumer(message: str, {name}: str = 'lobby') -> str: return {name}"
+    module: dict[str, Any] = {}
+    exec(source, module)
+    app = app_with(module["consumer"], path="/chat/{room}/{id}")
+    async with connect(app, "/chat/1/2") as peer:
+        await peer.send("?")
+        assert await peer.receive(str) == "lobby"
+
+
+@pytest.mark.parametrize("name", ["rooom", "Room", "rom", "romo", "room_", "roomid"])
 def test_a_path_parameter_that_is_mistyped(name: str) -> None:
     source = f"async def consumer(message: str, {name}: str = 'lobby') -> None: ..."
     module: dict[str, Any] = {}

@@ -108,6 +108,13 @@ def takes_the_rest(kind: Any) -> bool:
     return all(isinstance(info, rest) for info in _parts(_info(kind)))
 
 
+def is_any(info: Any) -> bool:
+    """Whether a type, as msgspec describes it, is ``Any`` or ``object``, which is decoded alike."""
+    return isinstance(info, inspect.AnyType) or (
+        isinstance(info, inspect.CustomType) and info.cls is object
+    )
+
+
 def has_raw(kind: Any) -> bool:
     """Whether values of a type may hold what is not decoded."""
     return any(isinstance(info, inspect.RawType) for info in all_within(inspect.type_info(kind)))

@@ -15,11 +15,11 @@ from msgspec import inspect
 
 from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.messages.calls import class_of
+from wsflow.messages.shapes import is_any
 
 Pair = tuple[int, int]
 ARRAYS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType)
 BINARY = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)
-ANY = (inspect.AnyType, inspect.RawType)
 CLASSES = (inspect.StructType, inspect.DataclassType, inspect.NamedTupleType)
 
 
@@ -27,10 +27,10 @@ def other_answer(expected: Any, gives: Any) -> tuple[str, str] | None:
     """What is expected and the type that is given although it is not, as they are told apart; None
     if what is given fits.
 
-    ``Any`` and functions that never return fit everything: what they give is decided when it is
-    decoded.
+    ``Any``, ``object`` and functions that never return fit everything: what they give is decided
+    when it is decoded.
     """
-    wanted = [each for each in members(expected) if each is not Any]
+    wanted = [each for each in members(expected) if each not in (Any, object)]
     if len(wanted) < len(members(expected)) or gives is NoReturn:
         return None
     names = " | ".join(sorted(map(type_name, wanted)))
@@ -61,7 +61,7 @@ def _fits(given: Any, expected: Any, seen: set[Pair]) -> bool:
         return _fits(given.type, expected, seen)
     if isinstance(expected, inspect.Metadata):
         return _fits(given, expected.type, seen)
-    if isinstance(given, ANY) or isinstance(expected, ANY):
+    if any(is_any(each) or isinstance(each, inspect.RawType) for each in (given, expected)):
         return True
     if isinstance(given, inspect.UnionType):
         return all(_fits(each, expected, seen) for each in given.types)

@@ -10,7 +10,7 @@ from msgspec import inspect
 from wsflow.declare.signatures import type_name
 from wsflow.messages.calls import class_of
 from wsflow.messages.codec import JSON
-from wsflow.messages.shapes import all_within
+from wsflow.messages.shapes import all_within, is_any
 
 RAW = (str, bytes)
 """The types that are sent without a codec."""
@@ -34,14 +34,12 @@ def message_problem(kind: Any) -> tuple[str, str] | None:
 
 def unknown_type(kind: Any) -> str | None:
     """The name of a type within ``kind`` that msgspec does not know; None if it knows all."""
-    if kind in (Any, object):
-        return None
     try:
         info = inspect.type_info(kind)
     except Exception:  # msgspec raises various exceptions for types that it does not support
         return type_name(kind)
     for each in all_within(info):
-        if isinstance(each, inspect.CustomType):
+        if isinstance(each, inspect.CustomType) and not is_any(each):
             return type_name(each.cls)
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
@@ -444,12 +445,13 @@ class Resolver:
                     f"`-> {type_name(parameter.core)}` there.",
                 )
         if parameter.annotation is EMPTY or set(members(parameter.core)) <= set(SIMPLE):
-            close = difflib.get_close_matches(parameter.name, place.names, cutoff=0.75)
-            if close and close[0] not in _names_of(handler):
+            free = [each for each in place.names if each not in _names_of(handler)]
+            near = _near(parameter.name, free)
+            if near is not None:
                 return (
                     f"It would get its default, and the path {place.template!r} has a parameter "
-                    f"{{{close[0]}}}.",
-                    f"name it `{close[0]}`, or give it a name that cannot be mistaken for that.",
+                    f"{{{near}}}.",
+                    f"name it `{near}`, or give it a name that cannot be mistaken for that.",
                 )
         return None
 
@@ -566,19 +568,40 @@ def _see(asks: Handler, provides: Handler) -> str:
 
 
 def _related(provided: Any, wanted: Any) -> bool:
-    """Whether a value that is provided may have been meant by a parameter of another type."""
+    """Whether a value that is provided may have been meant by a parameter of another type: the same
+    within a union, a subclass or a superclass. A class of Python itself says too little for that,
+    such as ``str`` beside an Enum of texts."""
     for one in members(without_none(provided)):
         for other in members(wanted):
-            if one == other:
-                return True
-            classes = isinstance(one, type) and isinstance(other, type)
-            if (
-                classes
-                and object not in (one, other)
-                and (one in other.__mro__ or other in one.__mro__)
-            ):
+            if isinstance(one, type) and isinstance(other, type):
+                either = [
+                    each for each in (one, other) if each in one.__mro__ and each in other.__mro__
+                ]
+                if any(not _of_python(each) for each in either):
+                    return True
+            elif one == other:
                 return True
     return False
+
+
+def _of_python(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in sys.stdlib_module_names
+
+
+def _near(name: str, names: Sequence[str]) -> str | None:
+    """The name of a path parameter that may be meant by another name."""
+
+    def plain(each: str) -> str:
+        return each.lower().replace("_", "")
+
+    for each in names:
+        one, other = plain(name), plain(each)
+        if sorted(one) == sorted(other):
+            return each
+        ratio = difflib.SequenceMatcher(None, one, other).ratio()
+        if min(len(one), len(other)) > 2 and ratio >= 0.8:
+            return each
+    return None
 
 
 def _names_of(handler: Handler) -> Sequence[str]:
