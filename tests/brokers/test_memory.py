@@ -9,7 +9,7 @@ import pytest
 
 from wsflow import Query, Router, Topic, TopicName
 from wsflow.brokers import memory
-from wsflow.brokers.base import Replay
+from wsflow.brokers.base import PORTION, OvertakenError, Replay
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.limits import HISTORY_TOTAL, Limits
 from wsflow.messages.encoded import EncodedMessage
@@ -28,7 +28,16 @@ class Heard:
 
 
 async def replay(broker: MemoryBroker, topic: str, after: str) -> Replay:
-    return await broker.replay(topic, after, lambda: None)
+    return await broker.replay(topic, after)
+
+
+def taken(replay: Replay) -> list[Event]:
+    """All that a replay has."""
+    found: list[Event] = []
+    while portion := replay.take(lambda: None):
+        assert len(portion) <= PORTION
+        found += portion
+    return found
 
 
 async def test_the_topic_that_is_quiet_longest_is_forgotten(
@@ -61,19 +70,70 @@ async def test_the_bytes_of_a_topic_are_bounded() -> None:
     ids = [await broker.publish("a", of(1000), kept) for _ in range(10)]
     replays = [await replay(broker, "a", id) for id in ids[5:]]
     assert [each.recovered for each in replays] == [False, True, True, True, True]
-    assert len(replays[1].events) == 3
+    assert len(taken(replays[1])) == 3
     assert broker._bytes == kept.history_bytes
     with_id = await broker.publish("a", of(1000, token="t"), kept)  # kept with its id, and without
     assert broker._bytes == memory.OVERHEAD + 2000 + memory.OVERHEAD + 1000
     last = await broker.publish("a", of(10_000), kept)  # larger than all that is kept
     assert broker._bytes == 0
     assert not (await replay(broker, "a", with_id)).recovered
-    assert (await replay(broker, "a", last)) == Replay(True, [])
+    latest = await replay(broker, "a", last)
+    assert (latest.recovered, taken(latest)) == (True, [])
     unbound = TopicOptions(history=1000, history_bytes=0)
     for _ in range(20):
         await broker.publish("b", of(2_000_000), unbound)
     assert broker._bytes == 20 * (2_000_000 + memory.OVERHEAD)
     assert broker.counters["history_dropped"] == 0
+
+
+async def test_a_replay_has_what_comes_meanwhile() -> None:
+    heard = Heard()
+    broker = MemoryBroker(heard)  # type: ignore[arg-type]
+    kept = TopicOptions(history=1000)
+    broker.subscribe("a", kept)
+    ids = [await broker.publish("a", of(10), kept) for _ in range(PORTION + 1)]
+    late = await replay(broker, "a", ids[0])
+    assert len(late.take(lambda: None) or ()) == PORTION
+    more = [await broker.publish("a", of(10), kept) for _ in range(2 * PORTION)]
+    assert [each.id for each in taken(late)] == more
+    last = await broker.publish("a", of(10), kept)
+    assert [each.id for each in taken(late)] == [last]
+
+
+async def test_large_events_are_replayed_one_by_one() -> None:
+    broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+    kept = TopicOptions(history=10)
+    broker.subscribe("a", kept)
+    ids = [await broker.publish("a", of(100_000), kept) for _ in range(3)]
+    late = await replay(broker, "a", ids[0])
+    for id in ids[1:]:
+        assert [each.id for each in late.take(lambda: None) or ()] == [id]
+
+
+async def test_a_history_that_overtakes_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+    kept = TopicOptions(history=3)
+    broker.subscribe("a", kept)
+    first = await broker.publish("a", of(10), kept)
+    ids = [await broker.publish("a", of(10), kept) for _ in range(3)]
+    late = await replay(broker, "a", first)
+    ids += [await broker.publish("a", of(10), kept) for _ in range(2)]
+    with pytest.raises(OvertakenError):
+        late.take(lambda: None)
+    assert [each.id for each in taken(late)] == ids[2:]
+    monkeypatch.setattr(memory, "MAX_STREAMS", 1)
+    await broker.publish("b", of(10), kept)  # the history as a whole goes
+    with pytest.raises(OvertakenError):
+        late.take(lambda: None)
+    assert taken(late) == []
+    new = [await broker.publish("a", of(10), kept) for _ in range(2)]
+    assert [each.id for each in taken(late)] == new
+    await broker.publish("b", of(10), kept)
+    await broker.publish("a", of(10), kept)
+    newer = [await broker.publish("a", of(10), kept) for _ in range(2)]
+    with pytest.raises(OvertakenError):
+        late.take(lambda: None)
+    assert [each.id for each in taken(late)][-2:] == newer
 
 
 async def test_the_bytes_of_all_topics_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
@@ -152,7 +212,7 @@ class TestOnAMockClock:
             await anyio.sleep(25)
         replays = [await replay(broker, "a", id) for id in ids]
         assert [each.recovered for each in replays] == [True, True, True]
-        assert [len(each.events) for each in replays] == [2, 1, 0]
+        assert [len(taken(each)) for each in replays] == [2, 1, 0]
         await anyio.sleep(30)
         replays = [await replay(broker, "a", id) for id in ids]
         assert [each.recovered for each in replays] == [False, True, True]

@@ -28,9 +28,10 @@ from wsflow.brokers import nats_client, processes, redis, remote, select, wire
 from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import Attempt, ConnectionLostError, Stamp, Stored
 from wsflow.brokers.feed import Feed
+from wsflow.brokers.recent import Recent, Total
 from wsflow.limits import Limits
 from wsflow.messages.codec import JSON
-from wsflow.messages.events import Envelope, TopicOptions
+from wsflow.messages.events import Envelope, Event, TopicOptions
 from wsflow.testing import MemoryServer, serve_in_memory
 
 
@@ -576,7 +577,8 @@ class FakeLink:
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         await asyncio.sleep(0)
         self.reads.append((after, upto))
-        return Stored(*self.answers.pop(0))
+        complete, entries, *end = self.answers.pop(0)
+        return Stored(complete, entries, *(end or [upto]))
 
 
 def at(number: int, epoch: str = "a") -> Mark:
@@ -595,8 +597,9 @@ class Taken:
         self.alien = 0
 
     def feed(self) -> Feed:
-        def passes(topic: str, mark: Mark, data: bytes) -> None:
+        def passes(topic: str, mark: Mark, data: bytes) -> Event:
             self.numbers.append(mark.order[0])
+            return Event(str(mark), Envelope({}))
 
         def recovers(topic: str) -> None:
             self.recovers += 1
@@ -604,7 +607,9 @@ class Taken:
         def alien(where: str, why: object) -> None:
             self.alien += 1
 
-        return Feed("t", TopicOptions(history=9), passes, recovers, self.lost.append, alien)
+        options = TopicOptions(history=9)
+        recent = Recent(options, Total())
+        return Feed("t", options, recent, passes, recovers, self.lost.append, alien)
 
 
 async def test_a_feed_takes_each_event_once_and_in_order() -> None:
@@ -767,7 +772,7 @@ class Line:
                 raise self.failing.pop(name)
             if name == "publish" and self.waits.is_set():
                 await asyncio.sleep(60)
-            return {"last": Mark(), "read": Stored(False, [])}.get(name, {})
+            return {"last": Mark(), "read": Stored(False, [], Mark("a", (3,)))}.get(name, {})
 
         return call
 
@@ -890,11 +895,10 @@ async def test_what_a_link_may_do(
         line = lines.made[-1]
         line.failing["read"] = ConnectionLostError("gone")
         broker._feeds["again"].position = Mark("a", (3,))
-        begun: list[int] = []
-        replay = await broker.replay("again", "a-1", lambda: begun.append(1))
-        assert (replay.recovered, begun) == (False, [1, 1])  # the new link knows no history
+        replay = await broker.replay("again", "a-1")
+        assert not replay.recovered  # the new link knows no history
         lines.prepare = lambda line: line.cut.set()
-        broker._give_up(broker._connection)
+        broker.give_up(broker._connection)
         await until(lambda: len(lines.made) > 4)
     finally:
         await broker.stop()

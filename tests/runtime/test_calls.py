@@ -26,6 +26,7 @@ from wsflow.limits import Limits
 from wsflow.messages.codec import JSON
 from wsflow.runtime import calls
 from wsflow.runtime.outbox import Outbox
+from wsflow.runtime.turns import Turns
 from wsflow.testing import connect, serve_in_memory
 
 T = TypeVar("T")
@@ -691,7 +692,7 @@ def test_urging_after_the_end() -> None:
     sent: list[bytes] = []
     transport: Any = SimpleNamespace(send=lambda payload, text, raw: sent.append(payload))
     lagging: list[str] = []
-    outbox = Outbox(transport, JSON, 100, lagging.append)
+    outbox = Outbox(transport, JSON, 100, lagging.append, Turns())
     outbox.urge(b"not open yet")
     outbox.open()
     outbox.urge(b"open")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, cast
 
@@ -12,11 +12,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from wsflow import Call, Connection, Disconnected, Registry, Router, Topic
+from wsflow import BrokerError, Call, Connection, Disconnected, Registry, Router, Topic
+from wsflow.brokers.base import OvertakenError
+from wsflow.end import End
 from wsflow.messages.codec import JSON
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import TopicOptions
-from wsflow.runtime.outbox import MAX_URGENT, Outbox
+from wsflow.messages.events import Envelope, Event, TopicOptions
+from wsflow.runtime.outbox import MAX_URGENT, PART, Outbox
+from wsflow.runtime.turns import Turns
 from wsflow.testing import connect
 from wsflow.topics.channels import Membership
 
@@ -26,6 +29,17 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.due: list[Callable[[], None]] = []
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        self.due.append(call)
+
+    def run(self) -> int:
+        """Run what is due now. Returns how much that was."""
+        due, self.due = self.due, []
+        for call in due:
+            call()
+        return len(due)
 
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         self.sent.append(payload)
@@ -38,7 +52,7 @@ class Wire:
 def opened(
     wire: Wire, backlog_bytes: int = 1000, lagging: Callable[[str], None] = lambda topic: None
 ) -> Outbox:
-    outbox = Outbox(cast(Any, wire), JSON, backlog_bytes, lagging)
+    outbox = Outbox(cast(Any, wire), JSON, backlog_bytes, lagging, Turns())
     outbox.open()
     return outbox
 
@@ -105,7 +119,18 @@ def member(
     lost: list[Membership] = []
     options = TopicOptions(backlog=backlog, when_full=when_full)
     channel = SimpleNamespace(name="news", options=options, lose=lost.append)
-    subscriber = SimpleNamespace(outbox=outbox, codec=JSON)
+    lagged: list[str] = []
+    errors: list[object] = []
+    subscriber = SimpleNamespace(
+        id="me",
+        outbox=outbox,
+        codec=JSON,
+        memberships={},
+        lagged=lagged,
+        lagging=lagged.append,
+        errors=errors,
+        left=lambda what, exc: errors.append(what),
+    )
     return Membership(cast(Any, channel), cast(Any, subscriber), None), lost
 
 
@@ -132,25 +157,208 @@ def test_the_backlog_counts_bytes_over_all_topics_and_gives_them_back() -> None:
     assert [len(each) for each in wire.sent] == [60, 40] * 3
 
 
-@pytest.mark.parametrize("backlog", [3, 100])
-def test_a_replay_counts_neither_in_messages_nor_in_bytes(backlog: int) -> None:
+# -- replays
+
+
+class Missed:
+    """A replay whose portions a test gives."""
+
+    recovered = True
+
+    def __init__(self, *portions: Any) -> None:
+        self.portions = list(portions)
+        self.ready: Callable[[], None] = lambda: None
+
+    def take(self, ready: Callable[[], None]) -> Any:
+        self.ready = ready
+        portion = self.portions.pop(0)
+        if isinstance(portion, Exception):
+            raise portion
+        return portion
+
+
+def events(*texts: str, exclude: Collection[str] = ()) -> list[Event]:
+    return [
+        Event(text, Envelope({"json": EncodedMessage(text.encode(), True)}, frozenset(exclude)))
+        for text in texts
+    ]
+
+
+def joined(outbox: Outbox, *portions: Any, when_full: Any = "close") -> tuple[Any, Missed]:
+    """A member that replays."""
+    to: Any
+    to, lost = member(outbox, when_full)
+    to.subscriber.memberships[to.channel.name] = to
+    missed = Missed(*portions)
+    to.replay(missed)
+    to.subscriber.lost = lost
+    return to, missed
+
+
+def test_a_replay_goes_before_what_handlers_send_and_not_before_other_topics() -> None:
     wire = Wire()
-    outbox = opened(wire, backlog_bytes=100)
-    to, lost = member(outbox, backlog=backlog)
+    outbox = opened(wire)
+    other, _ = member(outbox)
+    joined(outbox, events("1", "2"), events("3"), [])
+    assert not outbox.clear
+    assert not outbox.reply("handler")
+    outbox.deliver(other, EncodedMessage(b"other", True))
+    assert wire.sent == [b"other"]
+    assert wire.run() == 1
+    assert wire.sent == [b"other", b"1", b"2", b"3"]
+    assert outbox.clear
+    assert wire.run() == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_senders_wait_for_a_replay() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    _, missed = joined(outbox, events("1"), None, events("2"), [])
+    sends = [asyncio.create_task(outbox.send(f"s{number}")) for number in range(3)]
+    drained = asyncio.create_task(outbox.drained())
+    await asyncio.sleep(0)
+    sends[1].cancel()
+    wire.run()
+    await asyncio.sleep(0)
+    assert wire.sent == [b"1"]
+    assert wire.run() == 0  # it waits until more is read
+    missed.ready()
+    wire.run()
+    with anyio.fail_after(2):
+        await asyncio.wait([*sends, drained])
+    assert wire.sent == [b"1", b"2", b"s0", b"s2"]
+
+
+def test_a_replay_waits_for_room() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = joined(outbox, events("1"), events("2"), [])
     outbox.pause()
-    for _ in range(10):
-        outbox.deliver(to, message(50), replayed=True)
-    for size in (50, 49, 1):
-        outbox.deliver(to, message(size))
-    assert not lost
-    outbox.deliver(to, message(1))
-    assert len(lost) == 1
+    assert wire.run() == 1
+    assert wire.sent == []
+    outbox.deliver(member(outbox)[0], message(3))  # waits, and goes first
     outbox.resume()
-    assert [len(each) for each in wire.sent] == [50] * 11 + [49, 1]
-    outbox.pause()  # all was given back, once
-    outbox.deliver(to, message(100))
-    outbox.deliver(to, message(1))
-    assert len(lost) == 2
+    wire.run()
+    assert wire.sent == [message(3).payload, b"1", b"2"]
+    assert to.replaying is None
+
+
+def test_what_comes_meanwhile_is_in_the_replay() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, missed = joined(outbox, events("1"), None)
+    wire.run()
+    (live,) = events("2")
+    to.receive(live)  # it will be taken
+    missed.portions += [[live], []]
+    missed.ready()
+    wire.run()
+    to.receive(*events("3"))
+    assert wire.sent == [b"1", b"2", b"3"]
+
+
+def test_a_replay_leaves_out_what_excludes_its_connection_or_cannot_be_read() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to: Any
+    to, _ = member(outbox)
+    unread: list[Any] = []
+    to.channel.unreadable = unread.append
+    to.subscriber.memberships[to.channel.name] = to
+    excluded = events("2", exclude=[to.subscriber.id])
+    to.replay(Missed([*events("1"), *excluded, Event("x", Envelope({})), *events("3")], []))
+    wire.run()
+    assert wire.sent == [b"1", b"3"]
+    assert len(unread) == 1
+
+
+@pytest.mark.parametrize("when_full", ["close", "drop_oldest", "drop_newest", "latest"])
+def test_a_replay_that_the_history_overtakes(when_full: str) -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = joined(outbox, events("1"), OvertakenError(), events("7"), [], when_full=when_full)
+    wire.run()
+    assert len(to.subscriber.lost) == 1
+    assert to.subscriber.lagged == (["news"] if when_full == "close" else [])
+    assert wire.sent == ([b"1"] if when_full == "close" else [b"1", b"7"])
+    assert outbox.clear
+
+
+def test_a_replay_that_fails() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = joined(outbox, events("1"), BrokerError("no"))
+    wire.run()
+    assert to.subscriber.errors == ["the replay of topic 'news'"]
+    assert outbox.clear
+
+
+@pytest.mark.parametrize("end", ["drop", "refuse"])
+def test_a_connection_ends_while_it_replays(end: str) -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, missed = joined(outbox, None, events("1"), [])
+    wire.run()
+    outbox.drop() if end == "drop" else outbox.refuse(End("closed", 1000))
+    missed.ready()
+    assert wire.run() == 0
+    assert to.replaying is None
+    assert wire.sent == []
+
+
+def test_a_member_leaves_while_it_replays() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = joined(outbox, events("1"), [])
+    to.replaying = None  # as leaving does
+    joined(outbox, events("2"), [])
+    wire.run()
+    assert wire.sent == [b"2"]
+    del to.subscriber.memberships[to.channel.name]
+    to.replay(Missed(events("3"), []))
+    wire.run()
+    assert wire.sent == [b"2"]
+
+
+def test_before_the_handshake_is_accepted_nothing_is_taken() -> None:
+    wire = Wire()
+    outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, Turns())
+    joined(outbox, events("1"), [])
+    assert wire.run() == 0
+    outbox.open()
+    wire.run()
+    assert wire.sent == [b"1"]
+
+
+def test_replays_take_turns() -> None:
+    turns = Turns()
+    wires = [Wire() for _ in range(3)]
+    for number, wire in enumerate(wires):
+        outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns)
+        outbox.open()
+        joined(outbox, *[events(str(number)) for _ in range(PART + 1)], [])
+    counts = []
+    while any(wire.run() for wire in wires):
+        counts.append([len(wire.sent) for wire in wires])
+    assert counts[:4] == [[PART, 0, 0], [PART, PART, 0], [PART] * 3, [PART + 1, PART, PART]]
+    assert counts[-1] == [PART + 1] * 3
+
+
+def test_a_turn_that_fails_stops_no_other() -> None:
+    class Failing:
+        def replay_on(self) -> None:
+            raise ZeroDivisionError
+
+    turns, wire = Turns(), Wire()
+    outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns)
+    outbox.open()
+    turns.want(Failing(), cast(Any, wire))
+    joined(outbox, events("1"), [])
+    with pytest.raises(ZeroDivisionError):
+        wire.run()
+    wire.run()
+    assert wire.sent == [b"1"]
 
 
 def test_dropping_the_oldest_makes_room_in_bytes() -> None:

@@ -261,7 +261,7 @@ async def test_a_replay_may_be_longer_than_the_backlog(when_full: Any) -> None:
             await peer.receive_nothing(within=0.01)
         epoch = first.partition("-")[0]
         broker = server._app.directory.channels.broker
-        assert not (await broker.replay("news", f"{epoch}-{'9' * 5000}", lambda: None)).recovered
+        assert not (await broker.replay("news", f"{epoch}-{'9' * 5000}")).recovered
 
 
 async def test_sending_to_others_who_have_left() -> None:

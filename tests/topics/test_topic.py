@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -326,10 +326,10 @@ async def test_a_replay_that_others_publish_into() -> None:
         await writer.send(["a", "b"])
         ids = await writer.receive(list)
 
-        async def slow_replay(topic: str, after: str, begin: Callable[[], None], last: int) -> Any:
+        async def slow_replay(topic: str, after: str, last: int) -> Any:
             await writer.send(["c"])
             await writer.receive(list)
-            answer = await replay(topic, after, begin, last)
+            answer = await replay(topic, after, last)
             await writer.send(["d"])
             await writer.receive(list)
             return answer

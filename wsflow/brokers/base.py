@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, final
 
 from wsflow.messages.events import Envelope, Event, TopicOptions
 
 _MARK = re.compile(r"([0-9a-f]{1,32})((?:-[0-9]{1,20}){1,2})")
 
+
+PORTION = 64
+"""Events that are replayed to one member in a row, at most."""
+
+PORTION_BYTES = 64 * 1024
+"""Bytes of them after which no further one is added."""
+
+MAX_PART = 2**64 - 1
+"""The largest number in the place of an event."""
 
 MAX_CLAIM = 30 * 24 * 3600
 """Seconds for which a name can be claimed."""
@@ -42,16 +51,63 @@ class Mark(NamedTuple):
         return Mark(found[1], tuple(int(part) for part in found[2][1:].split("-")))
 
 
-class Replay(NamedTuple):
-    """What a topic's history has after an event.
+def before(order: tuple[int, ...]) -> tuple[int, ...]:
+    """A place before an event in a history, and after the event before that."""
+    *head, last = order
+    if last or not head:
+        return (*head, last - 1)
+    return (*before(tuple(head)), MAX_PART)
+
+
+class OvertakenError(Exception):
+    """The history no longer has the events that were to be replayed next."""
+
+
+class Replay(Protocol):
+    """The events of a history that a member has missed, and those that come meanwhile.
 
     Attributes:
-        recovered: whether ``events`` is all that was missed.
-        events: what came after, oldest first.
+        recovered: whether these are all that it has missed.
     """
 
-    recovered: bool
-    events: Sequence[Event]
+    @property
+    def recovered(self) -> bool: ...
+
+    def take(self, ready: Callable[[], None]) -> Sequence[Event] | None:
+        """The next events, oldest first; at most ``PORTION``.
+
+        Args:
+            ready: called once there is something to take, if None is returned.
+
+        Returns:
+            The events. Empty if it has caught up: what is delivered from now on is later than all
+            that was taken. None if they must be read first.
+
+        Raises:
+            OvertakenError: the history has lost the next events; it goes on with those that are
+                left.
+            BrokerError: the history cannot be read.
+        """
+
+
+@final
+class Nothing:
+    """A replay that has nothing to take."""
+
+    recovered = False
+
+    def take(self, ready: Callable[[], None]) -> Sequence[Event]:
+        return ()
+
+
+@final
+class Pending:
+    """A replay whose place is not known yet."""
+
+    recovered = False
+
+    def take(self, ready: Callable[[], None]) -> None:
+        return None
 
 
 class BrokerListener(Protocol):
@@ -121,9 +177,7 @@ class Broker(Protocol):
     def declare(self, template: str, options: TopicOptions) -> None:
         """The app has declared a topic with history while it runs."""
 
-    async def replay(
-        self, topic: str, after: str, begin: Callable[[], None], last: int = 0
-    ) -> Replay:
+    async def replay(self, topic: str, after: str, last: int = 0) -> Replay:
         """What came after the event ``after``, or else the latest events, on a topic that is
         subscribed to.
 
@@ -131,8 +185,9 @@ class Broker(Protocol):
             topic: its name.
             after: an event id; ``""`` for the latest events, which are never ``recovered``.
             last: how many of the latest events, at most.
-            begin: called before the history is read, and again if that has to begin anew. What is
-                delivered from then on is later than what is replayed.
+
+        Returns:
+            The replay, which also has what is delivered until it has caught up.
 
         Raises:
             BrokerError: the broker is unreachable.

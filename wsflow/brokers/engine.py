@@ -14,6 +14,12 @@ from typing import Any, NamedTuple, Protocol, final
 from wsflow.brokers.base import Mark
 from wsflow.messages.events import TopicOptions
 
+PAGE = 500
+"""Events that are read from a history at a time, at most, about."""
+
+PAGE_BYTES = 512 * 1024
+"""Bytes of events after which a read ends."""
+
 
 class ConnectionLostError(Exception):
     """The connection to the broker is lost, or cannot be made; the message says why."""
@@ -70,10 +76,13 @@ class Stored(NamedTuple):
     Attributes:
         complete: whether nothing is missing between the mark that was asked for and the entries.
         entries: oldest first.
+        upto: the place up to which they are all. Only if it is the one that was asked for, the part
+            is read to its end, however few entries there are.
     """
 
     complete: bool
     entries: Sequence[tuple[Mark, bytes]]
+    upto: Mark
 
 
 @dataclass(slots=True)
@@ -140,7 +149,8 @@ class EngineConnection(Protocol):
         """The place of a topic's last event."""
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
-        """The events that are later than ``after`` and not later than ``upto``."""
+        """The events that are later than ``after`` and not later than ``upto``, or the first of
+        them: about ``PAGE`` events or ``PAGE_BYTES`` bytes, but at least one."""
 
     async def latest(
         self, topic: str, options: TopicOptions, upto: Mark, count: int

@@ -12,10 +12,11 @@ import asyncio
 from collections.abc import Callable
 from typing import final
 
-from wsflow.brokers.base import Mark
+from wsflow.brokers.base import Mark, before
 from wsflow.brokers.engine import EngineConnection, Stamp
+from wsflow.brokers.recent import Known, Recent
 from wsflow.errors import BrokerError
-from wsflow.messages.events import TopicOptions
+from wsflow.messages.events import Event, TopicOptions
 
 LOOKS = 2
 """How often the history is read before an event that does not follow from it is dropped."""
@@ -28,7 +29,8 @@ class Feed:
     Args:
         topic: its name.
         options: its history.
-        passes: called with each event, in order.
+        recent: keeps what has come.
+        passes: called with each event, in order; returns None if it cannot be read.
         recovers: called with the topic's name when ``recover`` must be run.
         lost: called with a log message when events are lost.
         alien: called with where and why when something is dropped that is no event of the history.
@@ -37,6 +39,8 @@ class Feed:
         position: the last event that was taken; None until the first position is known.
         gap: the place of the last event before which events are known to be missing.
         live: set while live events are delivered at once.
+        recent: the events of the history that are here.
+        stopped: whether no more events are delivered.
     """
 
     __slots__ = (
@@ -51,6 +55,8 @@ class Feed:
         "live",
         "options",
         "position",
+        "recent",
+        "stopped",
         "topic",
     )
 
@@ -58,13 +64,15 @@ class Feed:
         self,
         topic: str,
         options: TopicOptions,
-        passes: Callable[[str, Mark, bytes], None],
+        recent: Recent,
+        passes: Callable[[str, Mark, bytes], Event | None],
         recovers: Callable[[str], None],
         lost: Callable[[str], None],
         alien: Callable[[str, object], None],
     ) -> None:
         self.topic = topic
         self.options = options
+        self.recent = recent
         self.position: Mark | None = None
         self.gap = Mark()
         self.live = asyncio.Event()
@@ -74,11 +82,14 @@ class Feed:
         self._alien = alien
         self._held: list[tuple[Stamp, bytes]] = []
         self._recovering = False
+        self.stopped = False
         self._refused = False  # it is tried again when the next event comes
 
     def stop(self) -> None:
         """Deliver no more events, even if the history is still being read."""
         self._passes = _nobody
+        self.stopped = True
+        self.recent.clear()
 
     def catch_up(self) -> None:
         """Events may be missing: live events wait until ``recover`` has run."""
@@ -126,8 +137,11 @@ class Feed:
         return True
 
     def _pass(self, mark: Mark, data: bytes) -> None:
-        self.position = mark
-        self._passes(self.topic, mark, data)
+        assert self.position is not None
+        after, self.position = self.position.order, mark
+        event = self._passes(self.topic, mark, data)
+        if event is not None:
+            self.recent.heard(after, Known(mark.order, event, len(data)))
 
     async def recover(self, connection: EngineConnection) -> None:
         """Read the missing events, then go live. A call during another one returns at once.
@@ -163,23 +177,36 @@ class Feed:
     async def _read(self, connection: EngineConnection, position: Mark, last: Mark) -> None:
         """Read and deliver all events up to ``last``."""
         if position.epoch and position.epoch != last.epoch:
-            self._lost(f"the history of topic {self.topic!r} was lost at the broker")
-            position = self.position = Mark(last.epoch)
-        if last.order < position.order and last.order:  # an empty history has expired
-            self.gap, self.position = position, last
-            self._lost(f"the end of the history of topic {self.topic!r} was lost at the broker")
-        if last.order <= position.order:
-            return
-        complete, entries = await connection.read(self.topic, self.options, position, last)
-        if position.order and not complete:
-            self.gap = position
-            self._lost(
-                f"topic {self.topic!r} may have lost events: its history does not reach back "
-                "far enough"
+            position = self._miss(
+                Mark(last.epoch), f"the history of topic {self.topic!r} was lost at the broker"
             )
-        for mark, data in entries:
-            self._pass(mark, data)
-        self.position = last  # the entry itself may have expired by now
+        if last.order < position.order and last.order:  # an empty history has expired
+            self.gap = position
+            self._miss(
+                last, f"the end of the history of topic {self.topic!r} was lost at the broker"
+            )
+            return
+        while last.order > position.order:
+            complete, entries, upto = await connection.read(
+                self.topic, self.options, position, last
+            )
+            if position.order and not complete:
+                self.gap = position
+                self._miss(
+                    Mark(last.epoch, before(entries[0][0].order)) if entries else upto,
+                    f"topic {self.topic!r} may have lost events: its history does not reach back "
+                    "far enough",
+                )
+            for mark, data in entries:
+                self._pass(mark, data)
+            self.position = position = upto  # the entry itself may have expired by now
+
+    def _miss(self, position: Mark, what: str) -> Mark:
+        """Events were lost. Returns the place from which on there are some."""
+        self.recent.clear()
+        self.position = position
+        self._lost(what)
+        return position
 
     def _let_go(self) -> bool:
         """Deliver the events that have waited. Returns False if there is a gap again."""
@@ -204,4 +231,4 @@ class Feed:
 
 
 def _nobody(topic: str, mark: Mark, data: bytes) -> None:
-    """Takes the events of a feed that was stopped."""
+    """Takes the events of a feed that was stopped. Nobody has them."""

@@ -11,12 +11,20 @@ import heapq
 import logging
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable
-from itertools import islice
+from collections.abc import Awaitable, Callable, Sequence
+from typing import final
 
 import anyio
 
-from wsflow.brokers.base import BrokerListener, Mark, Replay
+from wsflow.brokers.base import (
+    PORTION,
+    PORTION_BYTES,
+    BrokerListener,
+    Mark,
+    Nothing,
+    OvertakenError,
+    Replay,
+)
 from wsflow.limits import HISTORY_TOTAL
 from wsflow.log import Log
 from wsflow.messages.events import Envelope, Event, TopicOptions
@@ -64,19 +72,66 @@ class _Stream:
         """When the oldest event is too old."""
         return self.events[0][0] + self.max_age if self.events and self.max_age else float("inf")
 
-    def after(self, id: str) -> Replay:
-        mark = Mark.parse(id)
-        if mark is None or mark.epoch != self.epoch:
-            return Replay(False, [])
-        missed = self.last - mark.order[0]
-        if not 0 <= missed <= len(self.events):
-            return Replay(False, [])
-        return Replay(True, self.latest(missed))
+    @property
+    def first(self) -> int:
+        """The number before that of the oldest event."""
+        return self.last - len(self.events)
 
-    def latest(self, count: int) -> list[Event]:
-        """The last events, oldest first."""
-        start = max(len(self.events) - count, 0)
-        return [event for _, _, event in islice(self.events, start, None)]
+    def place(self, id: str) -> int | None:
+        """The number of an event after which nothing is missing; None if that is not known."""
+        mark = Mark.parse(id)
+        if mark is None or mark.epoch != self.epoch or not self.first <= mark.order[0] <= self.last:
+            return None
+        return mark.order[0]
+
+    def portion(self, after: int) -> list[Event]:
+        """The next events after a number."""
+        portion: list[Event] = []
+        size = 0
+        for i in range(after - self.first, len(self.events)):
+            portion.append(self.events[i][2])
+            size += self.events[i][1]
+            if len(portion) == PORTION or size >= PORTION_BYTES:
+                break
+        return portion
+
+
+@final
+class _Replay:
+    """What a member has missed of a history.
+
+    Args:
+        broker: where it is kept.
+        topic: the topic's name.
+        stream: the history.
+        after: the number of the event after which it begins.
+        recovered: whether nothing is missing before that.
+    """
+
+    def __init__(
+        self, broker: MemoryBroker, topic: str, stream: _Stream, after: int, recovered: bool
+    ) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._stream: _Stream | None = stream
+        self._after = after
+        self.recovered = recovered
+
+    def take(self, ready: Callable[[], None]) -> Sequence[Event]:
+        there = self._broker.stream(self._topic)
+        if there is not self._stream:  # that was dropped, for want of room
+            lost, self._stream = self._stream is not None, there
+            self._after = there.first if there is not None else 0
+            if lost:
+                raise OvertakenError
+        if there is None:
+            return ()
+        if self._after < there.first:
+            self._after = there.first
+            raise OvertakenError
+        events = there.portion(self._after)
+        self._after += len(events)
+        return events
 
 
 def _size(envelope: Envelope) -> int:
@@ -137,16 +192,19 @@ class MemoryBroker:
     def declare(self, template: str, options: TopicOptions) -> None:
         """Does nothing: nobody asks."""
 
-    async def replay(
-        self, topic: str, after: str, begin: Callable[[], None], last: int = 0
-    ) -> Replay:
-        begin()
-        self._forget_old()
-        stream = self._streams.get(topic)
+    async def replay(self, topic: str, after: str, last: int = 0) -> Replay:
+        stream = self.stream(topic)
         if stream is None or topic not in self._options:
-            return Replay(False, [])
+            return Nothing()
         self._use(topic, stream)
-        return stream.after(after) if after else Replay(False, stream.latest(last))
+        place = stream.place(after) if after else max(stream.last - last, stream.first)
+        recovered = bool(after) and place is not None
+        return _Replay(self, topic, stream, stream.last if place is None else place, recovered)
+
+    def stream(self, topic: str) -> _Stream | None:
+        """The history of a topic, without what is too old; None if there is none."""
+        self._forget_old()
+        return self._streams.get(topic)
 
     # -- history
 

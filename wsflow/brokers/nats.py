@@ -28,7 +28,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from wsflow.brokers.base import MAX_CLAIM, Mark
-from wsflow.brokers.engine import Attempt, EngineListener, Stamp, Stored
+from wsflow.brokers.engine import PAGE, PAGE_BYTES, Attempt, EngineListener, Stamp, Stored
 from wsflow.brokers.nats_client import (
     NatsClient,
     RefusedError,
@@ -44,8 +44,9 @@ from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, Carries, TopicOpti
 
 log = Log("wsflow.broker")
 
-PAGE = 500
-"""Events that are read from a history with one request."""
+LATE = 64
+"""Events that are read one by one from the leader of a stream, at most, where another server of the
+cluster did not have them yet."""
 
 SHARE = 16
 """How many times ``history_bytes`` a stream has, which the topics with the same bounds share."""
@@ -55,6 +56,10 @@ LOOKS = 4
 
 MAX_TOKEN = 1024
 """Characters of the longest name of a topic that is a subject as it stands."""
+
+
+Numbered = tuple[int, bytes]
+"""A sequence number and an event."""
 
 
 class Put(msgspec.Struct):
@@ -353,9 +358,9 @@ class NatsConnection:
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         start = after.order[0] if after.order else 0
-        entries = await self._events(topic, options, start, upto)
+        entries, end = await self._part(topic, options, start, upto)
         complete = bool(entries) and entries[0][0] == after
-        return Stored(complete, entries[1:] if complete else entries)
+        return Stored(complete, entries[1:] if complete else entries, end)
 
     async def latest(
         self, topic: str, options: TopicOptions, upto: Mark, count: int
@@ -376,34 +381,70 @@ class NatsConnection:
         self, topic: str, options: TopicOptions, start: int, upto: Mark
     ) -> list[tuple[Mark, bytes]]:
         """The events of a topic from a sequence number on, not later than ``upto``."""
-        subject = self._subject("s", topic, options)
         entries: list[tuple[Mark, bytes]] = []
         while True:
-            page = await self._page(self._stream(options), subject, start)
-            entries += [
-                (Mark(upto.epoch, (number,)), data)
-                for number, data in page
-                if number <= upto.order[0]
-            ]
-            if len(page) < PAGE or page[-1][0] >= upto.order[0]:
+            part, end = await self._part(topic, options, start, upto)
+            entries += part
+            if end == upto:
                 return entries
-            start = page[-1][0] + 1
+            start = end.order[0] + 1
 
-    async def _page(self, stream: str, subject: str, start: int) -> list[tuple[int, bytes]]:
-        """Read up to ``PAGE`` events from a sequence number on, by one request with many
-        answers."""
-        page: list[tuple[int, bytes]] = []
+    async def _part(
+        self, topic: str, options: TopicOptions, start: int, upto: Mark
+    ) -> tuple[list[tuple[Mark, bytes]], Mark]:
+        """The first events of a topic from a sequence number on, not later than ``upto``, and the
+        place up to which they are all."""
+        stream, subject, last = self._stream(options), self._subject("s", topic, options), 0
+        page, pending = await self._page(stream, subject, start)
+        if page:
+            last = page[-1][0]
+        if last < upto.order[0] and not pending:
+            # The last one has expired; or a server of a cluster has answered that lags behind.
+            late = await self._late(stream, subject, max(start, last + 1), upto.order[0])
+            page += late
+            pending = len(late) == LATE
+        entries = [
+            (Mark(upto.epoch, (number,)), data) for number, data in page if number <= upto.order[0]
+        ]
+        all_read = not pending or page[-1][0] >= upto.order[0]
+        return entries, upto if all_read else Mark(upto.epoch, (page[-1][0],))
+
+    async def _page(self, stream: str, subject: str, start: int) -> tuple[list[Numbered], int]:
+        """Read some events from a sequence number on, by one request with many answers. Returns
+        them, and how many follow."""
+        page: list[Numbered] = []
+        pending = 0
 
         def take(answer: Msg) -> bool:
-            number = (answer.headers or {}).get("Nats-Sequence")
+            nonlocal pending
+            headers = answer.headers or {}
+            pending = int(headers.get("Nats-Num-Pending", 0))
+            number = headers.get("Nats-Sequence")
             if number is None:  # the last answer; a stored message may have a status, too
                 return bool(status(answer))
             page.append((int(number), answer.data))
             return False
 
-        request = to_json({"seq": start, "next_by_subj": subject, "batch": PAGE})
-        await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", request, take)
-        return page
+        # Without its bytes, a page would end where the server likes it.
+        request = {"seq": start, "next_by_subj": subject, "batch": PAGE, "max_bytes": PAGE_BYTES}
+        await self._client.gather(f"$JS.API.DIRECT.GET.{stream}", to_json(request), take)
+        return page, pending
+
+    async def _late(self, stream: str, subject: str, start: int, upto: int) -> list[Numbered]:
+        """Read events one by one from the leader of the stream, which has all; at most ``LATE``."""
+        late: list[Numbered] = []
+        while start <= upto and len(late) < LATE:
+            found = await self._find(
+                f"STREAM.MSG.GET.{stream}",
+                RefusedError.NO_MESSAGE,
+                {"seq": start, "next_by_subj": subject},
+            )
+            if found is None:
+                break
+            message = found["message"]
+            late.append((message["seq"], base64.b64decode(message.get("data", ""))))
+            start = message["seq"] + 1
+        return late
 
     # -- claims
 
@@ -467,7 +508,11 @@ class NatsConnection:
         except BrokerError:
             return {}  # without JetStream, or without topics with history
         found = {}
-        for _, data in await self._page(name, subject, 0):
+        page, pending = await self._page(name, subject, 0)
+        while pending:
+            more, pending = await self._page(name, subject, page[-1][0] + 1)
+            page += more
+        for _, data in page:
             try:
                 each = msgspec.json.decode(data, type=Declared)
             except UNREADABLE as exc:

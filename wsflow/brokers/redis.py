@@ -36,6 +36,8 @@ from redis.exceptions import (
 
 from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import (
+    PAGE,
+    PAGE_BYTES,
     Attempt,
     ConnectionLostError,
     EngineListener,
@@ -51,9 +53,6 @@ from wsflow.messages.events import CARRIES, HISTORY_BYTES, Carries, TopicOptions
 from wsflow.tasks.detached import start_task
 
 log = Log("wsflow.broker")
-
-PAGE = 500
-"""Events that are read from a history with one request."""
 
 # An entry has the key of its message, the message, and how many bytes the topic has had with it: so
 # those of the oldest entry tell the bytes of all entries, whoever else removes or adds some.
@@ -119,7 +118,17 @@ if max_age > 0 then
   redis.call('XTRIM', stream, 'MINID', time[1] * 1000 + math.floor(time[2] / 1000) - max_age)
 end
 local there = #redis.call('XRANGE', stream, ARGV[1], ARGV[1])
-return {there, redis.call('XRANGE', stream, '(' .. ARGV[1], ARGV[2], 'COUNT', ARGV[3])}
+local most, room = tonumber(ARGV[3]), tonumber(ARGV[5])
+local entries, start, over = {}, ARGV[1], 0
+repeat
+  local page = redis.call('XRANGE', stream, '(' .. start, ARGV[2], 'COUNT', 8)
+  if #page < 8 then over = 1 end
+  for _, entry in ipairs(page) do
+    entries[#entries + 1], start = entry, entry[1]
+    room = room - #(entry[2][4] or '')
+  end
+until over == 1 or #entries >= most or room <= 0
+return {there, over, entries}
 """
 
 _LATEST = """
@@ -401,22 +410,17 @@ class RedisConnection:
             return Mark()
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
-        start, complete = _id(after), True
-        entries: list[tuple[Mark, bytes]] = []
-        while True:
-            there, page = await self._run_script(
-                _READ,
-                self._keys(topic)[:1],
-                start,
-                _id(upto),
-                PAGE,
-                int(options.max_age * 1000),
-            )
-            complete = complete and bool(there)
-            entries += self._entries(topic, upto.epoch, page)
-            if len(page) < PAGE:
-                return Stored(complete, entries)
-            start = page[-1][0].decode()
+        there, over, page = await self._run_script(
+            _READ,
+            self._keys(topic)[:1],
+            _id(after),
+            _id(upto),
+            PAGE,
+            int(options.max_age * 1000),
+            PAGE_BYTES,
+        )
+        end = upto if over else _mark(upto.epoch.encode(), page[-1][0])
+        return Stored(bool(there), list(self._entries(topic, upto.epoch, page)), end)
 
     async def latest(
         self, topic: str, options: TopicOptions, upto: Mark, count: int

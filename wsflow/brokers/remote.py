@@ -15,14 +15,16 @@ import logging
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, final
 
-from wsflow.brokers.base import BrokerListener, Mark, Replay
+from wsflow.brokers.base import BrokerListener, Mark, Nothing, Replay, before
 from wsflow.brokers.engine import Attempt, ConnectionLostError, Engine, EngineConnection, Stamp
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
 from wsflow.brokers.pulse import watch
+from wsflow.brokers.recent import Recent, Total
+from wsflow.brokers.replays import Replays, StoredReplay
 from wsflow.brokers.wire import pack, unpack
 from wsflow.errors import BrokerError
 from wsflow.log import Log
@@ -79,6 +81,8 @@ class RemoteBroker:
         self._wanted: dict[str, TopicOptions] = {}
         self._ready: dict[str, asyncio.Event] = {}
         self._feeds: dict[str, Feed] = {}
+        self._recent = Total()
+        self._replays = Replays(self)
         self._refused: dict[str, BrokerError] = {}
         self._changed: dict[str, None] = {}  # topics to subscribe to, or to unsubscribe from
         self._change = asyncio.Event()
@@ -122,6 +126,7 @@ class RemoteBroker:
                 await asyncio.wait_for(self._connection.ping(), 0.5)
             except (ConnectionLostError, TimeoutError):
                 log.debug("the broker did not acknowledge the goodbye")
+        await self._replays.stop()
         while not task.done():  # a task group that fails at that moment swallows a cancellation
             task.cancel()
             await asyncio.wait([task], timeout=0.1)
@@ -175,7 +180,7 @@ class RemoteBroker:
             why = "an error in wsflow, or in the client"
             log.error("the broker's connection failed", exc_info=errors)
         finally:
-            self._give_up(self._connection)
+            self.give_up(self._connection)
             await connection.close()
         return why
 
@@ -190,7 +195,7 @@ class RemoteBroker:
         await asyncio.sleep(0)
         await connection.lost()
 
-    def _give_up(self, connection: EngineConnection | None) -> None:
+    def give_up(self, connection: EngineConnection | None) -> None:
         """The connection is lost: it is not used from now on."""
         if self._connection is connection:
             self._connection = None
@@ -208,7 +213,13 @@ class RemoteBroker:
         self._ready[topic] = asyncio.Event()
         if options.history:
             self._feeds[topic] = Feed(
-                topic, options, self._pass, self._must_recover, self._lose, self.unreadable
+                topic,
+                options,
+                Recent(options, self._recent),
+                self._pass,
+                self._must_recover,
+                self._lose,
+                self.unreadable,
             )
         self._changed[topic] = None
         self._change.set()
@@ -334,15 +345,18 @@ class RemoteBroker:
         elif topic in self._wanted:
             self._pass(topic, stamp.mark if stamp else None, data)
 
-    def _pass(self, topic: str, mark: Mark | None, data: bytes) -> None:
+    def _pass(self, topic: str, mark: Mark | None, data: bytes) -> Event | None:
+        """Deliver an event. Returns None if it cannot be read, or is known."""
         try:
             packet = unpack(data)
         except UnreadableError as exc:
             self.unreadable(f"topic {topic!r}", exc)
-            return
+            return None
         if mark is None and self._is_known(packet.sender, packet.number) and packet.again:
-            return
-        self._listener.deliver(topic, Event(str(mark) if mark else "", packet.envelope))
+            return None
+        event = Event(str(mark) if mark else "", packet.envelope)
+        self._listener.deliver(topic, event)
+        return event
 
     def _is_known(self, sender: str, number: int) -> bool:
         """Whether a message has come before. Remembers it."""
@@ -383,16 +397,14 @@ class RemoteBroker:
             except TimeoutError:
                 raise self._too_late(what, "; the message may still arrive") from None
             except ConnectionLostError:
-                self._give_up(connection)
+                self.give_up(connection)
                 attempt.again = True
                 attempt.age = time.monotonic() - began
             else:
                 self.counters["published"] += 1
                 return id
 
-    async def replay(
-        self, topic: str, after: str, begin: Callable[[], None], last: int = 0
-    ) -> Replay:
+    async def replay(self, topic: str, after: str, last: int = 0) -> Replay:
         began = time.monotonic()
         mark = Mark.parse(after)
         what = f"replaying topic {topic!r}"
@@ -400,55 +412,40 @@ class RemoteBroker:
             connection = await self._within_connection(began, what)
             feed = self._feeds.get(topic)
             if feed is None or (after and mark is None):
-                begin()
-                return Replay(False, [])
+                return Nothing()
             for _ in range(2):  # a recovery in progress may have begun before the event was stored
                 if mark is not None and feed.behind(mark):
                     feed.catch_up()
                     await self._within(feed.live.wait(), what)
             try:
                 if mark is None:
-                    return await self._latest(connection, feed, last, begin)
-                return await self._read(connection, feed, mark, begin)
+                    start = await self._place_of_last(connection, feed, last)
+                else:
+                    start = await self._within(self._replays.find(feed, mark), what)
             except ConnectionLostError:
-                self._give_up(connection)
+                self.give_up(connection)
+            else:
+                assert feed.position is not None
+                recovered = mark is not None and start is not None
+                return StoredReplay(self._replays, feed, start or feed.position, recovered)
 
-    async def _read(
-        self, connection: EngineConnection, feed: Feed, mark: Mark, begin: Callable[[], None]
-    ) -> Replay:
-        begin()
+    async def _place_of_last(
+        self, connection: EngineConnection, feed: Feed, count: int
+    ) -> Mark | None:
+        """The place before the latest events; None if there are none."""
         upto = feed.position
         assert upto is not None
-        if not feed.goes_back_to(mark):
-            return Replay(False, [])
-        if mark == upto:
-            return Replay(True, [])
-        stored = await connection.read(feed.topic, feed.options, mark, upto)
-        if not stored.complete:
-            return Replay(False, [])
-        return Replay(True, self._events(feed, stored.entries))
-
-    async def _latest(
-        self, connection: EngineConnection, feed: Feed, count: int, begin: Callable[[], None]
-    ) -> Replay:
-        begin()
-        upto = feed.position
-        assert upto is not None
-        if not upto.order:
-            return Replay(False, [])
         count = min(count, feed.options.history)
-        entries = await connection.latest(feed.topic, feed.options, upto, count)
-        return Replay(False, self._events(feed, entries))
-
-    def _events(self, feed: Feed, entries: Sequence[tuple[Mark, bytes]]) -> list[Event]:
-        """The events of a part of a history."""
-        events = []
-        for place, data in entries:
-            try:
-                events.append(Event(str(place), unpack(data).envelope))
-            except UnreadableError as exc:
-                self.unreadable(f"the history of topic {feed.topic!r}", exc)
-        return events
+        if not upto.order or not count:
+            return None
+        order = feed.recent.last(count, upto.order)
+        if order is None:
+            entries = await connection.latest(feed.topic, feed.options, upto, count)
+            if not entries:
+                return None
+            order = before(entries[0][0].order)
+            feed.recent.read(order, upto.order, self._replays.known(feed.topic, entries))
+        return Mark(upto.epoch, order)
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         """The app's topics with history, as stored at this broker, by template; at most one second
@@ -464,8 +461,14 @@ class RemoteBroker:
                 self._declared = await connection.declared()
                 self._asked = began
             except ConnectionLostError:
-                self._give_up(connection)
+                self.give_up(connection)
         return self._declared
+
+    async def connection(self) -> EngineConnection:
+        """Wait for a connection, and return it."""
+        while self._connection is None:
+            await self._connected.wait()
+        return self._connection
 
     async def _within_connection(self, began: float, what: str) -> EngineConnection:
         """Wait for a connection, and return it."""
@@ -513,7 +516,7 @@ class RemoteBroker:
             try:
                 return await self._within(waits, what)
             except ConnectionLostError:
-                self._give_up(connection)
+                self.give_up(connection)
                 attempt.again = True
 
     # -- between processes

@@ -21,6 +21,7 @@ from wsflow.runtime.memory import Memory
 from wsflow.runtime.rates import SharedRates, client_key
 from wsflow.runtime.scopes import Nest, Step
 from wsflow.runtime.session import Dialling, Session
+from wsflow.runtime.turns import Turns
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import detach
 from wsflow.topics.channels import Channels
@@ -82,6 +83,7 @@ class App:
         self.context = contextvars.copy_context()
         self.overran = False
         self.rates = SharedRates(plan, channels)
+        self.turns = Turns()
         self.memory = Memory(limits.inbox_total_bytes, channels.counters)
         self._admission = Admission(plan.routes, limits)
         self._environment = Environment(self.directory, self.values)

@@ -17,10 +17,14 @@ from wsflow.end import End
 from wsflow.errors import Disconnected
 from wsflow.messages.codec import Codec
 from wsflow.messages.encoded import EncodedMessage
+from wsflow.runtime.turns import Turns
 from wsflow.tasks.detached import checkpoint
 from wsflow.tasks.waiting import EMPTY
 from wsflow.topics.channels import Membership
 from wsflow.transports.base import Transport
+
+PART = 64
+"""How many messages of a replay are sent in a row, at most."""
 
 BURST_MESSAGES = 64
 """How many messages may be sent in a row before other tasks run. They run before that if the
@@ -34,14 +38,15 @@ MAX_URGENT = 1024 * 1024
 class Outbox:
     """Sends the messages of one connection.
 
-    ``send`` waits for room; ``post`` and ``reply`` send if they need not wait; ``urge`` and
-    ``deliver`` never wait.
+    ``send`` waits for room; ``post`` and ``reply`` send if they need not wait; ``urge``,
+    ``deliver`` and ``replay`` never wait.
 
     Args:
         transport: what it writes to.
         codec: how messages are encoded.
         backlog_bytes: how many bytes of topics' messages may wait.
         lagging: called when the peer is too slow, with the name of what it does not read.
+        turns: says when a part of a replay may be sent.
 
     Attributes:
         codec: how messages are encoded; a client's is negotiated in the handshake.
@@ -53,6 +58,7 @@ class Outbox:
 
     __slots__ = (
         "_backlog_bytes",
+        "_behind",
         "_burst_ends",
         "_dropping",
         "_granted",
@@ -61,7 +67,9 @@ class Outbox:
         "_order",
         "_paused",
         "_refusing",
+        "_replays",
         "_transport",
+        "_turns",
         "_urgent_bytes",
         "_waiting_bytes",
         "clear",
@@ -76,6 +84,7 @@ class Outbox:
         codec: Codec,
         backlog_bytes: int,
         lagging: Callable[[str], None],
+        turns: Turns,
     ) -> None:
         self._transport = transport
         self.codec = codec
@@ -85,7 +94,10 @@ class Outbox:
         self._paused = False
         self._dropping = False
         self._refusing: End | None = None
+        self._turns = turns
         self._order: deque[Membership | anyio.Event] = EMPTY  # who sends next
+        self._replays: deque[Membership] = EMPTY  # whose missed messages are sent next
+        self._behind: deque[anyio.Event] = EMPTY  # senders that wait until these are sent
         self._granted = False  # a sender has its turn, and has not used it yet
         self._waiting_bytes = 0
         self._urgent_bytes = 0  # written since the buffer is full
@@ -121,17 +133,17 @@ class Outbox:
         """This side has ended the connection: sending raises from now on."""
         self._refusing = end
         self.clear = False
-        if self._order:
+        if self._order or self._replays:
             self._discard()
 
     def _discard(self) -> None:
-        for turn in self._order:
+        for turn in (*self._order, *self._replays, *self._behind):
             if isinstance(turn, Membership):
                 self.dropped += len(turn.waiting)
                 turn.forget()
             else:
                 turn.set()
-        self._order = EMPTY
+        self._order = self._replays = self._behind = EMPTY
         self.clear = False
 
     def _queue(self, turn: Membership | anyio.Event) -> None:
@@ -154,7 +166,16 @@ class Outbox:
             turn.turns -= 1
             if turn.waiting:  # the policy may have taken it
                 self._share(self._take(turn))
-        self.clear = (
+        if self._is_free():
+            if self._replays:
+                self._turns.want(self, self._transport)
+            self.clear = not self._replays
+        else:
+            self.clear = False
+
+    def _is_free(self) -> bool:
+        """Whether nothing but missed messages stands before a message of a topic."""
+        return (
             self._open
             and not (self._paused or self._order or self._granted)
             and not (self._dropping or self._refusing)
@@ -163,10 +184,7 @@ class Outbox:
     def _take(self, membership: Membership) -> EncodedMessage:
         """Take the oldest message that waits."""
         message = membership.waiting.popleft()
-        if membership.replayed:
-            membership.replayed -= 1
-        else:
-            self._waiting_bytes -= len(message.payload)
+        self._waiting_bytes -= len(message.payload)
         return message
 
     # -- a handler's message
@@ -260,7 +278,12 @@ class Outbox:
         """Wait for a turn, after all that waits now. No other message is written until
         ``_turn_is_over``."""
         turn = anyio.Event()
-        self._queue(turn)
+        if not self._replays:
+            self._queue(turn)
+        elif self._behind is EMPTY:
+            self._behind = deque((turn,))
+        else:
+            self._behind.append(turn)
         self._burst_ends = self.sent + BURST_MESSAGES
         try:
             await turn.wait()
@@ -268,7 +291,7 @@ class Outbox:
             if turn.is_set():
                 self._turn_is_over()
             else:
-                self._order.remove(turn)
+                (self._behind if turn in self._behind else self._order).remove(turn)
             raise
 
     def _turn_is_over(self) -> None:
@@ -277,28 +300,50 @@ class Outbox:
 
     # -- a topic's message; never waits
 
-    def deliver(
-        self, membership: Membership, message: EncodedMessage, replayed: bool = False
-    ) -> None:
-        """Write a topic's message, or keep it until there is room.
-
-        A replay is bounded by the topic's history only, not by its backlog.
-        """
-        if self.clear:
+    def deliver(self, membership: Membership, message: EncodedMessage) -> None:
+        """Write a topic's message, or keep it until there is room. It does not wait for what is
+        replayed of other topics."""
+        if self.clear or (self._replays and not membership.waiting and self._is_free()):
             self._share(message)
         elif self._dropping or self._refusing is not None:
             self.dropped += 1
-        elif replayed:
-            membership.replayed += 1
-            self._append(membership, message)
         elif self._fits(membership, message):
             self._keep(membership, message)
         else:
             self._overflow(membership, message)
 
+    def replay(self, membership: Membership) -> None:
+        """Write the messages that a member has missed, as there is room, before what is sent by
+        handlers from now on. They are bounded by the topic's history, not by its backlog."""
+        if self._replays is EMPTY:
+            self._replays = deque()
+        self._replays.append(membership)
+        self.clear = False
+        self._flush()
+
+    def replay_on(self) -> None:
+        """Write a part of what is replayed."""
+        for _ in range(PART):
+            if not (self._replays and self._is_free()):
+                return
+            message = self._replays[0].next(self._flush)
+            if message is not None:
+                self._share(message)
+            elif self._replays and self._replays[0].replaying is None:
+                self._replays.popleft()
+                if not self._replays:
+                    self._replays = EMPTY
+                    for turn in self._behind:
+                        self._queue(turn)
+                    self._behind = EMPTY
+                    break
+            else:
+                return  # until it is read
+        self._flush()
+
     def _fits(self, membership: Membership, message: EncodedMessage) -> bool:
         return (
-            len(membership.waiting) - membership.replayed < membership.options.backlog
+            len(membership.waiting) < membership.options.backlog
             and self._waiting_bytes + len(message.payload) <= self._backlog_bytes
         )
 

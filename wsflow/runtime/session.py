@@ -68,6 +68,7 @@ from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.rates import SharedRates
 from wsflow.runtime.scopes import Nest, Step
 from wsflow.runtime.throttle import Throttle
+from wsflow.runtime.turns import Turns
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import Detached, detach
 from wsflow.tasks.waiting import Latch, Timer
@@ -124,6 +125,8 @@ class Owner(Protocol):
     def rates(self) -> SharedRates: ...
     @property
     def memory(self) -> Memory: ...
+    @property
+    def turns(self) -> Turns: ...
     def ignored(self, template: str, tag: object) -> None: ...
     def identified(self, user: str) -> None: ...
     def opened(self, session: Session) -> None: ...
@@ -211,7 +214,7 @@ class Session:
         self.listeners: dict[Any, None] = {}
         self.subprotocol = plan.select_subprotocol(request.subprotocols)
         codec = plan.codec(self.subprotocol)
-        self.outbox = Outbox(transport, codec, limits.backlog_bytes, self.lagging)
+        self.outbox = Outbox(transport, codec, limits.backlog_bytes, self.lagging, app.turns)
         self._app = app
         self._dialling = dialling
         self._answered = Latch() if transport.dials else None  # a client's handshake, until it is

@@ -12,11 +12,12 @@ import dataclasses
 import logging
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, final
 
-from wsflow.brokers.base import Broker, BrokerListener
+from wsflow.brokers.base import Broker, BrokerListener, OvertakenError, Replay
 from wsflow.end import End
+from wsflow.errors import BrokerError
 from wsflow.log import Log
 from wsflow.messages.codec import Codec
 from wsflow.messages.encoded import EncodedMessage
@@ -51,10 +52,11 @@ def check_options(name: str, there: TopicOptions, here: TopicOptions) -> None:
 class Outlet(Protocol):
     """A connection's outbox, as its topics see it."""
 
-    def deliver(
-        self, membership: Membership, message: EncodedMessage, replayed: bool = False
-    ) -> None:
+    def deliver(self, membership: Membership, message: EncodedMessage) -> None:
         """Send it now, or when there is room, or drop it, by the topic's policy."""
+
+    def replay(self, membership: Membership) -> None:
+        """Send what the member has missed, as there is room."""
 
 
 class Subscriber(Protocol):
@@ -81,6 +83,8 @@ class Subscriber(Protocol):
     @property
     def outbox(self) -> Outlet: ...
     def lagging(self, topic: str) -> None: ...
+    def left(self, what: object, exc: BaseException) -> None:
+        """An error that ends it."""
 
 
 @final
@@ -90,19 +94,19 @@ class Membership:
     Attributes:
         waiting: messages that wait to be sent to the peer, oldest first.
         dropped: how many messages were dropped because the peer lagged.
-        held: live events that wait for the end of a replay; None without one.
-        replayed: how many of the waiting messages are replayed ones, which have no limit.
+        replaying: what the member has missed, and what is published until it has caught up; None if
+            it has.
         turns: how many turns it has in the outbox.
         announced: whether its presence was announced.
     """
 
     __slots__ = (
+        "_portion",
         "announced",
         "channel",
         "dropped",
-        "held",
         "presence",
-        "replayed",
+        "replaying",
         "subscriber",
         "turns",
         "waiting",
@@ -115,8 +119,8 @@ class Membership:
         self.announced = False
         self.waiting: deque[EncodedMessage] = EMPTY
         self.dropped = 0
-        self.held: list[Event] | None = None
-        self.replayed = 0
+        self.replaying: Replay | None = None
+        self._portion: Iterator[Event] = iter(())  # of the replay, to be sent next
         self.turns = 0
 
     def wait(self, message: EncodedMessage) -> None:
@@ -128,28 +132,51 @@ class Membership:
     def forget(self) -> None:
         """Drop the messages that wait."""
         self.waiting = EMPTY
-        self.replayed = self.turns = 0
+        self.turns = 0
+        self.replaying = None
 
     @property
     def options(self) -> TopicOptions:
         return self.channel.options
 
-    def replay(self, events: Iterable[Event]) -> None:
-        """Send the events that the connection has missed, without a limit."""
-        outbox, codec = self.subscriber.outbox, self.subscriber.codec.name
-        for event in events:
-            outbox.deliver(self, event.encoded(codec), replayed=True)
+    def replay(self, replay: Replay) -> None:
+        """Send what it has missed, then what is published meanwhile, and go live. Without effect if
+        it has left."""
+        if self.subscriber.memberships.get(self.channel.name) is self:
+            self.replaying = replay
+            self.subscriber.outbox.replay(self)
 
-    def go_live(self) -> None:
-        """Send the events that were held, and send further ones at once."""
-        held, self.held = self.held or [], None
-        for event in held:
-            self.receive(event)
+    def next(self, ready: Callable[[], None]) -> EncodedMessage | None:
+        """The next message of the replay. None if there is none now: it has caught up, and
+        ``replaying`` is None; or else ``ready`` is called when there is one."""
+        while self.replaying is not None:
+            for event in self._portion:
+                if self.subscriber.id not in event.envelope.exclude:
+                    try:
+                        return event.encoded(self.subscriber.codec.name)
+                    except UnreadableError as exc:
+                        self.channel.unreadable(exc)
+            try:
+                events = self.replaying.take(ready)
+            except OvertakenError:
+                self.channel.lose(self)
+                if self.options.when_full == "close":
+                    self.replaying = None
+                    self.subscriber.lagging(self.channel.name)
+                continue
+            except BrokerError as exc:
+                self.replaying = None
+                self.subscriber.left(f"the replay of topic {self.channel.name!r}", exc)
+                continue
+            if events is None:
+                return None
+            if not events:
+                self.replaying = None
+            self._portion = iter(events)
+        return None
 
     def receive(self, event: Event) -> None:
-        if self.held is not None:
-            self.held.append(event)
-        else:
+        if self.replaying is None:
             self.subscriber.outbox.deliver(self, event.encoded(self.subscriber.codec.name))
 
 
@@ -259,19 +286,24 @@ class Channel:
                 if id not in exclude:
                     membership.receive(event)
         except UnreadableError as exc:
-            self._channels.unreadable(f"topic {self.name!r}", exc)
+            self.unreadable(exc)
         for listener in list(self.listeners):
             if listener.subscriber is None or listener.subscriber.id not in exclude:
                 listener.receive(event)
 
     def leave(self, membership: Membership) -> None:
         """Remove a member. Idempotent."""
+        membership.replaying = None
         self.members.pop(membership.subscriber.id, None)
         membership.subscriber.memberships.pop(self.name, None)
         if membership.announced:
             membership.announced = False
             self._channels.presence.left(self.name, membership.subscriber.id)
         self.forget_if_idle()
+
+    def unreadable(self, exc: UnreadableError) -> None:
+        """An event cannot be sent."""
+        self._channels.unreadable(f"topic {self.name!r}", exc)
 
     def lose(self, membership: Membership) -> None:
         """Count a message that is dropped because a member lags."""

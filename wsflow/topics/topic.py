@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from wsflow.brokers.base import Pending
 from wsflow.connection import Connection
-from wsflow.errors import BrokerError, Disconnected
-from wsflow.topics.channels import Channels, Listener, Membership, Subscriber
+from wsflow.errors import Disconnected
+from wsflow.topics.channels import Channels, Listener, Subscriber
 from wsflow.topics.iterators import MemberIterator, MessageIterator, TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.presence import Observer
@@ -113,28 +114,17 @@ class Topic(Generic[M]):
             return Joined(recovered=False)
         replays = after or last
         if replays:
-            membership.held = []
+            membership.replaying = Pending()  # until it is known with which event it begins
         try:
             await self._channels.broker.subscribed(self.name)
-            recovered = await self._replay(membership, after or "", last) if replays else False
-            return Joined(recovered)
-        except BrokerError:
+            if not replays:
+                return Joined(recovered=False)
+            replay = await self._channels.broker.replay(self.name, after or "", last)
+        except BaseException:
             membership.channel.leave(membership)
             raise
-
-    async def _replay(self, membership: Membership, after: str, last: int) -> bool:
-        """Replay the events after an event, or else the latest ones, then send those that came
-        meanwhile. Returns whether the replay was complete."""
-
-        def begin() -> None:
-            membership.held = []  # earlier events are part of the replay
-
-        try:
-            replay = await self._channels.broker.replay(self.name, after, begin, last)
-            membership.replay(replay.events)
-        finally:
-            membership.go_live()
-        return replay.recovered
+        membership.replay(replay)
+        return Joined(replay.recovered)
 
     async def leave(self) -> None:
         """Stop receiving. Without effect if the connection has not joined.

@@ -1,0 +1,236 @@
+"""Replays of histories at a server: who has missed events gets them as he takes them.
+
+Most take what this process has already (``Recent``). The rest is read in pages, one at a time for
+each topic and few at a time in all, and each page serves all who wait for it. So a crowd that comes
+back costs the server one read of each history, and this process bounded memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, final
+
+from wsflow.brokers.base import Mark, OvertakenError
+from wsflow.brokers.engine import ConnectionLostError, EngineConnection, settle
+from wsflow.brokers.feed import Feed
+from wsflow.brokers.recent import Known, Portion, Run
+from wsflow.brokers.wire import unpack
+from wsflow.errors import BrokerError
+from wsflow.messages.events import Event, UnreadableError
+from wsflow.tasks.detached import start_task
+
+READS = 4
+"""Pages that are read at a time."""
+
+
+class Server(Protocol):
+    """The broker, as its replays see it."""
+
+    async def connection(self) -> EngineConnection:
+        """Wait for a connection."""
+
+    def give_up(self, connection: EngineConnection | None) -> None:
+        """The connection is lost."""
+
+    def unreadable(self, where: str, why: object) -> None:
+        """An event cannot be read."""
+
+
+class Waiting(Protocol):
+    """Who waits for a part of a history."""
+
+    @property
+    def place(self) -> Mark:
+        """The place after which it begins."""
+
+    def found(self, result: Portion | BrokerError | None) -> None:
+        """The part that was read, the reason why it cannot be, or None if the history does not have
+        it any more."""
+
+
+@final
+class Replays:
+    """Reads what replays need.
+
+    Args:
+        server: has the connection.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._room = asyncio.Semaphore(READS)
+        self._waiting: dict[Feed, list[Waiting]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        """Read no more."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def want(self, feed: Feed, waiting: Waiting) -> None:
+        """Read what somebody waits for."""
+        if feed in self._waiting:
+            self._waiting[feed].append(waiting)
+            return
+        self._waiting[feed] = [waiting]
+        task = start_task(self._serve(feed), name="wsflow replay")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def find(self, feed: Feed, mark: Mark) -> Mark | None:
+        """A place in a history, if all events after it are there; else None.
+
+        Raises:
+            BrokerError: the history cannot be read.
+        """
+        if not feed.goes_back_to(mark) or mark.order < feed.recent.floor:
+            return None
+        if mark != feed.position and feed.recent.portion(mark.order) is None:
+            finding = _Finding(mark)
+            self.want(feed, finding)
+            if not await finding.done or not feed.goes_back_to(mark):
+                return None
+        return mark
+
+    async def _serve(self, feed: Feed) -> None:
+        """Read one page after the other, as long as somebody waits."""
+        try:
+            while self._look(feed, None):
+                async with self._room:
+                    if self._look(feed, None):
+                        self._look(feed, await self._read(feed))
+        finally:
+            del self._waiting[feed]
+
+    def _look(self, feed: Feed, page: Run | None) -> bool:
+        """Give each what he waits for, if it is here. Returns whether somebody waits still."""
+        waiting, self._waiting[feed] = self._waiting[feed], []
+        for each in waiting:
+            place, position = each.place, feed.position
+            here = position is not None and place.epoch == position.epoch and not feed.stopped
+            if not here or place.order < feed.recent.floor:
+                each.found(None)
+            elif position is not None and place.order >= position.order:
+                each.found(Portion((), place.order))
+            elif page is not None and page.has(place.order):  # whether or not it was kept
+                each.found(page.portion(place.order))
+            elif (portion := feed.recent.portion(place.order)) is not None:
+                each.found(portion)
+            else:
+                self._waiting[feed].append(each)
+        return bool(self._waiting[feed])
+
+    async def _read(self, feed: Feed) -> Run | None:
+        """Read a page that begins with what is wanted first."""
+        start = min(each.place for each in self._waiting[feed])
+        connection = await self._server.connection()
+        upto = feed.position
+        if upto is None or upto.epoch != start.epoch:
+            return None
+        following = feed.recent.next(start.order)
+        if following is not None:
+            upto = Mark(upto.epoch, min(following, upto.order))
+        try:
+            complete, entries, end = await connection.read(feed.topic, feed.options, start, upto)
+        except ConnectionLostError:
+            self._server.give_up(connection)
+            return None
+        except BrokerError as exc:
+            failed, self._waiting[feed] = self._waiting[feed], []
+            for each in failed:
+                each.found(exc)
+            return None
+        if feed.stopped or feed.position is None or feed.position.epoch != start.epoch:
+            return None
+        if start.order and not complete:
+            start = entries[0][0] if entries else end
+            entries = entries[1:]
+            feed.recent.floor = max(feed.recent.floor, start.order)
+        return feed.recent.read(start.order, end.order, self.known(feed.topic, entries))
+
+    def known(self, topic: str, entries: Iterable[tuple[Mark, bytes]]) -> Sequence[Known]:
+        """The events of a part of a history."""
+        known = []
+        for mark, data in entries:
+            try:
+                event = Event(str(mark), unpack(data).envelope)
+            except UnreadableError as exc:
+                self._server.unreadable(f"the history of topic {topic!r}", exc)
+            else:
+                known.append(Known(mark.order, event, len(data)))
+        return known
+
+
+@final
+class _Finding:
+    """Waits until it is known whether a history goes back to a place."""
+
+    def __init__(self, place: Mark) -> None:
+        self.place = place
+        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def found(self, result: Portion | BrokerError | None) -> None:
+        settle(self.done, result if isinstance(result, BrokerError) else result is not None)
+
+
+@final
+class StoredReplay:
+    """What a member has missed of a history.
+
+    Args:
+        replays: reads what is not here.
+        feed: the topic.
+        place: after which it begins.
+        recovered: whether nothing is missing before that.
+
+    Attributes:
+        place: the last place that was taken.
+        recovered: whether nothing is missing before the first one.
+    """
+
+    def __init__(self, replays: Replays, feed: Feed, place: Mark, recovered: bool) -> None:
+        self._replays = replays
+        self._feed = feed
+        self._ready: Callable[[], None] | None = None  # while it waits
+        self._found: Portion | BrokerError | None = None
+        self.place = place
+        self.recovered = recovered
+
+    def found(self, result: Portion | BrokerError | None) -> None:
+        self._found = result
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready()
+
+    def take(self, ready: Callable[[], None]) -> Sequence[Event] | None:
+        feed, recent = self._feed, self._feed.recent
+        if self._ready is not None:
+            self._ready = ready
+            return None
+        found, self._found = self._found, None
+        if isinstance(found, BrokerError):
+            raise found
+        while True:
+            if found is not None:
+                self.place = Mark(self.place.epoch, found.upto)
+                if found.events:
+                    return found.events
+            position = feed.position
+            assert position is not None
+            if self.place.epoch != position.epoch:
+                lost, self.place = bool(self.place.epoch), Mark(position.epoch)
+                if lost:
+                    raise OvertakenError
+            if self.place.order >= position.order:
+                return ()
+            if self.place.order < recent.floor:
+                self.place = Mark(position.epoch, recent.floor)
+                raise OvertakenError
+            found = recent.portion(self.place.order)
+            if found is None:
+                self._ready = ready
+                self._replays.want(feed, self)
+                return None
