@@ -6,12 +6,17 @@ from typing import Annotated
 
 import msgspec
 
-from wsflow import Connection, EventId, Query, Registry, Router, Topic, TopicName
+from wsflow import Connection, EventId, Query, Registry, Reject, Router, Topic, TopicName
 
 
 class Item(msgspec.Struct, tag="item"):
     publisher: int
     number: int
+    id: Annotated[str, EventId()] = ""
+
+
+class Wide(msgspec.Struct, tag="wide"):
+    text: str
     id: Annotated[str, EventId()] = ""
 
 
@@ -28,9 +33,12 @@ class Publish(msgspec.Struct, tag="publish"):
 Plain = Annotated[Topic[Item], "plain.{room}"]
 Kept = Annotated[Topic[Item], TopicName("kept.{room}", history=20_000)]
 
+Storm = Annotated[Topic[Wide], TopicName("storm", history=2000)]
+
 plain = Router("/plain/{room}")
 kept = Router("/kept/{room}")
 publish = Router("/publish")
+storm = Router("/storm")
 app = Router("/")
 
 
@@ -45,8 +53,15 @@ async def resume(room: Kept, peer: Connection, after: Annotated[str, Query()] = 
     await peer.send(Back(joined.recovered))
 
 
+@storm.on_connect
+async def come_back(room: Storm, after: Annotated[str, Query()] = "") -> None:
+    if after and not (await room.join(after=after)).recovered:
+        raise Reject(410)
+
+
 @plain.consumer
 @kept.consumer
+@storm.consumer
 async def nothing(message: str) -> None: ...
 
 
@@ -57,5 +72,5 @@ async def send(message: Publish, registry: Registry) -> int:
     return message.number
 
 
-for each in (plain, kept, publish):
+for each in (plain, kept, publish, storm):
     app.include(each)

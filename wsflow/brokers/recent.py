@@ -175,9 +175,9 @@ class Recent:
         while self._runs and self._count - len(self._runs[0].events) >= self._most:
             self._total.drop(self._runs[0])
 
-    def read(self, after: Order, upto: Order, events: Iterable[Known]) -> Run:
-        """These are all events after one place, up to another. Returns them, without those that are
-        here already."""
+    def read(self, after: Order, upto: Order, events: Iterable[Known]) -> None:
+        """These are all events after one place, up to another. Those that are here already stay as
+        they are."""
         following = self.next(after)
         run = Run(after, monotonic() + (min(self._max_age, FRESH) or float("inf")))
         for known in events:
@@ -185,7 +185,7 @@ class Recent:
                 run.add(known)
         run.upto = upto if following is None else min(upto, following)
         self._count += len(run.events)
-        return self._insert(bisect_right(self._afters, after), run)
+        self._insert(bisect_right(self._afters, after), run)
 
     def _insert(self, at: int, run: Run) -> Run:
         self._runs.insert(at, run)
@@ -208,7 +208,8 @@ class Recent:
 
 @final
 class Total:
-    """Bounds the bytes of all topics' events: what was not replayed for longest goes first."""
+    """Bounds the bytes of all topics' events: what was not replayed for longest goes first. What
+    has just come stays, whatever it takes."""
 
     def __init__(self) -> None:
         self._bytes = 0

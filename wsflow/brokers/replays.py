@@ -14,7 +14,7 @@ from typing import Protocol, final
 from wsflow.brokers.base import Mark, OvertakenError
 from wsflow.brokers.engine import ConnectionLostError, EngineConnection, settle
 from wsflow.brokers.feed import Feed
-from wsflow.brokers.recent import Known, Portion, Run
+from wsflow.brokers.recent import Known, Portion
 from wsflow.brokers.wire import unpack
 from wsflow.errors import BrokerError
 from wsflow.messages.events import Event, UnreadableError
@@ -98,14 +98,14 @@ class Replays:
     async def _serve(self, feed: Feed) -> None:
         """Read one page after the other, as long as somebody waits."""
         try:
-            while self._look(feed, None):
+            while self._look(feed):
                 async with self._room:
-                    if self._look(feed, None):
-                        self._look(feed, await self._read(feed))
+                    if self._look(feed):
+                        await self._read(feed)
         finally:
             del self._waiting[feed]
 
-    def _look(self, feed: Feed, page: Run | None) -> bool:
+    def _look(self, feed: Feed) -> bool:
         """Give each what he waits for, if it is here. Returns whether somebody waits still."""
         waiting, self._waiting[feed] = self._waiting[feed], []
         for each in waiting:
@@ -115,21 +115,20 @@ class Replays:
                 each.found(None)
             elif position is not None and place.order >= position.order:
                 each.found(Portion((), place.order))
-            elif page is not None and page.has(place.order):  # whether or not it was kept
-                each.found(page.portion(place.order))
             elif (portion := feed.recent.portion(place.order)) is not None:
                 each.found(portion)
             else:
                 self._waiting[feed].append(each)
         return bool(self._waiting[feed])
 
-    async def _read(self, feed: Feed) -> Run | None:
-        """Read a page that begins with what is wanted first."""
+    async def _read(self, feed: Feed) -> None:
+        """Read a page that begins with what is wanted first. It is kept at least until they have
+        looked for it."""
         start = min(each.place for each in self._waiting[feed])
         connection = await self._server.connection()
         upto = feed.position
         if upto is None or upto.epoch != start.epoch:
-            return None
+            return
         following = feed.recent.next(start.order)
         if following is not None:
             upto = Mark(upto.epoch, min(following, upto.order))
@@ -137,19 +136,19 @@ class Replays:
             complete, entries, end = await connection.read(feed.topic, feed.options, start, upto)
         except ConnectionLostError:
             self._server.give_up(connection)
-            return None
+            return
         except BrokerError as exc:
             failed, self._waiting[feed] = self._waiting[feed], []
             for each in failed:
                 each.found(exc)
-            return None
+            return
         if feed.stopped or feed.position is None or feed.position.epoch != start.epoch:
-            return None
+            return
         if start.order and not complete:
             start = entries[0][0] if entries else end
             entries = entries[1:]
             feed.recent.floor = max(feed.recent.floor, start.order)
-        return feed.recent.read(start.order, end.order, self.known(feed.topic, entries))
+        feed.recent.read(start.order, end.order, self.known(feed.topic, entries))
 
     def known(self, topic: str, entries: Iterable[tuple[Mark, bytes]]) -> Sequence[Known]:
         """The events of a part of a history."""

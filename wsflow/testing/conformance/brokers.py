@@ -63,6 +63,7 @@ class Went(msgspec.Struct, tag="went"):
 Room = Annotated[Topic[Said], TopicName("room.{room}", presence=Member)]
 Kept = Annotated[Topic[News], TopicName("kept.{room}", history=5)]
 Large = Annotated[Topic[News], TopicName("large.{room}", history=1000, history_bytes=128_000)]
+Heavy = Annotated[Topic[News], TopicName("heavy.{room}", history=1000)]
 Fleeting = Annotated[Topic[News], TopicName("fleeting.{room}", history=9, max_age=0.4)]
 
 
@@ -270,6 +271,36 @@ async def test_history_is_replayed_exactly(broker: str) -> None:
                 assert await read(bob, 5) == ["d", "e", "f", "g", "h"]
                 await bob.send("back")
                 assert await bob.receive(Back) == Back(True)
+
+
+async def test_large_events_are_replayed_whole_to_a_process_that_has_heard_none(
+    broker: str,
+) -> None:
+    """They are more than is read at a time."""
+    app = Router("/{room}")
+
+    @app.on_connect
+    async def enter(heavy: Heavy, after: Annotated[str, Query()] = "") -> Back:
+        return Back((await heavy.join(after=after)).recovered)
+
+    @app.consumer
+    async def publish(message: str, heavy: Heavy, back: Back) -> Any:
+        return back if message == "back" else await heavy.publish(News(message + "." * 60_000))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a") as ada:
+            ids = []
+            for number in range(40):
+                await ada.send(f"{number}")
+                ids.append(await ada.receive(str, timeout=5))
+                assert (await ada.receive(News)).text.startswith(f"{number}.")
+            async with two.connect(f"/a?after={ids[9]}") as bob:
+                expected = [str(number) for number in range(10, 40)]
+                assert [text.rstrip(".") for text in await read(bob, 30)] == expected
+                await bob.send("back")
+                assert await bob.receive(Back) == Back(recovered=True)
+                await ada.send("live")
+                assert (await bob.receive(News)).text.startswith("live")
 
 
 async def test_the_latest_events_are_replayed_to_who_has_no_id(broker: str) -> None:

@@ -1,0 +1,308 @@
+"""Replays from a history at a server: read once for all, in pages, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from wsflow.brokers import recent, replays
+from wsflow.brokers.base import Mark, OvertakenError
+from wsflow.brokers.engine import ConnectionLostError, Stamp, Stored
+from wsflow.brokers.feed import Feed
+from wsflow.brokers.recent import Recent, Total
+from wsflow.brokers.replays import READS, Replays, StoredReplay
+from wsflow.brokers.wire import pack
+from wsflow.errors import BrokerError
+from wsflow.messages.events import Envelope, Event, TopicOptions
+
+DATA = pack(Envelope({}), "p", 1, again=False)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+async def bounded() -> AsyncIterator[None]:
+    with anyio.fail_after(10):
+        yield
+
+
+def at(number: int, epoch: str = "a") -> Mark:
+    return Mark(epoch, (number,) if number else ())
+
+
+class Server:
+    """A broker with a history of the numbers from ``first`` on, to be read page by page."""
+
+    def __init__(self, last: int = 100, *, page: int = 30) -> None:
+        self.first = 1
+        self.last = last
+        self.page = page
+        self.reads: list[tuple[int, int]] = []
+        self.reading = self.most = 0
+        self.failing: list[Exception] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.given_up = 0
+        self.garbage: set[int] = set()
+        self.told: list[str] = []
+
+    async def connection(self) -> Any:
+        return self
+
+    def give_up(self, connection: Any) -> None:
+        self.given_up += 1
+
+    def unreadable(self, where: str, why: object) -> None:
+        self.told.append(where)
+
+    async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
+        start = after.order[0] if after.order else 0
+        self.reads.append((start, upto.order[0]))
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.reading -= 1
+        if self.failing:
+            raise self.failing.pop(0)
+        complete = start >= self.first
+        numbers = range(max(start + 1, self.first), upto.order[0] + 1)[: self.page]
+        entries = [
+            (at(number, upto.epoch), b"?" if number in self.garbage else DATA) for number in numbers
+        ]
+        end = upto if not numbers or numbers[-1] == upto.order[0] else at(numbers[-1], upto.epoch)
+        return Stored(complete, entries, end)
+
+
+def feed_of(server: Server, total: Total | None = None, topic: str = "t") -> Feed:
+    options = TopicOptions(history=1000)
+    kept = Recent(options, total or Total())
+
+    def passes(topic: str, mark: Mark, data: bytes) -> Event:
+        return Event(str(mark), Envelope({}))
+
+    def ignore(*_: Any) -> None: ...
+
+    feed = Feed(topic, options, kept, passes, ignore, ignore, ignore)
+    feed.position = at(server.last)
+    feed.live.set()
+    return feed
+
+
+def hear(feed: Feed) -> int:
+    """The next event comes."""
+    assert feed.position is not None
+    last = feed.position.order[0]
+    feed.take(Stamp(at(last + 1), (last,)), DATA)
+    return last + 1
+
+
+async def taken(replay: StoredReplay) -> list[int]:
+    """All that a replay has."""
+    numbers: list[int] = []
+    while True:
+        more = asyncio.Event()
+        events = replay.take(more.set)
+        if events is None:
+            await more.wait()
+        elif not events:
+            return numbers
+        else:
+            numbers += [int(each.id.rpartition("-")[2]) for each in events]
+
+
+async def test_a_page_serves_all_who_wait() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    found = await asyncio.gather(*(reader.find(feed, at(10 + i)) for i in range(20)))
+    assert found == [at(10 + i) for i in range(20)]
+    assert server.reads == [(10, 100)]
+    crowd = [StoredReplay(reader, feed, at(10 + i % 20), True) for i in range(200)]
+    everything = await asyncio.gather(*map(taken, crowd))
+    assert everything == [[*range(11 + i % 20, 101)] for i in range(200)]
+    assert server.reads == [(10, 100), (40, 100), (70, 100)]
+
+
+async def test_what_comes_while_a_page_is_read() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.gate.clear()
+    replay = StoredReplay(reader, feed, at(80), True)
+    taking = asyncio.ensure_future(taken(replay))
+    while not server.reading:
+        await asyncio.sleep(0)
+    new = [hear(feed) for _ in range(100)]
+    server.gate.set()
+    assert await taking == [*range(81, 101), *new]
+    assert server.reads == [(80, 100)]
+
+
+async def test_few_pages_are_read_at_a_time() -> None:
+    server = Server()
+    reader, total = Replays(server), Total()
+    feeds = [feed_of(server, total, f"t{number}") for number in range(20)]
+    await asyncio.gather(*(reader.find(feed, at(50)) for feed in feeds))
+    assert server.most == READS
+    assert len(server.reads) == 20
+
+
+@pytest.mark.parametrize("room", [1, 20_000])
+async def test_with_hardly_any_memory_it_goes_on(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "RECENT_BYTES", room)
+    server = Server()
+    total = Total()
+    feeds = [feed_of(server, total, f"t{number}") for number in range(5)]
+    reader = Replays(server)
+    crowd = [StoredReplay(reader, feed, at(10 + i), True) for feed in feeds for i in range(20)]
+    everything = await asyncio.gather(*map(taken, crowd))
+    assert everything == [[*range(11 + i, 101)] for _ in feeds for i in range(20)]
+    assert total._bytes < max(room, 40_000)
+
+
+async def test_a_connection_that_is_lost_while_it_reads() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.failing = [ConnectionLostError("gone")] * 3
+    assert await taken(StoredReplay(reader, feed, at(90), True)) == [*range(91, 101)]
+    assert server.given_up == 3
+
+
+async def test_a_history_that_cannot_be_read() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.failing = [BrokerError("no")]
+    finding = asyncio.ensure_future(reader.find(feed, at(20)))
+    replay = StoredReplay(reader, feed, at(10), True)
+    with pytest.raises(BrokerError, match="no"):
+        await taken(replay)
+    with pytest.raises(BrokerError, match="no"):
+        await finding
+    assert await reader.find(feed, at(20)) == at(20)
+
+
+async def test_a_history_that_does_not_go_back_so_far() -> None:
+    server = Server()
+    server.first = 50
+    feed, reader = feed_of(server), Replays(server)
+    found = await asyncio.gather(*(reader.find(feed, at(number)) for number in (10, 49, 50, 60)))
+    assert found == [None, None, at(50), at(60)]
+    assert await reader.find(feed, at(11)) is None  # nothing is read for that
+    assert server.reads == [(10, 100)]
+    replay = StoredReplay(reader, feed, at(40), True)
+    with pytest.raises(OvertakenError):
+        await taken(replay)
+    assert await taken(replay) == [*range(51, 101)]
+
+
+async def test_an_empty_history() -> None:
+    server = Server(page=0)
+    server.first = 1000
+    feed, reader = feed_of(server), Replays(server)
+    assert await reader.find(feed, at(40)) is None
+    assert await reader.find(feed, at(100)) == at(100)
+    replay = StoredReplay(reader, feed, at(40), True)
+    with pytest.raises(OvertakenError):
+        await taken(replay)
+    assert await taken(replay) == []
+
+
+async def test_what_cannot_be_read_is_told_and_left_out() -> None:
+    server = Server()
+    server.garbage = {92, 100}
+    feed, reader = feed_of(server), Replays(server)
+    expected = [n for n in range(91, 100) if n != 92]
+    assert await taken(StoredReplay(reader, feed, at(90), True)) == expected
+    assert server.told == ["the history of topic 't'"] * 2
+    server.garbage = {*range(91, 101)}
+    feed.recent.clear()
+    assert await taken(StoredReplay(reader, feed, at(90), True)) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_history_that_is_begun_anew(known: bool) -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    replay = StoredReplay(reader, feed, at(40) if known else Mark(), known)
+    if known:
+        server.gate.clear()
+        more = asyncio.Event()
+        assert replay.take(more.set) is None
+        while not server.reading:
+            await asyncio.sleep(0)
+        feed.recent.clear()
+        feed.position = at(5, "b")
+        server.gate.set()
+        await more.wait()
+        with pytest.raises(OvertakenError):
+            replay.take(lambda: None)
+    else:  # there was no history at all
+        feed.position = at(5, "b")
+    assert await taken(replay) == [1, 2, 3, 4, 5]
+
+
+async def test_a_history_whose_end_is_lost() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.gate.clear()
+    replay = StoredReplay(reader, feed, at(40), True)
+    taking = asyncio.ensure_future(taken(replay))
+    while not server.reading:
+        await asyncio.sleep(0)
+    feed.recent.clear()
+    feed.position = at(30)
+    server.gate.set()
+    assert await taking == []
+
+
+async def test_a_topic_that_is_left_while_it_is_read() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.gate.clear()
+    more = asyncio.Event()
+    assert StoredReplay(reader, feed, at(40), True).take(more.set) is None
+    while not server.reading:
+        await asyncio.sleep(0)
+    feed.stop()
+    server.gate.set()
+    await more.wait()
+    while reader._tasks:
+        await asyncio.sleep(0)
+    assert not feed.recent._runs
+
+
+async def test_who_asks_again_while_it_is_read_is_told_once() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    told: list[int] = []
+    replay = StoredReplay(reader, feed, at(90), True)
+    assert replay.take(lambda: told.append(1)) is None
+    assert replay.take(lambda: told.append(2)) is None
+    while not told:
+        await asyncio.sleep(0)
+    assert told == [2]
+    assert await taken(replay) == [*range(91, 101)]
+
+
+async def test_nothing_is_read_after_the_end() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.gate.clear()
+    finding = asyncio.ensure_future(reader.find(feed, at(40)))
+    while not server.reading:
+        await asyncio.sleep(0)
+    await reader.stop()
+    assert not reader._tasks
+    finding.cancel()
+    await reader.stop()
+    assert replays.READS == 4
