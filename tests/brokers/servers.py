@@ -9,10 +9,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.processes import free_port
 from wsflow.server.embedded import find_server
@@ -118,3 +119,18 @@ class BrokerServer:
 
 Made = Callable[[Kind], BrokerServer]
 """Starts a server of the test's own."""
+
+
+@asynccontextmanager
+async def nats_with(tmp_path: Any, config: str) -> AsyncIterator[BrokerServer]:
+    """A NATS server with a configuration of its own."""
+    server = BrokerServer("nats")
+    file = tmp_path / "nats.conf"
+    file.write_text(f"port: {server.port}\nhost: 127.0.0.1\n{config}\n")
+    program = server.command[0]
+    server.__class__ = type("Configured", (BrokerServer,), {"command": [program, "-c", str(file)]})
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -21,7 +21,7 @@ from redis.exceptions import ReadOnlyError
 
 import wsflow
 from tests.brokers.proxy import proxy
-from tests.brokers.servers import BrokerServer, Kind
+from tests.brokers.servers import BrokerServer, Kind, nats_with
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicMember, TopicName
 from wsflow.brokers import nats as nats_engine
 from wsflow.brokers import nats_client, processes, redis, remote, select, wire
@@ -348,39 +348,7 @@ async def test_a_password(
     await select.reach(server.url.replace("//", "//:secret@"))
 
 
-async def test_a_channel_that_is_forbidden(
-    server_of: Callable[..., BrokerServer], caplog: pytest.LogCaptureFixture
-) -> None:
-    server = server_of("valkey")
-    async with raw(server) as (_, client):
-        rules = ["on", ">pw", "~*", "+@all", "resetchannels", "&wsflow:c:*", "&wsflow:t:"]
-        await client.execute_command("ACL", "SETUSER", "app", *rules)
-    async with serve_in_memory(
-        app(), broker=server.url.replace("//", "//app:pw@"), limits=Limits(publish_timeout=0.5)
-    ) as process:
-        async with process.connect("/") as peer:
-            assert peer.rejected.status == 500
-            assert isinstance(peer.end.error, BrokerError)
-            assert process.registry.counters()["reconnected"]
-    assert "it refuses: " in caplog.text
-
-
 # -- NATS
-
-
-@asynccontextmanager
-async def nats_with(tmp_path: Any, config: str) -> AsyncIterator[BrokerServer]:
-    """A NATS server with a configuration of its own."""
-    server = BrokerServer("nats")
-    file = tmp_path / "nats.conf"
-    file.write_text(f"port: {server.port}\nhost: 127.0.0.1\n{config}\n")
-    program = server.command[0]
-    server.__class__ = type("Configured", (BrokerServer,), {"command": [program, "-c", str(file)]})
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 async def test_nats_without_jetstream(tmp_path: Any) -> None:
@@ -424,9 +392,12 @@ async def test_nats_refuses(
             with pytest.raises(BrokerError, match="bytes is larger than the broker accepts"):
                 await publish("plain", "x" * 2000)
             await publish("plain", "x")
-            with pytest.raises(BrokerError, match="publishing on topic 'no'"):
+            with pytest.raises(BrokerError, match=r'violation for publish to "wsflow\.t\.no"'):
                 await publish("no", "x")
-        assert "it refuses: nats: permissions violation" in caplog.text.lower()
+            await publish("plain", "x")
+        assert "the broker refuses: nats: permissions violation" in caplog.text.lower()
+        assert "unreachable: it refuses the user" in caplog.text
+        assert caplog.text.count("unreachable") == 1
 
 
 async def test_nats_limits_on_streams(tmp_path: Any) -> None:

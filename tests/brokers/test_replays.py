@@ -11,7 +11,7 @@ import pytest
 
 from wsflow.brokers import recent, replays
 from wsflow.brokers.base import Mark, OvertakenError
-from wsflow.brokers.engine import ConnectionLostError, Stamp, Stored
+from wsflow.brokers.engine import ConnectionLostError, NoAnswerError, Stamp, Stored
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.recent import Recent, Total
 from wsflow.brokers.replays import READS, Replays, StoredReplay
@@ -176,6 +176,19 @@ async def test_a_connection_that_is_lost_while_it_reads() -> None:
     server.failing = [ConnectionLostError("gone")] * 3
     assert await taken(StoredReplay(reader, feed, at(90), True)) == [*range(91, 101)]
     assert server.given_up == 3
+
+
+async def test_a_history_that_is_not_answered_for_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replays, "RETRY", 0.0)
+    server = Server()
+    reader, total = Replays(server), Total()
+    feeds = [feed_of(server, total, f"t{number}") for number in range(READS + 1)]
+    server.failing = [NoAnswerError("silence")] * 50
+    crowd = [StoredReplay(reader, feed, at(90), True) for feed in feeds]
+    everything = await asyncio.gather(*map(taken, crowd))
+    assert everything == [[*range(91, 101)]] * len(feeds)
 
 
 async def test_a_history_that_cannot_be_read() -> None:

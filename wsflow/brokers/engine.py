@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final
 
 from wsflow.brokers.base import Mark
+from wsflow.errors import BrokerError
 from wsflow.messages.events import TopicOptions
 
 PAGE = 500
@@ -21,8 +22,21 @@ PAGE_BYTES = 512 * 1024
 """Bytes of events after which a read ends."""
 
 
+RETRY = 1.0
+"""Seconds after which a request is repeated that was not answered, or had no room."""
+
+
 class ConnectionLostError(Exception):
     """The connection to the broker is lost, or cannot be made; the message says why."""
+
+
+class NoAnswerError(BrokerError):
+    """The server is there, and a part of it does not answer: the history of a topic, say, whose
+    leader has died. A retry may succeed; other topics are not affected."""
+
+
+class NoRoomError(BrokerError):
+    """The server is full: what it would have to store is refused, and all else goes on."""
 
 
 def settle(waiting: asyncio.Future[Any], value: Any) -> None:
@@ -114,7 +128,10 @@ class EngineListener(Protocol):
 
 
 class EngineConnection(Protocol):
-    """One connection to the broker's server. Every coroutine here may raise ConnectionLostError."""
+    """One connection to the broker's server. Every coroutine here may raise ConnectionLostError, if
+    all else that uses it fails, too; ``NoAnswerError`` if this request alone is not answered; and
+    BrokerError if the server refuses it. A refusal concerns what was asked for: one topic that may
+    not be used, or has no room, hurts no other."""
 
     @property
     def heard(self) -> int:
@@ -131,7 +148,11 @@ class EngineConnection(Protocol):
         """Wait until the server has answered on every socket of the connection."""
 
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
-        """Return when the server has processed it."""
+        """Return when the server has processed it.
+
+        Raises:
+            BrokerError: one of them is refused. Then they are tried one by one.
+        """
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         """Return when the request is queued or sent."""
@@ -180,7 +201,12 @@ class EngineConnection(Protocol):
         """Send a note to a process, or with "" to all of them; it may be lost."""
 
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
-        """Store at the server which topics have history, by template."""
+        """Store at the server which topics have history, by template.
+
+        Raises:
+            NoRoomError, NoAnswerError: not now. The connection is used, and it is tried again.
+            BrokerError: the server cannot keep histories: the connection is not used.
+        """
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         """The topics with history that are stored at the server, by template."""

@@ -13,6 +13,7 @@ others have published.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import logging
@@ -158,9 +159,12 @@ class NatsConnection:
 
     async def begin(self, process: str) -> None:
         """Subscribe to the notes between processes."""
-        for subject in (f"{self._prefix}.c", f"{self._prefix}.c.{process}"):
+        subjects = (f"{self._prefix}.c", f"{self._prefix}.c.{process}")
+        for subject in subjects:
             await self._client.subscribe(subject, self._told)
         await self.ping()
+        for subject in subjects:
+            self._client.check("subscription", subject)
 
     async def _told(self, message: Msg) -> None:
         self._listener.told(message.data)
@@ -182,14 +186,21 @@ class NatsConnection:
         return f"{self._prefix}_{_class(options)}"
 
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
+        subjects: dict[str, str] = {}
         for topic, options in topics.items():
-            if options.history:
-                await self._ensure_stream(options)
+            subjects[topic] = self._subject("l", topic, options)
             if topic not in self._subscriptions:
-                handle = partial(self._live if options.history else self._plain, topic)
-                subject = self._subject("l", topic, options)
-                self._subscriptions[topic] = await self._client.subscribe(subject, handle)
+                handle: Callable[[Msg], Awaitable[None]] = partial(self._plain, topic)
+                if options.history:
+                    handle = partial(self._live, topic, self._stream(options))
+                self._subscriptions[topic] = await self._client.subscribe(subjects[topic], handle)
         await self.ping()
+        for topic, subject in subjects.items():
+            try:
+                self._client.check("subscription", subject)
+            except BrokerError:
+                await self.unsubscribe([topic])
+                raise
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         for topic in topics:
@@ -200,16 +211,19 @@ class NatsConnection:
     async def _plain(self, topic: str, message: Msg) -> None:
         self._listener.arrived(topic, None, message.data)
 
-    async def _live(self, topic: str, message: Msg) -> None:
+    async def _live(self, topic: str, stream: str, message: Msg) -> None:
         headers = message.headers or {}
-        try:
-            stream = headers["Nats-Stream"]
-            order = (int(headers["Nats-Sequence"]),)
-            previous = int(headers["Nats-Last-Sequence"])
-        except (KeyError, ValueError):
+        order = previous = None
+        with contextlib.suppress(ValueError):
+            order = int(headers.get("Nats-Sequence", ""))
+            previous = int(headers.get("Nats-Last-Sequence", ""))
+        if order is None or previous is None or headers.get("Nats-Stream") != stream:
             self._listener.unreadable(f"topic {topic!r}", "it was not republished by the stream")
             return
-        mark = Mark(self._epochs.get(stream, ""), order)
+        epoch = self._epochs.get(stream)
+        if epoch is None:
+            return  # ``last`` follows, which finds the stream, and what is in it is read
+        mark = Mark(epoch, (order,))
         self._listener.arrived(topic, Stamp(mark, (previous,) if previous else ()), message.data)
 
     async def publish(
@@ -219,6 +233,7 @@ class NatsConnection:
         if not options.history:
             await self._client.send(subject, data)
             await self.ping()
+            self._client.check("publish", subject)
             return ""
         await self._ensure_stream(options)
         headers = {"Nats-Msg-Id": attempt.key}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar, final
 
@@ -17,17 +19,30 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error, MaxPayloadError, SlowConsumerError
+from nats.errors import Error, SlowConsumerError
 
-from wsflow.brokers.engine import ConnectionLostError, Failure, settle
+from wsflow.brokers.engine import ConnectionLostError, Failure, NoAnswerError, settle
 from wsflow.errors import BrokerError
+from wsflow.log import Log
 from wsflow.messages.events import UNREADABLE
 from wsflow.tasks.detached import start_task
 
 T = TypeVar("T")
+log = Log("wsflow.broker")
+
+ANSWER = 2.0
+"""Seconds that a request waits for the next part of its answer."""
+
+MOST_DENIED = 1000
+"""Subjects that are remembered because they may not be used."""
+
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)')
 
 NO_LIMIT = 24 * 3600
 """A timeout for nats-py where wsflow has its own: seconds."""
+
+HEADERS = 16
+"""Bytes of a message's headers, beside themselves."""
 
 CLOSE = 0.5
 """Seconds to close the connection to a server in order."""
@@ -87,6 +102,8 @@ class NatsClient:
         self._inbox = self._client.new_inbox()
         self._numbers = itertools.count()
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
+        self._asked: dict[str, set[str]] = {}  # per subject, the tokens of requests
+        self._denied: dict[tuple[str, str], BrokerError] = {}  # by what, and the subject
         self._unconfirmed: list[asyncio.Future[None]] = []
         self._transport: Any = None
         self._connecting: asyncio.Task[None] | None = None
@@ -129,10 +146,32 @@ class NatsClient:
     async def _error(self, exc: Exception) -> None:
         if isinstance(exc, SlowConsumerError):
             self._fail(ConnectionLostError("slow consumer: messages came faster than handled"))
-        elif "permissions violation" in str(exc).lower():
-            self._fail(BrokerError(f"it refuses: {exc}"))
+        elif (denied := _DENIED.search(str(exc).lower())) is not None:
+            self._deny(denied[1], denied[2], BrokerError(f"it refuses: {exc}"))
         elif not self._client.is_connected:
             self._fail(ConnectionLostError(str(exc)))
+
+    def _deny(self, what: str, subject: str, exc: BrokerError) -> None:
+        """The server does not allow to publish on a subject, or to subscribe to it. It says that
+        after the fact, in lower case."""
+        log.often(logging.ERROR, "the broker %s", str(exc).removeprefix("it "))
+        if subject.startswith(self._inbox.lower()):
+            self._fail(exc)
+        if len(self._denied) >= MOST_DENIED:
+            self._denied.clear()
+        self._denied[what, subject] = exc
+        if what == "publish":
+            for token in self._asked.get(subject, ()):
+                self._answers[token](exc)
+
+    def check(self, what: str, subject: str) -> None:
+        """Check that the server has allowed what was done on a subject, before a ``ping``.
+
+        Raises:
+            BrokerError: it has not.
+        """
+        if (exc := self._denied.get((what, subject.lower()))) is not None:
+            raise BrokerError(str(exc))
 
     async def _closed(self) -> None:
         self._fail(ConnectionLostError("the connection was closed"))
@@ -175,7 +214,8 @@ class NatsClient:
     async def subscribe(
         self, subject: str, handle: Callable[[Msg], Awaitable[None]]
     ) -> Subscription:
-        """Subscribe; the server has processed it when a later ``ping`` returns."""
+        """Subscribe; the server has processed it when a later ``ping`` returns. See ``check``."""
+        self._denied.pop(("subscription", subject.lower()), None)
         made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
         return made
 
@@ -186,21 +226,26 @@ class NatsClient:
     async def send(
         self, subject: str, data: bytes, reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
-        """Send; the server has processed it when a later ``ping`` returns."""
-        try:
-            await self._through(self._client.publish(subject, data, reply=reply, headers=headers))
-        except MaxPayloadError:
+        """Send; the server has processed it when a later ``ping`` returns. See ``check``.
+
+        Raises:
+            BrokerError: it is larger than the server accepts, who would end the connection.
+        """
+        size = len(data) + sum(
+            len(name) + len(value) + 4 for name, value in (headers or {}).items()
+        )
+        if size + HEADERS > self._client.max_payload:
             raise BrokerError(
                 f"a message of {len(data)} bytes is larger than the broker accepts: raise its "
                 "max_payload"
-            ) from None
+            )
+        self._denied.pop(("publish", subject.lower()), None)
+        await self._through(self._client.publish(subject, data, reply=reply, headers=headers))
 
     async def _through(self, call: Awaitable[T]) -> T:
         """Call nats-py, and translate its errors."""
         try:
             return await call
-        except MaxPayloadError:
-            raise
         except (Error, OSError) as exc:
             raise ConnectionLostError(str(exc)) from None
 
@@ -215,8 +260,11 @@ class NatsClient:
             while self._notes:
                 notes, self._notes = self._notes, []
                 for subject, data in notes:
-                    await self.send(subject, data)
-        except (ConnectionLostError, BrokerError) as exc:
+                    try:
+                        await self.send(subject, data)
+                    except BrokerError as exc:
+                        log.often(logging.ERROR, "other processes are not told something: %s", exc)
+        except ConnectionLostError as exc:
             self._fail(exc)
         finally:
             self._telling = None
@@ -243,7 +291,7 @@ class NatsClient:
                 done, self._unconfirmed = self._unconfirmed[:count], self._unconfirmed[count:]
                 for waiting in done:
                     settle(waiting, None)
-        except ConnectionLostError as exc:
+        except (ConnectionLostError, BrokerError) as exc:
             self._fail(exc)
         finally:
             self._flushing = None
@@ -272,37 +320,31 @@ class NatsClient:
             take: takes an answer, and returns whether it was the last one. What it raises is raised
                 here.
             headers: those of the request.
+
+        Raises:
+            NoAnswerError: nothing comes for ``ANSWER`` seconds.
+            BrokerError: it may not be asked, or is too large.
         """
-        with self._expect(take) as (token, done):
-            inbox = f"{self._inbox}.{token}"
+        with self._expect(take, subject) as answers:
+            inbox = f"{self._inbox}.{answers.token}"
             await self.send(subject or inbox, data, inbox, headers)
-            await done
+            await answers.wait()
 
     @contextlib.contextmanager
-    def _expect(self, take: Callable[[Msg], bool]) -> Iterator[tuple[str, asyncio.Future[None]]]:
-        """Have ``take`` called with answers. Gives the token under which they come, and what is
-        done when it has taken the last one."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def came(answer: Msg | Exception) -> None:
-            if isinstance(answer, Exception):
-                settle(done, answer)
-                return
-            try:
-                if take(answer):
-                    settle(done, None)
-            except BrokerError as exc:
-                settle(done, exc)
-            except (LookupError, ValueError):  # something else has answered
-                settle(done, BrokerError(ALIEN))
-
+    def _expect(self, take: Callable[[Msg], bool], subject: str) -> Iterator[Answers]:
+        """Have ``take`` called with the answers to a request."""
         self._failure.check()
-        token = f"{next(self._numbers):x}"
-        self._answers[token] = came
+        answers = Answers(f"{next(self._numbers):x}", take, subject)
+        self._answers[answers.token] = answers.came
+        asked = self._asked.setdefault(subject.lower(), set())
+        asked.add(answers.token)
         try:
-            yield token, done
+            yield answers
         finally:
-            self._answers.pop(token, None)
+            self._answers.pop(answers.token, None)
+            asked.discard(answers.token)
+            if not asked:
+                self._asked.pop(subject.lower(), None)
 
     async def consume(
         self, stream: str, config: Mapping[str, Any], take: Callable[[Msg], bool]
@@ -315,13 +357,13 @@ class NatsClient:
             config: that of the consumer, without its name and its subject.
             take: as in ``gather``.
         """
-        with self._expect(take) as (token, done):
+        create = f"$JS.API.CONSUMER.CREATE.{stream}"
+        with self._expect(take, create) as answers:
             # What a consumer delivers has the subject that it was published on.
             inbox = self._client.new_inbox()
-            answered = self._answers[token]
 
             async def came(message: Msg) -> None:
-                answered(message)
+                answers.came(message)
 
             subscription = await self.subscribe(inbox, came)
             name = inbox.rpartition(".")[2]
@@ -330,9 +372,9 @@ class NatsClient:
                 "config": {**config, "name": name, "deliver_subject": inbox},
             }
             try:
-                create = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
+                create += f".{name}.{config['filter_subject']}"
                 await self.send(create, to_json(request), inbox)
-                await done
+                await answers.wait()
             finally:
                 self.note(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
                 await self.unsubscribe(subscription)
@@ -356,6 +398,54 @@ class NatsClient:
         """
         data = to_json(request) if request is not None else b""
         return read_answer(await self.ask(f"$JS.API.{what}", data))
+
+
+@final
+class Answers:
+    """What comes in answer to one request.
+
+    Args:
+        token: under which they come.
+        take: takes an answer, and returns whether it was the last one.
+        subject: what was asked.
+    """
+
+    def __init__(self, token: str, take: Callable[[Msg], bool], subject: str) -> None:
+        self.token = token
+        self._take = take
+        self._subject = subject
+        self._count = 0
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def came(self, answer: Msg | Exception) -> None:
+        """An answer has come, or the reason why none will."""
+        self._count += 1
+        if isinstance(answer, Exception):
+            settle(self._done, answer)
+            return
+        try:
+            if self._take(answer):
+                settle(self._done, None)
+        except BrokerError as exc:
+            settle(self._done, exc)
+        except (LookupError, ValueError):  # something else has answered
+            settle(self._done, BrokerError(ALIEN))
+
+    async def wait(self) -> None:
+        """Wait until the last one was taken.
+
+        Raises:
+            NoAnswerError: nothing comes any more.
+        """
+        while not self._done.done():
+            count = self._count
+            await asyncio.wait([self._done], timeout=ANSWER)
+            if self._count == count:
+                raise NoAnswerError(
+                    f"the broker does not answer within {ANSWER:g} s when it is asked for "
+                    f"{self._subject or 'a ping'}"
+                )
+        self._done.result()
 
 
 async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:

@@ -29,6 +29,7 @@ from redis.exceptions import (
     AuthorizationError,
     MasterDownError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -42,6 +43,7 @@ from wsflow.brokers.engine import (
     ConnectionLostError,
     EngineListener,
     Failure,
+    NoRoomError,
     Stamp,
     Stored,
     settle,
@@ -54,6 +56,10 @@ from wsflow.tasks.detached import start_task
 
 log = Log("wsflow.broker")
 
+QUIET = 7 * 24 * 3600
+"""Seconds after its last event for which it is known, once its history is too old: nothing was
+missed by who has it."""
+
 # An entry has the key of its message, the message, and how many bytes the topic has had with it: so
 # those of the oldest entry tell the bytes of all entries, whoever else removes or adds some.
 _PUBLISH = """
@@ -65,6 +71,9 @@ local known = redis.call('HMGET', meta, 'epoch', 'last', 'bytes')
 if not (known[1] and string.match(known[1], '^[0-9a-f]+$') and #known[1] <= 32
     and known[2] and string.match(known[2], '^%d+%-%d+$')) then
   known = {}
+end
+if not known[1] and redis.call('TYPE', stream).ok == 'stream' then
+  redis.call('DEL', stream) -- nobody knows what is missing in it
 end
 local bytes = tonumber(known[3] or '') or 0
 local time = redis.call('TIME')
@@ -105,7 +114,7 @@ end
 if max_age > 0 then
   redis.call('XTRIM', stream, 'MINID', now - max_age)
   redis.call('PEXPIRE', stream, max_age)
-  redis.call('PEXPIRE', meta, max_age)
+  redis.call('PEXPIRE', meta, max_age + tonumber(ARGV[9]))
 end
 redis.call('PUBLISH', channel, epoch .. ' ' .. id .. ' ' .. previous .. '\\n' .. data)
 return {epoch, id}
@@ -334,15 +343,17 @@ class RedisConnection:
             self.heard += 1
 
     async def _messages(self) -> None:
+        refused: BrokerError | None = None
         while True:
             came = await self._events.read()
             self.heard += 1
             if isinstance(came, ResponseError):  # of SUBSCRIBE: no other command can fail here
-                raise BrokerError(f"it refuses: {came}")
-            if came[0] == b"message":
+                refused = BrokerError(f"it refuses: {came}")
+            elif came[0] == b"message":
                 self._message(came[1], came[2])
-            elif came[0] == b"pong":
-                self._events.answer(None)
+            elif came[0] == b"pong":  # to the PING that follows on it
+                self._events.answer(refused)
+                refused = None
 
     def _message(self, channel: bytes, data: bytes) -> None:
         if not channel.startswith(self._topics):
@@ -396,6 +407,7 @@ class RedisConnection:
             int(options.max_age * 1000),
             int(attempt.age * 1000) if attempt.again else -1,
             options.history_bytes,
+            QUIET * 1000,
         )
         return str(_mark(epoch, id))
 
@@ -510,6 +522,8 @@ def _refusal(exc: ResponseError) -> Exception:
         )
     if isinstance(exc, ReadOnlyError | MasterDownError):
         return ConnectionLostError(str(exc))  # a failover: reconnect
+    if isinstance(exc, OutOfMemoryError) or str(exc).startswith(("OOM", "MISCONF", "NOREPLICAS")):
+        return NoRoomError(f"the broker refuses: {exc}")
     return BrokerError(f"the broker refuses: {exc}")
 
 

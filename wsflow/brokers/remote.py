@@ -19,7 +19,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, final
 
 from wsflow.brokers.base import BrokerListener, Mark, Nothing, Replay, before
-from wsflow.brokers.engine import Attempt, ConnectionLostError, Engine, EngineConnection, Stamp
+from wsflow.brokers.engine import (
+    RETRY,
+    Attempt,
+    ConnectionLostError,
+    Engine,
+    EngineConnection,
+    NoAnswerError,
+    NoRoomError,
+    Stamp,
+)
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
 from wsflow.brokers.pulse import watch
@@ -93,6 +102,7 @@ class RemoteBroker:
         self._connected = asyncio.Event()
         self._given_up = asyncio.Event()  # an operation has found the connection to be lost
         self._why = "not connected yet"
+        self._told = ""  # the reason that was logged last
         self._asked = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -139,14 +149,23 @@ class RemoteBroker:
                 async with asyncio.timeout(PATIENCE):
                     connection = await self._engine.connect(self, self._processes.own)
             except (ConnectionLostError, BrokerError, TimeoutError) as exc:
-                self._why = str(exc) or f"no answer within {PATIENCE:g} s"
+                why = str(exc) or f"no answer within {PATIENCE:g} s"
+                self._unreachable(why)
             else:
-                self._why = await self._live_on(connection)
-                log.warning("the broker %s is unreachable: %s", self._engine.address, self._why)
+                why = await self._live_on(connection)
+                self._told = ""
+                self._unreachable(why)
                 self.counters["reconnected"] += 1
                 if time.monotonic() - began > STABLE:
                     delays = back_off()
             await asyncio.sleep(next(delays))
+
+    def _unreachable(self, why: str) -> None:
+        """There is no connection. Each reason of an outage is logged once."""
+        self._why = why
+        if why != self._told:
+            self._told = why
+            log.warning("the broker %s is unreachable: %s", self._engine.address, why)
 
     async def _live_on(self, connection: EngineConnection) -> str:
         """Use a connection until it is lost. Returns the reason."""
@@ -156,13 +175,14 @@ class RemoteBroker:
                 tasks.create_task(self._lost(connection))
                 tasks.create_task(self._until_given_up())
                 tasks.create_task(watch(connection, PATIENCE, PING_INTERVAL))
-                await connection.declare(self._declared)
+                self._undeclared = {}
+                await self._declare(connection, self._declared, at_start=True)
                 for feed in self._feeds.values():
                     feed.live.clear()
                     self._to_recover[feed.topic] = None
                 there = dict(self._wanted)
                 self._changed.clear()
-                self._undeclared = dict(self._declared_since)
+                self._undeclared |= self._declared_since
                 self._change.set()
                 await self._subscribe(connection, there)
                 tasks.create_task(self._follow(connection, there))
@@ -271,7 +291,8 @@ class RemoteBroker:
         while True:
             await self._change.wait()
             self._change.clear()
-            await self._declare(connection)
+            undeclared, self._undeclared = self._undeclared, {}
+            await self._declare(connection, undeclared)
             changed, self._changed = self._changed, {}
             gone = [name for name in changed if name not in self._wanted and name in there]
             if gone:
@@ -287,20 +308,35 @@ class RemoteBroker:
         self._declared_since[template] = self._undeclared[template] = options
         self._change.set()
 
-    async def _declare(self, connection: EngineConnection) -> None:
-        """Declare what the app has declared since it runs. What is refused there hurts those alone
-        who publish from outside of it."""
-        undeclared, self._undeclared = self._undeclared, {}
+    async def _declare(
+        self,
+        connection: EngineConnection,
+        topics: Mapping[str, TopicOptions],
+        *,
+        at_start: bool = False,
+    ) -> None:
+        """Declare topics with history. What is refused hurts those alone who publish from outside
+        of the app; what may not be refused later is tried again.
+
+        Raises:
+            BrokerError: at the start, the server cannot keep them.
+        """
         try:
-            if undeclared:
-                await connection.declare(undeclared)
+            if topics or at_start:
+                await connection.declare(topics)
         except BrokerError as exc:
+            again = isinstance(exc, NoAnswerError | NoRoomError)
+            if at_start and not again:
+                raise
             log.often(
                 logging.ERROR,
                 "publishers do not find the history of %s: %s",
-                ", ".join(undeclared),
+                ", ".join(topics),
                 exc,
             )
+            if again:
+                self._undeclared = {**topics, **self._undeclared}
+                asyncio.get_running_loop().call_later(RETRY, self._change.set)
 
     def _must_recover(self, topic: str) -> None:
         self._to_recover[topic] = None
@@ -322,7 +358,13 @@ class RemoteBroker:
 
     async def _recover_one(self, feed: Feed, connection: EngineConnection) -> None:
         try:
-            await feed.recover(connection)
+            while True:
+                try:
+                    await feed.recover(connection)
+                    break
+                except NoAnswerError as exc:
+                    log.often(logging.WARNING, "topic %r waits: %s", feed.topic, exc)
+                    await asyncio.sleep(RETRY)
         except BrokerError as exc:
             self._refuse(feed.topic, exc)
         else:
@@ -398,11 +440,15 @@ class RemoteBroker:
                 raise self._too_late(what, "; the message may still arrive") from None
             except ConnectionLostError:
                 self.give_up(connection)
-                attempt.again = True
-                attempt.age = time.monotonic() - began
+            except NoAnswerError as exc:
+                if left is None or left < RETRY:
+                    raise self._too_late(what, "; the message may still arrive") from exc
+                await asyncio.sleep(RETRY)
             else:
                 self.counters["published"] += 1
                 return id
+            attempt.again = True
+            attempt.age = time.monotonic() - began
 
     async def replay(self, topic: str, after: str, last: int = 0) -> Replay:
         began = time.monotonic()

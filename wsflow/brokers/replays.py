@@ -8,17 +8,27 @@ back costs the server one read of each history, and this process bounded memory.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, final
 
 from wsflow.brokers.base import Mark, OvertakenError
-from wsflow.brokers.engine import ConnectionLostError, EngineConnection, settle
+from wsflow.brokers.engine import (
+    RETRY,
+    ConnectionLostError,
+    EngineConnection,
+    NoAnswerError,
+    settle,
+)
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.recent import Known, Portion
 from wsflow.brokers.wire import unpack
 from wsflow.errors import BrokerError
+from wsflow.log import Log
 from wsflow.messages.events import Event, UnreadableError
 from wsflow.tasks.detached import start_task
+
+log = Log("wsflow.broker")
 
 READS = 4
 """Pages that are read at a time."""
@@ -99,9 +109,13 @@ class Replays:
         """Read one page after the other, as long as somebody waits."""
         try:
             while self._look(feed):
-                async with self._room:
-                    if self._look(feed):
-                        await self._read(feed)
+                try:
+                    async with self._room:
+                        if self._look(feed):
+                            await self._read(feed)
+                except NoAnswerError as exc:
+                    log.often(logging.WARNING, "a replay of topic %r waits: %s", feed.topic, exc)
+                    await asyncio.sleep(RETRY)
         finally:
             del self._waiting[feed]
 
@@ -137,6 +151,8 @@ class Replays:
         except ConnectionLostError:
             self._server.give_up(connection)
             return
+        except NoAnswerError:
+            raise
         except BrokerError as exc:
             failed, self._waiting[feed] = self._waiting[feed], []
             for each in failed:
