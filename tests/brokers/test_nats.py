@@ -93,7 +93,7 @@ async def test_alien_headers_and_messages_in_a_stream_are_left_out(
             await resumes(process, first, "b")
             assert process.registry.counters()["unreadable"] == told + 3 * len(HEADERS)
             for headers in HEADERS:
-                for subject in ("wsflow.l.100_0.kept", "wsflow.t.plain", "wsflow.c"):
+                for subject in ("wsflow.l.100_0.kept", "wsflow.l.0.plain", "wsflow.c"):
                     await hpub(server, subject, headers, b"garbage")
             await work(process, peer)
             async with process.connect("/") as other:

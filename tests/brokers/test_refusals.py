@@ -113,8 +113,8 @@ async def restricted(
         yield server.url.replace("//", "//app:pw@")
         return
     deny = {
-        "subscribe": '["wsflow.t.*.no", "wsflow.l.*.*.no"]',
-        "publish": '["wsflow.t.*.no", "wsflow.s.*.*.no"]',
+        "subscribe": '["wsflow.l.*.*.no"]',
+        "publish": '["wsflow.l.0.*.no", "wsflow.s.*.*.no"]',
     }[what]
     config = """
         jetstream {store_dir: "%s"}

@@ -103,7 +103,7 @@ async def raw(server: BrokerServer) -> AsyncIterator[tuple[Publish, Any]]:
         client = await nats.connect(server.url)
 
         async def publish(topic: str, data: bytes) -> None:
-            await client.publish(f"wsflow.{'c' if topic == 'control' else 't.' + topic}", data)
+            await client.publish(f"wsflow.{'c' if topic == 'control' else 'l.0.' + topic}", data)
 
         yield publish, client
         await client.close()
@@ -381,7 +381,7 @@ async def test_nats_refuses(
         max_payload: 1000
         jetstream {store_dir: "%s"}
         authorization {users: [
-            {user: a, password: b, permissions: {publish: {deny: "wsflow.t.no"}}}
+            {user: a, password: b, permissions: {publish: {deny: "wsflow.l.0.no"}}}
         ]}
     """
     async with nats_with(tmp_path, config % tmp_path) as server:
@@ -392,7 +392,7 @@ async def test_nats_refuses(
             with pytest.raises(BrokerError, match="bytes is larger than the broker accepts"):
                 await publish("plain", "x" * 2000)
             await publish("plain", "x")
-            with pytest.raises(BrokerError, match=r'violation for publish to "wsflow\.t\.no"'):
+            with pytest.raises(BrokerError, match=r'violation for publish to "wsflow\.l\.0\.no"'):
                 await publish("no", "x")
             await publish("plain", "x")
         assert "the broker refuses: nats: permissions violation" in caplog.text.lower()

@@ -32,11 +32,11 @@ Kept = Annotated[Topic[News], TopicName("kept", history=1000)]
 
 _KEPT = _class(TopicOptions(history=1000))
 SUBJECTS = [
-    "wsflow.t.plain",
+    "wsflow.l.0.plain",
     f"wsflow.l.{_KEPT}.kept",  # as if the stream had republished it
     f"wsflow.s.{_KEPT}.kept",  # stored, and republished
     "wsflow.c",
-    "wsflow.t.alien",
+    "wsflow.l.0.alien",
 ]
 CHANNELS = ["wsflow:t:plain", "wsflow:t:kept", "wsflow:c:", "wsflow:t:alien"]
 

@@ -5,6 +5,10 @@ stored, with the sequence number of each event and of the one before it. Live ev
 from there, by core NATS subscriptions, without a JetStream consumer. Missed events are read with
 direct gets from the stream.
 
+Whoever joins a topic hears all that is published on it, whatever history the publisher believes it
+to have: two versions of an app hear each other while one replaces the other. What is not in the
+history of the process that hears it has no place there.
+
 JetStream bounds the bytes of a stream, not those of a topic in it. So who publishes looks after
 them, now and then by chance: the more often the larger its messages are. No process need know what
 others have published.
@@ -58,6 +62,11 @@ LOOKS = 4
 MAX_TOKEN = 1024
 """Characters of the longest name of a topic that is a subject as it stands."""
 
+
+NO_HISTORY = "0"
+"""The part of a subject for topics without history."""
+
+ALIEN_LIVE = "it was not republished by the stream"
 
 Numbered = tuple[int, bytes]
 """A sequence number and an event."""
@@ -176,11 +185,8 @@ class NatsConnection:
     # -- topics
 
     def _subject(self, kind: str, topic: str, options: TopicOptions) -> str:
-        """The subject of a topic. Its kind: ``t`` without history, ``s`` to be stored, ``l`` stored
-        and live."""
-        if options.history:
-            return f"{self._prefix}.{kind}.{_class(options)}.{_token(topic)}"
-        return f"{self._prefix}.t.{_token(topic)}"
+        """The subject of a topic. Its kind: ``s`` to be stored, ``l`` live."""
+        return f"{self._prefix}.{kind}.{_class(options)}.{_token(topic)}"
 
     def _stream(self, options: TopicOptions) -> str:
         return f"{self._prefix}_{_class(options)}"
@@ -188,11 +194,10 @@ class NatsConnection:
     async def subscribe(self, topics: Mapping[str, TopicOptions]) -> None:
         subjects: dict[str, str] = {}
         for topic, options in topics.items():
-            subjects[topic] = self._subject("l", topic, options)
+            subjects[topic] = f"{self._prefix}.l.*.{_token(topic)}"
             if topic not in self._subscriptions:
-                handle: Callable[[Msg], Awaitable[None]] = partial(self._plain, topic)
-                if options.history:
-                    handle = partial(self._live, topic, self._stream(options))
+                here = f"{self._prefix}.l.{_class(options)}." if options.history else ""
+                handle = partial(self._came, topic, here, self._stream(options))
                 self._subscriptions[topic] = await self._client.subscribe(subjects[topic], handle)
         await self.ping()
         for topic, subject in subjects.items():
@@ -208,28 +213,34 @@ class NatsConnection:
             if subscription is not None:
                 await self._client.unsubscribe(subscription)
 
-    async def _plain(self, topic: str, message: Msg) -> None:
-        self._listener.arrived(topic, None, message.data)
-
-    async def _live(self, topic: str, stream: str, message: Msg) -> None:
+    async def _came(self, topic: str, here: str, stream: str, message: Msg) -> None:
+        """A message on a topic; ``here`` is how its subject begins if the history of this process
+        has it, in a stream."""
         headers = message.headers or {}
-        order = previous = None
-        with contextlib.suppress(ValueError):
-            order = int(headers.get("Nats-Sequence", ""))
-            previous = int(headers.get("Nats-Last-Sequence", ""))
-        if order is None or previous is None or headers.get("Nats-Stream") != stream:
-            self._listener.unreadable(f"topic {topic!r}", "it was not republished by the stream")
-            return
-        epoch = self._epochs.get(stream)
-        if epoch is None:
-            return  # ``last`` follows, which finds the stream, and what is in it is read
-        mark = Mark(epoch, (order,))
-        self._listener.arrived(topic, Stamp(mark, (previous,) if previous else ()), message.data)
+        stored_in = headers.get("Nats-Stream")
+        if message.subject.startswith(f"{self._prefix}.l.{NO_HISTORY}."):
+            self._listener.arrived(topic, None, message.data)
+        elif not here or not message.subject.startswith(here):
+            if stored_in is None:
+                self._listener.unreadable(f"topic {topic!r}", ALIEN_LIVE)
+            else:
+                self._listener.arrived(topic, None, message.data)
+        else:
+            order = previous = None
+            with contextlib.suppress(ValueError):
+                order = int(headers.get("Nats-Sequence", ""))
+                previous = int(headers.get("Nats-Last-Sequence", ""))
+            if order is None or previous is None or stored_in != stream:
+                self._listener.unreadable(f"topic {topic!r}", ALIEN_LIVE)
+            elif (epoch := self._epochs.get(stream)) is not None:
+                stamp = Stamp(Mark(epoch, (order,)), (previous,) if previous else ())
+                self._listener.arrived(topic, stamp, message.data)
+            # Else ``last`` follows, which finds the stream, and then what is in it is read.
 
     async def publish(
         self, topic: str, data: bytes, options: TopicOptions, attempt: Attempt
     ) -> str:
-        subject = self._subject("s", topic, options)
+        subject = self._subject("s" if options.history else "l", topic, options)
         if not options.history:
             await self._client.send(subject, data)
             await self.ping()
@@ -539,6 +550,8 @@ class NatsConnection:
 
 def _class(options: TopicOptions) -> str:
     """The part of a subject that topics with the same history options share."""
+    if not options.history:
+        return NO_HISTORY
     bounds = [options.history, int(options.max_age * 1000)]
     if options.history_bytes != HISTORY_BYTES:
         bounds.append(options.history_bytes)

@@ -49,6 +49,8 @@ PATIENCE = 3.0
 PING_INTERVAL = 1.0
 BEAT = 1.0
 """Seconds between two heartbeats of a process; after three without one it is considered dead."""
+REMIND = 30.0
+"""Seconds after which the topics with history are declared again."""
 STABLE = 10.0
 """Seconds after which a connection counts as stable, and the back-off is reset."""
 SUBSCRIBE_BATCH = 1000
@@ -83,6 +85,7 @@ class RemoteBroker:
         self._engine = engine
         self._timeout = timeout
         self._declared = declared
+        self._stored: Mapping[str, TopicOptions] = {}  # what the server knows
         self._declared_since: dict[str, TopicOptions] = {}  # while the app runs
         self._undeclared: dict[str, TopicOptions] = {}  # of these, what the server does not know
         self._processes = Processes(self._listener, BEAT, self._send)
@@ -187,6 +190,7 @@ class RemoteBroker:
                 await self._subscribe(connection, there)
                 tasks.create_task(self._follow(connection, there))
                 tasks.create_task(self._recover(connection))
+                tasks.create_task(self._remind())
                 if self._is_process:
                     tasks.create_task(self._processes.live())
                 self._connection = connection
@@ -308,6 +312,13 @@ class RemoteBroker:
         self._declared_since[template] = self._undeclared[template] = options
         self._change.set()
 
+    async def _remind(self) -> None:
+        """Declare the topics with history again, now and then: a server that was emptied does not
+        say so."""
+        while True:
+            await asyncio.sleep(REMIND)
+            self._declare_again()
+
     async def _declare(
         self,
         connection: EngineConnection,
@@ -337,6 +348,11 @@ class RemoteBroker:
             if again:
                 self._undeclared = {**topics, **self._undeclared}
                 asyncio.get_running_loop().call_later(RETRY, self._change.set)
+
+    def _declare_again(self) -> None:
+        """The server may have lost what was declared."""
+        self._undeclared = {**self._declared, **self._declared_since}
+        self._change.set()
 
     def _must_recover(self, topic: str) -> None:
         self._to_recover[topic] = None
@@ -384,6 +400,15 @@ class RemoteBroker:
         feed = self._feeds.get(topic)
         if feed is not None and stamp is not None:
             feed.take(stamp, data)
+        elif feed is not None:
+            log.often(
+                logging.WARNING,
+                "topic %r: a message has come that is not in its history: whoever has published it "
+                "knows another one, or none",
+                topic,
+            )
+            self._declare_again()
+            self._pass(topic, None, data)
         elif topic in self._wanted:
             self._pass(topic, stamp.mark if stamp else None, data)
 
@@ -421,6 +446,7 @@ class RemoteBroker:
     def _lose(self, what: str) -> None:
         self.counters["lost"] += 1
         log.warning("%s", what)
+        self._declare_again()
 
     # -- publishing
 
@@ -504,11 +530,11 @@ class RemoteBroker:
         while began - self._asked >= 1:
             connection = await self._within_connection(began, "asking for the topics with history")
             try:
-                self._declared = await connection.declared()
+                self._stored = await connection.declared()
                 self._asked = began
             except ConnectionLostError:
                 self.give_up(connection)
-        return self._declared
+        return self._stored
 
     async def connection(self) -> EngineConnection:
         """Wait for a connection, and return it."""
