@@ -580,7 +580,11 @@ class Taken:
 
         options = TopicOptions(history=9)
         recent = Recent(options, Total())
-        return Feed("t", options, recent, passes, recovers, self.lost.append, alien)
+
+        def lost(topic: str, what: str) -> None:
+            self.lost.append(what)
+
+        return Feed("t", options, recent, passes, recovers, lost, alien)
 
 
 async def test_a_feed_takes_each_event_once_and_in_order() -> None:

@@ -116,6 +116,10 @@ class BrokerListener(Protocol):
     def deliver(self, topic: str, event: Event) -> None:
         """An event of a topic that is subscribed to."""
 
+    def missed(self, topic: str) -> None:
+        """Events of a topic that is subscribed to may be missing here; those that are delivered
+        from now on are later."""
+
     def unreadable(self, where: str, why: object) -> None:
         """Something came that no wsflow has sent."""
 

@@ -32,7 +32,7 @@ class Feed:
         recent: keeps what has come.
         passes: called with each event, in order; returns None if it cannot be read.
         recovers: called with the topic's name when ``recover`` must be run.
-        lost: called with a log message when events are lost.
+        lost: called with the topic's name and what has happened when events are lost.
         alien: called with where and why when something is dropped that is no event of the history.
 
     Attributes:
@@ -67,7 +67,7 @@ class Feed:
         recent: Recent,
         passes: Callable[[str, Mark, bytes], Event | None],
         recovers: Callable[[str], None],
-        lost: Callable[[str], None],
+        lost: Callable[[str, str], None],
         alien: Callable[[str, object], None],
     ) -> None:
         self.topic = topic
@@ -177,14 +177,10 @@ class Feed:
     async def _read(self, connection: EngineConnection, position: Mark, last: Mark) -> None:
         """Read and deliver all events up to ``last``."""
         if position.epoch and position.epoch != last.epoch:
-            position = self._miss(
-                Mark(last.epoch), f"the history of topic {self.topic!r} was lost at the broker"
-            )
+            position = self._miss(Mark(last.epoch), "its history was lost at the broker")
         if last.order < position.order and last.order:  # an empty history has expired
             self.gap = position
-            self._miss(
-                last, f"the end of the history of topic {self.topic!r} was lost at the broker"
-            )
+            self._miss(last, "the end of its history was lost at the broker")
             return
         while last.order > position.order:
             complete, entries, upto = await connection.read(
@@ -194,8 +190,7 @@ class Feed:
                 self.gap = position
                 self._miss(
                     Mark(last.epoch, before(entries[0][0].order)) if entries else upto,
-                    f"topic {self.topic!r} may have lost events: its history does not reach back "
-                    "far enough",
+                    "it may have lost events: its history does not reach back far enough",
                 )
             for mark, data in entries:
                 self._pass(mark, data)
@@ -205,7 +200,7 @@ class Feed:
         """Events were lost. Returns the place from which on there are some."""
         self.recent.clear()
         self.position = position
-        self._lost(what)
+        self._lost(self.topic, what)
         return position
 
     def _let_go(self) -> bool:

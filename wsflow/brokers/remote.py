@@ -278,6 +278,8 @@ class RemoteBroker:
                 if name in self._feeds:
                     self._must_recover(name)
                 elif name in self._ready:
+                    if self._ready[name].is_set():  # the connection was lost meanwhile
+                        self._listener.missed(name)
                     self._ready[name].set()
 
     async def _sort_out(
@@ -443,9 +445,10 @@ class RemoteBroker:
     def unreadable(self, where: str, why: object) -> None:
         self._listener.unreadable(where, why)
 
-    def _lose(self, what: str) -> None:
+    def _lose(self, topic: str, what: str) -> None:
         self.counters["lost"] += 1
-        log.warning("%s", what)
+        log.warning("topic %r: %s", topic, what)
+        self._listener.missed(topic)
         self._declare_again()
 
     # -- publishing
@@ -614,7 +617,7 @@ class _Nobody:
     def ignore(self, *_: object) -> None:
         """Do nothing."""
 
-    deliver = heard = appeared = gone = unreadable = ignore
+    deliver = heard = appeared = gone = missed = unreadable = ignore
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

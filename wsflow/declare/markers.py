@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final, get_args
 
+import msgspec
+
 from wsflow.credential import same
 from wsflow.errors import Forbidden
 from wsflow.messages.events import HISTORY_BYTES, TopicOptions, WhenFull
@@ -70,6 +72,9 @@ class TopicName:
         presence: the type of the members' presence: ``members`` returns values of that type, for
             members in other processes too. Without it, a presence from another process is decoded
             to the type that connections of this process have joined with.
+        gap: a message that the members in a process are sent when they may have missed messages,
+            because the broker was away, or a history has lost some: ``gap=Reload()``. It comes in
+            the place of what is missing, and is published to nobody else.
     """
 
     __slots__ = ("_bounds_bytes", "_options", "template")
@@ -84,6 +89,7 @@ class TopicName:
         backlog: int = 1024,
         when_full: WhenFull = "close",
         presence: Any = None,
+        gap: Any = None,
     ) -> None:
         self.template = template
         self._bounds_bytes = history_bytes is not None
@@ -94,6 +100,7 @@ class TopicName:
             backlog,
             when_full,
             presence,
+            gap,
         )
 
     def __repr__(self) -> str:
@@ -119,7 +126,18 @@ class TopicName:
                 f"when_full is {options.when_full!r}.",
                 'use "close", "drop_oldest", "drop_newest" or "latest".',
             )
-        return None
+        return _gap_problem(options.gap)
+
+
+def _gap_problem(gap: Any) -> tuple[str, str] | None:
+    """Why a message cannot be sent where some are missing, and the fix; None if it can."""
+    if isinstance(gap, type):
+        return f"gap is the class {gap.__name__}.", f"write the message: gap={gap.__name__}()."
+    try:
+        msgspec.json.encode(gap)
+    except Exception as exc:  # whatever its own code raises
+        return f"gap cannot be encoded: {exc}.", "use a msgspec.Struct, as for other messages."
+    return None
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -35,6 +35,8 @@ class TopicOptions:
         when_full: what happens beyond that: ``close`` the connection with 1013, ``drop_oldest``,
             ``drop_newest``, or keep only the ``latest``.
         presence: the type of the members' presence, None if it is not declared.
+        gap: the message that members are sent where they may have missed some, None if there is
+            none.
         event_id: as a broker has stored it, whether messages carry their event id: ``"all"`` of
             them, ``"some"`` of the types, or ``""``.
     """
@@ -45,6 +47,7 @@ class TopicOptions:
     backlog: int = 1024
     when_full: WhenFull = "close"
     presence: Any = None
+    gap: Any = dataclasses.field(default=None, hash=False)
     event_id: Carries = ""
 
 

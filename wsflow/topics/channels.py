@@ -291,6 +291,20 @@ class Channel:
             if listener.subscriber is None or listener.subscriber.id not in exclude:
                 listener.receive(event)
 
+    def missed(self) -> None:
+        """Tell the members that they may have missed messages, if there is a message for that. Who
+        replays is not told: what he misses is in the history."""
+        gap = self.options.gap
+        if gap is None:
+            return
+        encoded: dict[str, EncodedMessage] = {}
+        for membership in list(self.members.values()):
+            codec = membership.subscriber.codec
+            if codec.name not in encoded:
+                encoded[codec.name] = codec.encoded(gap)
+            if membership.replaying is None:
+                membership.subscriber.outbox.deliver(membership, encoded[codec.name])
+
     def leave(self, membership: Membership) -> None:
         """Remove a member. Idempotent."""
         membership.replaying = None
@@ -371,6 +385,7 @@ class Channels:
             rate_limited=0,
             deferred=0,
             ignored=0,
+            missed=0,
         )
 
     async def start(self) -> None:
@@ -463,6 +478,12 @@ class Channels:
         channel = self._channels.get(topic)
         if channel is not None:
             channel.receive(event)
+
+    def missed(self, topic: str) -> None:
+        channel = self._channels.get(topic)
+        if channel is not None and topic != EVERYBODY:
+            self.counters["missed"] += 1
+            channel.missed()
 
     def heard(self, process: str, note: bytes) -> None:
         if not self.usage.heard(note):

@@ -135,8 +135,9 @@ class Registry:
             broker was lost (``reconnected``), events of histories that were dropped because all
             histories in this process were too large (``history_dropped``), messages that were over
             a rate limit (``rate_limited``), whatever became of them, large messages that waited
-            until there was memory to decode them (``deferred``), and messages with an unknown tag
-            that were ``ignored``.
+            until there was memory to decode them (``deferred``), messages with an unknown tag that
+            were ``ignored``, and how often the members of a topic here may have ``missed``
+            messages, because the broker was away, or had lost some.
         """
         channels = self._directory.channels
         return {
