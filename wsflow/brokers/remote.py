@@ -13,13 +13,19 @@ import asyncio
 import itertools
 import logging
 import os
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, final
 
 from wsflow.brokers.base import BrokerListener, Mark, Replay
-from wsflow.brokers.engine import Attempt, ConnectionLostError, Engine, EngineConnection, Stamp
+from wsflow.brokers.engine import (
+    Attempt,
+    ConnectionLostError,
+    Engine,
+    EngineConnection,
+    Stamp,
+    loop_time,
+)
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
 from wsflow.brokers.pulse import watch
@@ -129,7 +135,7 @@ class RemoteBroker:
     async def _live(self) -> None:
         delays = back_off()
         while True:
-            began = time.monotonic()
+            began = loop_time()
             try:
                 async with asyncio.timeout(PATIENCE):
                     connection = await self._engine.connect(self, self._processes.own)
@@ -139,7 +145,7 @@ class RemoteBroker:
                 self._why = await self._live_on(connection)
                 log.warning("the broker %s is unreachable: %s", self._engine.address, self._why)
                 self.counters["reconnected"] += 1
-                if time.monotonic() - began > STABLE:
+                if loop_time() - began > STABLE:
                     delays = back_off()
             await asyncio.sleep(next(delays))
 
@@ -371,12 +377,12 @@ class RemoteBroker:
     async def publish(self, topic: str, envelope: Envelope, options: TopicOptions) -> str:
         number = next(self._numbers)
         attempt = Attempt(f"{self._processes.own}-{number}")
-        began = time.monotonic()
+        began = loop_time()
         what = f"publishing on topic {topic!r}"
         while True:
             connection = await self._within_connection(began, what)
             data = pack(envelope, self._processes.own, number, attempt.again)
-            left = began + self._timeout - time.monotonic() if self._timeout else None
+            left = began + self._timeout - loop_time() if self._timeout else None
             try:
                 async with asyncio.timeout(left):
                     id = await connection.publish(topic, data, options, attempt)
@@ -385,7 +391,7 @@ class RemoteBroker:
             except ConnectionLostError:
                 self._give_up(connection)
                 attempt.again = True
-                attempt.age = time.monotonic() - began
+                attempt.age = loop_time() - began
             else:
                 self.counters["published"] += 1
                 return id
@@ -393,7 +399,7 @@ class RemoteBroker:
     async def replay(
         self, topic: str, after: str, begin: Callable[[], None], last: int = 0
     ) -> Replay:
-        began = time.monotonic()
+        began = loop_time()
         mark = Mark.parse(after)
         what = f"replaying topic {topic!r}"
         while True:
@@ -457,7 +463,7 @@ class RemoteBroker:
         Raises:
             BrokerError: the broker is unreachable.
         """
-        began = time.monotonic()
+        began = loop_time()
         while began - self._asked >= 1:
             connection = await self._within_connection(began, "asking for the topics with history")
             try:
@@ -470,7 +476,7 @@ class RemoteBroker:
     async def _within_connection(self, began: float, what: str) -> EngineConnection:
         """Wait for a connection, and return it."""
         while self._connection is None:
-            left = began + self._timeout - time.monotonic()
+            left = began + self._timeout - loop_time()
             try:
                 async with asyncio.timeout(max(left, 0)):
                     await self._connected.wait()
@@ -498,7 +504,7 @@ class RemoteBroker:
 
     async def claim(self, name: str, seconds: float) -> bool:
         attempt = Attempt(os.urandom(16).hex())
-        began = time.monotonic()
+        began = loop_time()
         what = "claiming a name"
         while True:
             connection = await self._within_connection(began, what)

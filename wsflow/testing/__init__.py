@@ -10,6 +10,7 @@
             assert await ada.receive(Said) == Said("ada", "hi")
 """
 
+from wsflow.testing.clock import FakeClock
 from wsflow.testing.fakes import FakeConnection, FakeRegistry, FakeTopic
 from wsflow.testing.link import Link
 from wsflow.testing.linked import Linked
@@ -27,6 +28,7 @@ from wsflow.transports.memory import Rejection
 
 __all__ = [
     "FAULTS",
+    "FakeClock",
     "FakeConnection",
     "FakeRegistry",
     "FakeTopic",

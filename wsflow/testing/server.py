@@ -95,7 +95,7 @@ class MemoryServer:
         socket or a thread is not waited for.
 
         Args:
-            timeout: seconds.
+            timeout: seconds of real time.
 
         Raises:
             AssertionError: something still goes on after that time.
