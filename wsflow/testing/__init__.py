@@ -10,6 +10,7 @@
             assert await ada.receive(Said) == Said("ada", "hi")
 """
 
+from wsflow.testing.broker import FakeBroker
 from wsflow.testing.clock import FakeClock
 from wsflow.testing.fakes import FakeConnection, FakeRegistry, FakeTopic
 from wsflow.testing.link import Link
@@ -28,6 +29,7 @@ from wsflow.transports.memory import Rejection
 
 __all__ = [
     "FAULTS",
+    "FakeBroker",
     "FakeClock",
     "FakeConnection",
     "FakeRegistry",

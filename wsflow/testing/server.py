@@ -23,7 +23,9 @@ from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
 from wsflow.tasks.background import Background
+from wsflow.tasks.detached import on_trio
 from wsflow.tasks.waiting import Condition
+from wsflow.testing.broker import FakeBroker
 from wsflow.testing.idle import wait_idle
 from wsflow.testing.linked import Linked
 from wsflow.testing.peer import MemoryPeer
@@ -277,13 +279,14 @@ class serve_in_memory:  # noqa: N801
         override: values by type that are injected instead of others; a scope function whose value
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
-        broker: URL of the broker that carries topics, as ``wsflow run --broker`` takes it. Two such
-            blocks with the same broker behave like two processes. All but ``memory://`` need
-            asyncio.
+        broker: the broker that carries topics: a ``FakeBroker``, or a URL, as ``wsflow run
+            --broker`` takes it. Blocks with the same broker behave like processes of one app. All
+            but ``memory://`` need asyncio.
 
     Raises:
         DeclarationError: the app's declarations are invalid.
         ValueError: the broker's URL is invalid, or its client is not installed.
+        RuntimeError: on entering: it runs on Trio, with another broker than ``memory://``.
         Exception: on entering: what a lifespan raised, or a BrokerError if the broker cannot be
             reached; on leaving: an error of the app outside of its connections.
     """
@@ -294,17 +297,22 @@ class serve_in_memory:  # noqa: N801
         *,
         override: Mapping[Any, Any] | None = None,
         limits: Limits = LIMITS,
-        broker: str = select.MEMORY,
+        broker: str | FakeBroker = select.MEMORY,
     ) -> None:
         _check_router(router)
         check_is(limits, Limits, "limits")
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
-        self._broker = broker
-        select.broker(broker, limits.publish_timeout, {})  # raises at once if it is invalid
+        self._broker = broker.url if isinstance(broker, FakeBroker) else broker
+        select.broker(self._broker, limits.publish_timeout, {})  # raises at once if it is invalid
 
     async def __aenter__(self) -> MemoryServer:
+        if self._broker != select.MEMORY and on_trio():
+            raise RuntimeError(
+                f"the broker {self._broker} needs asyncio, and this is Trio: run the test on "
+                f"asyncio, or serve with {select.MEMORY}"
+            )
         self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)
         await self._server._start()
         return self._server
