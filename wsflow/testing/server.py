@@ -18,7 +18,7 @@ from wsflow.client.running import AskCredential
 from wsflow.declare.router import Router
 from wsflow.http import HeaderItems, header_pairs
 from wsflow.limits import Limits, check_is
-from wsflow.log import Log
+from wsflow.log import Log, shown_uri
 from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
@@ -304,16 +304,17 @@ class serve_in_memory:  # noqa: N801
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
-        self._broker = broker.url if isinstance(broker, FakeBroker) else broker
-        select.broker(self._broker, limits.publish_timeout, {})  # raises at once if it is invalid
+        self._broker = broker  # kept, so that its URL holds
+        self._url = broker.url if isinstance(broker, FakeBroker) else broker
+        select.broker(self._url, limits.publish_timeout, {})  # raises at once if it is invalid
 
     async def __aenter__(self) -> MemoryServer:
-        if self._broker != select.MEMORY and on_trio():
+        if self._url != select.MEMORY and on_trio():
             raise RuntimeError(
-                f"the broker {self._broker} needs asyncio, and this is Trio: run the test on "
+                f"the broker {shown_uri(self._url)} needs asyncio, and this is Trio: run the test on "
                 f"asyncio, or serve with {select.MEMORY}"
             )
-        self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)
+        self._server = MemoryServer(App(self._plan, self._limits, self._url), self._override)
         await self._server._start()
         return self._server
 
