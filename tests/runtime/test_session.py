@@ -627,18 +627,12 @@ async def test_a_slow_peer_slows_its_producer() -> None:
     limits = Limits(write_buffer=10_000, close_timeout=1)
     async with serve_in_memory(app, limits=limits) as server, server.connect("/") as peer:
         assert await peer.receive() == bytes(1000)
-        while (
-            not server._app.sessions or not next(iter(server._app.sessions.values())).outbox._paused
-        ):
-            await anyio.lowlevel.checkpoint()
-        for _ in range(10):
-            await anyio.lowlevel.checkpoint()
+        await server.idle()
         before = len(asked)
         assert before <= 13
         for _ in range(20):
             await peer.receive(bytes)
-        for _ in range(50):
-            await anyio.lowlevel.checkpoint()
+        await server.idle()
         assert before < len(asked) <= before + 25
 
 

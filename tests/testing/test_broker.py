@@ -252,7 +252,9 @@ async def test_history_that_is_too_old() -> None:
         async with server.connect("/x") as ada:
             await ada.send("a")
             first = await ada.receive(str)
-            for late, recovered in [(59, True), (2, False)]:
+            await clock.advance(30)
+            await ada.send("b")
+            for late, recovered in [(29, True), (2, False)]:
                 await clock.advance(late)
                 async with server.connect(f"/x?after={first}"):
                     assert told[-1] is recovered

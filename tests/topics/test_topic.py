@@ -183,8 +183,7 @@ async def test_a_lagging_peer_loses_what_the_topic_says(when_full: str, got: lis
     async with serve_in_memory(flooding(when_full), limits=LIMITS) as server:
         async with server.connect("/") as slow, server.connect("/") as quick:
             await quick.send({"from": 0, "to": 10})
-            for _ in range(7):
-                await anyio.lowlevel.checkpoint()
+            await server.idle()
             sessions = dict(server._app.sessions)
             heard: list[int] = []
             while len(heard) < len(got):
@@ -223,10 +222,8 @@ async def test_what_waits_is_dropped_when_the_peer_leaves() -> None:
         async with server.connect("/") as peer:
             (session,) = server._app.sessions.values()
             await peer.send({"from": 0, "to": 10})
-            while session.outbox.sent < 5:
-                await anyio.lowlevel.checkpoint()
-            for _ in range(3):
-                await anyio.lowlevel.checkpoint()
+            await server.idle()
+            assert session.outbox.sent == 5
             await peer.close()
             await peer.wait_closed()
             assert session.outbox.dropped == 5

@@ -311,8 +311,8 @@ class serve_in_memory:  # noqa: N801
     async def __aenter__(self) -> MemoryServer:
         if self._url != select.MEMORY and on_trio():
             raise RuntimeError(
-                f"the broker {shown_uri(self._url)} needs asyncio, and this is Trio: run the test on "
-                f"asyncio, or serve with {select.MEMORY}"
+                f"the broker {shown_uri(self._url)} needs asyncio, and this is Trio: run the test "
+                f"on asyncio, or serve with {select.MEMORY}"
             )
         self._server = MemoryServer(App(self._plan, self._limits, self._url), self._override)
         await self._server._start()
