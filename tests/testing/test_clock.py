@@ -23,7 +23,7 @@ from wsflow.testing import FakeClock, clock, connect, sweep_cancellation
 @pytest.fixture(params=["asyncio", *EAGER, "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     if request.param == "trio":
-        return ("trio", {"clock": trio.testing.MockClock()})
+        return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
     return EAGER.get(request.param, request.param)
 
 
@@ -357,7 +357,7 @@ def test_trios_time_is_given_back() -> None:
 
 def test_trio_needs_a_mock_clock() -> None:
     async def main() -> None:
-        with pytest.raises(RuntimeError, match=r'return \("trio", {"clock": MockClock\(\)}\)'):
+        with pytest.raises(RuntimeError, match=r'return \("trio", {"clock": MockClock\(auto'):
             await FakeClock().__aenter__()
 
     trio.run(main)

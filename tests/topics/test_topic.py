@@ -453,7 +453,7 @@ async def test_a_producer_hears_all_from_its_first_loop_on() -> None:
     async with serve_in_memory(app) as server:
         async with server.connect("/") as peer:
             assert await peer.receive(dict) == {"got": "ready"}
-            await anyio.wait_all_tasks_blocked()
+            await server.idle()
             await server.registry.topic("numbers").publish(0)
             assert await peer.receive(dict) == {"got": 0}
             await left.wait()
@@ -486,13 +486,13 @@ async def test_a_loop_that_is_closed_hears_no_more() -> None:
 
     async with serve_in_memory(app) as server, server.connect("/") as peer:
         numbers = server.registry.topic("numbers")
-        await anyio.wait_all_tasks_blocked()
+        await server.idle()
         await numbers.publish(1)
         assert await peer.receive() == 1
         await closed.wait()
         await numbers.publish(2)
         gate.set()
-        await anyio.wait_all_tasks_blocked()
+        await server.idle()
         await numbers.publish(3)
         assert await peer.receive() == 3
         await peer.receive_nothing(within=0.01)
@@ -522,7 +522,7 @@ async def test_a_loop_ends_with_its_connection_whoever_iterates_it() -> None:
                 assert await peer.receive() == "lent"
                 for loop in loops:
                     tasks.start_soon(iterate, loop)
-                await anyio.wait_all_tasks_blocked()
+                await server.idle()
                 assert ended == []
         assert ended == [1, 1]
         assert len(server._app.directory.channels) == 0

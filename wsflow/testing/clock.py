@@ -13,9 +13,9 @@ from typing import Any, Protocol, final
 from wsflow.tasks.detached import on_trio
 from wsflow.testing.idle import asyncios_own, only_waiting, wait_idle
 
-BUSY = 1.0
-"""Real seconds without a rest, after which time moves all the same: else no timeout could end a
-test in which something never rests."""
+BUSY = 2.0
+"""Seconds of the processor's time without a rest, after which time moves all the same: else no
+timeout could end a test in which something never rests."""
 
 TICK = 0.01
 """Seconds by which it then moves with each iteration of the event loop."""
@@ -181,7 +181,7 @@ class _Busy:
     """Notices that an event loop has not come to rest for long."""
 
     def __init__(self) -> None:
-        self._rested = time.monotonic()
+        self._rested = time.thread_time()
 
     def tick(self, rests: bool) -> float:
         """By how much time moves in this iteration of the event loop.
@@ -189,7 +189,7 @@ class _Busy:
         Args:
             rests: whether nothing is ready.
         """
-        now = time.monotonic()
+        now = time.thread_time()
         if rests:
             self._rested = now
         return TICK if now - self._rested > BUSY else 0.0
@@ -224,8 +224,9 @@ class _OnAsyncio:
         return self._now
 
     def due(self) -> float:
-        timers: list[asyncio.TimerHandle] = self._loop._scheduled
-        return min((each.when() for each in timers if not each.cancelled()), default=math.inf)
+        timers: list[asyncio.TimerHandle] = self._loop._scheduled  # a heap
+        ahead = timers if timers and timers[0].cancelled() else timers[:1]
+        return min((each.when() for each in ahead if not each.cancelled()), default=math.inf)
 
     def move(self, to: float) -> None:
         self._now = max(self._now, to)
@@ -251,9 +252,10 @@ class _OnTrio:
     def begin(self) -> None:
         if not isinstance(self._clock, importlib.import_module("trio.testing").MockClock):
             raise RuntimeError(
-                "on Trio, FakeClock needs a run with trio.testing.MockClock: trio.run(…, "
-                'clock=MockClock()); with anyio\'s pytest plugin, return ("trio", {"clock": '
-                "MockClock()}) from the fixture anyio_backend"
+                "on Trio, FakeClock needs a run with a clock that it can drive: trio.run(…, "
+                "clock=trio.testing.MockClock(autojump_threshold=0)); with anyio's pytest plugin, "
+                'return ("trio", {"clock": MockClock(autojump_threshold=0)}) from the fixture '
+                "anyio_backend"
             )
         self._before = self._clock.rate, self._clock.autojump_threshold
         self._clock.rate, self._clock.autojump_threshold = 0, 0
