@@ -7,7 +7,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, Protocol, TypeVar, final
 from weakref import WeakValueDictionary
 
 from wsflow.brokers.base import Mark
@@ -23,12 +23,10 @@ from wsflow.brokers.engine import (
 )
 from wsflow.brokers.select import register_engine
 from wsflow.messages.events import TopicOptions
+from wsflow.runtime.app import App
 from wsflow.tasks.detached import start_task
 from wsflow.tasks.waiting import Condition
 from wsflow.testing.link import Link
-
-if TYPE_CHECKING:
-    from wsflow.testing.server import MemoryServer
 
 T = TypeVar("T")
 
@@ -37,6 +35,12 @@ SCHEME = "fake"
 _numbers = itertools.count(1)
 _brokers: WeakValueDictionary[str, FakeBroker] = WeakValueDictionary()
 """By URL."""
+
+
+class Served(Protocol):
+    """A server of ``serve_in_memory``."""
+
+    _app: App
 
 
 @final
@@ -66,7 +70,7 @@ class FakeBroker(Link):
         _brokers[self.url] = self
         register_engine(SCHEME, _engine)
 
-    def link(self, server: MemoryServer) -> Link:
+    def link(self, server: Served) -> Link:
         """The link of one server alone. Cut and ``down``, it is as if its process was killed, for
         the others.
 
