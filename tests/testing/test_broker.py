@@ -94,6 +94,8 @@ async def two() -> AsyncIterator[Two]:
         other.connect("/x?name=bob") as bob,
     ):
         yield clock, broker, (one, other), (ada, bob)
+    assert not broker.ends
+    assert not broker._store.connections
 
 
 async def heard(peer: MemoryPeer, *texts: str) -> list[str]:

@@ -81,6 +81,14 @@ async def test_many_short_times_are_as_long_as_a_long_one() -> None:
         assert clock.time == 40
 
 
+async def test_times_so_large_that_they_are_coarse() -> None:
+    async with FakeClock() as clock:
+        await clock.advance(1e9)
+        await anyio.sleep(0.5)
+        await clock.advance(0.5)
+        assert clock.time == pytest.approx(1e9 + 1, abs=1e-6)
+
+
 async def test_what_a_timer_begins_comes_to_rest_before_the_next_one() -> None:
     seen: list[str] = []
 
@@ -239,13 +247,13 @@ async def test_time_stands_still_while_something_goes_on(monkeypatch: pytest.Mon
     monkeypatch.setattr(clock, "BUSY", 0.05)
     async with FakeClock() as fake, anyio.create_task_group() as tasks:
         tasks.start_soon(Ticks(0.01, times=200))
-        until = time.monotonic() + 0.15
-        while time.monotonic() < until:
+        until, steps = time.thread_time() + 0.15, 0
+        while time.thread_time() < until:
             await fake.advance(0.01)
+            steps += 1
             for _ in range(20):
                 await anyio.lowlevel.checkpoint()
-        steps = fake.time / 0.01
-        assert steps == pytest.approx(round(steps))
+        assert fake.time == pytest.approx(steps * 0.01)
         tasks.cancel_scope.cancel()
 
 
