@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import anyio
 import msgspec
 import pytest
+import uvloop
 
 from tests.loops import EAGER
 from wsflow import (
@@ -297,7 +299,42 @@ async def test_what_an_engine_is_told_may_fail() -> None:
     await connection.close()
 
 
+def test_on_uvloop() -> None:
+    async def main() -> None:
+        broker = FakeBroker()
+        async with (
+            serve_in_memory(chat, broker=broker) as one,
+            serve_in_memory(chat, broker=broker) as other,
+            one.connect("/x?name=ada") as ada,
+            other.connect("/x?name=bob") as bob,
+        ):
+            await ada.send(Say("hi"))
+            assert (await bob.receive(Said)).text == "hi"
+            broker.cut()
+            await ada.send(Say("again"))
+            assert (await bob.receive(Said, timeout=5)).text == "again"
+
+    uvloop.run(main())
+
+
 # -- mistakes
+
+
+async def test_another_event_loop() -> None:
+    broker = FakeBroker()
+    listener: Any = None
+
+    def elsewhere() -> None:
+        async def main() -> None:
+            await _Engine(broker).connect(listener, "me")
+
+        with pytest.raises(BrokerError, match=r"this is another one \(blocking_publisher has its"):
+            asyncio.run(main())
+
+    async with serve_in_memory(chat, broker=broker):
+        await asyncio.to_thread(elsewhere)
+    connection = await _Engine(broker).connect(listener, "me")  # one after the other, it may be
+    await connection.close()
 
 
 async def test_the_link_of_another_server() -> None:

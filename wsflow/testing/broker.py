@@ -22,6 +22,7 @@ from wsflow.brokers.engine import (
     settle,
 )
 from wsflow.brokers.select import register_engine
+from wsflow.errors import BrokerError
 from wsflow.messages.events import TopicOptions
 from wsflow.runtime.app import App
 from wsflow.tasks.detached import start_task
@@ -60,7 +61,7 @@ class FakeBroker(Link):
     while, ``delay`` is for each message. What was published before is kept.
 
     Attributes:
-        url: what ``wsflow.publisher`` and others reach it by, in this process.
+        url: what ``wsflow.publisher`` and others reach it by, on this event loop.
     """
 
     def __init__(self) -> None:
@@ -202,7 +203,7 @@ class _Store:
 
 @final
 class _Engine:
-    """Connects one process to a broker.
+    """Connects one process to a broker, on the event loop of the others.
 
     Attributes:
         link: the link of this process alone.
@@ -217,6 +218,12 @@ class _Engine:
         links = (self.broker, self.link)
         if any(each.down for each in links):
             raise ConnectionLostError("the link is down")
+        here = asyncio.get_running_loop()
+        if any(each.loop is not here for each in self.broker._store.connections):
+            raise BrokerError(
+                "a FakeBroker serves one event loop, and this is another one (blocking_publisher "
+                "has its own): use wsflow.publisher in the test"
+            )
         connection = _Connection(self.broker._store, links, listener, process)
         try:
             await connection.ping()
@@ -272,6 +279,7 @@ class _Connection:
     def __init__(
         self, store: _Store, links: Sequence[Link], listener: EngineListener, process: str
     ) -> None:
+        self.loop = asyncio.get_running_loop()
         self.process = process
         self.heard = 0
         self.topics: set[str] = set()
@@ -331,7 +339,7 @@ class _Connection:
     async def _ask(self, work: Callable[[], T]) -> T:
         """Have the broker do something, and wait for the result."""
         self._failure.check()
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[T] = self.loop.create_future()
 
         def do() -> None:
             result = work()

@@ -93,8 +93,8 @@ class MemoryServer:
 
     async def idle(self, timeout: float = 1) -> None:
         """Wait until nothing in the app can go on by itself: each task, those of the test too,
-        waits for a message, for time to pass, or for another task. In memory: a broker, a
-        socket or a thread is not waited for.
+        waits for a message, for time to pass, or for another task. In memory: a socket or a
+        thread is not waited for, and of brokers only a ``FakeBroker``.
 
         Args:
             timeout: seconds of real time.
