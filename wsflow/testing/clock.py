@@ -13,7 +13,7 @@ from typing import Any, Protocol, final
 from wsflow.tasks.detached import on_trio
 from wsflow.testing.idle import asyncios_own, only_waiting, wait_idle
 
-BUSY = 2.0
+BUSY = 10.0
 """Seconds of the processor's time without a rest, after which time moves all the same: else no
 timeout could end a test in which something never rests."""
 
@@ -21,7 +21,7 @@ TICK = 0.01
 """Seconds by which it then moves with each iteration of the event loop."""
 
 RESTS = 5.0
-"""Real seconds within which all must come to rest after a timer."""
+"""Seconds of the processor's time within which all must come to rest after a timer."""
 
 EXACT = 1e-6
 """Seconds by which the sum of many short times may miss that of a few long ones."""

@@ -97,7 +97,7 @@ class MemoryServer:
         thread is not waited for, and of brokers only a ``FakeBroker``.
 
         Args:
-            timeout: seconds of real time.
+            timeout: seconds of the processor's time.
 
         Raises:
             AssertionError: something still goes on after that time.
