@@ -9,7 +9,6 @@ from pathlib import Path
 
 import hypothesis  # noqa: F401  (it must be there before a test freezes the heap)
 import pytest
-import trio.testing
 
 from tests.brokers.servers import BrokerServer, Kind
 from wsflow import log
@@ -24,12 +23,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 def nothing_logged_lately() -> None:
     """So that a line that is logged once a second is logged in this test."""
     log._often.clear()
-
-
-@pytest.fixture
-def mock_clock() -> object:
-    """A backend whose clock jumps to the next timer when nothing else is to do."""
-    return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import anyio.lowlevel
 import jwt
 import msgspec
 import pytest
+import trio.testing
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -58,7 +59,15 @@ from wsflow.request import MAX_QUERY_FIELDS
 from wsflow.runtime import rates
 from wsflow.runtime.calls import MOST_ASKED
 from wsflow.server import Settings
-from wsflow.testing import FAULTS, MemoryPeer, connect, sweep_cancellation
+from wsflow.testing import (
+    FAULTS,
+    FakeBroker,
+    FakeClock,
+    MemoryPeer,
+    connect,
+    serve_in_memory,
+    sweep_cancellation,
+)
 from wsflow.wiring.plan import CALLS_AT_ONCE
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +93,8 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "Close": Close,
         "Connection": Connection,
         "EventId": EventId,
+        "FakeBroker": FakeBroker,
+        "FakeClock": FakeClock,
         "InvalidMessage": InvalidMessage,
         "MemberJoined": MemberJoined,
         "MemberLeft": MemberLeft,
@@ -98,6 +109,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "anyio": anyio,
         "connect": connect,
         "msgspec": msgspec,
+        "serve_in_memory": serve_in_memory,
         "sweep_cancellation": sweep_cancellation,
         "check_password": lambda name, password: space["User"](name, ["admin"]),
         "heard": [],
@@ -399,6 +411,21 @@ async def test_the_guide() -> None:
         assert (bad.why, bad.where) == ("Expected `int | object`, got `str`", "$")
         assert await peer.receive(int) == -5
     await apps["/greeting/{name}"]["test_greeting"]()
+
+
+@pytest.mark.parametrize(
+    "anyio_backend",
+    ["asyncio", ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})],
+    ids=["asyncio", "trio"],
+)
+async def test_the_guides_clock() -> None:
+    await blocks("docs/guide.md")["/greeting/{name}"]["test_reminders"]()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_guides_broker() -> None:
+    space = blocks("docs/guide.md")["/greeting/{name}"]
+    await space["test_nothing_is_lost_while_the_broker_is_away"]()
 
 
 TOPIC_BOUNDS = ("history", "max_age", "history_bytes")

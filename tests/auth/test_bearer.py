@@ -31,6 +31,7 @@ from tests.auth.users import (
     bearer_app,
     token,
 )
+from tests.clocks import InFakeTime
 from wsflow import Close, Connection, Reject, Router
 from wsflow.auth import Bearer
 from wsflow.limits import Limits
@@ -206,11 +207,7 @@ async def test_a_first_message_that_is_not_accepted() -> None:
         assert end.reason == "the signature of the token is not valid"
 
 
-class TestTheFirstMessageHasATime:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
+class TestTheFirstMessageHasATime(InFakeTime):
     async def test_open_timeout(self) -> None:
         async with connect(APP, limits=Limits(open_timeout=7)) as peer:
             began = anyio.current_time()

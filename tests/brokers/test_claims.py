@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.brokers.servers import BrokerServer, Kind
+from tests.clocks import InFakeTime
 from wsflow import BrokerError, Router
 from wsflow.brokers import Attempt, remote
 from wsflow.brokers.memory import MemoryBroker
@@ -121,11 +122,7 @@ async def test_how_long(seconds: float) -> None:
             await server.registry.claim("a", seconds)
 
 
-class TestInMemory:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
+class TestInMemory(InFakeTime):
     async def test_claims_end(self) -> None:
         broker = MemoryBroker(Ignoring())
         for number in range(1000):

@@ -7,6 +7,7 @@ from typing import Annotated
 import anyio
 import pytest
 
+from tests.clocks import InFakeTime
 from wsflow import Query, Router, Topic, TopicName
 from wsflow.brokers import memory
 from wsflow.brokers.base import PORTION, OvertakenError, Replay
@@ -197,11 +198,7 @@ async def test_the_limit_is_that_of_the_app() -> None:
             assert not told[-1]
 
 
-class TestOnAMockClock:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
+class TestInFakeTime(InFakeTime):
     async def test_events_that_are_too_old_are_forgotten(self) -> None:
         broker = MemoryBroker(Heard())  # type: ignore[arg-type]
         kept = TopicOptions(history=10, max_age=60)

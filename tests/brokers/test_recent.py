@@ -16,6 +16,10 @@ from wsflow.messages.events import Envelope, Event, TopicOptions
 PLAIN = Envelope({})
 
 
+def total() -> Total:
+    return Total(lambda: 0.0)
+
+
 def known(number: int, size: int = 10) -> Known:
     return Known((number,), Event(str(number), PLAIN), size)
 
@@ -36,7 +40,7 @@ def all_after(kept: Recent, number: int) -> list[int]:
 
 
 def test_what_was_heard_is_here() -> None:
-    kept = Recent(TopicOptions(history=1000), Total())
+    kept = Recent(TopicOptions(history=1000), total())
     heard(kept, *range(5, 200))
     assert kept.portion((3,)) is None  # nobody knows what is between 3 and 5
     assert all_after(kept, 4) == [*range(5, 200)]
@@ -48,7 +52,7 @@ def test_what_was_heard_is_here() -> None:
 
 
 def test_not_more_than_the_history_has() -> None:
-    kept = Recent(TopicOptions(history=100), Total())
+    kept = Recent(TopicOptions(history=100), total())
     heard(kept, *range(1, 1000))
     there = all_after(kept, 899)
     assert there == [*range(900, 1000)]
@@ -57,7 +61,7 @@ def test_not_more_than_the_history_has() -> None:
 
 
 def test_a_portion_has_a_limit_in_bytes() -> None:
-    kept = Recent(TopicOptions(history=100), Total())
+    kept = Recent(TopicOptions(history=100), total())
     heard(kept, 1, 2, 3, size=PORTION_BYTES - 1)
     kept.read((3,), (9,), [known(number, 30_000) for number in range(4, 10)])
     sizes = []
@@ -69,7 +73,7 @@ def test_a_portion_has_a_limit_in_bytes() -> None:
 
 
 def test_what_was_read_fills_the_gap_before_what_was_heard() -> None:
-    kept = Recent(TopicOptions(history=100), Total())
+    kept = Recent(TopicOptions(history=100), total())
     heard(kept, 8, 9)
     assert kept.next((2,)) == (7,)
     kept.read((2,), (9,), [known(4), known(6), known(7), known(8), known(9)])
@@ -81,7 +85,7 @@ def test_what_was_read_fills_the_gap_before_what_was_heard() -> None:
 
 
 def test_the_last_events() -> None:
-    kept = Recent(TopicOptions(history=1000), Total())
+    kept = Recent(TopicOptions(history=1000), total())
     assert kept.last(1, (3,)) is None
     heard(kept, *range(4, 204))
     assert kept.last(1, (203,)) == (202,)
@@ -91,10 +95,9 @@ def test_the_last_events() -> None:
     assert kept.last(1, (204,)) is None  # it is not here
 
 
-def test_what_is_too_old_is_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_old_is_not_replayed() -> None:
     now = 100.0
-    monkeypatch.setattr(recent, "monotonic", lambda: now)
-    kept = Recent(TopicOptions(history=1000, max_age=10), Total())
+    kept = Recent(TopicOptions(history=1000, max_age=10), Total(lambda: now))
     heard(kept, 1, 2)
     now = 105.0
     heard(kept, 3)
@@ -111,7 +114,7 @@ def test_what_is_too_old_is_not_replayed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_all_topics_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "RECENT_BYTES", 400_000)
-    total = Total()
+    total = Total(lambda: 0.0)
     topics = [Recent(TopicOptions(history=1000), total) for _ in range(3)]
     for kept in topics:
         heard(kept, *range(1, 201), size=1000 - recent.OVERHEAD)
@@ -127,7 +130,7 @@ def test_all_topics_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_replayed_stays_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "RECENT_BYTES", 200_000)
-    kept = Recent(TopicOptions(history=1000), Total())
+    kept = Recent(TopicOptions(history=1000), total())
     heard(kept, *range(1, 101), size=1000 - recent.OVERHEAD)
     for number in range(101, 300):
         assert kept.portion((0,)) is not None
@@ -166,7 +169,7 @@ def test_whatever_was_heard_and_read(steps: list[Any], room: int) -> None:
     """What comes after any place is either not here, or all of it, in order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recent, "RECENT_BYTES", room)
-        total = Total()
+        total = Total(lambda: 0.0)
         kept = Recent(TopicOptions(history=200), total)
         at = 0
         for step, what in steps:

@@ -278,7 +278,27 @@ async def test_bad_options(options: dict[str, Any], why: str) -> None:
         await wsflow.run_client(echo(), "ws://x/echo", **options)
 
 
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize("receives", [(News, Bye), News, ()])
+async def test_messages_of_a_new_type(uri: str, receives: Any, codec: Any) -> None:
+    async with wsflow.connect(uri, receives=receives, codec=codec) as peer:
+        await peer.send(Say("hi"))
+        await peer.send(Say("hi"))
+        with pytest.raises(TimeoutError):
+            await peer.receive(timeout=0.01)
+        assert await peer.call(Double(2)) == 4
+        assert peer._client.app.directory.channels.counters["ignored"] == 2
+    assert str(peer.end) == "closed (1000)"
+    code = 1007 if receives else 1003
+    async with wsflow.connect(uri, receives=receives, codec=codec, unknown="close") as peer:
+        await peer.send(Say("hi"))
+        with pytest.raises(Disconnected, match=f"{code} unknown type 'say'"):
+            await peer.receive(timeout=5)
+
+
 async def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match='unknown is \'drop\': use "close" or "ignore"'):
+        wsflow.connect("ws://x/", unknown="drop")  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"reconnect is 5: use True, False or Reconnect\(…\)"):
         wsflow.connect("ws://x/", reconnect=5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="headers is a str: use a mapping, or pairs"):

@@ -1,4 +1,4 @@
-"""When a client comes back, and when it does that; on a clock that jumps."""
+"""When a client comes back, and when it does that."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from contextlib import AsyncExitStack
 import anyio
 import pytest
 
+from tests.clocks import InFakeTime
 from wsflow import ConnectError, End, Reconnect, Router
 from wsflow.client.reconnecting import Pauses, reconnects
 from wsflow.testing import serve_in_memory
-
-
-@pytest.fixture
-def anyio_backend(mock_clock: object) -> object:
-    return mock_clock
 
 
 @pytest.mark.parametrize(
@@ -73,32 +69,33 @@ def test_bad_settings(wrong: dict[str, float]) -> None:
         Reconnect(**wrong)  # type: ignore[arg-type]
 
 
-async def test_two_hundred_do_not_come_back_at_one_moment() -> None:
-    server, client = Router(), Router()
-    came: list[float] = []
+class TestComingBack(InFakeTime):
+    async def test_two_hundred_do_not_come_back_at_one_moment(self) -> None:
+        server, client = Router(), Router()
+        came: list[float] = []
 
-    @server.on_connect
-    async def enter() -> None:
-        came.append(anyio.current_time())
+        @server.on_connect
+        async def enter() -> None:
+            came.append(anyio.current_time())
 
-    for router in (server, client):
+        for router in (server, client):
 
-        @router.producer(on_end="keep")
-        async def nothing() -> None: ...
+            @router.producer(on_end="keep")
+            async def nothing() -> None: ...
 
-    async with serve_in_memory(server) as serving, AsyncExitStack() as stack:
-        all_linked = [
-            await stack.enter_async_context(serving.link(client, "/", reconnect=True))
-            for _ in range(200)
-        ]
-        came.clear()
-        lost = anyio.current_time()
-        for linked in all_linked:
-            linked.link.cut()
-        for linked in all_linked:
-            await linked.connected(2)
-        after = sorted(each - lost for each in came)
-    assert after[0] < 0.1
-    assert 0.9 < after[-1] <= 1
-    tenths = [sum(t <= each < t + 0.1 for each in after) for t in (n / 100 for n in range(100))]
-    assert max(tenths) <= 45  # about 20 each
+        async with serve_in_memory(server) as serving, AsyncExitStack() as stack:
+            all_linked = [
+                await stack.enter_async_context(serving.link(client, "/", reconnect=True))
+                for _ in range(200)
+            ]
+            came.clear()
+            lost = anyio.current_time()
+            for linked in all_linked:
+                linked.link.cut()
+            for linked in all_linked:
+                await linked.connected(2)
+            after = sorted(each - lost for each in came)
+        assert after[0] < 0.1
+        assert 0.9 < after[-1] <= 1
+        tenths = [sum(t <= each < t + 0.1 for each in after) for t in (n / 100 for n in range(100))]
+        assert max(tenths) <= 45  # about 20 each

@@ -9,6 +9,7 @@ import pytest
 
 from tests.brokers.servers import KINDS, BrokerServer
 from tests.loops import EAGER
+from wsflow.testing import FakeBroker
 from wsflow.testing.conformance.brokers import *  # noqa: F403
 
 
@@ -17,11 +18,11 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
     return EAGER.get(request.param, request.param)
 
 
-@pytest.fixture(scope="module", params=["memory", *KINDS])
+@pytest.fixture(scope="module", params=["memory", "fake", *KINDS])
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a broker; its server is shared by the tests of this file."""
-    if request.param == "memory":
-        yield "memory://"
+    if request.param in ("memory", "fake"):
+        yield f"{request.param}://"
         return
     server = BrokerServer(request.param)
     server.start()
@@ -30,6 +31,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def broker(engine: str) -> str:
+def broker(engine: str) -> Iterator[str]:
     """The same, for one test: with names of its own."""
-    return engine if engine == "memory://" else f"{engine}?prefix=test{os.urandom(4).hex()}"
+    if engine == "memory://":
+        yield engine
+    elif engine == "fake://":
+        fake = FakeBroker()
+        yield fake.url
+    else:
+        yield f"{engine}?prefix=test{os.urandom(4).hex()}"

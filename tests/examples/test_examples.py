@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from examples import bot, calls, chat, counter, echo, members, prices, tutorial, workers
+from tests.clocks import InFakeTime
 from wsflow.server.loading import wired
 from wsflow.testing import FakeTopic, connect
 
@@ -124,13 +125,7 @@ async def test_members() -> None:
         assert await member.receive(members.Refused) == members.Refused("you are muted")
 
 
-class Jumping:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
-
-class TestChatClock(Jumping):
+class TestChatClock(InFakeTime):
     async def test_an_hour_passes_at_once(self) -> None:
         async with connect(chat.app, "/chat/lobby?name=ada") as ada:
             for seconds in range(3600):
@@ -138,7 +133,7 @@ class TestChatClock(Jumping):
             assert (await ada.wait_closed(timeout=2)).code == 1000
 
 
-class TestPrices(Jumping):
+class TestPrices(InFakeTime):
     async def test_a_snapshot_then_changes(self) -> None:
         random.seed(1)
         async with (
@@ -154,7 +149,7 @@ class TestPrices(Jumping):
             assert all_prices.end is None  # the snapshot's end did not close
 
 
-class TestWorkers(Jumping):
+class TestWorkers(InFakeTime):
     async def test_jobs_run_side_by_side_and_customers_keep_their_order(self) -> None:
         async with connect(workers.app, "/jobs") as peer:
             await peer.send(workers.Job(1, "ada", seconds=3))

@@ -510,7 +510,7 @@ async def test_who_asks_more_than_fits_waits(life: Life, monkeypatch: pytest.Mon
             for name in "cde":
                 tasks.start_soon(ask, Work(name))
             tasks.start_soon(ask, Add(1, 2))
-            await anyio.wait_all_tasks_blocked()
+            await linked.idle()
             assert not any(f"begun {name}" in life.events for name in "cde")
             life.go.set()
             await life.until("over e")
@@ -523,7 +523,7 @@ async def test_who_asks_more_than_fits_waits(life: Life, monkeypatch: pytest.Mon
                 tasks.start_soon(ask, Work(name))
                 await life.until(f"begun {name}")
             tasks.start_soon(ask, Work("z"))
-            await anyio.wait_all_tasks_blocked()
+            await linked.idle()
             linked.link.cut()
             life.go.set()
     assert sorted(outcomes) == ["None"] * 5 + ["Sum(total=3)"] + ["lost"] * 3

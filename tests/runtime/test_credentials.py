@@ -14,6 +14,7 @@ import pytest
 
 import wsflow
 from tests.auth.users import KEY, OTHER, Ban, Said, Say, User, bearer, bearer_app, token
+from tests.clocks import InFakeTime
 from tests.loops import LOOPS
 from wsflow import (
     Close,
@@ -104,13 +105,7 @@ async def closed(peer: MemoryPeer) -> tuple[int, str, float]:
     return end.code, end.reason, anyio.current_time()
 
 
-class Jumping:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
-
-class TestItEnds(Jumping):
+class TestItEnds(InFakeTime):
     @pytest.mark.parametrize(
         ("options", "after"),
         [
@@ -214,7 +209,7 @@ class TestItEnds(Jumping):
             await anyio.sleep(1)
 
 
-class TestItIsRenewed(Jumping):
+class TestItIsRenewed(InFakeTime):
     @pytest.mark.parametrize("codec", ["wsflow.json", "wsflow.msgpack"])
     async def test_by_a_message(self, codec: str) -> None:
         began = anyio.current_time()
@@ -487,7 +482,7 @@ def listener() -> Router:
     return client
 
 
-class TestAClient(Jumping):
+class TestAClient(InFakeTime):
     async def test_renews_in_band(self) -> None:
         asked: list[float] = []
         began = anyio.current_time()

@@ -67,11 +67,6 @@ async def serving(app: Router, most: int = MOST, **limits: Any) -> AsyncIterator
             assert not server._app.memory._queue
 
 
-async def settled() -> None:
-    for _ in range(50):
-        await anyio.lowlevel.checkpoint()
-
-
 async def until(predicate: Any) -> None:
     while not predicate():
         await anyio.lowlevel.checkpoint()
@@ -117,13 +112,13 @@ async def test_messages_that_do_not_fit_wait_in_the_order_in_which_they_came(
             for number, peer in enumerate((a, b, c)):
                 await peer.send(wide(number))
                 await peer.send(Wide(10 + number))
-            await settled()
+            await server.idle()
             assert 0 in gates.begun
             assert not {1, 2, 11, 12} & {*gates.begun}  # nor does what came behind them overtake
             assert server.registry.counters()["deferred"] == 2
             gates.open(0, 10)
             await until(lambda: 1 in gates.begun)
-            await settled()
+            await server.idle()
             assert 2 not in gates.begun
             gates.open(*range(20))
             await until(lambda: len(gates.done) == 6)
@@ -141,7 +136,7 @@ async def test_one_alone_always_fits(most: int) -> None:
         async with server.connect("/") as a, server.connect("/") as b, server.connect("/") as c:
             for number, peer in enumerate((a, b, c)):
                 await peer.send(wide(number))
-            await settled()
+            await server.idle()
             assert sorted(gates.begun) == {1: [0], 10**6: [0], 0: [0, 1, 2]}[most]
             gates.open(0, 1, 2)
             await until(lambda: len(gates.done) == 3)
@@ -157,18 +152,18 @@ async def test_the_end_while_a_message_waits(kind: str, end: str) -> None:
         async with server.connect("/") as a, server.connect("/") as b:
             await a.send(wide(0))
             await b.send(wide(1))
-            await settled()
+            await server.idle()
             (held,) = [each for each in server._app.sessions.values() if each._inbox.held]
             if end == "drain":
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(server.drain, 10)
-                    await settled()
+                    await server.idle()
                     gates.open(0, 1)
             elif end == "our close":
                 await held.connection.close()
             else:
                 await (b.vanish() if end == "vanish" else b.close())
-                await settled()
+                await server.idle()
                 if end == "late":
                     await held.join()
                 gates.open(0, 1)
@@ -237,7 +232,7 @@ async def test_text_may_wait_and_is_then_handled_as_all_messages() -> None:
             assert await b.receive(str) == "r"
             await a.send(WIDE)
             b._transport.peer_send(msgspec.json.encode("[" * 10_000), True)
-            await settled()
+            await server.idle()
             gates.open(0)
             assert await b.receive(str) == "["
 
@@ -267,7 +262,7 @@ async def test_calls_and_their_answers() -> None:
                 tasks.start_soon(call)
                 await until(lambda: gates.begun)
                 await b.send(wide(1))
-                await settled()
+                await server.idle()
                 assert not answers
                 gates.open(0)
             call_id = (await b.receive(dict))["id"]
@@ -291,7 +286,7 @@ async def test_a_call_of_the_peer_gets_no_more_memory_for_it() -> None:
             await until(lambda: gates.begun)
             for number in range(3):
                 await a.send(wide(number))
-            await settled()
+            await server.idle()
             assert gates.begun == [10, 0]
             gates.open(0, 1, 2, 10)
             await until(lambda: len(gates.done) == 4)
@@ -372,7 +367,7 @@ async def test_what_is_over_a_rate_limit_has_no_memory(when_over: Any, call: boo
             a._transport.peer_send(msgspec.json.encode(ask), True)
         else:
             await a.send(wide(1))
-        await settled()
+        await server.idle()
         assert server._app.memory._large == 0
         await b.send(wide(2))
         await until(lambda: 2 in gates.done)
@@ -417,7 +412,7 @@ async def test_a_message_is_decoded_again_when_its_time_has_come(concurrency: in
         for number in range(3):
             await a.send(wide(number))
         for number in range(2):
-            await settled()
+            await server.idle()
             assert limited.gates.done == [*range(number + 1)]
             assert server._app.memory._large == 0
             await limited.has_come(server)
@@ -436,7 +431,7 @@ async def test_a_call_is_decoded_again_when_its_time_has_come() -> None:
                 assert await a.call(Echo(WIDE)) == len(WIDE)
 
             tasks.start_soon(ask)
-            await settled()
+            await server.idle()
             assert server._app.memory._large == 0
             await limited.has_come(server)
 
@@ -464,7 +459,7 @@ async def test_a_message_whose_time_has_come_waits_for_memory(then: str) -> None
         await b.send(wide(10))
         await until(lambda: 10 in gates.begun)
         await limited.has_come(server)
-        await settled()
+        await server.idle()
         assert gates.done == [0]
         assert server.registry.counters()["deferred"] == 1
         if then == "vanish":
@@ -478,7 +473,7 @@ async def test_a_message_whose_time_has_come_waits_for_memory(then: str) -> None
         elif then == "drain":
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.drain, 10)
-                await settled()
+                await server.idle()
                 assert gates.done == [0]
                 gates.open(10)
                 await until(lambda: gates.done == [0, 10, 1, 2])
@@ -524,7 +519,7 @@ async def test_so_many_small_ones_that_each_connection_reads_one_at_a_time() -> 
             for peer in (a, b):
                 for number in range(20):
                     await peer.send(Wide(number, [[]] * 3))
-            await settled()
+            await server.idle()
             received = [each.received for each in server._app.sessions.values()]
             assert sum(received) < 30  # most of them by the first, as long as there was room
             assert server._app.memory.small > 900

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.brokers.servers import BrokerServer
+from tests.clocks import InFakeTime
 from wsflow import Call, CallError, Connection, Limits, Query, Router
 from wsflow.addresses import address_of
 from wsflow.brokers import remote
@@ -151,11 +152,7 @@ async def times(app: Router, count: int, connections: int = 1) -> list[float]:
     return [round(each - handled[0], 3) for each in handled]
 
 
-class TestSlowed:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
+class TestSlowed(InFakeTime):
     @pytest.mark.parametrize("per", ["connection", "client", "user"])
     async def test_slowed_messages_come_at_the_rate(self, per: Any) -> None:
         app = Router("/", rate="2/s", burst=3, per=per)

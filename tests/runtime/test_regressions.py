@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskGroup
 
+from tests.clocks import InFakeTime
 from wsflow import (
     Close,
     Connection,
@@ -30,13 +31,7 @@ async def echo(message: str) -> str:
     return message
 
 
-class Jumping:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
-
-class TestStubborn(Jumping):
+class TestStubborn(InFakeTime):
     async def test_a_block_fails_by_name_and_does_not_hang(self) -> None:
         begun, stop = anyio.Event(), anyio.Event()
         app = Router("/")

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from anyio.abc import TaskGroup
 
+from tests.clocks import InFakeTime
 from wsflow import Close, Connection, Disconnected, Reject, Router
 from wsflow.limits import Limits
 from wsflow.runtime.session import NEXT, Phase
@@ -140,13 +141,7 @@ async def test_producers_are_cancelled_at_once_when_the_peer_leaves() -> None:
         assert end.cause == "peer"
 
 
-class Jumping:
-    @pytest.fixture
-    def anyio_backend(self, mock_clock: object) -> object:
-        return mock_clock
-
-
-class TestLate(Jumping):
+class TestLate(InFakeTime):
     async def test_consumers_have_a_limit_after_the_peer_has_left(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -241,7 +236,7 @@ class TestLate(Jumping):
             began = anyio.current_time()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.drain, first)
-                await anyio.wait_all_tasks_blocked()
+                await server.idle()
                 await peer.close()
                 await peer.wait_closed(timeout=20)
             assert anyio.current_time() - began == pytest.approx(1)
@@ -627,18 +622,12 @@ async def test_a_slow_peer_slows_its_producer() -> None:
     limits = Limits(write_buffer=10_000, close_timeout=1)
     async with serve_in_memory(app, limits=limits) as server, server.connect("/") as peer:
         assert await peer.receive() == bytes(1000)
-        while (
-            not server._app.sessions or not next(iter(server._app.sessions.values())).outbox._paused
-        ):
-            await anyio.lowlevel.checkpoint()
-        for _ in range(10):
-            await anyio.lowlevel.checkpoint()
+        await server.idle()
         before = len(asked)
         assert before <= 13
         for _ in range(20):
             await peer.receive(bytes)
-        for _ in range(50):
-            await anyio.lowlevel.checkpoint()
+        await server.idle()
         assert before < len(asked) <= before + 25
 
 

@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 
+from tests.clocks import InFakeTime
 from wsflow import (
     Close,
     Connection,
@@ -21,7 +22,6 @@ from wsflow import (
     TopicMember,
 )
 from wsflow.testing import FakeConnection, FakeTopic, MemoryPeer, connect, serve_in_memory
-from wsflow.testing import peer as peer_module
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -174,39 +174,33 @@ def deaf() -> Router:
 LONG = "x" * 50_000
 
 
-async def test_an_app_that_does_not_read_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_module, "READS", 0.05)
-    with pytest.raises(AssertionError) as raised:
-        async with connect(deaf(), "/") as peer:
-            while True:
-                await peer.send(LONG, timeout=0.05)
-    assert str(raised.value).startswith("the app has not read what was sent within 0.05 s; running")
-    assert "ponder" in str(raised.value)
+class TestDeaf(InFakeTime):
+    async def test_an_app_that_does_not_read_what_is_sent(self) -> None:
+        with pytest.raises(AssertionError) as raised:
+            async with connect(deaf(), "/") as peer:
+                while True:
+                    await peer.send(LONG, timeout=20)
+        assert str(raised.value).startswith("the app has not read what was sent within 20 s; runn")
+        assert "ponder" in str(raised.value)
 
-
-async def test_an_app_that_does_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_module, "READS", 0.05)
-    with pytest.raises(AssertionError, match="has not read what was sent") as raised:
-        async with connect(deaf(), "/") as peer:
-            for _ in range(300):
-                await peer.send("more")
-    assert "ponder" in str(raised.value)
-
-
-async def test_leaving_an_app_that_does_not_read_is_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Then, too, nothing of the connection is left."""
-    monkeypatch.setattr(peer_module, "READS", 0.05)
-    async with serve_in_memory(deaf()) as server:
-        with anyio.CancelScope() as scope:
-            async with server.connect("/") as peer:
+    async def test_an_app_that_does_not_read_to_the_end(self) -> None:
+        with pytest.raises(AssertionError, match="has not read what was sent") as raised:
+            async with connect(deaf(), "/") as peer:
                 for _ in range(300):
                     await peer.send("more")
-                scope.cancel()
-                await anyio.sleep_forever()
-        assert scope.cancelled_caught
-        assert len(server.registry) == 0
+        assert "ponder" in str(raised.value)
+
+    async def test_leaving_an_app_that_does_not_read_is_cancelled(self) -> None:
+        """Then, too, nothing of the connection is left."""
+        async with serve_in_memory(deaf()) as server:
+            with anyio.CancelScope() as scope:
+                async with server.connect("/") as peer:
+                    for _ in range(300):
+                        await peer.send("more")
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            assert scope.cancelled_caught
+            assert len(server.registry) == 0
 
 
 async def test_a_lifespan_that_fails() -> None:

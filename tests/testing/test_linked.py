@@ -122,7 +122,7 @@ async def test_stall() -> None:
         assert len(heard) in (sent, sent + 1)
 
 
-async def test_stalled_before_it_is_open(mock_clock: object) -> None:
+async def test_stalled_before_it_is_open() -> None:
     ends = Ends()
     async with serve_in_memory(ends.server) as server:
         linking = server.link(ends.client, "/x")
@@ -224,7 +224,7 @@ async def test_cut_before_anything_has_passed() -> None:
         async with anyio.create_task_group() as tasks:
 
             async def cut() -> None:
-                await anyio.wait_all_tasks_blocked()
+                await server.idle()
                 linking._open().link.cut()
 
             tasks.start_soon(cut)
@@ -241,7 +241,7 @@ async def test_what_is_on_its_way_when_it_ends() -> None:
             await ends.until("client x hi")
             linked.link.delay = 0.05
             await linked.server.send(Say("on its way"))
-            await anyio.wait_all_tasks_blocked()
+            await linked.idle()
             if end == "cut":
                 linked.link.cut()
             else:

@@ -183,8 +183,7 @@ async def test_a_lagging_peer_loses_what_the_topic_says(when_full: str, got: lis
     async with serve_in_memory(flooding(when_full), limits=LIMITS) as server:
         async with server.connect("/") as slow, server.connect("/") as quick:
             await quick.send({"from": 0, "to": 10})
-            for _ in range(7):
-                await anyio.lowlevel.checkpoint()
+            await server.idle()
             sessions = dict(server._app.sessions)
             heard: list[int] = []
             while len(heard) < len(got):
@@ -223,10 +222,8 @@ async def test_what_waits_is_dropped_when_the_peer_leaves() -> None:
         async with server.connect("/") as peer:
             (session,) = server._app.sessions.values()
             await peer.send({"from": 0, "to": 10})
-            while session.outbox.sent < 5:
-                await anyio.lowlevel.checkpoint()
-            for _ in range(3):
-                await anyio.lowlevel.checkpoint()
+            await server.idle()
+            assert session.outbox.sent == 5
             await peer.close()
             await peer.wait_closed()
             assert session.outbox.dropped == 5
@@ -456,7 +453,7 @@ async def test_a_producer_hears_all_from_its_first_loop_on() -> None:
     async with serve_in_memory(app) as server:
         async with server.connect("/") as peer:
             assert await peer.receive(dict) == {"got": "ready"}
-            await anyio.wait_all_tasks_blocked()
+            await server.idle()
             await server.registry.topic("numbers").publish(0)
             assert await peer.receive(dict) == {"got": 0}
             await left.wait()
@@ -489,13 +486,13 @@ async def test_a_loop_that_is_closed_hears_no_more() -> None:
 
     async with serve_in_memory(app) as server, server.connect("/") as peer:
         numbers = server.registry.topic("numbers")
-        await anyio.wait_all_tasks_blocked()
+        await server.idle()
         await numbers.publish(1)
         assert await peer.receive() == 1
         await closed.wait()
         await numbers.publish(2)
         gate.set()
-        await anyio.wait_all_tasks_blocked()
+        await server.idle()
         await numbers.publish(3)
         assert await peer.receive() == 3
         await peer.receive_nothing(within=0.01)
@@ -525,7 +522,7 @@ async def test_a_loop_ends_with_its_connection_whoever_iterates_it() -> None:
                 assert await peer.receive() == "lent"
                 for loop in loops:
                     tasks.start_soon(iterate, loop)
-                await anyio.wait_all_tasks_blocked()
+                await server.idle()
                 assert ended == []
         assert ended == [1, 1]
         assert len(server._app.directory.channels) == 0

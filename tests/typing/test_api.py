@@ -29,7 +29,17 @@ from wsflow import (
     TopicName,
 )
 from wsflow.auth import Bearer, SessionCookie, Ticket
-from wsflow.testing import FakeConnection, FakeTopic, Linked, MemoryPeer, connect
+from wsflow.testing import (
+    FakeBroker,
+    FakeClock,
+    FakeConnection,
+    FakeTopic,
+    Link,
+    Linked,
+    MemoryPeer,
+    connect,
+    serve_in_memory,
+)
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -193,7 +203,9 @@ async def authenticates(connection: Connection, registry: Registry) -> None:
 async def connects() -> None:
     async with wsflow.connect("ws://x/", credential=lambda: KEY) as peer:
         assert_type(peer, wsflow.Peer[str | bytes])
-    async with wsflow.connect("ws://x/", receives=(Said, Say), reconnect=True) as held:
+    async with wsflow.connect(
+        "ws://x/", receives=(Said, Say), reconnect=True, unknown="close"
+    ) as held:
         assert_type(held, wsflow.Peer[Said | Say])
         await held.send(Say("x"))
         assert_type(held.end, End | None)
@@ -231,6 +243,14 @@ async def handlers_stay_functions() -> None:
     await raw(b"x", connection)
     assert connection.sent == [b"x"]
     assert topic.published == [Said("a")]
+
+
+async def several_processes() -> None:
+    broker = FakeBroker()
+    async with FakeClock() as clock, serve_in_memory(app, broker=broker) as server:
+        assert_type(clock.time, float)
+        assert_type(broker.link(server), Link)
+        await clock.advance(1)
 
 
 async def test_typed_app_runs() -> None:

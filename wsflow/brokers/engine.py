@@ -7,6 +7,7 @@ on it raises ``ConnectionLostError``. Reconnecting is in ``remote.py``.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final
@@ -37,6 +38,13 @@ class NoAnswerError(BrokerError):
 
 class NoRoomError(BrokerError):
     """The server is full: what it would have to store is refused, and all else goes on."""
+
+
+def loop_time() -> float:
+    """Seconds on the clock of the event loop's timers. uvloop's own is read once per iteration,
+    before it knows how long that takes: there it is the system's."""
+    loop = asyncio.get_running_loop()
+    return loop.time() if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic()
 
 
 def settle(waiting: asyncio.Future[Any], value: Any) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import time
 from collections.abc import Callable
 from typing import Literal, final
 
 import msgspec
 
 from wsflow.brokers.base import BrokerListener
+from wsflow.brokers.engine import loop_time
 from wsflow.messages.events import UNREADABLE, UnreadableError
 
 Kind = Literal["hello", "beat", "bye", "note"]
@@ -101,7 +101,7 @@ class Processes:
         if told.kind == "bye":
             self._gone(process)
             return
-        self._heard[process] = time.monotonic()
+        self._heard[process] = loop_time()
         if self._generations.get(process) != told.generation:
             self._generations[process] = told.generation
             self._listener.appeared(process)
@@ -113,7 +113,7 @@ class Processes:
     async def live(self) -> None:
         """Send heartbeats, as long as this process is connected."""
         self._generation += 1
-        now = time.monotonic()
+        now = loop_time()
         self._heard = dict.fromkeys(self._heard, now)  # none was received while disconnected
         self.tell("", "hello")
         for process in self.others:
@@ -127,7 +127,7 @@ class Processes:
                     self.tell("", "beat")
                 if tick == 3:
                     self.settled.set()
-                now, before = time.monotonic(), now
+                now, before = loop_time(), now
                 if now - before < self._beat:  # else the event loop was blocked, and received none
                     self._miss(now - 3 * self._beat)
         finally:

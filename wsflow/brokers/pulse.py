@@ -8,9 +8,8 @@ is blocked, at most one check passes.
 from __future__ import annotations
 
 import asyncio
-import time
 
-from wsflow.brokers.engine import ConnectionLostError, EngineConnection
+from wsflow.brokers.engine import ConnectionLostError, EngineConnection, loop_time
 from wsflow.tasks.detached import start_task
 
 LOOKS = 6
@@ -42,7 +41,7 @@ async def watch(connection: EngineConnection, patience: float, interval: float) 
 async def _answered(
     connection: EngineConnection, answer: asyncio.Future[None], patience: float
 ) -> None:
-    began, silent = time.monotonic(), 0
+    began, silent = loop_time(), 0
     while True:
         heard = connection.heard
         await asyncio.wait([answer], timeout=patience / LOOKS)
@@ -51,5 +50,5 @@ async def _answered(
         silent = silent + 1 if heard == connection.heard else 0
         if silent == LOOKS:
             raise ConnectionLostError(f"no answer within {patience:g} s")
-        if time.monotonic() - began > MOST * patience:
+        if loop_time() - began > MOST * patience:
             raise ConnectionLostError(f"no answer within {MOST * patience:g} s")

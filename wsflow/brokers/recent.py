@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from time import monotonic
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, final
 
 from wsflow.brokers.base import PORTION, PORTION_BYTES
+from wsflow.brokers.engine import loop_time
 from wsflow.messages.events import Event, TopicOptions
 
 RECENT_BYTES = 32 * 1024 * 1024
@@ -132,7 +132,7 @@ class Recent:
         at = bisect_right(self._afters, order) - 1
         if at < 0 or not (run := self._runs[at]).has(order):
             return None
-        if run.until < monotonic():
+        if run.until < self._total.clock():
             self._total.drop(run)
             return None
         self._total.used(run)
@@ -142,7 +142,7 @@ class Recent:
         """The place before the last events of a history that ends at ``upto``; None if so many are
         not here."""
         for run in reversed(self._runs):
-            if run.upto != upto or run.until < monotonic():
+            if run.upto != upto or run.until < self._total.clock():
                 return None
             if len(run.events) > count:
                 return run.before(count)
@@ -167,7 +167,7 @@ class Recent:
             or run.size >= PORTION_BYTES
         ):
             run = self._insert(
-                len(self._runs), Run(after, monotonic() + (self._max_age or float("inf")))
+                len(self._runs), Run(after, self._total.clock() + (self._max_age or float("inf")))
             )
         run.add(known)
         self._count += 1
@@ -179,7 +179,7 @@ class Recent:
         """These are all events after one place, up to another. Those that are here already stay as
         they are."""
         following = self.next(after)
-        run = Run(after, monotonic() + (min(self._max_age, FRESH) or float("inf")))
+        run = Run(after, self._total.clock() + (min(self._max_age, FRESH) or float("inf")))
         for known in events:
             if following is None or known.order <= following:
                 run.add(known)
@@ -209,9 +209,14 @@ class Recent:
 @final
 class Total:
     """Bounds the bytes of all topics' events: what was not replayed for longest goes first. What
-    has just come stays, whatever it takes."""
+    has just come stays, whatever it takes.
 
-    def __init__(self) -> None:
+    Args:
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = loop_time) -> None:
+        self.clock = clock
         self._bytes = 0
         self._owners: OrderedDict[Run, Recent] = OrderedDict()
 

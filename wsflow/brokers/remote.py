@@ -13,7 +13,6 @@ import asyncio
 import itertools
 import logging
 import os
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, final
@@ -28,6 +27,7 @@ from wsflow.brokers.engine import (
     NoAnswerError,
     NoRoomError,
     Stamp,
+    loop_time,
 )
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.processes import Processes
@@ -147,7 +147,7 @@ class RemoteBroker:
     async def _live(self) -> None:
         delays = back_off()
         while True:
-            began = time.monotonic()
+            began = loop_time()
             try:
                 async with asyncio.timeout(PATIENCE):
                     connection = await self._engine.connect(self, self._processes.own)
@@ -159,7 +159,7 @@ class RemoteBroker:
                 self._told = ""
                 self._unreachable(why)
                 self.counters["reconnected"] += 1
-                if time.monotonic() - began > STABLE:
+                if loop_time() - began > STABLE:
                     delays = back_off()
             await asyncio.sleep(next(delays))
 
@@ -456,12 +456,12 @@ class RemoteBroker:
     async def publish(self, topic: str, envelope: Envelope, options: TopicOptions) -> str:
         number = next(self._numbers)
         attempt = Attempt(f"{self._processes.own}-{number}")
-        began = time.monotonic()
+        began = loop_time()
         what = f"publishing on topic {topic!r}"
         while True:
             connection = await self._within_connection(began, what)
             data = pack(envelope, self._processes.own, number, attempt.again)
-            left = began + self._timeout - time.monotonic() if self._timeout else None
+            left = began + self._timeout - loop_time() if self._timeout else None
             try:
                 async with asyncio.timeout(left):
                     id = await connection.publish(topic, data, options, attempt)
@@ -477,10 +477,10 @@ class RemoteBroker:
                 self.counters["published"] += 1
                 return id
             attempt.again = True
-            attempt.age = time.monotonic() - began
+            attempt.age = loop_time() - began
 
     async def replay(self, topic: str, after: str, last: int = 0) -> Replay:
-        began = time.monotonic()
+        began = loop_time()
         mark = Mark.parse(after)
         what = f"replaying topic {topic!r}"
         while True:
@@ -529,7 +529,7 @@ class RemoteBroker:
         Raises:
             BrokerError: the broker is unreachable.
         """
-        began = time.monotonic()
+        began = loop_time()
         while began - self._asked >= 1:
             connection = await self._within_connection(began, "asking for the topics with history")
             try:
@@ -548,7 +548,7 @@ class RemoteBroker:
     async def _within_connection(self, began: float, what: str) -> EngineConnection:
         """Wait for a connection, and return it."""
         while self._connection is None:
-            left = began + self._timeout - time.monotonic()
+            left = began + self._timeout - loop_time()
             try:
                 async with asyncio.timeout(max(left, 0)):
                     await self._connected.wait()
@@ -576,7 +576,7 @@ class RemoteBroker:
 
     async def claim(self, name: str, seconds: float) -> bool:
         attempt = Attempt(os.urandom(16).hex())
-        began = time.monotonic()
+        began = loop_time()
         what = "claiming a name"
         while True:
             connection = await self._within_connection(began, what)

@@ -257,6 +257,9 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: whether and how to reconnect; see ``wsflow.client.reconnecting`` for when.
         resume: the name of the query parameter in which the server takes the last event id.
         codec: how messages are written: ``"json"`` or ``"msgpack"``.
+        unknown: what happens to a message with a tag that no type of ``receives`` has, as
+            ``Router`` takes it: ``"ignore"`` it, so that a server may send new types, or
+            ``"close"`` the connection, as for any message that cannot be decoded.
         headers: headers of the opening request.
         subprotocols: subprotocols to offer.
         limits: limits of the runtime and of the connection.
@@ -266,7 +269,7 @@ class connect(Generic[M]):  # noqa: N801
             ``user_agent_header``, ``server_hostname``, ``host``, ``port``, ``sock``, …
 
     Raises:
-        ValueError: the URI is invalid, or a header cannot be sent.
+        ValueError: the URI is invalid, a header cannot be sent, or ``unknown`` is neither of both.
         TypeError: ``receives`` has a type that msgspec cannot decode, or types that it cannot tell
             apart; ``credential`` is no function; or there is no such option.
         ConnectError: on entering: the server cannot be reached, or refuses the connection.
@@ -281,6 +284,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -296,6 +300,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -311,6 +316,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -326,6 +332,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -341,6 +348,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -355,6 +363,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -369,6 +378,7 @@ class connect(Generic[M]):  # noqa: N801
         reconnect: Reconnect | bool = False,
         resume: str = "",
         codec: Literal["json", "msgpack"] = "json",
+        unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
         limits: ClientLimits | None = None,
@@ -377,7 +387,9 @@ class connect(Generic[M]):  # noqa: N801
     ) -> None:
         kinds = tuple(receives) if isinstance(receives, tuple | list) else (receives,)
         self._mailbox = _Mailbox(asks=not {str, bytes} & set(kinds))
-        self._plan = _plan(self._mailbox, kinds, codec)
+        if unknown not in ("close", "ignore"):
+            raise ValueError(f'unknown is {unknown!r}: use "close" or "ignore"')
+        self._plan = _plan(self._mailbox, kinds, codec, unknown)
         self._uri = check_uri(uri)
         self._limits = ClientLimits() if limits is None else limits
         check_is(self._limits, ClientLimits, "limits")
@@ -424,9 +436,14 @@ class connect(Generic[M]):  # noqa: N801
         await self._client.wait_shielded()
 
 
-def _plan(mailbox: _Mailbox, kinds: tuple[Any, ...], codec: Literal["json", "msgpack"]) -> AppPlan:
+def _plan(
+    mailbox: _Mailbox,
+    kinds: tuple[Any, ...],
+    codec: Literal["json", "msgpack"],
+    unknown: Literal["close", "ignore"],
+) -> AppPlan:
     """The plan of a Router that hands all messages to a mailbox."""
-    router = Router(codec=codec)
+    router = Router(codec=codec, unknown=unknown)
 
     async def hold(connection: Connection) -> None:
         await mailbox.hold(connection)

@@ -10,6 +10,8 @@
             assert await ada.receive(Said) == Said("ada", "hi")
 """
 
+from wsflow.testing.broker import FakeBroker
+from wsflow.testing.clock import FakeClock
 from wsflow.testing.fakes import FakeConnection, FakeRegistry, FakeTopic
 from wsflow.testing.link import Link
 from wsflow.testing.linked import Linked
@@ -27,6 +29,8 @@ from wsflow.transports.memory import Rejection
 
 __all__ = [
     "FAULTS",
+    "FakeBroker",
+    "FakeClock",
     "FakeConnection",
     "FakeRegistry",
     "FakeTopic",

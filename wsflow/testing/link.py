@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import cast, final
+from typing import Protocol, cast, final
 
 import anyio
 from websockets.datastructures import Headers
@@ -24,7 +24,16 @@ Open = Callable[[Target, Callable[[], None]], MemoryTransport]
 """Begins a connection in the server; the callable is called on changes of its transport."""
 
 
-@final
+class LinkEnd(Protocol):
+    """One of the connections over a link."""
+
+    def cut(self) -> None:
+        """Break it, without a close frame or anything like it."""
+
+    def changed(self) -> None:
+        """Look again whether what waits may go on."""
+
+
 class Link:
     """The link between a client and a server in memory.
 
@@ -37,7 +46,7 @@ class Link:
         self.delay = 0.0
         self.down = False
         self.stalled = False
-        self.ends: set[MemoryDialler] = set()
+        self.ends: set[LinkEnd] = set()
 
     def cut(self) -> None:
         """Break the connection: both peers lose it without a close frame (1006)."""

@@ -18,12 +18,14 @@ from wsflow.client.running import AskCredential
 from wsflow.declare.router import Router
 from wsflow.http import HeaderItems, header_pairs
 from wsflow.limits import Limits, check_is
-from wsflow.log import Log
+from wsflow.log import Log, shown_uri
 from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
 from wsflow.tasks.background import Background
+from wsflow.tasks.detached import on_trio
 from wsflow.tasks.waiting import Condition
+from wsflow.testing.broker import FakeBroker
 from wsflow.testing.idle import wait_idle
 from wsflow.testing.linked import Linked
 from wsflow.testing.peer import MemoryPeer
@@ -91,11 +93,11 @@ class MemoryServer:
 
     async def idle(self, timeout: float = 1) -> None:
         """Wait until nothing in the app can go on by itself: each task, those of the test too,
-        waits for a message, for time to pass, or for another task. In memory: a broker, a
-        socket or a thread is not waited for.
+        waits for a message, for time to pass, or for another task. In memory: a socket or a
+        thread is not waited for, and of brokers only a ``FakeBroker``.
 
         Args:
-            timeout: seconds.
+            timeout: seconds of the processor's time.
 
         Raises:
             AssertionError: something still goes on after that time.
@@ -277,13 +279,14 @@ class serve_in_memory:  # noqa: N801
         override: values by type that are injected instead of others; a scope function whose value
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
-        broker: URL of the broker that carries topics, as ``wsflow run --broker`` takes it. Two such
-            blocks with the same broker behave like two processes. All but ``memory://`` need
-            asyncio.
+        broker: the broker that carries topics: a ``FakeBroker``, or a URL, as ``wsflow run
+            --broker`` takes it. Blocks with the same broker behave like processes of one app. All
+            but ``memory://`` need asyncio.
 
     Raises:
         DeclarationError: the app's declarations are invalid.
         ValueError: the broker's URL is invalid, or its client is not installed.
+        RuntimeError: on entering: it runs on Trio, with another broker than ``memory://``.
         Exception: on entering: what a lifespan raised, or a BrokerError if the broker cannot be
             reached; on leaving: an error of the app outside of its connections.
     """
@@ -294,18 +297,24 @@ class serve_in_memory:  # noqa: N801
         *,
         override: Mapping[Any, Any] | None = None,
         limits: Limits = LIMITS,
-        broker: str = select.MEMORY,
+        broker: str | FakeBroker = select.MEMORY,
     ) -> None:
         _check_router(router)
         check_is(limits, Limits, "limits")
         self._plan = compile_app(router, override)
         self._override = override or {}
         self._limits = limits
-        self._broker = broker
-        select.broker(broker, limits.publish_timeout, {})  # raises at once if it is invalid
+        self._broker = broker  # kept, so that its URL holds
+        self._url = broker.url if isinstance(broker, FakeBroker) else broker
+        select.broker(self._url, limits.publish_timeout, {})  # raises at once if it is invalid
 
     async def __aenter__(self) -> MemoryServer:
-        self._server = MemoryServer(App(self._plan, self._limits, self._broker), self._override)
+        if self._url != select.MEMORY and on_trio():
+            raise RuntimeError(
+                f"the broker {shown_uri(self._url)} needs asyncio, and this is Trio: run the test "
+                f"on asyncio, or serve with {select.MEMORY}"
+            )
+        self._server = MemoryServer(App(self._plan, self._limits, self._url), self._override)
         await self._server._start()
         return self._server
 

@@ -16,7 +16,6 @@ import importlib
 import inspect
 import math
 import os
-import selectors
 import sys
 import sysconfig
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -28,6 +27,7 @@ from typing import Any, Protocol, final
 from weakref import WeakKeyDictionary
 
 from wsflow.tasks.detached import Begun
+from wsflow.testing.clock import take_time
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 
@@ -214,7 +214,8 @@ class AsyncioMachine(_Tasks):
     """Runs an asyncio event loop in virtual time."""
 
     def run(self, main: Main) -> None:
-        loop = self._loop = _JumpLoop(self)
+        loop = self._loop = asyncio.SelectorEventLoop()
+        take_time(loop, self.time, self._waits)
         loop.set_exception_handler(self._unhandled)
         loop.set_task_factory(self._start)
         try:
@@ -237,8 +238,8 @@ class AsyncioMachine(_Tasks):
         task = asyncio.current_task(self._loop)
         return self._tracked.get(task) if task is not None else None
 
-    def waits(self, timeout: float | None) -> None:
-        """The loop waits for events, and there are none."""
+    def _waits(self, timeout: float | None) -> float:
+        """The loop would wait for events, and there are none. It does not wait."""
         self._step()
         if timeout is None:
             raise self._deadlock()
@@ -247,6 +248,7 @@ class AsyncioMachine(_Tasks):
             self._now += timeout
         else:
             self._was_busy()
+        return 0.0
 
     def time(self) -> float:
         return self._now
@@ -290,30 +292,6 @@ class AsyncioMachine(_Tasks):
         for each in self.tasks:
             each.task._log_destroy_pending = False
         self._abandon(lambda task: task.get_coro())
-
-
-class _JumpSelector(selectors.DefaultSelector):
-    """A selector that does not wait: it lets time pass at once."""
-
-    machine: AsyncioMachine
-
-    def select(self, timeout: float | None = None) -> Any:
-        events = super().select(0)
-        if not events:
-            self.machine.waits(timeout)
-        return events
-
-
-class _JumpLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps."""
-
-    def __init__(self, machine: AsyncioMachine) -> None:
-        selector = _JumpSelector()
-        self._machine = selector.machine = machine
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self._machine.time()
 
 
 class _Counted:
