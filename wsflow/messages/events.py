@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, final, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from wsflow.messages.codec import CODECS
+from wsflow.messages.codec import CODECS, Codec
 from wsflow.messages.encoded import EncodedMessage
 
 WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
@@ -80,6 +80,10 @@ class UnreadableError(Exception):
     """A message from the broker is not one of wsflow's; the message says why."""
 
 
+class MissingError(UnreadableError):
+    """A message has come in another codec."""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A published message: a payload per codec.
@@ -111,15 +115,41 @@ class Event:
         """The message for peers of this codec, with the event's id; built once.
 
         Raises:
-            UnreadableError: there is no payload in this codec.
+            MissingError: there is no payload in this codec.
         """
         message = self._messages.get(codec)
         if message is None:
             raw = self.envelope.payloads.get(codec)
             if raw is None:
-                raise UnreadableError(f"it has no payload in {codec}")
+                raise MissingError(f"it has no payload in {codec}")
             encode = CODECS[codec].encode
             payload = raw.payload.replace(encode(self.envelope.id_token), encode(self.id), 1)
             message = EncodedMessage(payload, raw.text, raw.raw)
             self._messages = {**self._messages, codec: message}
         return message
+
+    def add(
+        self, codec: Codec, decoder_of: Callable[[str], Callable[[bytes], Any]]
+    ) -> EncodedMessage:
+        """Encode the message in a codec in which it has not come.
+
+        Args:
+            codec: the codec.
+            decoder_of: returns what decodes the message, by the name of a codec.
+
+        Raises:
+            UnreadableError: it has come in none that can be read, or cannot be encoded.
+        """
+        payloads = self.envelope.payloads
+        name, raw = next(iter(payloads.items()), ("", None))
+        if raw is None:
+            raise UnreadableError("it has no payload")
+        try:
+            new = raw if raw.raw else codec.encoded(decoder_of(name)(raw.payload))
+        except Exception as exc:  # of msgspec, or of the type's own code
+            raise UnreadableError(f"it cannot be encoded as {codec.name}: {exc}") from None
+        added = {**payloads, codec.name: new}
+        self.envelope = Envelope(added, self.envelope.exclude, self.envelope.id_token)
+        if self.envelope.id_token is None:
+            self._messages = added
+        return self.encoded(codec.name)

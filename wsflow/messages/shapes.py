@@ -120,6 +120,15 @@ def has_raw(kind: Any) -> bool:
     return any(isinstance(info, inspect.RawType) for info in all_within(inspect.type_info(kind)))
 
 
+def says_all(kind: Any) -> bool:
+    """Whether values of a type are decoded to the same from each encoding. Not so ``Any``: bytes in
+    JSON would be text; nor what is not decoded."""
+    return not any(
+        is_any(info) or isinstance(info, inspect.RawType | inspect.ExtType | inspect.CustomType)
+        for info in all_within(inspect.type_info(kind))
+    )
+
+
 def _info(kind: Any) -> Any:
     return inspect.type_info(Any if kind is object else kind)
 

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, final
 
-from wsflow.brokers.base import Broker, BrokerListener, OvertakenError, Replay
+from wsflow.brokers.base import Broker, BrokerListener, Nothing, OvertakenError, Replay
 from wsflow.end import End
 from wsflow.errors import BrokerError
 from wsflow.log import Log
@@ -24,6 +24,7 @@ from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Event, TopicOptions, UnreadableError, WhenFull
 from wsflow.tasks.waiting import EMPTY, Latch
 from wsflow.topics.presence import Presence, nobody
+from wsflow.topics.type import TopicType
 
 log = Log("wsflow.topics.topic")
 
@@ -142,7 +143,9 @@ class Membership:
     def replay(self, replay: Replay) -> None:
         """Send what it has missed, then what is published meanwhile, and go live. Without effect if
         it has left."""
-        if self.subscriber.memberships.get(self.channel.name) is self:
+        if isinstance(replay, Nothing):  # which has nothing of what comes meanwhile, either
+            self.replaying = None
+        elif self.subscriber.memberships.get(self.channel.name) is self:
             self.replaying = replay
             self.subscriber.outbox.replay(self)
 
@@ -153,7 +156,7 @@ class Membership:
             for event in self._portion:
                 if self.subscriber.id not in event.envelope.exclude:
                     try:
-                        return event.encoded(self.subscriber.codec.name)
+                        return self.channel.type.encoded(event, self.subscriber.codec)
                     except UnreadableError as exc:
                         self.channel.unreadable(exc)
             try:
@@ -177,7 +180,8 @@ class Membership:
 
     def receive(self, event: Event) -> None:
         if self.replaying is None:
-            self.subscriber.outbox.deliver(self, event.encoded(self.subscriber.codec.name))
+            message = self.channel.type.encoded(event, self.subscriber.codec)
+            self.subscriber.outbox.deliver(self, message)
 
 
 @final
@@ -269,24 +273,29 @@ class Listener:
 class Channel:
     """One topic in this process: its members and its listeners."""
 
-    __slots__ = ("_channels", "listeners", "members", "name", "options")
+    __slots__ = ("_channels", "listeners", "members", "name", "options", "type")
 
-    def __init__(self, channels: Channels, name: str, options: TopicOptions) -> None:
+    def __init__(self, channels: Channels, name: str, type: TopicType) -> None:
         self._channels = channels
         self.name = name
-        self.options = options
+        self.type = type
+        self.options = type.options
         self.members: dict[str, Membership] = {}
         self.listeners: dict[Listener, None] = {}
 
     def receive(self, event: Event) -> None:
         """Deliver an event to all members except those that it excludes, and to listeners."""
         exclude = event.envelope.exclude
-        try:
-            for id, membership in list(self.members.items()):
-                if id not in exclude:
-                    membership.receive(event)
-        except UnreadableError as exc:
-            self.unreadable(exc)
+        unreadable: dict[Codec, None] = {}
+        for id, membership in list(self.members.items()):
+            codec = membership.subscriber.codec
+            if id in exclude or codec in unreadable:
+                continue
+            try:
+                membership.receive(event)
+            except UnreadableError as exc:
+                unreadable[codec] = None
+                self.unreadable(exc)
         for listener in list(self.listeners):
             if listener.subscriber is None or listener.subscriber.id not in exclude:
                 listener.receive(event)
@@ -364,6 +373,7 @@ class Channels:
     Attributes:
         counters: what has happened, by the names of ``Registry.counters``.
         usage: is notified of what other processes tell of rate limits.
+        spoken: the names of the codecs that connections here have, or have had.
     """
 
     def __init__(
@@ -372,6 +382,7 @@ class Channels:
         presence_type: Callable[[str], Any] = lambda _topic: None,
     ) -> None:
         self._channels: dict[str, Channel] = {}
+        self.spoken: set[str] = set()
         self.presence_type = presence_type
         self.broker = broker(self)
         self.presence = Presence(self.broker, self)
@@ -410,19 +421,19 @@ class Channels:
     def get(self, name: str) -> Channel | None:
         return self._channels.get(name)
 
-    def use(self, name: str, options: TopicOptions) -> Channel:
+    def use(self, name: str, type: TopicType) -> Channel:
         """Return the channel of that name, created if necessary. The caller must join it or listen
         to it before it awaits.
 
         Raises:
             ValueError: it is in use with other options.
         """
-        self.check(name, options)
+        self.check(name, type.options)
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = Channel(self, name, options)
+            channel = self._channels[name] = Channel(self, name, type)
             if name != EVERYBODY:
-                self.broker.subscribe(name, options)
+                self.broker.subscribe(name, type.options)
         return channel
 
     def check(self, name: str, options: TopicOptions) -> None:
@@ -436,11 +447,11 @@ class Channels:
             check_options(name, channel.options, options)
 
     def join(
-        self, name: str, options: TopicOptions, subscriber: Subscriber, presence: Any = None
+        self, name: str, type: TopicType, subscriber: Subscriber, presence: Any = None
     ) -> Membership | None:
         """Make ``subscriber`` a member. Returns None if it is one already; then only its presence
         is replaced."""
-        channel = self.use(name, options)
+        channel = self.use(name, type)
         if (member := channel.members.get(subscriber.id)) is not None:
             if presence is not None:
                 member.presence = presence
@@ -455,6 +466,7 @@ class Channels:
 
     def accepted(self, subscriber: Subscriber) -> None:
         """A connection's handshake is accepted: announce it in the topics that it has joined."""
+        self.spoken.add(subscriber.codec.name)
         for membership in subscriber.memberships.values():
             membership.channel.announce(membership)
 

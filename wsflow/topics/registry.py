@@ -40,13 +40,18 @@ class Directory:
     codecs: tuple[Codec, ...] = tuple(CODECS.values())
     users: dict[str, dict[str, Connection]] = field(default_factory=dict)
 
+    @property
+    def anything(self) -> TopicType:
+        """The type of what is sent to all connections."""
+        return TopicType((object,), TopicOptions(), self.codecs)
+
     def add(self, connection: Connection, subscriber: Subscriber) -> None:
         """Add an accepted connection, and subscribe it to broadcasts."""
         self.connections[connection.id] = connection
         if connection.user is not None:
             self.users.setdefault(connection.user, {})[connection.id] = connection
         self.channels.accepted(subscriber)
-        self.channels.join(EVERYBODY, TopicOptions(), subscriber)
+        self.channels.join(EVERYBODY, self.anything, subscriber)
 
     def remove(self, connection: Connection) -> None:
         """Remove a connection. Idempotent."""
@@ -99,7 +104,7 @@ class Registry:
             BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
                 the message.
         """
-        kind = TopicType((object,), TopicOptions(), self._directory.codecs)
+        kind = self._directory.anything
         envelope = kind.envelope(message, excluded_ids(exclude))
         await self._directory.channels.broker.publish(EVERYBODY, envelope, kind.options)
 

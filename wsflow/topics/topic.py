@@ -109,7 +109,7 @@ class Topic(Generic[M]):
             raise Disconnected(subscriber.end)
         check_last(self.name, last, self._type.options.history)
         self._channels.presence.learn(presence)
-        membership = self._channels.join(self.name, self._type.options, subscriber, presence)
+        membership = self._channels.join(self.name, self._type, subscriber, presence)
         if membership is None:
             return Joined(recovered=False)
         replays = after or last
@@ -169,7 +169,8 @@ class Topic(Generic[M]):
         """
         checked = self._type.check(self.name, message)
         self._channels.check(self.name, self._type.options)
-        envelope = self._type.envelope(checked, excluded_ids(exclude))
+        spoken = self._channels.spoken
+        envelope = self._type.envelope(checked, excluded_ids(exclude), spoken)
         return await self._channels.broker.publish(self.name, envelope, self._type.options)
 
     async def members(self) -> list[TopicMember]:
@@ -235,7 +236,7 @@ class Topic(Generic[M]):
         listener = self._listener
         if listener is None or not listener.is_free:
             keeps = self._keeps_hearing and (listener is None or listener.stopped)
-            channel = self._channels.use(self.name, self._type.options)
+            channel = self._channels.use(self.name, self._type)
             listener = Listener(channel, self._subscriber, keeps=keeps)
             if keeps:
                 self._listener = listener

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +14,15 @@ import msgspec
 
 from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Carries, Envelope, Event, TopicOptions, event_id_field
-from wsflow.messages.shapes import runtime_classes, sure_classes
+from wsflow.messages.events import (
+    Carries,
+    Envelope,
+    Event,
+    MissingError,
+    TopicOptions,
+    event_id_field,
+)
+from wsflow.messages.shapes import runtime_classes, says_all, sure_classes
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
 # so that no message can contain it, neither by accident nor on purpose.
@@ -83,14 +90,21 @@ class TopicType:
         decoded: object = _decoder(name, self.types)(encoded)
         return decoded if self.carries_id and event_id_field(message.__class__) is None else message
 
-    def envelope(self, message: object, exclude: frozenset[str]) -> Envelope:
-        """Encode a message, once per codec.
+    def envelope(
+        self, message: object, exclude: frozenset[str], spoken: Collection[str] = ()
+    ) -> Envelope:
+        """Encode a message, once per codec: in the first one, and in those that are ``spoken``
+        here. Whoever needs another one encodes the message anew, if its type says all; else it is
+        encoded in each.
 
         A codec that has no integers as large as the message's is left out: its peers do not get it.
 
         Raises:
             TypeError: no codec can encode it.
         """
+        codecs = self.codecs
+        if len(codecs) > 1 and _say_all(self.types):
+            codecs = tuple(each for each in codecs if each is codecs[0] or each.name in spoken)
         token = None
         kind: Any = type(message)
         if self.options.history and (field := event_id_field(kind)):
@@ -102,13 +116,27 @@ class TopicType:
             )
             message = change(message, **{field: token})
         payloads: dict[str, EncodedMessage] = {}
-        for number, codec in enumerate(self.codecs, 1):
+        for number, codec in enumerate(codecs, 1):
             try:
                 payloads[codec.name] = codec.encoded(message)
             except TooLargeError:
-                if number == len(self.codecs) and not payloads:
+                if number == len(codecs) and not payloads:
                     raise
         return Envelope(payloads, exclude, token)
+
+    def encoded(self, event: Event, codec: Codec) -> EncodedMessage:
+        """The message of an event for peers of a codec; encoded anew if it has come in another one.
+
+        Raises:
+            UnreadableError: it cannot be encoded in that codec.
+        """
+        try:
+            return event.encoded(codec.name)
+        except MissingError:
+            return event.add(codec, self._decoder_of)
+
+    def _decoder_of(self, codec: str) -> Callable[[bytes], Any]:
+        return _decoder(codec, self.types if _say_all(self.types) else (object,))
 
     def decode(self, event: Event) -> Any:
         """The message of an event, for loops over the topic in this process.
@@ -133,6 +161,12 @@ def _classes(types: tuple[Any, ...]) -> tuple[type, ...]:
 def _sure(types: tuple[Any, ...]) -> frozenset[type]:
     """The classes whose every instance is of one of the types."""
     return frozenset(cls for kind in types for cls in sure_classes(kind))
+
+
+@lru_cache(maxsize=1024)
+def _say_all(types: tuple[Any, ...]) -> bool:
+    """Whether messages of these types can be encoded anew by who has them in another codec."""
+    return all(map(says_all, types))
 
 
 @lru_cache(maxsize=1024)

@@ -303,6 +303,29 @@ async def test_large_events_are_replayed_whole_to_a_process_that_has_heard_none(
                 assert (await bob.receive(News)).text.startswith("live")
 
 
+async def test_what_is_published_at_once_after_joining_a_history_that_is_empty(broker: str) -> None:
+    app = Router("/{room}")
+
+    @app.on_connect
+    async def enter(heavy: Heavy, after: Annotated[str, Query()] = "") -> None:
+        await heavy.join(after=after, last=0 if after else 5)
+        await heavy.publish(News("in on_connect"))
+
+    @app.producer
+    async def publish(heavy: Heavy) -> AsyncIterator[News]:
+        await heavy.publish(News("in a producer"))
+        yield News("it has begun")
+        await anyio.sleep_forever()
+
+    @app.consumer
+    async def nothing(message: str) -> None: ...
+
+    async with processes(app, broker) as (one, two):
+        for number, target in enumerate(("", "?after=x", "?after=abc-1")):
+            async with (one, two)[number % 2].connect(f"/{number}{target}") as ada:
+                assert await read(ada, 3) == ["in on_connect", "in a producer", "it has begun"]
+
+
 async def test_the_latest_events_are_replayed_to_who_has_no_id(broker: str) -> None:
     """After an id they are not, and in one order with what comes meanwhile."""
     app = Router("/{room}")
@@ -469,7 +492,7 @@ async def test_a_history_is_bounded_in_bytes(broker: str) -> None:
                     assert await read(bob, count) == [f"{19:016000}"] * count
                     await bob.receive_nothing(within=0.02)
                 assert told[-1] is recovered
-            for size in (70_000, 10):  # one that is larger than the bound
+            for size in (140_000, 10):  # one that is larger than the bound
                 await ada.send("x" * size)
                 last = await ada.receive(str)
                 assert (await ada.receive(News)).id == last
