@@ -495,8 +495,11 @@ async def at_work_in_a_worker(
 
 def to_all(run: Run, number: signal.Signals) -> None:
     """As systemd does with KillMode=control-group, its default: in whatever order."""
-    for pid in (*children_of(run), run.process.pid):
-        os.kill(pid, number)
+    supervisor = run.process.pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
+    for pid in map(int, (*children.split(), supervisor)):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, number)
 
 
 @pytest.mark.long
