@@ -43,13 +43,17 @@ async def serving(*arguments: str, **options: Any) -> AsyncIterator[Run]:
         yield run
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has, too."""
+def state(pid: int) -> str:
+    """The state of a process, as ps shows it; Z if it has ended, and was waited for or not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
+        return "Z"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return state(pid) == "Z"
 
 
 async def all_gone(pids: list[int]) -> None:
@@ -412,6 +416,8 @@ async def stopped_before_it_serves(supervisor: workers.Supervisor) -> None:
     (_, new) = supervisor._workers
     assert not new.served.done()
     new.signal(signal.SIGSTOP)
+    while state(new._process.pid) != "T":  # a later SIGTERM would come first
+        await asyncio.sleep(0)
 
 
 async def test_a_worker_that_never_serves(

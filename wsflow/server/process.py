@@ -253,7 +253,8 @@ class Stopping:
             return
         self._draining = True
         settings = self._settings
-        longest = settings.drain_time - 3 * settings.close_timeout
+        delay = 0.0 if restart else settings.drain_delay
+        longest = delay + settings.drain_over + settings.grace
         log.info("stopping: draining for at most %g s", longest)
         self._manager.stopping(settings.drain_time + HURRY)
         # Handlers that swallow cancellation, or block the loop, must not keep the process.

@@ -101,7 +101,8 @@ class Server:
         self._app.stalled()
 
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
-        """Stop serving: let consumers handle what was received, within the grace period.
+        """Stop serving, after ``drain_delay``: let consumers handle what was received, within the
+        grace period.
 
         Args:
             now: do not wait for them. May follow an earlier call without it.
