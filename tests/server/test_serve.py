@@ -195,12 +195,12 @@ async def test_a_restart_that_is_cut_short() -> None:
         half[1].close()
 
 
-async def test_stopping_at_once_from_the_start() -> None:
+@pytest.mark.parametrize("restart", [False, True])
+async def test_stopping_at_once_from_the_start(restart: bool) -> None:
     async with serve(echo_app(), quick()) as server:
         client = await connect(f"ws://127.0.0.1:{server.port}/")
-        server.stop(now=True)
-        with pytest.raises(ConnectionClosed):
-            await client.recv()
+        server.stop(now=True, restart=restart)
+        assert await closed(client) == (1012 if restart else 1001)
 
 
 async def closed(client: ClientConnection) -> int:
