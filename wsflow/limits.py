@@ -207,19 +207,20 @@ class Limits(WireLimits):
     )
     max_connections: int = option(
         10_000,
-        "Most connections at a time; further ones are answered with 503. 0 for no limit.",
+        "Most connections of each process at a time; further ones are answered with 503. 0 for no "
+        "limit.",
         group="Limits",
     )
     max_connections_per_client: int = option(
         0,
-        "Most connections of one client: an IPv4 address, or a /64 network of IPv6; further ones "
-        "are answered with 429. 0 for no limit.",
+        "Most connections of each process with one client: an IPv4 address, or a /64 network of "
+        "IPv6; further ones are answered with 429. 0 for no limit.",
         group="Limits",
     )
     max_connections_per_user: int = option(
         0,
-        "Most connections of one user, as Connection.identify has named it; further ones are "
-        "answered with 429. 0 for no limit.",
+        "Most connections of each process with one user, as Connection.identify has named it; "
+        "further ones are answered with 429. 0 for no limit.",
         group="Limits",
     )
     publish_timeout: float = option(

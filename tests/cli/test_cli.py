@@ -24,7 +24,7 @@ from tests.processes import free_port, running
 from wsflow.cli.explain import try_lines
 from wsflow.cli.flags import GROUPS
 from wsflow.cli.main import main
-from wsflow.server import Settings
+from wsflow.server import Settings, process
 from wsflow.server.loading import wired
 from wsflow.server.process import Stopping
 
@@ -137,16 +137,17 @@ async def test_a_grace_time_that_is_too_short(folder: Path) -> None:
     assert "lifespan out" in run.log
 
 
-async def test_a_second_signal_stops_at_once(folder: Path) -> None:
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_ctrl_c_stops_at_once_what_drains(folder: Path, first: signal.Signals) -> None:
     port = free_port()
     async with running("mine:app", "--port", str(port)) as run:
         await run.until("try it")
         async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
             await client.send("1000")
             assert await client.recv() == "started"
-            run.process.terminate()
+            run.process.send_signal(first)
             await run.until("stopping: draining for at most 20 s")
-            run.process.terminate()
+            run.process.send_signal(signal.SIGINT)
             assert await receive(client) == ["1001"]
         assert await run.ended() == 1
     assert "stopping at once" in run.log
@@ -162,7 +163,7 @@ async def test_a_stubborn_handler_does_not_keep_the_process(folder: Path) -> Non
             assert await client.recv() == "started"
             run.process.terminate()
             await run.until("stopping: draining")
-            run.process.terminate()
+            run.process.send_signal(signal.SIGINT)
             assert (await receive(client))[-1] in ("1001", "1006")
         assert await run.ended() == 1
     assert "consumer work" in run.log
@@ -498,29 +499,17 @@ def test_the_watchdog_ends_the_process(
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(logging, "shutdown", lambda: None)
     server: Any = FakeServer()
+    monkeypatch.setattr(process, "HURRY", 0.001)
     stopping = Stopping(server, Settings(grace=0, close_timeout=0))
-    stopping.SECOND_SIGNAL = 0.001
-    stopping.signalled()
+    stopping.terminated()
     assert exited.wait(10)
     assert codes == [1]
     assert "not stopped in time, exiting; still running: -" in caplog.text
     exited.clear()
-    stopping.signalled()
+    stopping.interrupted()
     assert exited.wait(10)  # before ``os._exit`` is the real one again
     stopping.done()
     assert server.stopped == [False, True]
-
-
-def test_a_restart_is_not_the_first_of_two_signals() -> None:
-    """SIGTERM that follows a rolling restart's SIGHUP does not cut off what is being answered."""
-    server: Any = FakeServer()
-    stopping = Stopping(server, Settings())
-    for restart in (True, False, True):
-        stopping.signalled(restart)
-    assert server.stopped == [False, False, False]
-    stopping.signalled()
-    assert server.stopped == [False, False, False, True]
-    stopping.done()
 
 
 def test_a_keyboard_interrupt_before_the_signals_are_handled(
@@ -540,8 +529,8 @@ def test_done_while_something_is_left_behind(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(logging, "shutdown", lambda: None)
     server: Any = FakeServer()
     server.left_behind = ["consumer stubborn"]
+    monkeypatch.setattr(process, "HURRY", 0.001)
     stopping = Stopping(server, Settings())
-    stopping.SECOND_SIGNAL = 0.001
     stopping.done()
     assert exited.wait(10)
 

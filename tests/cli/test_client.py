@@ -114,12 +114,15 @@ async def test_a_signal_stops_it_in_order() -> None:
         assert await run.ended() == 0
 
 
-async def test_a_second_signal_waits_for_nobody() -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_waits_for_nobody_once_it_drains(first: signal.Signals) -> None:
     async with serve(server("slow"), Settings(port=0)) as serving:
         run = await start(serving.port)
         assert await line(run) == "heard slow"
+        run.process.send_signal(first)
+        await run.until("stopping: draining for at most 10 s")
+        run.process.send_signal(signal.SIGTERM)  # a wrapper's, in addition to a service manager's
         run.process.send_signal(signal.SIGINT)
-        run.process.send_signal(signal.SIGTERM)
         assert await line(run) == "cut off"
         assert await run.ended() == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -17,7 +18,9 @@ import pytest
 from tests.brokers.servers import BrokerServer
 from tests.processes import free_port, running
 from wsflow.brokers import remote, select
+from wsflow.brokers.engine import Attempt
 from wsflow.cli.main import main
+from wsflow.messages.events import TopicOptions
 from wsflow.server import Settings, embedded
 from wsflow.server import worker as worker_command
 from wsflow.server.assignment import Assignment
@@ -115,6 +118,13 @@ async def test_an_embedded_server_that_does_not_start(tmp_path: Path) -> None:
             raise AssertionError
 
 
+async def test_an_embedded_server_that_is_no_program(tmp_path: Path) -> None:
+    program = tmp_path / "nats-server"
+    with pytest.raises(Exception, match=r"did not start: .*No such file"):
+        async with embedded.EmbeddedNats(program):
+            raise AssertionError
+
+
 async def test_an_embedded_server_that_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +157,95 @@ async def test_an_embedded_server_is_started_again(caplog: pytest.LogCaptureFixt
         writer.close()
         await writer.wait_closed()
     assert "the embedded NATS server ended with exit code -9; restarting it" in caplog.text
+
+
+@pytest.mark.long
+async def test_an_embedded_server_that_hangs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found, killed, and started again with what it has kept."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(embedded, "PATIENCE", 0.5)
+    monkeypatch.setattr(embedded, "PING_INTERVAL", 0.1)
+    program = embedded.find_server()
+    assert program is not None
+    server = embedded.EmbeddedNats(program)
+    async with server as url:
+        options = TopicOptions(history=10)
+        connection = await select.engine(url).connect(Ears(), "mine")
+        await connection.publish("kept", b"before", options, Attempt("1"))
+        await connection.close()
+        assert server._process is not None
+        for number, (stop, text) in enumerate(
+            [(signal.SIGSTOP, "does not answer (no answer within 0.5 s), and was killed")] * 2
+        ):
+            server._process.send_signal(stop)
+            async with asyncio.timeout(30):
+                while caplog.text.count(text) == number:
+                    await asyncio.sleep(0.01)
+                while caplog.text.count("the embedded NATS server is running again") == number:
+                    await asyncio.sleep(0.01)
+        connection = await select.engine(url).connect(Ears(), "mine")
+        last = await connection.last("kept", options)
+        ((_, data),) = await connection.latest("kept", options, last, 5)
+        assert data == b"before"
+        await connection.close()
+
+
+class Ears:
+    def arrived(self, topic: str, stamp: Any, data: bytes) -> None: ...
+    def told(self, data: bytes) -> None: ...
+    def unreadable(self, where: str, why: object) -> None: ...
+
+
+async def test_an_embedded_server_that_does_not_stop(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = embedded.find_server()
+    assert program is not None
+    server = embedded.EmbeddedNats(program)
+    async with server:
+        assert server._process is not None
+        server._process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(embedded, "START", 0.1)
+    assert "the embedded NATS server has not stopped in time: it is killed" in caplog.text
+    assert server._process.returncode == -signal.SIGKILL
+    assert not server._scratch.path.exists()
+
+
+def scratches(folder: Path) -> list[Path]:
+    return list(folder.glob("wsflow-nats-*"))
+
+
+@pytest.mark.long
+async def test_nothing_of_a_killed_supervisor_is_left_after_the_next_start(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    arguments = ("examples.echo:app", "--workers", "2", "--port", "0")
+    async with running(*arguments, env=environment) as run:
+        await run.until("stop it with Ctrl-C")
+        (left,) = scratches(tmp_path)
+        run.process.kill()
+        await run.ended()  # all that have its standard error
+    async with running(*arguments, env=environment) as run:
+        await run.until(f"removed {left}, which a killed server had left")
+        await run.until("stop it with Ctrl-C")
+        assert len(scratches(tmp_path)) == 1
+        run.process.terminate()
+        assert await run.ended() == 0
+    assert scratches(tmp_path) == []
+
+
+async def test_each_worker_has_its_own_limit() -> None:
+    arguments = ("examples.echo:app", "--workers", "3", "--port", "0")
+    async with running(*arguments, "--max-connections", "7") as run:
+        await run.until("each of the 3 workers takes up to 7 connections (--max-connections)")
+        run.process.terminate()
+        await run.ended()
+    async with running(*arguments, "--max-connections", "0") as run:
+        await run.until("stop it with Ctrl-C")
+        assert "takes up to" not in run.log
+        run.process.terminate()
+        await run.ended()
 
 
 @pytest.mark.long

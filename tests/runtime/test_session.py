@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ from tests.clocks import InFakeTime
 from wsflow import Close, Connection, Disconnected, Reject, Router
 from wsflow.limits import Limits
 from wsflow.runtime.session import NEXT, Phase
-from wsflow.testing import connect, serve_in_memory
+from wsflow.testing import MemoryPeer, connect, serve_in_memory
 
 
 async def test_twenty_peers_leave_and_twenty_handlers_are_gone() -> None:
@@ -240,6 +241,65 @@ class TestLate(InFakeTime):
                 await peer.close()
                 await peer.wait_closed(timeout=20)
             assert anyio.current_time() - began == pytest.approx(1)
+
+    @pytest.mark.parametrize("restart", [False, True])
+    async def test_a_drain_is_spread_over_time(self, restart: bool) -> None:
+        """Who is not closed yet is served, and each has its own grace period."""
+        began: list[float] = []
+        ends: list[float] = []
+        app = Router("/")
+
+        @app.consumer
+        async def work(message: str) -> str:
+            await anyio.sleep(float(message))
+            return message
+
+        async def live(peer: MemoryPeer) -> None:
+            end = await peer.wait_closed(timeout=100)
+            peers.remove(peer)
+            assert end.code == (1012 if restart else 1001)
+            ends.append(anyio.current_time() - began[0])
+
+        async with serve_in_memory(app) as server, anyio.create_task_group() as tasks:
+            peers = [server._open("/", (), ()) for _ in range(4)]
+            for peer in peers:
+                await peer._opened()
+            began.append(anyio.current_time())
+            for peer in list(peers):
+                tasks.start_soon(live, peer)
+            tasks.start_soon(partial(server.drain, 3, over=8, restart=restart))
+            await anyio.sleep(1)
+            late = server._open("/", (), ())
+            assert late.rejected.status == 503
+            await anyio.sleep(4)  # three of them are closed at 0, 2 and 4 seconds
+            (last,) = peers
+            await last.send("0")
+            assert await last.receive() == "0"
+            await last.send("2.5")  # until 7.5
+        assert ends == pytest.approx([0, 2, 4, 7.5])
+
+    @pytest.mark.parametrize("how", ["the peers leave", "cut short", "a second one"])
+    async def test_a_drain_that_is_spread_ends_early(self, how: str) -> None:
+        app = Router("/")
+        app.consumer(echo)
+        async with serve_in_memory(app) as server:
+            peers = [server._open("/", (), ()) for _ in range(10)]
+            for peer in peers:
+                await peer._opened()
+            began = anyio.current_time()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(server.drain, over=1000, restart=True))
+                await anyio.sleep(50)
+                if how == "the peers leave":
+                    for peer in peers:
+                        await peer.close()
+                elif how == "cut short":
+                    server._app.cut_short()
+                else:
+                    await server.drain(restart=True)
+            assert anyio.current_time() - began == pytest.approx(50)
+            if how != "the peers leave":
+                assert {(await peer.wait_closed()).code for peer in peers} == {1012}
 
     @pytest.mark.parametrize("kind", ["consumer", "producer"])
     async def test_who_swallows_his_cancellation_is_left_behind(

@@ -195,12 +195,95 @@ async def test_a_restart_that_is_cut_short() -> None:
         half[1].close()
 
 
-async def test_stopping_at_once_from_the_start() -> None:
+@pytest.mark.parametrize("restart", [False, True])
+async def test_stopping_at_once_from_the_start(restart: bool) -> None:
     async with serve(echo_app(), quick()) as server:
         client = await connect(f"ws://127.0.0.1:{server.port}/")
+        server.stop(now=True, restart=restart)
+        assert await closed(client) == (1012 if restart else 1001)
+
+
+async def closed(client: ClientConnection) -> int:
+    """Wait for the end; its close code."""
+    with pytest.raises(ConnectionClosed) as end:
+        await client.recv()
+    return end.value.rcvd.code if end.value.rcvd is not None else 1006
+
+
+async def test_newcomers_are_let_in_for_a_while() -> None:
+    async with serve(echo_app(), quick(drain_delay=0.3)) as server:
+        loop = asyncio.get_running_loop()
+        address = f"ws://127.0.0.1:{server.port}/"
+        client = await connect(address)
+        began = loop.time()
+        server.stop()
+        newcomer = await connect(address)
+        await newcomer.send("x")
+        assert await newcomer.recv() == "x"
+        assert {await closed(client), await closed(newcomer)} == {1001}
+        assert loop.time() - began >= 0.3
+
+
+@pytest.mark.parametrize("how", ["at once", "a restart", "the app fails"])
+async def test_the_delay_ends_early(how: str) -> None:
+    failing = anyio.Event()
+    app = echo_app()
+
+    @app.lifespan
+    async def background(tasks: TaskGroup) -> AsyncIterator[None]:
+        async def fail() -> None:
+            await failing.wait()
+            raise RuntimeError("lost its database")
+
+        tasks.start_soon(fail)
+        yield
+        tasks.cancel_scope.cancel()
+
+    server = Server(compile_app(app), quick(drain_delay=1000.0, drain_over=1000.0))
+    task = asyncio.create_task(server.run())
+    await server.started.wait()
+    client = await connect(f"ws://127.0.0.1:{server.port}/")
+    server.stop(restart=how == "a restart")
+    if how == "at once":
+        await asyncio.sleep(0)
         server.stop(now=True)
-        with pytest.raises(ConnectionClosed):
-            await client.recv()
+    elif how == "the app fails":
+        failing.set()
+    async with asyncio.timeout(10):
+        assert await closed(client) == (1012 if how == "a restart" else 1001)
+        await asyncio.wait([task])
+    if how == "the app fails":
+        with pytest.raises(RuntimeError, match="lost its database"):
+            await task
+    else:
+        await task
+
+
+async def test_connections_are_closed_one_after_another() -> None:
+    async with serve(echo_app(), quick(drain_over=0.4)) as server:
+        loop = asyncio.get_running_loop()
+        clients = [await connect(f"ws://127.0.0.1:{server.port}/") for _ in range(4)]
+        began = loop.time()
+        server.stop()
+
+        async def ended(client: ClientConnection) -> float:
+            assert await closed(client) == 1001
+            return loop.time() - began
+
+        times = sorted(await asyncio.gather(*map(ended, clients)))
+    for at, least in zip(times, (0, 0.1, 0.2, 0.3), strict=True):
+        assert at >= least - 0.01
+
+
+async def test_stopping_at_once_in_the_midst_of_it() -> None:
+    async with serve(echo_app(), quick(drain_over=1000.0)) as server:
+        clients = [await connect(f"ws://127.0.0.1:{server.port}/") for _ in range(10)]
+        server.stop()
+        while len(server.registry) == 10:
+            await asyncio.sleep(0)
+        server.stop(now=True)
+        async with asyncio.timeout(10):
+            assert {await closed(client) for client in clients} == {1001}
 
 
 async def test_lifespans_surround_all() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from examples import chat
 from tests.brokers.servers import BrokerServer
 from tests.cluster.scenario import Scenario, Size, children_of, disturbance
 from tests.processes import Run, free_port, running
+from tests.server.test_process import at_work, finished, gated  # noqa: F401
 from wsflow.server import Settings, workers
 from wsflow.server.listening import listen
 
@@ -41,13 +43,17 @@ async def serving(*arguments: str, **options: Any) -> AsyncIterator[Run]:
         yield run
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has, too."""
+def state(pid: int) -> str:
+    """The state of a process, as ps shows it; Z if it has ended, and was waited for or not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
+        return "Z"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return state(pid) == "Z"
 
 
 async def all_gone(pids: list[int]) -> None:
@@ -199,7 +205,7 @@ async def test_new_workers_that_do_not_start_replace_nobody(tmp_path: Path) -> N
         (tmp_path / "broken").touch()
         run.process.send_signal(signal.SIGHUP)
         line = await run.until("the others stay as they are")
-        assert "a worker ended before it served, with exit code 1" in line
+        assert "a worker ended with exit code 1 before it served" in line
         assert sorted(children_of(run, "wsflow.server.worker")) == sorted(old)
         async with connect(f"ws://127.0.0.1:{port}/") as peer:
             await peer.send("who")
@@ -226,7 +232,7 @@ async def test_workers_that_do_not_start_at_all(tmp_path: Path) -> None:
         assert await run.ended() == 1
         assert "RuntimeError: no database" in run.log
         assert run.log.endswith(
-            "wsflow: a worker ended before it served, with exit code 1; see above\n"
+            "wsflow: a worker ended with exit code 1 before it served; see above\n"
         )
 
 
@@ -311,8 +317,8 @@ async def test_stopping_while_the_first_is_started(monkeypatch: pytest.MonkeyPat
     supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
     start = workers.Worker.start
 
-    async def stopped_meanwhile(assignment: workers.Assignment) -> workers.Worker:
-        worker = await start(assignment)
+    async def stopped_meanwhile(number: int, assignment: workers.Assignment) -> workers.Worker:
+        worker = await start(number, assignment)
         supervisor.stop()
         return worker
 
@@ -332,23 +338,286 @@ async def test_stopping_before_all_have_started() -> None:
         assert await run.ended() == 0
 
 
-async def test_a_worker_that_does_not_stop_is_killed(
-    monkeypatch: pytest.MonkeyPatch, server_of: Any
-) -> None:
-    monkeypatch.setattr(workers, "SPARE", 0.2)
-    settings = Settings(
-        broker=server_of("valkey").url, workers=1, port=0, grace=0.0, close_timeout=0.0
-    )
-    sockets = listen(settings, 1)
+@asynccontextmanager
+async def supervising(
+    broker: str, count: int = 1, **limits: float
+) -> AsyncIterator[tuple[workers.Supervisor, asyncio.Task[None]]]:
+    """A supervisor in this process, whose workers serve, and the task that it runs in."""
+    settings = Settings(broker=broker, workers=count, port=0, **limits)  # type: ignore[arg-type]
+    sockets = listen(settings, count)
     supervisor = workers.Supervisor("examples.echo:app", settings, sockets)
     serving = asyncio.Event()
     running = asyncio.create_task(supervisor.run(serving.set))
-    await serving.wait()
-    (worker,) = supervisor._workers
-    worker.signal(signal.SIGSTOP)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert supervisor.codes == [-signal.SIGKILL]
+    try:
+        await serving.wait()
+        yield supervisor, running
+        await asyncio.wait([running])
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        for each in (one for own in sockets for one in own):
+            each.close()
+
+
+async def logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    async with asyncio.timeout(30):
+        while text not in caplog.text:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["draining", "at once"])
+async def test_a_worker_that_does_not_stop_is_killed(
+    how: str, monkeypatch: pytest.MonkeyPatch, server_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "SPARE", 0.2)
+    monkeypatch.setattr(workers, "HURRY", 0.0)
+    grace = 0.0 if how == "draining" else 1000.0
+    broker = server_of("valkey").url
+    async with supervising(broker, 2, grace=grace, close_timeout=0.0) as (supervisor, _):
+        for worker in supervisor._workers:
+            worker.signal(signal.SIGSTOP)
+        supervisor.interrupt()
+        if how == "at once":
+            supervisor.interrupt()
+            supervisor.interrupt()
+    assert supervisor.codes == [-signal.SIGKILL] * 2
+    assert caplog.text.count("has not stopped in time: it is killed") == 2
+
+
+async def test_a_supervisor_that_is_cancelled_ends_its_workers(server_of: Any) -> None:
+    async with supervising(server_of("valkey").url) as (supervisor, running):
+        running.cancel()
+    assert supervisor.codes == [0]
+
+
+@pytest.mark.long
+async def test_a_worker_that_hangs_is_replaced(
+    server_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = server_of("valkey").url
+    async with supervising(broker, 2, worker_timeout=2.0) as (supervisor, _):
+        first, second = supervisor._workers
+        first.signal(signal.SIGSTOP)
+        await logged(caplog, f"{first} hangs since 2 s (--worker-timeout): it is killed")
+        await logged(caplog, f"{first} was killed by SIGKILL; another one starts")
+        while len(supervisor._workers) < 2:
+            await asyncio.sleep(0.01)
+        assert second in supervisor._workers
+        (new,) = set(supervisor._workers) - {second}
+        await new.served
+        supervisor.stop()
+    assert supervisor.codes == [0, 0]
+
+
+async def stopped_before_it_serves(supervisor: workers.Supervisor) -> None:
+    """The new worker is stopped, as it is started."""
+    while len(supervisor._workers) < 2:
+        await asyncio.sleep(0)
+    (_, new) = supervisor._workers
+    assert not new.served.done()
+    new.signal(signal.SIGSTOP)
+    while state(new._process.pid) != "T":  # a later SIGTERM would come first
+        await asyncio.sleep(0)
+
+
+async def test_a_worker_that_never_serves(
+    monkeypatch: pytest.MonkeyPatch, server_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It replaces nobody, keeps no later one from that, and nobody from stopping."""
+    monkeypatch.setattr(workers, "LAST_WORDS", 0.1)
+    monkeypatch.setattr(workers, "SPARE", 0.5)
+    caplog.set_level("INFO")
+    broker = server_of("valkey").url
+    async with supervising(broker, grace=0.0, worker_timeout=10.0) as (supervisor, _):
+        (old,) = supervisor._workers
+        settings = supervisor._settings
+        for _ in range(2):
+            caplog.clear()
+            supervisor._settings = replace(settings, start_timeout=0.001)
+            supervisor.renew()
+            await stopped_before_it_serves(supervisor)
+            await logged(caplog, "does not serve after 0.001 s (--start-timeout): it is killed")
+            await logged(caplog, "was killed by SIGKILL before it served: the others stay as they")
+            assert list(supervisor._workers) == [old]
+        supervisor._settings = settings
+        supervisor.renew()
+        await logged(caplog, "all workers are replaced")
+        assert old not in supervisor._workers
+        supervisor.renew()
+        await stopped_before_it_serves(supervisor)
+        supervisor._settings = replace(settings, close_timeout=0.0)
+        supervisor.stop()
+        supervisor.renew()
+    assert "SIGHUP is ignored: the workers are stopping" in caplog.text
+    assert sorted(supervisor.codes) == [-signal.SIGKILL, 0]
+
+
+async def test_a_first_worker_that_never_serves(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"import time\n{APP}\ntime.sleep(1000)")
+    (tmp_path / "check.py").write_text("from mine import app")
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    settings = Settings(workers=1, port=0, start_timeout=1.0, worker_timeout=0.0)
+    sockets = listen(settings, 1)
+    supervisor = workers.Supervisor("mine:app", settings, sockets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for name, value in path.items():
+            patch.setenv(name, value)
+        with pytest.raises(workers.NotStartedError, match="was killed by SIGABRT before it served"):
+            await supervisor.run(lambda: None)
     for each in sockets[0]:
         each.close()
+
+
+async def test_no_limits_at_all(server_of: Any) -> None:
+    limits = {"worker_timeout": 0.0, "start_timeout": 0.0}
+    async with supervising(server_of("valkey").url, **limits) as (supervisor, _):
+        (worker,) = supervisor._workers
+        assert worker.silent == 0
+        supervisor.stop()
+    worker.signal(signal.SIGKILL)  # there is nobody any more
+    assert supervisor.codes == [0]
+
+
+# -- signals as terminals and service managers send them, to real processes
+
+
+@asynccontextmanager
+async def at_work_in_a_worker(
+    gated: dict[str, Any],  # noqa: F811
+    *flags: str,
+) -> AsyncIterator[tuple[Run, ClientConnection]]:
+    """A server in two processes, and a peer whose message is at work."""
+    port = free_port()
+    flags = ("--workers", "2", "--port", str(port), *flags)
+    async with serving("mine:app", *flags, start_new_session=True, **gated) as run:
+        async with connect(f"ws://127.0.0.1:{port}/") as client:
+            await at_work(client)
+            yield run, client
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run.process.pid, signal.SIGTERM)
+        await run.ended()
+
+
+def to_all(run: Run, number: signal.Signals) -> None:
+    """As systemd does with KillMode=control-group, its default: in whatever order."""
+    supervisor = run.process.pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
+    for pid in map(int, (*children.split(), supervisor)):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, number)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_signal_to_all_processes_drains(
+    gated: dict[str, Any],  # noqa: F811
+    number: signal.Signals,
+    loop: str,
+) -> None:
+    """What is at work is finished, and can be published: the broker is started again."""
+    async with at_work_in_a_worker(gated, "--loop", loop) as (run, client):
+        to_all(run, number)
+        await run.until("the embedded NATS server is running again")
+        (gated["cwd"] / "open").touch()
+        assert await finished(client) == 1001
+    assert run.process.returncode == 0
+    assert "stopping at once" not in run.log
+    assert "another one starts" not in run.log
+    assert run.log.count("draining for at most") == 2
+
+
+@pytest.mark.long
+async def test_ctrl_c_twice_in_a_terminal(gated: dict[str, Any]) -> None:  # noqa: F811
+    async with at_work_in_a_worker(gated) as (run, client):
+        os.killpg(run.process.pid, signal.SIGINT)
+        await run.until("draining for at most 20 s")
+        await run.until("draining for at most 20 s")
+        os.killpg(run.process.pid, signal.SIGTERM)
+        await run.until("the drain goes on; SIGINT (Ctrl-C) stops at once")
+        os.killpg(run.process.pid, signal.SIGINT)
+        await run.until("stopping at once")
+        with pytest.raises(ConnectionClosed, match="1001"):
+            await asyncio.wait_for(client.recv(), 15)
+    assert run.process.returncode == 1  # a handler was cancelled
+
+
+@pytest.mark.long
+async def test_sighup_to_all_processes_replaces_them(
+    gated: dict[str, Any],  # noqa: F811
+) -> None:
+    async with at_work_in_a_worker(gated) as (run, client):
+        (gated["cwd"] / "open").touch()
+        to_all(run, signal.SIGHUP)
+        assert await finished(client) == 1012
+        await run.until("all workers are replaced")
+    assert run.process.returncode == 0
+    assert "another one starts" not in run.log
+
+
+@pytest.mark.long
+async def test_sigterm_while_a_worker_hands_over(gated: dict[str, Any]) -> None:  # noqa: F811
+    async with at_work_in_a_worker(gated) as (run, client):
+        run.process.send_signal(signal.SIGHUP)
+        await run.until("draining for at most")
+        to_all(run, signal.SIGTERM)
+        (gated["cwd"] / "open").touch()
+        assert await finished(client) in (1001, 1012)
+    assert run.process.returncode == 0
+    assert "stopping at once" not in run.log
+
+
+@pytest.mark.long
+async def test_what_is_suspended_as_a_whole_goes_on(gated: dict[str, Any]) -> None:  # noqa: F811
+    async with at_work_in_a_worker(gated, "--worker-timeout", "1") as (run, client):
+        pids = children_of(run)
+        to_all(run, signal.SIGSTOP)
+        await asyncio.sleep(2.5)  # longer than a worker may hang
+        os.kill(run.process.pid, signal.SIGCONT)
+        to_all(run, signal.SIGCONT)
+        (gated["cwd"] / "open").touch()
+        assert await client.recv() == "gate"
+        assert children_of(run) == pids
+    assert run.process.returncode == 0
+    assert "hangs" not in run.log
+
+
+@pytest.mark.long
+async def test_a_blocked_loop_is_found_and_named(gated: dict[str, Any]) -> None:  # noqa: F811
+    async with at_work_in_a_worker(gated, "--worker-timeout", "2") as (run, client):
+        (gated["cwd"] / "open").touch()
+        await client.send("block")
+        await run.until("was killed by SIGABRT; another one starts")
+        assert "hangs since 2 s (--worker-timeout): it is killed" in run.log
+        assert "Fatal Python error: Aborted" in run.log
+        assert 'mine.py", line 16 in work' in run.log
+    assert run.process.returncode == 0
+
+
+@pytest.mark.long
+async def test_workers_close_their_peers_one_after_another(
+    gated: dict[str, Any],  # noqa: F811
+) -> None:
+    """On SIGHUP newcomers are let in meanwhile; and Ctrl-C hurries, as ever."""
+    async with at_work_in_a_worker(gated, "--drain-over", "1000") as (run, client):
+        (gated["cwd"] / "open").touch()
+        host, port = client.remote_address
+        peers = [await connect(f"ws://{host}:{port}/") for _ in range(40)]
+        run.process.send_signal(signal.SIGHUP)
+        await run.until("draining for at most 1020 s")
+        for number in range(5):
+            async with connect(f"ws://{host}:{port}/") as newcomer:
+                await newcomer.send(str(number))
+                assert [await newcomer.recv() for _ in range(2)] == ["started", str(number)]
+        run.process.send_signal(signal.SIGINT)
+        await run.until("draining for at most 1020 s")
+        run.process.send_signal(signal.SIGINT)
+        await run.until("stopping at once")
+        codes = set()
+        for each in peers:
+            with pytest.raises(ConnectionClosed) as closed:
+                await asyncio.wait_for(each.recv(), 20)
+            codes.add(closed.value.rcvd.code if closed.value.rcvd else 1006)
+        assert codes == {1001, 1012}
+    assert run.process.returncode == 0

@@ -80,8 +80,8 @@ def client(
         running = Client(plan, check_uri(uri), dial_sockets(limits), **with_what)
         loop = asyncio.get_running_loop()
         stopping = _Stopping(running, grace)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stopping.now)
+        loop.add_signal_handler(signal.SIGTERM, stopping.drain)
+        loop.add_signal_handler(signal.SIGINT, stopping.interrupt)
         running.start()
         try:
             end = await running.wait()
@@ -96,7 +96,7 @@ def client(
 
 
 class _Stopping:
-    """What a signal does: the first one drains, the second one stops at once."""
+    """What signals do: each drains, and SIGINT stops at once what drains already."""
 
     def __init__(self, running: Client, grace: float) -> None:
         self._running = running
@@ -107,12 +107,16 @@ class _Stopping:
     def asked(self) -> bool:
         return self._draining is not None
 
-    def now(self) -> None:
+    def drain(self) -> None:
         if self._draining is None:
+            log.info("stopping: draining for at most %g s", self._grace)
             drain = self._running.drain(self._grace)
             self._draining = asyncio.create_task(drain, name="wsflow stopping")
-        else:
+
+    def interrupt(self) -> None:
+        if self.asked:
             self._running.stop()
+        self.drain()
 
 
 def headers_of(lines: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from wsflow.log import say
 from wsflow.server.exits import UsageError, address
 from wsflow.server.loading import wired
 from wsflow.server.process import configure_logging, run_server
+from wsflow.server.service import ServiceManager
 from wsflow.server.settings import Settings
 from wsflow.wiring.plan import AppPlan
 
@@ -36,12 +37,14 @@ def run(target: Target, settings: Settings) -> int:
     invalid, 4 the address is in use, 5 the broker cannot be reached.
     """
     check_environment()
+    manager = ServiceManager(os.environ)
     plan = wired(target)
     configure_logging(settings)
     plan.check_limits(settings)
+    started = partial(announce, target, plan, settings)
     if settings.workers > 1:
-        return supervise(target, settings, partial(announce, target, plan, settings))
-    return run_server(plan, settings, partial(announce, target, plan, settings))
+        return supervise(target, settings, started, manager)
+    return run_server(plan, settings, started, manager=manager)
 
 
 def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from wsflow.server.embedded import EmbeddedNats, find_server
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
 from wsflow.server.listening import listen, tls_context
 from wsflow.server.process import check_broker, loop_factory
+from wsflow.server.service import NOBODY, ServiceManager
 from wsflow.server.settings import Settings
 from wsflow.server.workers import NotStartedError, Supervisor
 
@@ -31,13 +32,19 @@ NO_BROKER = (
 )
 
 
-def supervise(target: str, settings: Settings, started: Callable[[int], None]) -> Exit:
+def supervise(
+    target: str,
+    settings: Settings,
+    started: Callable[[int], None],
+    manager: ServiceManager = NOBODY,
+) -> Exit:
     """Serve an app in several processes until SIGTERM or SIGINT; SIGHUP replaces them.
 
     Args:
         target: the app, which each process loads itself.
         settings: how to serve it.
         started: called with the TCP port once all workers serve; 0 for a Unix socket.
+        manager: the service manager.
 
     Raises:
         UsageError: a setting cannot be used.
@@ -48,7 +55,7 @@ def supervise(target: str, settings: Settings, started: Callable[[int], None]) -
     except OSError as exc:
         return not_bound(exc, settings)
     try:
-        return asyncio.run(_supervise(target, settings, started, sockets, embedded))
+        return asyncio.run(_supervise(target, settings, started, sockets, embedded, manager))
     except KeyboardInterrupt:  # before the signal handlers were installed
         return Exit.STOPPED
     finally:
@@ -80,11 +87,19 @@ async def _supervise(
     started: Callable[[int], None],
     sockets: Sequence[Sequence[socket.socket]],
     embedded: Path | None,
+    manager: ServiceManager,
 ) -> Exit:
     name = sockets[0][0].getsockname()
+    if settings.max_connections:
+        log.info(
+            "each of the %d workers takes up to %d connections (--max-connections)",
+            settings.workers,
+            settings.max_connections,
+        )
     port = name[1] if isinstance(name, tuple) else 0
     try:
         async with contextlib.AsyncExitStack() as around:
+            around.enter_context(manager.kept_alive(asyncio.get_running_loop()))
             if embedded is not None:
                 url = await around.enter_async_context(EmbeddedNats(embedded))
                 address = f"{name[0]}:{port}" if isinstance(name, tuple) else str(name)
@@ -93,9 +108,9 @@ async def _supervise(
                 log.info("an embedded NATS server carries topics between the workers")
             else:
                 await select.reach(settings.broker)
-            supervisor = Supervisor(target, settings, sockets)
-            with _signals(supervisor):
-                await supervisor.run(partial(started, port))
+            supervisor = Supervisor(target, settings, sockets, manager=manager)
+            _handle_signals(supervisor)
+            await supervisor.run(partial(started, port))
     except BrokerError as exc:
         return no_broker(exc)
     except NotStartedError as exc:
@@ -104,18 +119,13 @@ async def _supervise(
     return Exit.FAILED if any(supervisor.codes) else Exit.STOPPED
 
 
-@contextlib.contextmanager
-def _signals(supervisor: Supervisor) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
+def _handle_signals(supervisor: Supervisor) -> None:
+    """Handle the signals until the event loop is closed: those that come while the broker stops
+    must not keep it from that."""
     handled = {
         signal.SIGTERM: supervisor.stop,
-        signal.SIGINT: supervisor.stop,
+        signal.SIGINT: supervisor.interrupt,
         signal.SIGHUP: supervisor.renew,
     }
     for each, act in handled.items():
-        loop.add_signal_handler(each, act)
-    try:
-        yield
-    finally:
-        for each in handled:
-            loop.remove_signal_handler(each)
+        asyncio.get_running_loop().add_signal_handler(each, act)

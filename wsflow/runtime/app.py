@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import random
 from typing import Any, final
 
 import anyio
@@ -93,6 +94,7 @@ class App:
         self._aborted = False
         self._started = False  # the lifespans have set up
         self._ignored: set[tuple[str, object]] = set()  # paths, and tags that were logged
+        self._goodbye = SHUTDOWN
         self._idle: anyio.Event | None = None  # set when the last connection is over
 
     # -- running
@@ -277,23 +279,33 @@ class App:
         if not session.transport.dials:
             log_connection(session)
 
-    async def drain(self, grace: float, *, restart: bool = False) -> None:
+    async def drain(self, grace: float, *, over: float = 0.0, restart: bool = False) -> None:
         """Refuse new connections, and end all connections: with 1001, or with 1012 on a restart.
 
-        Consumers handle what was received, for a grace period of at most ``grace`` seconds; then
-        they are cancelled, and named in the log. Returns when every connection has ended.
+        They are ended at once, or spread evenly over ``over`` seconds, in random order. Consumers
+        of each handle what was received, for a grace period of at most ``grace`` seconds; then they
+        are cancelled, and named in the log. Returns when every connection has ended.
         """
         self._admission.closed = True
-        for session in list(self.sessions.values()):
-            session.drain(RESTART if restart else SHUTDOWN, grace)
+        self._goodbye = RESTART if restart else SHUTDOWN
+        sessions = list(self.sessions.values())
+        if not sessions:
+            return
+        idle = self._idle = self._idle or anyio.Event()
+        if over:
+            random.shuffle(sessions)
+        began = anyio.current_time()
+        for number, session in enumerate(sessions):
+            if over:
+                with anyio.CancelScope(deadline=began + over * number / len(sessions)):
+                    await idle.wait()
+            session.drain(self._goodbye, grace)
         if not grace:
             self.cut_short()
-        if self.sessions:
-            self._idle = self._idle or anyio.Event()
-            await self._idle.wait()
+        await idle.wait()
 
     def cut_short(self) -> None:
         """End a drain that is in progress at once."""
         if self._admission.closed:
             for session in list(self.sessions.values()):
-                session.cut_short()
+                session.cut_short(self._goodbye)

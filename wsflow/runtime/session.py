@@ -528,11 +528,12 @@ class Session:
                 self.transport.pause_reading()
             self._drain(seconds)
 
-    def cut_short(self) -> None:
-        """End now, without waiting for a drain; handlers that this cancels are logged."""
+    def cut_short(self, goodbye: End) -> None:
+        """End now with ``goodbye``, without waiting for a drain; handlers that this cancels are
+        logged."""
         if self._dispatcher.busy:
             self.ending.cut_off(self.running)
-        self.finish(self._goodbye or SHUTDOWN)
+        self.finish(self._goodbye or goodbye)
 
     def _drain(self, seconds: float) -> None:
         """Let consumers finish for at most ``seconds``; a later call can only shorten that."""

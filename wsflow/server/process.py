@@ -12,7 +12,8 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from wsflow.brokers import select
@@ -20,7 +21,9 @@ from wsflow.errors import BrokerError
 from wsflow.log import Log, log_to_stderr
 from wsflow.server.accepting import AddressInUse
 from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
+from wsflow.server.parent import Parent
 from wsflow.server.serve import Server
+from wsflow.server.service import NOBODY, ServiceManager
 from wsflow.server.settings import Settings
 from wsflow.server.watchdog import watching
 from wsflow.wiring.plan import AppPlan
@@ -29,6 +32,12 @@ log = Log("wsflow")
 
 LAST_WORDS = 2.0
 """Seconds that logging has before a process exits that was not stopped in time."""
+
+HURRY = 3.0
+"""Seconds that scope functions have to tear down when the process stops at once."""
+
+GOING_ON = "the drain goes on; SIGINT (Ctrl-C) stops at once"
+"""Logged when a process that drains is told to stop once more."""
 
 SPARE_DESCRIPTORS = 128
 """How many file descriptors are left for all that is no connection: logs, brokers, the app's."""
@@ -39,7 +48,8 @@ def run_server(
     settings: Settings,
     started: Callable[[int], None],
     sockets: Sequence[socket.socket] = (),
-    parent: socket.socket | None = None,
+    parent: Parent | None = None,
+    manager: ServiceManager = NOBODY,
 ) -> Exit:
     """Serve an app until SIGTERM or SIGINT.
 
@@ -48,15 +58,15 @@ def run_server(
         settings: how to serve it.
         started: called with its TCP port once it serves; 0 for a Unix socket.
         sockets: the sockets to listen on, instead of the address in the settings.
-        parent: a socket to the supervisor; when the supervisor closes it, the process stops as on
-            SIGTERM.
+        parent: the supervisor; when it ends, the process stops as on SIGTERM.
+        manager: the service manager.
 
     Raises:
         UsageError: a setting cannot be used.
     """
     try:
         with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
-            return runner.run(_serve(plan, settings, started, sockets, parent))
+            return runner.run(_serve(plan, settings, started, sockets, parent, manager))
     except KeyboardInterrupt:  # before the signal handlers were installed
         return Exit.STOPPED
 
@@ -90,7 +100,8 @@ async def _serve(
     settings: Settings,
     started: Callable[[int], None],
     sockets: Sequence[socket.socket],
-    parent: socket.socket | None,
+    parent: Parent | None,
+    manager: ServiceManager,
 ) -> Exit:
     check_broker(settings)
     check_descriptors(settings)
@@ -101,17 +112,23 @@ async def _serve(
         raise UsageError(str(exc)) from None
     except OSError as exc:
         return not_bound(exc, settings)
-    stopping = Stopping(server, settings)
+    stopping = Stopping(server, settings, manager)
     loop = asyncio.get_running_loop()
+
+    def ready() -> None:
+        started(server.port)
+        manager.serving("serving")
+
     with (
         stopping.on_signals(loop, parent),
+        manager.kept_alive(loop),
         watching(loop, settings.stall_timeout, server.stalled),
     ):
         # Imported and wired objects are permanent: the garbage collector need not scan them.
         gc.collect()
         gc.freeze()
         try:
-            await server.run(lambda: started(server.port))
+            await server.run(ready)
         except BrokerError as exc:
             return no_broker(exc)
         except AddressInUse as exc:
@@ -159,70 +176,97 @@ def check_broker(settings: Settings) -> None:
         raise UsageError(f"--broker: {exc}") from None
 
 
-class Stopping:
-    """Handles SIGTERM and SIGINT: the first one drains, the second one stops at once.
+def _leave_it_to_the_supervisor() -> None:
+    """SIGHUP has reached a worker: it is for the supervisor, which replaces the workers."""
 
-    SIGHUP drains a worker, too: another one has replaced it. It does not count as the first.
+
+class Stopping:
+    """Handles SIGTERM and SIGINT: each drains the server, and SIGINT stops it at once if it drains.
+
+    A drain that has begun is not hurried by SIGTERM: that may reach a worker directly and through
+    its supervisor. So only the supervisor has a worker stop at once, or hand over to another one.
 
     Args:
         server: what to stop.
         settings: how long to wait.
+        manager: the service manager.
     """
 
-    SECOND_SIGNAL = 3.0
-    """Seconds that scope functions have to tear down after the second signal."""
-
-    def __init__(self, server: Server, settings: Settings) -> None:
+    def __init__(
+        self, server: Server, settings: Settings, manager: ServiceManager = NOBODY
+    ) -> None:
         self._server = server
         self._settings = settings
-        self._signals = 0
+        self._manager = manager
+        self._draining = False
         self._watchdog: threading.Timer | None = None
 
     @contextlib.contextmanager
     def on_signals(
-        self, loop: asyncio.AbstractEventLoop, parent: socket.socket | None = None
-    ) -> Any:
-        """Handle the signals, and the end of the supervisor, as long as the block runs."""
-        handled = {signal.SIGTERM: False, signal.SIGINT: False}
-        if parent is not None:
-            handled[signal.SIGHUP] = True
-            loop.add_reader(parent, self._parent_is_gone, loop, parent)
-        for each, restart in handled.items():
-            loop.add_signal_handler(each, self.signalled, restart)
-        if parent is None:
-            handled[signal.SIGHUP] = False
-            loop.add_signal_handler(signal.SIGHUP, self.not_reloaded)
-        try:
-            yield
-        finally:
-            for each in handled:
-                loop.remove_signal_handler(each)
+        self, loop: asyncio.AbstractEventLoop, parent: Parent | None = None
+    ) -> Iterator[None]:
+        """Handle the signals, and what the supervisor says, as long as the block runs."""
+        handled = {
+            signal.SIGTERM: self.terminated,
+            signal.SIGINT: self.interrupted,
+            signal.SIGHUP: self.not_reloaded,
+        }
+        with contextlib.ExitStack() as around:
             if parent is not None:
-                loop.remove_reader(parent)
-
-    def _parent_is_gone(self, loop: asyncio.AbstractEventLoop, parent: socket.socket) -> None:
-        """The supervisor has closed its socket, on which it sends nothing after the start."""
-        loop.remove_reader(parent)
-        log.error("the supervisor is gone")
-        self.signalled()
+                hand_over = partial(self.drain, restart=True)
+                around.enter_context(
+                    parent.followed(
+                        loop, hand_over=hand_over, at_once=self.at_once, gone=self.drain
+                    )
+                )
+                handled = dict.fromkeys(handled, self.drain)
+                handled[signal.SIGHUP] = _leave_it_to_the_supervisor
+            for each, act in handled.items():
+                loop.add_signal_handler(each, act)
+                around.callback(loop.remove_signal_handler, each)
+            yield
 
     def not_reloaded(self) -> None:
         """A single process cannot replace itself: SIGHUP does nothing to it."""
         log.warning("SIGHUP is ignored: to reload without refusing a connection, use --workers")
 
-    def signalled(self, restart: bool = False) -> None:
-        self._signals += not restart  # one of the supervisor's does not make the next the second
-        if self._signals <= 1:
-            log.info("stopping: draining for at most %g s", self._settings.grace)
-            # Handlers that swallow cancellation, or block the loop, must not keep the process.
-            self._watch(
-                self._settings.grace + 3 * self._settings.close_timeout + self.SECOND_SIGNAL
-            )
-            self._server.stop(restart=restart)
+    def terminated(self) -> None:
+        """Drain; go on if it drains already."""
+        if self._draining:
+            log.info(GOING_ON)
+        self.drain()
+
+    def interrupted(self) -> None:
+        """Drain; stop at once if it drains already."""
+        if self._draining:
+            self.at_once()
         else:
-            log.warning("stopping at once")
-            self._watch(self.SECOND_SIGNAL)
-            self._server.stop(now=True)
+            self.drain()
+
+    def drain(self, *, restart: bool = False) -> None:
+        """Let consumers handle what was received. No effect if it drains already.
+
+        Args:
+            restart: another process has taken this one's place.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        settings = self._settings
+        delay = 0.0 if restart else settings.drain_delay
+        longest = delay + settings.drain_over + settings.grace
+        log.info("stopping: draining for at most %g s", longest)
+        self._manager.stopping(settings.drain_time + HURRY)
+        # Handlers that swallow cancellation, or block the loop, must not keep the process.
+        self._watch(settings.drain_time + HURRY)
+        self._server.stop(restart=restart)
+
+    def at_once(self) -> None:
+        """Do not wait for consumers any longer."""
+        self._draining = True
+        log.warning("stopping at once")
+        self._watch(HURRY)
+        self._server.stop(now=True)
 
     def _watch(self, seconds: float) -> None:
         if self._watchdog is not None:
@@ -247,6 +291,6 @@ class Stopping:
     def done(self) -> None:
         """The server has stopped. Closing the event loop waits for all tasks: limit that time."""
         if self._server.left_behind:
-            self._watch(self.SECOND_SIGNAL)
+            self._watch(HURRY)
         elif self._watchdog is not None:
             self._watchdog.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -49,7 +50,7 @@ class Server:
         self.registry = Registry(self._app.directory)
         self.started = anyio.Event()
         self._stop = anyio.Event()
-        self._now = False
+        self._at_once = anyio.Event()
         self._restart = False
         self._sockets = sockets
         self._listeners: list[Listener] = []
@@ -100,7 +101,8 @@ class Server:
         self._app.stalled()
 
     def stop(self, *, now: bool = False, restart: bool = False) -> None:
-        """Stop serving: let consumers handle what was received, within the grace period.
+        """Stop serving, after ``drain_delay``: let consumers handle what was received, within the
+        grace period.
 
         Args:
             now: do not wait for them. May follow an earlier call without it.
@@ -109,9 +111,9 @@ class Server:
                 accepted first, and none is answered with 503.
         """
         self._restart = self._restart or restart
-        self._now = self._now or now
         self._app.abort_start()
         if now:
+            self._at_once.set()
             self._app.cut_short()
             self._transports.look_again()
         self._stop.set()
@@ -121,9 +123,12 @@ class Server:
             listener.start()
         self.started.set()
         ready()
-        await self._told_to_stop()
+        await self._wait_for(self._stop)
         await self._hand_over()
-        await self._app.drain(0 if self._now else self._settings.grace, restart=self._restart)
+        grace, over = self._settings.grace, self._settings.drain_over
+        if self._is_now():
+            grace = over = 0
+        await self._app.drain(grace, over=over, restart=self._restart)
         # Not before: connections that came meanwhile were answered.
         for listener in self._listeners:
             await listener.settle()
@@ -132,14 +137,17 @@ class Server:
         await self._transports.all_closed(self._is_now)
 
     async def _hand_over(self) -> None:
-        """On a restart, leave the address to another process, and accept pending connections."""
-        if self._restart and not self._now:
+        """Go on until no more connections come: a load balancer has its time to notice. On a
+        restart, leave the address to another process at once, and accept pending connections."""
+        if not self._restart:
+            await self._wait_for(self._at_once, self._settings.drain_delay)
+        elif not self._is_now():
             for listener in self._listeners:
                 listener.stop()
             await self._transports.all_requested(self._is_now)
 
     def _is_now(self) -> bool:
-        return self._now
+        return self._at_once.is_set()
 
     def _unbind(self) -> None:
         """Stop listening. Idempotent."""
@@ -151,15 +159,17 @@ class Server:
             if path is not None and path.exists() and path.stat().st_ino == self._inode:
                 path.unlink()  # bound by this server, not by a later one
 
-    async def _told_to_stop(self) -> None:
+    async def _wait_for(self, event: anyio.Event, seconds: float = math.inf) -> None:
+        """Wait for an event, for at most so many seconds, and no longer than the app goes on."""
         async with anyio.create_task_group() as tasks:
+            tasks.cancel_scope.deadline = anyio.current_time() + seconds
 
             async def app_fails() -> None:
                 await self._app.must_stop.wait()
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(app_fails)
-            await self._stop.wait()
+            await event.wait()
             tasks.cancel_scope.cancel()
 
     def bind(self) -> None:
@@ -190,7 +200,8 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """Serve an app on a socket as long as the block runs. For asyncio.
 
-    Leaving the block drains the server, as ``SIGTERM`` does.
+    Leaving the block drains the server, as ``SIGTERM`` does: after ``drain_delay`` connections are
+    closed, spread over ``drain_over``, each with its grace period.
 
     Args:
         router: the app.
@@ -200,7 +211,8 @@ async def serve(
     Raises:
         DeclarationError: the app's declarations are invalid.
         ValueError: a setting is one that only ``wsflow run`` does: ``workers``, ``loop``,
-            ``log_level``, ``access_log``, ``stall_timeout``.
+            ``log_level``, ``access_log``, ``stall_timeout``, ``worker_timeout``,
+            ``start_timeout``.
         TypeError: the app is no Router, or the settings are no Settings.
         OSError: the address cannot be listened on.
     """

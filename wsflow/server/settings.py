@@ -55,8 +55,8 @@ class Settings(Limits, SocketLimits):
     )
     max_handshakes: int = option(
         1024,
-        "Most connections at a time that have not sent their opening request, or are in the TLS "
-        "handshake; further ones wait to be accepted.",
+        "Most connections of each process at a time that have not sent their opening request, or "
+        "are in the TLS handshake; further ones wait to be accepted.",
         group="Limits",
     )
     max_handshakes_per_client: int = option(
@@ -69,6 +69,32 @@ class Settings(Limits, SocketLimits):
         20.0,
         "Grace period in seconds: for consumers to handle what was received when the server stops.",
         group="Timeouts",
+    )
+    drain_delay: float = option(
+        0.0,
+        "Seconds for which a server that is told to stop still lets in newcomers, and closes no "
+        "connection: for a load balancer to notice. None when a worker is replaced.",
+        group="Timeouts",
+    )
+    drain_over: float = option(
+        0.0,
+        "Seconds over which a server that stops closes its connections, in random order, so that "
+        "their clients do not all come back at once. Each has its own grace period.",
+        group="Timeouts",
+    )
+    worker_timeout: float = option(
+        60.0,
+        "Seconds for which the event loop of a worker may hang before the worker is killed and "
+        "replaced; 0 for no limit. For more than one worker.",
+        group="Timeouts",
+        command="use wsflow run --workers",
+    )
+    start_timeout: float = option(
+        120.0,
+        "Seconds for a worker to serve after it was started, before it is killed; 0 for no limit. "
+        "For more than one worker.",
+        group="Timeouts",
+        command="use wsflow run --workers",
     )
     stall_timeout: float = option(
         0.1,
@@ -130,6 +156,11 @@ class Settings(Limits, SocketLimits):
             raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs a certificate")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}: no process would serve")
+
+    @property
+    def drain_time(self) -> float:
+        """Seconds after which a server that was told to stop has stopped."""
+        return self.drain_delay + self.drain_over + self.grace + 3 * self.close_timeout
 
     def check_program(self) -> None:
         """Check that a program that serves by itself does all of it.

@@ -1,14 +1,15 @@
 """Several processes that serve one app on one address.
 
 A supervisor holds the sockets and starts the workers. A worker that dies is replaced, after a
-jittered back-off if it keeps dying. They communicate by a socket pair: the supervisor sends the
-assignment, the worker reports when it serves, and each detects the end of the other by its end of
-the socket pair.
+jittered back-off if it keeps dying; one that hangs, or does not get so far as to serve, is killed.
+They communicate by a socket pair: the supervisor sends the assignment, the worker reports that it
+serves and lives, and each detects the end of the other by its end of the socket pair.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -19,7 +20,9 @@ from typing import Any, final
 import msgspec
 
 from wsflow.log import Log
-from wsflow.server.assignment import READY, Assignment
+from wsflow.server.assignment import AT_ONCE, HAND_OVER, Assignment, beat
+from wsflow.server.process import GOING_ON, HURRY
+from wsflow.server.service import NOBODY, ServiceManager
 from wsflow.server.settings import Settings
 from wsflow.tasks.backoff import back_off
 
@@ -29,6 +32,8 @@ STABLE = 10.0
 """Seconds after which a worker counts as stable, and the back-off is reset."""
 SPARE = 5.0
 """Seconds that are added to the time in which a worker must stop, before it is killed."""
+LAST_WORDS = 2.0
+"""Seconds that a worker that hangs has to say where, before it is killed."""
 
 
 class NotStartedError(Exception):
@@ -39,7 +44,7 @@ class NotStartedError(Exception):
     """
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"a worker ended before it served, with exit code {code}")
+        super().__init__(f"a worker {_how(code)} before it served")
         self.code = code
 
 
@@ -49,23 +54,32 @@ class Worker:
 
     Attributes:
         began: when it was started (monotonic time).
+        served: done once it serves.
+        silent: seconds since it has last said that it lives. Counted are those in which the
+            supervisor runs: what was suspended along with it is not to blame.
         ended: its exit code, once it has one.
     """
 
     def __init__(
         self,
+        number: int,
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
+        self._number = number
         self._process = process
         self._reader = reader
         self._writer = writer  # when it is closed, the worker stops
+        self._condemned = False
         self.began = time.monotonic()
+        self.silent = 0.0
+        self.served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Task[int] = asyncio.create_task(process.wait())
+        self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, assignment: Assignment) -> Worker:
+    async def start(cls, number: int, assignment: Assignment) -> Worker:
         """Start a process, and send it its assignment."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -79,33 +93,45 @@ class Worker:
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(msgspec.json.encode(assignment, enc_hook=str) + b"\n")
-        return cls(process, reader, writer)
+        return cls(number, process, reader, writer)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def __str__(self) -> str:
+        return f"worker {self._number} (process {self._process.pid})"
 
-    async def serves(self) -> None:
-        """Wait until it serves.
-
-        Raises:
-            NotStartedError: it ended before that.
-        """
-        try:
-            said = await self._reader.readline()
-        except ConnectionError:  # it ended before it had read its assignment
-            said = b""
-        if said != READY:
-            raise NotStartedError(await asyncio.shield(self.ended))
+    async def _listen(self) -> None:
+        """Hear what it says: first that it serves, then that it lives."""
+        with contextlib.suppress(ConnectionError):  # it has ended, with something unread
+            while await self._reader.read(1024):
+                self.silent = 0.0
+                if not self.served.done():
+                    self.served.set_result(None)
 
     def forget(self) -> None:
         """Release it, after its end."""
+        self._listening.cancel()
         self._writer.close()
+
+    def tell(self, order: bytes) -> None:
+        """Send it an order."""
+        self._writer.write(order)
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
         if not self.ended.done():
             self._process.send_signal(number)
+
+    def check(self, settings: Settings) -> None:
+        """Kill it if it has been silent for too long."""
+        limit = settings.worker_timeout if self.served.done() else settings.start_timeout
+        if self._condemned or not limit or self.silent <= limit:
+            return
+        self._condemned = True
+        if self.served.done():
+            log.error("%s hangs since %g s (--worker-timeout): it is killed", self, limit)
+        else:
+            log.error("%s does not serve after %g s (--start-timeout): it is killed", self, limit)
+        self.signal(signal.SIGABRT)
+        asyncio.get_running_loop().call_later(LAST_WORDS, self.signal, signal.SIGKILL)
 
 
 @final
@@ -117,6 +143,7 @@ class Supervisor:
         settings: how to serve it.
         sockets: for each worker, the sockets that it listens on.
         delays: seconds to wait before each of a worker's replacements.
+        manager: the service manager.
 
     Attributes:
         codes: the exit codes of the workers that were stopped.
@@ -128,16 +155,19 @@ class Supervisor:
         settings: Settings,
         sockets: Sequence[Sequence[socket.socket]],
         delays: Callable[[], Iterator[float]] = back_off,
+        manager: ServiceManager = NOBODY,
     ) -> None:
         self._delays = delays
         self._target = target
         self._settings = settings
         self._sockets = sockets
+        self._manager = manager
         self._workers: dict[Worker, None] = {}  # that run
         self._renewals: list[asyncio.Event] = [asyncio.Event() for _ in sockets]
         self._renewed: asyncio.Future[bool] | None = None
         self._rolling: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()
+        self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._at_once: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.codes: list[int] = []
 
     async def run(self, serving: Callable[[], None]) -> None:
@@ -149,34 +179,37 @@ class Supervisor:
         Raises:
             NotStartedError: a worker ended before all served for the first time.
         """
-        stopping = asyncio.create_task(self._stop.wait())
+        watching = asyncio.create_task(self._watch())
         keepers: list[asyncio.Task[None]] = []
         try:
             workers = await self._start_all()
-            serving()
+            if not self._stop.done():
+                serving()
+                self._manager.serving(self._serving)
             keepers = [
-                asyncio.create_task(self._keep(slot, worker, stopping))
-                for slot, worker in enumerate(workers)
+                asyncio.create_task(self._keep(slot, worker)) for slot, worker in enumerate(workers)
             ]
             await asyncio.gather(*keepers)
         finally:
-            if not self._stop.is_set():
+            if not self._stop.done():
                 self.stop()
             for task in keepers:
                 task.cancel()
             await self._end_all()
-            stopping.cancel()
+            watching.cancel()
             if self._rolling is not None:
                 self._rolling.cancel()
 
+    @property
+    def _serving(self) -> str:
+        return f"serving with {len(self._sockets)} workers"
+
     async def _start_all(self) -> list[Worker]:
+        self._manager.busy("starting", self._settings.start_timeout)
         workers = [await self._start(slot) for slot in range(len(self._sockets))]
-        served = [asyncio.ensure_future(worker.serves()) for worker in workers]
+        served = [asyncio.ensure_future(self._serves(worker)) for worker in workers]
         try:
             await asyncio.gather(*served)
-        except NotStartedError:
-            if not self._stop.is_set():
-                raise
         finally:
             for each in served:
                 each.cancel()
@@ -184,55 +217,73 @@ class Supervisor:
 
     async def _start(self, slot: int) -> Worker:
         descriptors = [each.fileno() for each in self._sockets[slot]]
-        worker = await Worker.start(Assignment(self._target, self._settings, descriptors))
+        assignment = Assignment(self._target, self._settings, descriptors)
+        worker = await Worker.start(slot + 1, assignment)
         self._workers[worker] = None
         worker.ended.add_done_callback(lambda _: self._ended(worker))
-        if self._stop.is_set():
+        if self._stop.done():
             worker.signal(signal.SIGTERM)
         return worker
+
+    async def _serves(self, worker: Worker) -> bool:
+        """Wait until a worker serves. False if all are to stop.
+
+        Raises:
+            NotStartedError: it ended before that.
+        """
+        await _first_of(worker.served, worker.ended, self._stop)
+        if self._stop.done():
+            return False
+        if not worker.served.done():
+            raise NotStartedError(worker.ended.result())
+        return True
 
     def _ended(self, worker: Worker) -> None:
         del self._workers[worker]
         worker.forget()
         code = worker.ended.result()
-        if self._stop.is_set() and code != -signal.SIGTERM:  # that one did not serve yet
+        if self._stop.done() and code != -signal.SIGTERM:  # that one did not serve yet
             self.codes.append(code)
+
+    # -- watching them all
+
+    async def _watch(self) -> None:
+        """Kill workers that are silent for too long."""
+        settings = self._settings
+        limits = [each for each in (settings.worker_timeout, settings.start_timeout) if each]
+        while limits:
+            tick = beat(min(limits))
+            await asyncio.sleep(tick)
+            for worker in self._workers:
+                worker.silent += tick
+                worker.check(self._settings)
 
     # -- one worker after another in one slot
 
-    async def _keep(self, slot: int, worker: Worker, stopping: asyncio.Task[Any]) -> None:
+    async def _keep(self, slot: int, worker: Worker) -> None:
         """Keep a worker running in a slot, until all workers stop."""
         delays = self._delays()
         while True:
             renewal = asyncio.create_task(self._renewals[slot].wait())
-            await asyncio.wait(
-                [worker.ended, renewal, stopping], return_when=asyncio.FIRST_COMPLETED
-            )
+            await _first_of(worker.ended, renewal, self._stop)
             renewal.cancel()
-            if self._stop.is_set():
+            if self._stop.done():
                 return
             if worker.ended.done():
                 if time.monotonic() - worker.began > STABLE:
                     delays = self._delays()
-                worker = await self._replace(slot, worker, delays, stopping) or worker
+                worker = await self._replace(slot, worker, delays) or worker
             else:
                 self._renewals[slot].clear()
                 worker = await self._renew(slot, worker)
 
-    async def _replace(
-        self, slot: int, dead: Worker, delays: Iterator[float], stopping: asyncio.Task[Any]
-    ) -> Worker | None:
+    async def _replace(self, slot: int, dead: Worker, delays: Iterator[float]) -> Worker | None:
         """Start another worker after one has died."""
         delay = next(delays)
-        log.error(
-            "worker %d (process %d) %s; another one starts in %.1f s",
-            slot + 1,
-            dead.pid,
-            _how(dead.ended.result()),
-            delay,
-        )
-        await asyncio.wait([stopping], timeout=delay)
-        if self._stop.is_set():
+        how = _how(dead.ended.result())
+        log.error("%s %s; another one starts in %.1f s", dead, how, delay)
+        await _first_of(self._stop, timeout=delay)
+        if self._stop.done():
             return None
         return await self._start(slot)
 
@@ -240,57 +291,83 @@ class Supervisor:
 
     def renew(self) -> None:
         """Replace all workers, one after another; the old ones close with 1012."""
-        if self._renewed is not None:
+        if self._stop.done():
+            log.warning("SIGHUP is ignored: the workers are stopping")
+        elif self._rolling is not None and not self._rolling.done():
             log.warning("the workers are being replaced already")
-            return
-        log.info("replacing the workers, one after another")
-        self._rolling = asyncio.create_task(self._roll())
+        else:
+            log.info("replacing the workers, one after another")
+            self._manager.reloading()
+            self._rolling = asyncio.create_task(self._roll())
 
     async def _roll(self) -> None:
-        for renewal in self._renewals:
+        count, settings = len(self._renewals), self._settings
+        for number, renewal in enumerate(self._renewals, 1):
+            longest = settings.start_timeout + settings.drain_time + SPARE
+            self._manager.busy(f"replacing worker {number} of {count}", longest)
             self._renewed = asyncio.get_running_loop().create_future()
             renewal.set()
-            renewed = await self._renewed
-            self._renewed = None
-            if not renewed:
+            if not await self._renewed:
                 return
         log.info("all workers are replaced")
+        self._manager.serving(self._serving)
 
     async def _renew(self, slot: int, old: Worker) -> Worker:
         """Start another worker, and when it serves, have the old one hand over."""
         assert self._renewed is not None
         new = await self._start(slot)
         try:
-            await new.serves()
+            serves = await self._serves(new)
         except NotStartedError as exc:
-            if not self._stop.is_set():
-                log.error("%s: the others stay as they are", exc)
-            self._renewed.set_result(False)
-            return old
-        old.signal(signal.SIGHUP)
-        await self._ends(old)
-        self._renewed.set_result(True)
-        return new
+            log.error("%s: the others stay as they are", exc)
+            self._manager.serving(f"{self._serving}; replacing them has failed, see the log")
+            serves = False
+        if serves:
+            old.tell(HAND_OVER)
+            await self._ends(old)
+        self._renewed.set_result(serves)
+        return new if serves else old
 
     # -- stopping
 
     def stop(self) -> None:
-        """Drain all workers, as on SIGTERM; a second call stops them at once."""
-        self._stop.set()
+        """Drain all workers, as on SIGTERM; if they drain already, that goes on."""
+        if self._stop.done():
+            log.info(GOING_ON)
+            return
+        self._stop.set_result(None)
+        self._manager.stopping(self._settings.drain_time + 3 * SPARE)  # the broker's end included
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """Drain all workers, as on SIGINT; if they drain already, stop them at once."""
+        if not self._stop.done():
+            self.stop()
+            return
+        if not self._at_once.done():
+            self._at_once.set_result(None)
+        for worker in self._workers:
+            worker.tell(AT_ONCE)
+
     async def _end_all(self) -> None:
-        for worker in list(self._workers):
-            await self._ends(worker)
+        await asyncio.gather(*(self._ends(worker) for worker in self._workers))
 
     async def _ends(self, worker: Worker) -> None:
         """Wait until a worker that is stopping has ended; kill it if it does not."""
-        settings = self._settings
-        patience = settings.grace + 3 * settings.close_timeout + SPARE
-        await asyncio.wait([worker.ended], timeout=patience)
-        worker.signal(signal.SIGKILL)
+        longest = self._settings.drain_time + SPARE
+        await _first_of(worker.ended, self._at_once, timeout=longest)
+        if self._at_once.done():
+            await _first_of(worker.ended, timeout=HURRY + SPARE)
+        if not worker.ended.done():
+            log.error("%s has not stopped in time: it is killed", worker)
+            worker.signal(signal.SIGKILL)
         await asyncio.shield(worker.ended)
+
+
+async def _first_of(*waits: asyncio.Future[Any], timeout: float | None = None) -> None:
+    """Wait for the first of these, or for so many seconds."""
+    await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _how(code: int) -> str:

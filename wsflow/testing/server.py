@@ -86,10 +86,11 @@ class MemoryServer:
         await self._background.over.wait_shielded()
         self._background.result()
 
-    async def drain(self, grace: float = 1, *, restart: bool = False) -> None:
+    async def drain(self, grace: float = 1, *, over: float = 0, restart: bool = False) -> None:
         """Drain, as on ``SIGTERM``: let consumers handle what was received for at most ``grace``
-        seconds, then close with 1001, or with 1012 on a restart."""
-        await self._app.drain(grace, restart=restart)
+        seconds, then close with 1001, or with 1012 on a restart. Connections are drained one after
+        another, in random order, spread over ``over`` seconds."""
+        await self._app.drain(grace, over=over, restart=restart)
 
     async def idle(self, timeout: float = 1) -> None:
         """Wait until nothing in the app can go on by itself: each task, those of the test too,
