@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hypothesis  # noqa: F401  (it must be there before a test freezes the heap)
@@ -37,8 +37,8 @@ def server_of() -> Iterator[Callable[..., BrokerServer]]:
     """Starts servers of the test's own: ``server_of("valkey", durable=True)``."""
     started: list[BrokerServer] = []
 
-    def start(kind: Kind, *, durable: bool = False) -> BrokerServer:
-        server = BrokerServer(kind, durable=durable)
+    def start(kind: Kind, *, durable: bool = False, more: Sequence[str] = ()) -> BrokerServer:
+        server = BrokerServer(kind, durable=durable, more=more)
         started.append(server)
         server.start()
         return server

@@ -309,30 +309,6 @@ async def test_an_answer_that_is_none(server: BrokerServer) -> None:
         await client.close()
 
 
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("nats://host?unknown=SECRET", "it has an unknown option 'unknown': use prefix, replicas"),
-        ("nats://a,b?unknown=SECRET", "it has an unknown option 'unknown'"),
-        ("nats://host?replicas=SECRET", "replicas is a number from 1 to 5"),
-        ("nats://host?replicas=0", "replicas is a number from 1 to 5"),
-        ("nats://host?replicas=6", "replicas is a number from 1 to 5"),
-        ("nats://host?prefix=", "its option prefix has no value, or two"),
-        ("nats://host:SECRET", "its host or port is invalid"),
-        ("nats://SECRET@host:0", "it names no host"),
-        ("nats://me:SECRET/x@host", "percent-encode special characters"),
-        ("nats://me:SECRET@a,http://me:SECRET@b", "each of its servers begins with nats:// or"),
-        ("nats://a,,b", "it names no host"),
-        ("tls://", "it names no host"),
-    ],
-)
-def test_urls_that_cannot_be_used(url: str, says: str) -> None:
-    with pytest.raises(ValueError, match="cannot be used: ") as raised:
-        select.engine(url)
-    assert says in str(raised.value)
-    assert "SECRET" not in str(raised.value)
-
-
 async def test_the_latest_events_of_another_history_are_none(server: BrokerServer) -> None:
     """Its numbers begin anew, so some of them are not later."""
     connection: Any = await engine.NatsEngine(server.url).connect(Ignoring(), "p")

@@ -491,7 +491,7 @@ def test_urls() -> None:
         with pytest.raises(ValueError, match=r"broker|own|used") as raised:
             select.engine(url)
         assert says in str(raised.value)
-    assert select.engine("nats://u:p@a:1,b").address == "nats://…@a:1,nats://b"
+    assert select.engine("nats://u:p@a:1,b").address == "nats://…@a:1,b"
     assert select.engine("rediss://u:p@a:1/3?prefix=x").address == "rediss://…@a:1/3?…"
 
 

@@ -87,6 +87,8 @@ class RemoteBroker:
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._connection: EngineConnection | None = None
         self._connected = asyncio.Event()
+        self._begun = asyncio.Event()  # it has connected once, or is refused
+        self._refusal: BrokerError | None = None
         self._given_up = asyncio.Event()  # an operation has found the connection to be lost
         self._why = "not connected yet"
         self._asked = float("-inf")
@@ -102,7 +104,11 @@ class RemoteBroker:
         self._task = start_task(self._live(), name="wsflow broker")
         try:
             async with asyncio.timeout(max(self._timeout, PATIENCE)):
-                await self._connected.wait()
+                await self._begun.wait()
+            if self._refusal is not None:
+                raise BrokerError(
+                    f"the broker {self._engine.address} cannot be used: {self._refusal}"
+                )
         except TimeoutError:
             await self.stop()
             raise BrokerError(
@@ -134,7 +140,13 @@ class RemoteBroker:
                 async with asyncio.timeout(PATIENCE):
                     connection = await self._engine.connect(self, self._processes.own)
             except (ConnectionLostError, BrokerError, TimeoutError) as exc:
-                self._why = str(exc) or f"no answer within {PATIENCE:g} s"
+                self._not_connected(str(exc) or f"no answer within {PATIENCE:g} s")
+                if isinstance(exc, BrokerError) and not self._begun.is_set():
+                    self._refusal = exc
+                    self._begun.set()
+            except Exception as exc:
+                self._not_connected("an error in wsflow, or in the client")
+                log.error("connecting to the broker failed", exc_info=exc)
             else:
                 self._why = await self._live_on(connection)
                 log.warning("the broker %s is unreachable: %s", self._engine.address, self._why)
@@ -142,6 +154,14 @@ class RemoteBroker:
                 if time.monotonic() - began > STABLE:
                     delays = back_off()
             await asyncio.sleep(next(delays))
+
+    def _not_connected(self, why: str) -> None:
+        """Connecting failed. While the app runs, each new reason is logged."""
+        if self._begun.is_set() and why != self._why:
+            log.often(
+                logging.WARNING, "the broker %s is still unreachable: %s", self._engine.address, why
+            )
+        self._why = why
 
     async def _live_on(self, connection: EngineConnection) -> str:
         """Use a connection until it is lost. Returns the reason."""
@@ -166,6 +186,7 @@ class RemoteBroker:
                     tasks.create_task(self._processes.live())
                 self._connection = connection
                 self._connected.set()
+                self._begun.set()
                 log.info("connected to the broker %s", self._engine.address)
         except* ConnectionLostError as lost:
             why = str(_first(lost))
