@@ -11,6 +11,7 @@ import hypothesis  # noqa: F401  (it must be there before a test freezes the hea
 import pytest
 import trio.testing
 
+from tests.brokers.keys import Certificates
 from tests.brokers.servers import BrokerServer, Kind
 from wsflow import log
 
@@ -59,6 +60,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run(command, check=True, capture_output=True)
     return cert, key
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A CA, and what it has signed."""
+    return Certificates(tmp_path_factory.mktemp("ca"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

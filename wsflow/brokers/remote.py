@@ -158,9 +158,7 @@ class RemoteBroker:
     def _not_connected(self, why: str) -> None:
         """Connecting failed. While the app runs, each new reason is logged."""
         if self._begun.is_set() and why != self._why:
-            log.often(
-                logging.WARNING, "the broker %s is still unreachable: %s", self._engine.address, why
-            )
+            log.warning("the broker %s is still unreachable: %s", self._engine.address, why)
         self._why = why
 
     async def _live_on(self, connection: EngineConnection) -> str:
