@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -513,9 +515,13 @@ def test_keys_without_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     seed = tmp_path / "seed"
     seed.write_text(Key().seed)
     engine.NatsEngine(f"nats://host?nkey={seed}")
-    monkeypatch.setattr(nats_keys, "from_seed", None)
-    with pytest.raises(ValueError, match=r"needs nkeys, which is not installed: pip install"):
-        engine.NatsEngine(f"nats://host?nkey={seed}")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "nkeys", None)
+        importlib.reload(nats_keys)
+        engine.NatsEngine("nats://me:secret@host")
+        with pytest.raises(ValueError, match=r"needs nkeys, which is not installed: pip install"):
+            engine.NatsEngine(f"nats://host?nkey={seed}")
+    importlib.reload(nats_keys)
 
 
 def test_a_file_that_is_no_key(tmp_path: Path) -> None:

@@ -801,6 +801,45 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def test_why_it_does_not_connect_is_said_whatever_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At the start a refusal is raised at once. While the app runs, each new reason is logged, and
+    it goes on trying: also after what no engine should raise."""
+    lines: Any = Lines()
+    broker = remote.RemoteBroker(None, lines, 60, {})
+    reasons: list[Exception] = [BrokerError("a wrong password")]
+
+    def prepare(line: Line) -> None:
+        if reasons:
+            raise reasons.pop(0)
+
+    lines.prepare = prepare
+    with anyio.fail_after(5), pytest.raises(BrokerError, match="test:// cannot be used: a wrong"):
+        await broker.start()
+    assert not caplog.records
+    broker = remote.RemoteBroker(None, lines, 60, {})
+    await broker.start()
+    reasons += [
+        BrokerError("a wrong password"),
+        BrokerError("a wrong password"),
+        TypeError("of the client"),
+        ConnectionLostError("nobody there"),
+    ]
+    lines.made[-1].cut.set()
+    await until(lambda: not reasons and broker._connection is not None)
+    await broker.stop()
+    logged = [each.getMessage().partition("test:// ")[2] for each in caplog.records]
+    assert logged == [
+        "is unreachable: cut",
+        "is still unreachable: a wrong password",
+        "is still unreachable: an error in wsflow, or in the client",
+        "",
+        "is still unreachable: nobody there",
+    ]
+    assert caplog.records[3].exc_info is not None
+
+
 async def test_a_refused_topic_takes_no_other_with_it() -> None:
     lines: Any = Lines()
     broker = remote.RemoteBroker(None, lines, 5, {})
