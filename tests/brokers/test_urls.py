@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from redis.asyncio import Connection
 
 from wsflow.brokers import select, urls
 from wsflow.brokers.nats import NatsEngine
@@ -21,7 +22,7 @@ ODD = "/?#@:,[]%&=+ \\\"'<>{}|^`~!$*();é\n\t\x00%41"
 def redis_of(url: str) -> Any:
     """What the engine gives redis-py."""
     engine: Any = RedisEngine(url)
-    return engine._server(host="h", port=1)
+    return Connection(host="h", port=1, **engine._server)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +162,12 @@ def test_options_that_can_be_used(tmp_path: Path, certificate: tuple[Path, Path]
     assert redis_of("redis://host?socket_keepalive=0").socket_keepalive is False
     tls = f"ssl_ca_certs={cert}&ssl_certfile={cert}&ssl_keyfile={key}&ssl_ca_path={tmp_path}"
     options = f"{tls}&ssl_min_version=1.3&ssl_check_hostname=no&ssl_ciphers=ECDHE%2BAESGCM"
-    made = redis_of(f"rediss://host?{options}")
-    assert made.ssl_context.get().minimum_version == ssl.TLSVersion.TLSv1_3
-    assert not made.ssl_context.get().check_hostname
+    for engine in (RedisEngine, NatsEngine):
+        scheme = "rediss" if engine is RedisEngine else "tls"
+        made = engine(f"{scheme}://host?{options}")
+        tls = made._read_files() if isinstance(made, RedisEngine) else made._read_files()[0]
+        assert tls is not None
+        assert tls.minimum_version == ssl.TLSVersion.TLSv1_3
     context = urls.tls_context(urls.read_options(options, urls.TLS_OPTIONS, {}))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert not context.check_hostname

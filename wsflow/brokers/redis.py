@@ -16,9 +16,9 @@ import hashlib
 import logging
 import os
 import re
+import ssl
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, final
 from urllib.parse import unquote
 
@@ -201,9 +201,10 @@ class RedisEngine:
         if scheme == "redis":
             kinds, refused = KINDS, {**REFUSED, **urls.no_tls(f"rediss{plus}{sentinel}")}
         read = urls.read_url(url, {**kinds, **SENTINEL_KINDS} if sentinel else kinds, refused)
-        options = dict(read.options)
-        if scheme == "rediss":
-            urls.tls_context(options)  # redis-py reads the files when it connects
+        self._options = read.options
+        self._tls = scheme == "rediss"
+        self._read_files()
+        options = {name: each for name, each in read.options.items() if name in KINDS}
         self.prefix: str = options.pop("prefix", "wsflow")
         self.address = str(read)
         self._servers = read.servers
@@ -228,31 +229,42 @@ class RedisEngine:
                 raise ValueError("it has two numbers of a database: in its path, and as db")
             options["db"] = int(path.strip("/"))
         self._db: int = options.get("db", 0)
-        kind: Any = Connection if scheme == "redis" else SSLConnection
         first = read.servers[0]
-        asked = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-        user = {"username": first.user or None, "password": first.password or None}
         always = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
-        if "ssl_certfile" in options:
-            always["ssl_password"] = ""  # or it asks on the terminal
-        self._server = partial(kind, **always | options | user)
-        self._sentinel = partial(kind, **always | options | asked | {"db": 0})
+        user = {"username": first.user or None, "password": first.password or None}
+        asked = {name: read.options.get(f"sentinel_{name}") for name in user}
+        self._server = {**always, **options, **user}
+        self._sentinel = {**always, **options, **asked, "db": 0}
 
-    def _master(self) -> Master:
+    def _read_files(self) -> ssl.SSLContext | None:
+        """What TLS is spoken with, as the files are now.
+
+        Raises:
+            ValueError: one of them cannot be used.
+        """
+        return urls.tls_context(self._options) if self._tls else None
+
+    def _master(self, tls: ssl.SSLContext | None) -> Master:
         places = [(each.host, each.port) for each in self._servers]
         if not self._service:
             return Fixed(places[0][0], places[0][1] or 6379)
-        asked = [self._sentinel(host=host, port=port or PORT) for host, port in places]
+        asked = [
+            _make(tls, host=host, port=port or PORT, **self._sentinel) for host, port in places
+        ]
         return Sentinels(asked, self._service)
 
     async def connect(self, listener: EngineListener, process: str) -> RedisConnection:
-        master = self._master()
+        try:
+            tls = self._read_files()
+        except ValueError as exc:  # they have changed
+            raise ConnectionLostError(str(exc)) from None
+        master = self._master(tls)
         try:
             host, port = await master.place()
         except BaseException:
             await master.close()
             raise
-        commands, events = (self._server(host=host, port=port) for _ in range(2))
+        commands, events = (_make(tls, host=host, port=port, **self._server) for _ in range(2))
         connection = RedisConnection(
             commands, events, master, listener, self.prefix, self._db, process
         )
@@ -274,6 +286,16 @@ class RedisEngine:
             await connection.close()
             raise
         return connection
+
+
+def _make(tls: ssl.SSLContext | None, **options: Any) -> Any:
+    """A connection of redis-py, with a context for TLS that does not depend on what its version
+    knows."""
+    if tls is None:
+        return Connection(**options)
+    connection = SSLConnection(**options)
+    connection.ssl_context.context = tls
+    return connection
 
 
 class _Pipe:
