@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hypothesis  # noqa: F401  (it must be there before a test freezes the heap)
 import pytest
 
+from tests.brokers.keys import Certificates
 from tests.brokers.servers import BrokerServer, Kind
 from wsflow import log
 
@@ -30,8 +31,8 @@ def server_of() -> Iterator[Callable[..., BrokerServer]]:
     """Starts servers of the test's own: ``server_of("valkey", durable=True)``."""
     started: list[BrokerServer] = []
 
-    def start(kind: Kind, *, durable: bool = False) -> BrokerServer:
-        server = BrokerServer(kind, durable=durable)
+    def start(kind: Kind, *, durable: bool = False, more: Sequence[str] = ()) -> BrokerServer:
+        server = BrokerServer(kind, durable=durable, more=more)
         started.append(server)
         server.start()
         return server
@@ -52,6 +53,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run(command, check=True, capture_output=True)
     return cert, key
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A CA, and what it has signed."""
+    return Certificates(tmp_path_factory.mktemp("ca"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as an argument: a mapping, or pairs."""
@@ -91,27 +91,3 @@ def split_uri(uri: str) -> SplitResult:
             "and percent-encode special characters of user and password"
         ) from None
     return parts
-
-
-def url_parts(url: str, options: Collection[str]) -> tuple[SplitResult, dict[str, str]]:
-    """A URL of a server in parts, and the options in its query.
-
-    Args:
-        url: the URL.
-        options: the names of those that it may have.
-
-    Raises:
-        ValueError: it names no host, its port is no port, or an option is unknown, empty or there
-            twice. The message has no value of the URL.
-    """
-    parts = split_uri(url)
-    if not parts.hostname or parts.port == 0:
-        raise ValueError("it names no host")
-    query: dict[str, str] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in options:
-            raise ValueError(f"it has an unknown option {name!r}: use {', '.join(options)}")
-        if not value or name in query:
-            raise ValueError(f"its option {name} has no value, or two")
-        query[name] = value
-    return parts, query

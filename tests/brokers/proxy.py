@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -59,10 +60,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(target: int) -> AsyncIterator[Proxy]:
-    """A proxy to a port, as long as the block runs."""
+async def proxy(target: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+    """A proxy to a port, as long as the block runs. With ``tls`` its clients speak TLS."""
     between = Proxy(target)
-    server = await asyncio.start_server(between._serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(between._serve, "127.0.0.1", 0, ssl=tls)
     between.port = server.sockets[0].getsockname()[1]
     yield between
     between.swallowing = False

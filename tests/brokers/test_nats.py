@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import nats
@@ -17,12 +21,13 @@ from nats.aio.msg import Msg
 
 import wsflow
 from tests.brokers.aliens import GOOD, News, resumes, running, work
+from tests.brokers.keys import Certificates, Key, Operator
 from tests.brokers.servers import BrokerServer, Made
 from tests.brokers.test_claims import Ignoring
 from wsflow import BrokerError
 from wsflow.brokers import nats as engine
-from wsflow.brokers import select, wire
-from wsflow.brokers.engine import Attempt
+from wsflow.brokers import nats_keys, remote, select, wire
+from wsflow.brokers.engine import Attempt, ConnectionLostError
 from wsflow.brokers.nats_client import NatsClient, RefusedError
 from wsflow.messages.events import TopicOptions
 
@@ -309,30 +314,6 @@ async def test_an_answer_that_is_none(server: BrokerServer) -> None:
         await client.close()
 
 
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("nats://host?unknown=SECRET", "it has an unknown option 'unknown': use prefix, replicas"),
-        ("nats://a,b?unknown=SECRET", "it has an unknown option 'unknown'"),
-        ("nats://host?replicas=SECRET", "replicas is a number from 1 to 5"),
-        ("nats://host?replicas=0", "replicas is a number from 1 to 5"),
-        ("nats://host?replicas=6", "replicas is a number from 1 to 5"),
-        ("nats://host?prefix=", "its option prefix has no value, or two"),
-        ("nats://host:SECRET", "its host or port is invalid"),
-        ("nats://SECRET@host:0", "it names no host"),
-        ("nats://me:SECRET/x@host", "percent-encode special characters"),
-        ("nats://me:SECRET@a,http://me:SECRET@b", "each of its servers begins with nats:// or"),
-        ("nats://a,,b", "it names no host"),
-        ("tls://", "it names no host"),
-    ],
-)
-def test_urls_that_cannot_be_used(url: str, says: str) -> None:
-    with pytest.raises(ValueError, match="cannot be used: ") as raised:
-        select.engine(url)
-    assert says in str(raised.value)
-    assert "SECRET" not in str(raised.value)
-
-
 async def test_the_latest_events_of_another_history_are_none(server: BrokerServer) -> None:
     """Its numbers begin anew, so some of them are not later."""
     connection: Any = await engine.NatsEngine(server.url).connect(Ignoring(), "p")
@@ -342,3 +323,211 @@ async def test_the_latest_events_of_another_history_are_none(server: BrokerServe
     assert len(await connection.latest("anew", options, upto, 5)) == 1
     assert await connection.latest("anew", options, upto._replace(epoch="0"), 5) == []
     await connection.close()
+
+
+# -- users, TLS and keys
+
+ODD = "/?#@:,[]%&=+ \\\"'<>{}|^`~!$*();é%41"
+
+
+async def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connect, or be refused: not both, and at once."""
+    monkeypatch.setattr(select, "PATIENCE", 20.0)
+    async with asyncio.timeout(8):
+        await select.reach(url)
+
+
+async def test_a_password_of_odd_characters(
+    server_of: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "nats.conf"
+    users = [{"user": ODD, "password": ODD}]
+    config.write_text(json.dumps({"authorization": {"users": users}}, ensure_ascii=False))
+    server = server_of("nats", more=("-c", str(config)))
+    odd = quote(ODD, safe="")
+    await reach(server.url.replace("//", f"//{odd}:{odd}@"), monkeypatch)
+    with pytest.raises(BrokerError, match="it refuses the user or the password"):
+        await reach(server.url.replace("//", f"//{odd}:{odd}x@"), monkeypatch)
+
+
+async def test_a_token(server_of: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = server_of("nats", more=("--auth", "a,b@c"))
+    await reach(server.url.replace("//", "//a%2Cb%40c@"), monkeypatch)
+    with pytest.raises(BrokerError, match="it refuses the user or the password"):
+        await reach(server.url.replace("//", "//a@"), monkeypatch)
+
+
+async def test_each_server_has_its_own_user(
+    server_of: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = server_of("nats", more=("--user", "one", "--pass", "1"))
+    two = server_of("nats", more=("--user", "two", "--pass", "2"))
+    own = f"nats://one:1@127.0.0.1:{one.port},nats://two:2@127.0.0.1:{two.port}"
+    for _ in range(6):
+        await reach(own, monkeypatch)
+    with pytest.raises(BrokerError, match="cannot be used") as raised:
+        await reach(f"nats://two:2@127.0.0.1:{one.port},127.0.0.1:{two.port}", monkeypatch)
+    for each in (one, two):
+        assert f"127.0.0.1:{each.port}: it refuses the user or the password" in str(raised.value)
+    for _ in range(6):  # whichever is first, the other one lets it in
+        await reach(f"nats://one:1@127.0.0.1:{one.port},127.0.0.1:{two.port}", monkeypatch)
+    one.kill()
+    for _ in range(6):
+        await reach(own, monkeypatch)
+    one.start()
+    one.pause()  # it accepts, and says nothing
+    for _ in range(3):
+        await reach(own, monkeypatch)
+    monkeypatch.setattr(engine, "PATIENCE", 0.2)
+    two.kill()
+    with pytest.raises(ConnectionLostError) as lost:
+        await engine.NatsEngine(own).connect(Ignoring(), "p")
+    assert f"127.0.0.1:{one.port}: no answer within 0.2 s" in str(lost.value)
+    assert "Connect call failed" in str(lost.value)
+    one.resume()
+
+
+def tls_of(certificates: Certificates, *words: str) -> tuple[str, ...]:
+    cert, key = certificates.server
+    return ("--tls", "--tlscert", str(cert), "--tlskey", str(key), *words)
+
+
+async def test_tls_to_every_server(
+    server_of: Made, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to those without a scheme of their own; none is sent a password in plain text."""
+    secure = server_of("nats", more=tls_of(certificates, "--user", "me", "--pass", "secret"))
+    trusting = certificates.trusting
+    await reach(f"tls://me:secret@127.0.0.1:{secure.port}?{trusting}", monkeypatch)
+    with pytest.raises(BrokerError, match="certificate verify failed"):
+        monkeypatch.setattr(select, "PATIENCE", 1.0)
+        await select.reach(f"tls://me:secret@127.0.0.1:{secure.port}")
+    said = bytearray()
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","max_payload":1,"headers":true}\r\n')
+        said.extend(await reader.read())
+        writer.close()
+
+    listener = await asyncio.start_server(plain, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    for url in (
+        f"tls://me:secret@127.0.0.1:{port}",
+        f"tls://127.0.0.1:{secure.port},127.0.0.1:{port}",
+        f"tls://me:x@127.0.0.1:{secure.port},tls://me:secret@127.0.0.1:{port}",
+    ):
+        with pytest.raises(ConnectionLostError, match="does not speak TLS, which tls:// demands"):
+            await engine.NatsEngine(f"{url}?{trusting}").connect(Ignoring(), "p")
+    assert not said
+    for _ in range(6):  # the one that speaks it is used
+        url = f"tls://me:secret@127.0.0.1:{secure.port},127.0.0.1:{port}?{trusting}"
+        await reach(url, monkeypatch)
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_tls_that_the_server_demands_or_offers(
+    server_of: Made, tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+    demanding = server_of("nats", more=tls_of(certificates))
+    await reach(f"nats://127.0.0.1:{demanding.port}", monkeypatch)
+    cert, key = certificates.server
+    tls = f'tls {{cert_file: "{cert}", key_file: "{key}"'
+    for more in ("}, allow_non_tls: true", ", handshake_first: true }"):
+        config = tmp_path / "nats.conf"
+        config.write_text(tls + more)
+        server = server_of("nats", more=("-c", str(config)))
+        first = "&handshake_first=yes" if "first" in more else ""
+        await reach(f"tls://127.0.0.1:{server.port}?{certificates.trusting}{first}", monkeypatch)
+
+
+async def test_a_certificate_of_the_client(
+    server_of: Made, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = tls_of(certificates, "--tlsverify", "--tlscacert", str(certificates.ca))
+    server = server_of("nats", more=more)
+    url = f"tls://127.0.0.1:{server.port}"
+    await reach(f"{url}?{certificates.presenting}", monkeypatch)
+    with pytest.raises(ConnectionLostError):
+        await engine.NatsEngine(f"{url}?{certificates.trusting}").connect(Ignoring(), "p")
+
+
+async def test_an_nkey_that_is_changed(
+    server_of: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = Key(), Key()
+    config = tmp_path / "nats.conf"
+    config.write_text(f"authorization {{users: [{{nkey: {key.public}}}]}}")
+    server = server_of("nats", more=("-c", str(config)))
+    seed = tmp_path / "a seed.nk"
+    seed.write_text(f"{other.seed}\n")
+    made = engine.NatsEngine(f"{server.url}?nkey={quote(str(seed))}")
+    with pytest.raises(BrokerError, match="it refuses the user or the password"):
+        await made.connect(Ignoring(), "p")
+    seed.write_text(f"{key.seed}\n")
+    await (await made.connect(Ignoring(), "p")).close()
+    seed.write_text("nonsense")
+    with pytest.raises(ConnectionLostError, match="option nkey names a file whose seed is none"):
+        await made.connect(Ignoring(), "p")
+
+
+async def test_credentials_that_are_changed(
+    server_of: Made,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the app runs they are read again whenever it connects, and what is wrong is logged."""
+    monkeypatch.setattr(remote, "PATIENCE", 1.0)
+    operator, stranger = Operator(), Operator()
+    config = tmp_path / "nats.conf"
+    config.write_text(operator.config(tmp_path))
+    server = server_of("nats", more=("-c", str(config)))
+    file = tmp_path / "user.creds"
+    url = f"{server.url}?credentials={file}"
+    file.write_text(stranger.credentials())
+    with pytest.raises(BrokerError, match="cannot be used: it refuses the user or the password"):
+        await reach(url, monkeypatch)
+    file.write_text(operator.credentials().replace("\n", "\r\n"))
+    await reach(url, monkeypatch)
+    file.write_text(operator.credentials())
+    async with wsflow.publisher(url, timeout=10) as publish:
+        await publish("plain", "x")
+        server.kill()
+        for text, says in {
+            stranger.credentials(): "is still unreachable: it refuses the user or the password",
+            "nonsense": "names a file without a USER JWT and a USER NKEY SEED",
+        }.items():
+            file.write_text(text)
+            if server._process is None or server._process.poll() is not None:
+                server.start()
+            async with asyncio.timeout(10):
+                while says not in caplog.text:
+                    await asyncio.sleep(0.05)
+        file.write_text(operator.credentials())
+        await publish("plain", "x")
+    for text in ("SU", "eyJ"):  # what a seed and a JWT begin with
+        assert text not in caplog.text
+
+
+def test_keys_without_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text(Key().seed)
+    engine.NatsEngine(f"nats://host?nkey={seed}")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "nkeys", None)
+        importlib.reload(nats_keys)
+        engine.NatsEngine("nats://me:secret@host")
+        with pytest.raises(ValueError, match=r"needs nkeys, which is not installed: pip install"):
+            engine.NatsEngine(f"nats://host?nkey={seed}")
+    importlib.reload(nats_keys)
+
+
+def test_a_file_that_is_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="names a file that cannot be read: it is no text"):
+        engine.NatsEngine(f"nats://host?nkey={file}")
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        nats_keys.read_keys({"nkey": str(tmp_path / "gone")})

@@ -6,20 +6,26 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
 import wsflow
-from tests.brokers.aliens import GOOD, News, resumes, running, work
-from tests.brokers.servers import BrokerServer, Made
+from tests.brokers.aliens import GOOD, News, app, resumes, running, work
+from tests.brokers.keys import Certificates
+from tests.brokers.proxy import proxy
+from tests.brokers.servers import BrokerServer, Made, SentinelServer
 from wsflow import BrokerError
 from wsflow.brokers import select, wire
-from wsflow.brokers.engine import Attempt
+from wsflow.brokers.engine import Attempt, ConnectionLostError
 from wsflow.brokers.redis import QUIET
+from wsflow.limits import Limits
 from wsflow.messages.events import TopicOptions
+from wsflow.testing import serve_in_memory
 
 STREAM, META = "wsflow:h:{kept}", "wsflow:m:{kept}"
 
@@ -245,45 +251,232 @@ class _Deaf:
     def told(self, data: bytes) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("redis://host?unknown=SECRET", "it has an unknown option 'unknown': use prefix, db, "),
-        ("redis://host?password=SECRET", "it has an unknown option 'password'"),
-        ("redis://host?protocol=3", "it has an unknown option 'protocol'"),
-        ("redis://host?socket_timeout=1", "it has an unknown option 'socket_timeout'"),
-        ("redis://host?prefix=", "its option prefix has no value, or two"),
-        ("redis://host?prefix=a&prefix=b", "its option prefix has no value, or two"),
-        ("redis://host?db=SECRET", "redis-py refuses its options, or their values (it has db)"),
-        ("redis://host?ssl_ca_certs=SECRET", "those that begin with ssl_ need rediss://"),
-        ("rediss://host?ssl_cert_reqs=SECRET", "redis-py refuses its options"),
-        ("redis://host:SECRET", "its host or port is invalid"),
-        ("redis://host:99999", "its host or port is invalid"),
-        ("redis://host:0", "it names no host"),
-        ("redis://me:SECRET/x@host", "percent-encode special characters"),
-        ("redis://me:SECRET?x@host", "its host or port is invalid"),
-        ("redis://me:SECRET#x@host", "its host or port is invalid"),
-        ("redis://[::1", "its host or port is invalid"),
-        ("redis://", "it names no host"),
-        ("redis:///0", "it names no host"),
-        ("redis://me:SECRET@", "it names no host"),
-        ("redis://host/x", "its path is the number of a database: redis://host/0"),
-        ("redis://host/0/1", "its path is the number of a database: redis://host/0"),
-    ],
-)
-def test_urls_that_cannot_be_used(url: str, says: str) -> None:
-    with pytest.raises(ValueError, match="cannot be used: ") as raised:
-        select.engine(url)
-    assert says in str(raised.value)
+# -- databases and protocols
+
+
+async def test_databases_do_not_hear_each_other(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is published in one reaches no other one: neither events nor notes; and no history is
+    read over and over for an event that is not in it."""
+    async with (
+        running(server.url, caplog) as zero,
+        running(f"{server.url}/1", caplog) as one,
+        running(f"{server.url}?db=2", caplog) as two,
+        raw(server) as client,
+    ):
+        processes = (zero, one, two)
+        async with zero.connect("/") as a, one.connect("/") as b, two.connect("/") as c:
+            for number, (process, peer) in enumerate(zip(processes, (a, b, c), strict=True)):
+                for topic in ("kept", "plain"):
+                    text = f"{number} {topic}"
+                    await process.registry.topic(topic).publish(News(text))
+                    assert (await peer.receive(News)).text == text
+            for process, peer in zip(processes, (a, b, c), strict=True):
+                await work(process, peer)
+                assert process.registry.counters()["unreadable"] == 0
+                assert process._app.directory.channels.broker.processes == []  # type: ignore[attr-defined]
+            channels = {each.decode() for each in await client.pubsub_channels()}
+            assert {"wsflow:t:kept", "wsflow:db1:t:kept", "wsflow:db2:t:kept"} <= channels
+            before = (await client.info())["total_commands_processed"]
+            await asyncio.sleep(0.5)
+            assert (await client.info())["total_commands_processed"] - before < 100
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_protocols(
+    protocol: int, server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{server.url}?protocol={protocol}"
+    async with running(url, caplog) as process, process.connect("/") as peer:
+        await work(process, peer)
+        first = await process.registry.topic("kept").publish(News("a"))
+        await process.registry.topic("kept").publish(News("b"))
+        await resumes(process, first, "b")
+        await process._app.directory.channels.broker._connection.ping()  # type: ignore[attr-defined]
+        async with wsflow.publisher(url) as publish:
+            assert await publish("kept", News("here"))  # it is found to have a history
+        async with running(server.url, caplog) as other, other.connect("/") as beside:
+            await work(process, beside)
+            await work(other, beside)
+
+
+# -- who connects to what
+
+
+async def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connect, or be refused: not both, and at once."""
+    monkeypatch.setattr(select, "PATIENCE", 20.0)
+    async with asyncio.timeout(8):
+        await select.reach(url)
+
+
+ODD = "/?#@:,[]%&=+ \\\"'<>{}|^`~!$*();é\n\t\x00%41"
+
+
+async def test_a_password_of_odd_characters(
+    server: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = quote(ODD, safe="")
+    async with raw(server) as client:
+        for user in ("default", "other"):
+            await client.acl_setuser(
+                user,
+                enabled=True,
+                passwords=[f"+{ODD}"],
+                keys="*",
+                channels="*",
+                commands=["+@all"],
+            )
+    for protocol in (2, 3):
+        for user in ("", "other"):
+            url = server.url.replace("//", f"//{user}:{odd}@")
+            await reach(f"{url}?protocol={protocol}", monkeypatch)
+            with pytest.raises(BrokerError, match="it refuses the user or the password"):
+                wrong = server.url.replace("//", f"//{user}:{odd}x@")
+                await reach(f"{wrong}?protocol={protocol}", monkeypatch)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_server_that_repeats_the_password(
+    protocol: int, server_of: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not know the command, or is told not to."""
+    more = ("--rename-command", "AUTH", "", "--rename-command", "HELLO", "")
+    server = server_of("valkey", more=more)
+    url = server.url.replace("//", "//me:SECRET@")
+    with pytest.raises(BrokerError, match=r"the broker refuses: unknown command '.*'$") as raised:
+        await reach(f"{url}?protocol={protocol}", monkeypatch)
     assert "SECRET" not in str(raised.value)
 
 
-def test_urls_that_can_be_used() -> None:
-    options = "db=2&client_name=wsflow&socket_connect_timeout=2&socket_keepalive=yes"
-    for url, shown in {
-        "redis://host": "redis://host",
-        "redis://:p%40ss@host:1/3?prefix=a": "redis://…@host:1/3?…",
-        f"redis://host/?{options}": "redis://host/?…",
-        "rediss://host?ssl_cert_reqs=none&ssl_check_hostname=no": "rediss://host?…",
-    }.items():
-        assert select.engine(url).address == shown
+async def test_a_database_that_there_is_not(
+    server: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BrokerError, match="DB index is out of range"):
+        await reach(f"{server.url}/16", monkeypatch)
+
+
+async def test_a_cluster_and_a_sentinel_are_refused_at_once(
+    server_of: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = server_of("valkey", more=("--cluster-enabled", "yes"))
+    for protocol in (2, 3):
+        with pytest.raises(BrokerError, match="it is a node of a Redis Cluster, which wsflow does"):
+            await reach(f"{cluster.url}?protocol={protocol}", monkeypatch)
+    sentinel = SentinelServer(cluster.port, 1)
+    sentinel.start()
+    try:
+        with pytest.raises(BrokerError, match=r"it is a Sentinel: name it as in redis\+sentinel"):
+            await reach(sentinel.url, monkeypatch)
+    finally:
+        sentinel.stop()
+
+
+async def test_a_master_that_becomes_a_replica(
+    server_of: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It still takes what is published without history, and nobody at the new master hears it."""
+    server, other = server_of("valkey"), server_of("valkey")
+    limits = Limits(publish_timeout=10)
+    async with raw(server) as client:
+        async with serve_in_memory(app(), broker=server.url, limits=limits) as process:
+            async with process.connect("/") as peer:
+                await work(process, peer)
+                await client.replicaof("127.0.0.1", other.port)
+                async with asyncio.timeout(10):
+                    while "it is a replica: name the master, or the Sentinels" not in caplog.text:
+                        await asyncio.sleep(0.05)
+                publishing = asyncio.create_task(process.registry.topic("plain").publish(News("a")))
+                assert not (await asyncio.wait([publishing], timeout=0.3))[0]
+                await client.replicaof("NO", "ONE")
+                await publishing
+                assert (await peer.receive(News)).text == "a"
+        await client.replicaof("127.0.0.1", other.port)
+    with pytest.raises(ConnectionLostError, match="it is a replica"):
+        await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+
+
+async def test_a_server_that_does_not_tell_its_role(
+    server_of: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does a proxy that knows no HELLO. It is asked once."""
+    server = server_of("valkey", more=("--rename-command", "HELLO", ""))
+    async with running(server.url, caplog) as process, process.connect("/") as peer:
+        await work(process, peer)
+        async with Redis.from_url(server.url, protocol=2) as client:
+
+            async def errors() -> int:
+                found = await client.info("errorstats")
+                return int(found["errorstat_ERR"]["count"])
+
+            before = await errors()
+            for _ in range(3):
+                await process._app.directory.channels.broker._connection.ping()  # type: ignore[attr-defined]
+            assert await errors() == before
+
+
+async def test_a_password_that_is_changed_while_the_app_runs(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with raw(server) as client:
+        await client.config_set("requirepass", "SECRET")
+    url = server.url.replace("//", "//:SECRET@")
+    async with Redis.from_url(url) as client, wsflow.publisher(url, timeout=10) as publish:
+        await publish("plain", "x")
+        await client.config_set("requirepass", "other")
+        await client.client_kill_filter(skipme=True)
+        async with asyncio.timeout(10):
+            while "is still unreachable: it refuses the user or the password" not in caplog.text:
+                await asyncio.sleep(0.05)
+        await client.config_set("requirepass", "SECRET")
+        await publish("plain", "x")
+    assert "SECRET" not in caplog.text
+
+
+# -- TLS
+
+
+async def test_tls(
+    server: BrokerServer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy(server.port, certificates.context()) as between:
+        url = f"rediss://127.0.0.1:{between.port}"
+        for protocol in (2, 3):
+            await reach(f"{url}?{certificates.trusting}&protocol={protocol}", monkeypatch)
+        await reach(f"{url}?ssl_cert_reqs=none", monkeypatch)
+        with pytest.raises(ConnectionLostError, match="certificate verify failed"):
+            await select.engine(url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+        other = f"rediss://127.1:{between.port}?{certificates.trusting}"  # another name of it
+        with pytest.raises(ConnectionLostError, match="certificate verify failed"):
+            await select.engine(other).connect(_Deaf(), "p")  # type: ignore[arg-type]
+        await reach(f"{other}&ssl_check_hostname=no", monkeypatch)
+
+
+async def test_a_certificate_of_the_client(
+    server: BrokerServer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy(server.port, certificates.context(demanding=True)) as between:
+        url = f"rediss://127.0.0.1:{between.port}"
+        await reach(f"{url}?{certificates.presenting}", monkeypatch)
+        with pytest.raises(ConnectionLostError):
+            await select.engine(f"{url}?{certificates.trusting}").connect(_Deaf(), "p")  # type: ignore[arg-type]
+        without = certificates.presenting.partition("&ssl_password")[0]
+        with pytest.raises(ValueError, match="ssl_certfile, ssl_keyfile or ssl_password cannot"):
+            select.engine(f"{url}?{without}")
+
+
+async def test_a_private_ca_that_is_changed(
+    server: BrokerServer, certificates: Certificates, tmp_path: Path
+) -> None:
+    """It is read again whenever it connects."""
+    file = tmp_path / "ca.pem"
+    file.write_bytes(certificates.ca.read_bytes())
+    async with proxy(server.port, certificates.context()) as between:
+        url = f"rediss://127.0.0.1:{between.port}?ssl_ca_certs={file}"
+        engine = select.engine(url)
+        file.write_text("nonsense")
+        with pytest.raises(ConnectionLostError, match="its option ssl_ca_certs, or ssl_ca_path,"):
+            await engine.connect(_Deaf(), "p")  # type: ignore[arg-type]
+        file.write_bytes(certificates.ca.read_bytes())
+        await (await engine.connect(_Deaf(), "p")).close()  # type: ignore[arg-type]

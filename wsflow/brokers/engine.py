@@ -236,4 +236,5 @@ class Engine(Protocol):
         Raises:
             ConnectionLostError: connecting failed; a retry may succeed.
             BrokerError: connecting failed; a retry does not help (for example, a wrong password).
+                It ends the start at once.
         """

@@ -16,6 +16,7 @@ others have published.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import datetime
@@ -23,28 +24,40 @@ import hashlib
 import logging
 import math
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, final
-from urllib.parse import urlunsplit
 
 import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from wsflow.brokers import urls
 from wsflow.brokers.base import MAX_CLAIM, Mark
-from wsflow.brokers.engine import PAGE, PAGE_BYTES, Attempt, EngineListener, Stamp, Stored
+from wsflow.brokers.engine import (
+    PAGE,
+    PAGE_BYTES,
+    Attempt,
+    ConnectionLostError,
+    EngineListener,
+    Stamp,
+    Stored,
+)
 from wsflow.brokers.nats_client import (
+    PORT,
     NatsClient,
     RefusedError,
     read_answer,
     status,
     to_json,
 )
+from wsflow.brokers.nats_keys import read_keys
+from wsflow.brokers.urls import Server
 from wsflow.brokers.wire import MAX_SIZE
 from wsflow.errors import BrokerError
-from wsflow.http import percent_encode, url_parts
-from wsflow.log import Log, shown_uri
+from wsflow.http import percent_encode
+from wsflow.log import Log
 from wsflow.messages.events import HISTORY_BYTES, UNREADABLE, Carries, TopicOptions
 
 log = Log("wsflow.broker")
@@ -99,49 +112,139 @@ class Declared(msgspec.Struct, array_like=True):
         return TopicOptions(self.history, self.max_age, self.history_bytes, event_id=self.event_id)
 
 
+KINDS: urls.Kinds = {
+    "prefix": urls.text,
+    "replicas": urls.one_of({str(number): number for number in range(1, 6)}),
+    "credentials": urls.file,
+    "nkey": urls.file,
+}
+"""The options that a URL may have, but for those of TLS."""
+
+TLS_KINDS: urls.Kinds = {"handshake_first": urls.switch, **urls.TLS_OPTIONS}
+
+_BEFORE = "it stands before the host, as in nats://user:password@host, or nats://token@host"
+REFUSED = {
+    "user": _BEFORE,
+    "username": _BEFORE,
+    "password": _BEFORE,
+    "token": _BEFORE,
+    "creds": "use credentials",
+    "user_credentials": "use credentials",
+    "nkeys_seed": "use nkey",
+    "nkeys_seed_str": "use nkey, which names a file",
+    "tls": "use tls:// in place of nats://",
+    "tlsca": "use ssl_ca_certs",
+    "tls_ca": "use ssl_ca_certs",
+    "tlscert": "use ssl_certfile",
+    "tls_cert": "use ssl_certfile",
+    "tlskey": "use ssl_keyfile",
+    "tls_key": "use ssl_keyfile",
+    "tlsfirst": "use handshake_first",
+    "tls_first": "use handshake_first",
+}
+"""Options that other clients of NATS have, and what to use."""
+_NO_TLS = {**urls.no_tls("tls"), "handshake_first": "it needs tls://"}
+
+PATIENCE = 1.0
+"""Seconds that one of several servers has to accept a connection, before the next one is tried."""
+
+
 @final
 class NatsEngine:
     """Connects to NATS.
 
     Args:
-        url: ``nats://`` or ``tls://``; several servers of a cluster are separated by commas.
-            ``?prefix=`` is what all subjects begin with, ``wsflow`` by default, and ``?replicas=``
-            how many servers of a cluster keep each history, 1 by default.
+        url: ``nats://`` or ``tls://``, or several of them, separated by commas, for a cluster. Each
+            has the user that stands before its host. ``?prefix=`` is what all subjects begin with,
+            ``wsflow`` by default, and ``?replicas=`` how many servers of a cluster keep each
+            history, 1 by default; ``KINDS`` has the other options.
 
     Raises:
         ValueError: the URL is invalid. The message has none of its values but the prefix.
     """
 
     def __init__(self, url: str) -> None:
-        self._servers = []
-        shown = []
-        query: dict[str, str] = {}
-        for server in url.split(","):
-            server = server if "://" in server else f"nats://{server}"
-            parts, options = url_parts(server, ("prefix", "replicas"))
-            query |= options
-            if parts.scheme not in ("nats", "tls"):
-                raise ValueError("each of its servers begins with nats:// or tls://, or with none")
-            self._servers.append(urlunsplit(parts._replace(query="")))
-            shown.append(shown_uri(self._servers[-1]))
-        self.address = ",".join(shown)
-        self.prefix = query.get("prefix", "wsflow")
-        if query.get("replicas", "1") not in set("12345"):
-            raise ValueError("replicas is a number from 1 to 5")
-        self.replicas = int(query.get("replicas", "1"))
+        self._tls = url.partition("://")[0].lower() == "tls"
+        kinds = {**KINDS, **TLS_KINDS} if self._tls else KINDS
+        read = urls.read_list(url, kinds, REFUSED if self._tls else {**REFUSED, **_NO_TLS})
+        options = self._options = read.options
+        self._servers = read.servers
+        self.address = str(read)
+        self.prefix: str = options.get("prefix", "wsflow")
+        self.replicas: int = options.get("replicas", 1)
         if percent_encode(self.prefix) != self.prefix:
             raise ValueError(f"prefix is {self.prefix!r}: use letters, digits, _ and -")
+        ways = [
+            "credentials" in options,
+            "nkey" in options,
+            any(each.user for each in self._servers),
+        ]
+        if sum(ways) > 1:
+            raise ValueError("use one of a user before the host, credentials, and nkey")
+        self._read_files()
+
+    def _read_files(self) -> tuple[ssl.SSLContext | None, dict[str, Any]]:
+        """What TLS is spoken with, and what is in the files of the credentials, as of now.
+
+        Raises:
+            ValueError: one of the files cannot be used.
+        """
+        tls = urls.tls_context(self._options) if self._tls else None
+        return tls, read_keys(self._options)
 
     async def connect(self, listener: EngineListener, process: str) -> NatsConnection:
-        client = NatsClient()
-        connection = NatsConnection(client, listener, self.prefix, self.replicas)
+        """Connect to one of the servers, chosen at random; if it does not let this process in, to
+        another one."""
         try:
-            await client.connect(random.choice(self._servers))
-            await connection.begin(process)
-        except BaseException:
-            await client.close()
-            raise
-        return connection
+            tls, keys = self._read_files()
+        except ValueError as exc:  # they have changed
+            raise ConnectionLostError(str(exc)) from None
+        failures: dict[str, ConnectionLostError | BrokerError] = {}
+        for server in random.sample(self._servers, len(self._servers)):
+            client = NatsClient(tls)
+            connection = NatsConnection(client, listener, self.prefix, self.replicas)
+            try:
+                async with asyncio.timeout(PATIENCE if len(self._servers) > 1 else None):
+                    await client.connect(
+                        f"nats://{server.at(PORT)}",
+                        tls_handshake_first=self._options.get("handshake_first", False),
+                        **credentials_of(server),
+                        **keys,
+                    )
+                await connection.begin(process)
+            except TimeoutError:
+                await client.close()
+                failures[server.at(PORT)] = ConnectionLostError(f"no answer within {PATIENCE:g} s")
+            except (ConnectionLostError, BrokerError) as exc:
+                await client.close()
+                failures[server.at(PORT)] = exc
+            except BaseException:
+                await client.close()
+                raise
+            else:
+                return connection
+        raise _all_of(failures)
+
+
+def _all_of(
+    failures: Mapping[str, ConnectionLostError | BrokerError],
+) -> ConnectionLostError | BrokerError:
+    """The exception for those of all servers."""
+    if len(failures) == 1:
+        return next(iter(failures.values()))
+    why = "; ".join(f"{server}: {failures[server]}" for server in sorted(failures))
+    if all(isinstance(each, BrokerError) for each in failures.values()):
+        return BrokerError(why)
+    return ConnectionLostError(why)
+
+
+def credentials_of(server: Server) -> dict[str, str]:
+    """The user of a server, for nats-py."""
+    if server.user is None:
+        return {}
+    if server.password is None:
+        return {"token": server.user}
+    return {"user": server.user, "password": server.password}
 
 
 @final

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar, final
 
@@ -49,6 +50,12 @@ CLOSE = 0.5
 
 ALIEN = "what the broker answers cannot be read: something else may answer in its place"
 
+PORT = 4222
+
+_REFUSAL = re.compile(
+    "authorization (violation|failed)|authentication (expired|revoked)", re.IGNORECASE
+)
+
 to_json = msgspec.json.encode
 
 
@@ -82,7 +89,23 @@ class RefusedError(BrokerError):
 
 
 class _Client(Client):
-    """nats-py, which never reads again after a message whose headers it cannot parse."""
+    """nats-py, but for two of its ways: it never reads again after a message whose headers it
+    cannot parse, and sends the password in plain text to a server that does not demand TLS.
+
+    Args:
+        secure: whether nothing is sent without TLS.
+    """
+
+    def __init__(self, secure: bool) -> None:
+        super().__init__()
+        self._secure = secure
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if self._secure and initial_connection:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise Error("the server does not speak TLS, which tls:// demands")
+            info["tls_required"] = True  # it is what nats-py looks at next
+        await super()._process_info(info, initial_connection)
 
     async def _process_headers(self, headers: Any) -> Any:
         try:
@@ -93,10 +116,15 @@ class _Client(Client):
 
 @final
 class NatsClient:
-    """One connection. Its coroutines raise ConnectionLostError, and ``send`` BrokerError."""
+    """One connection. Its coroutines raise ConnectionLostError, and ``send`` BrokerError.
 
-    def __init__(self) -> None:
-        self._client = _Client()
+    Args:
+        tls: what TLS is spoken with; without it, TLS is spoken if the server demands it.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._client = _Client(secure=tls is not None)
         self._failure = Failure()
         self.lost = self._failure.wait
         self._inbox = self._client.new_inbox()
@@ -113,8 +141,12 @@ class NatsClient:
 
     # -- lifecycle
 
-    async def connect(self, server: str) -> None:
+    async def connect(self, server: str, **options: Any) -> None:
         """Connect.
+
+        Args:
+            server: its URL, without a user.
+            options: the user and the like, for nats-py.
 
         Raises:
             ConnectionLostError: connecting failed; a retry may succeed.
@@ -127,14 +159,19 @@ class NatsClient:
             connect_timeout=NO_LIMIT,
             error_cb=self._error,
             closed_cb=self._closed,
+            tls=self._tls,
+            **options,
         )
         self._connecting = start_task(connecting, name="wsflow nats")
+        # nats-py goes on trying, however often it has reported why it cannot connect.
+        lost = start_task(self.lost(), name="wsflow nats")
         try:
-            await asyncio.shield(self._connecting)
+            await asyncio.wait({self._connecting, lost}, return_when=asyncio.FIRST_COMPLETED)
+            await (self._connecting if self._connecting.done() else lost)
         except (Error, OSError, EOFError) as exc:
-            if "authorization violation" in str(exc).lower():
-                raise BrokerError(f"it refuses the user or the password: {exc}") from None
-            raise ConnectionLostError(str(exc) or type(exc).__name__) from None
+            raise _why(exc) from None
+        finally:
+            await cancel_all({lost})
         self._transport = getattr(self._client, "_transport", None)
         await self.subscribe(f"{self._inbox}.*", self._answered)
 
@@ -149,7 +186,7 @@ class NatsClient:
         elif (denied := _DENIED.search(str(exc).lower())) is not None:
             self._deny(denied[1], denied[2], BrokerError(f"it refuses: {exc}"))
         elif not self._client.is_connected:
-            self._fail(ConnectionLostError(str(exc)))
+            self._fail(_why(exc))
 
     def _deny(self, what: str, subject: str, exc: BrokerError) -> None:
         """The server does not allow to publish on a subject, or to subscribe to it. It says that
@@ -174,7 +211,7 @@ class NatsClient:
             raise BrokerError(str(exc))
 
     async def _closed(self) -> None:
-        self._fail(ConnectionLostError("the connection was closed"))
+        self._fail(_why(self._client.last_error or Error("the connection was closed")))
 
     def _fail(self, exc: Exception) -> None:
         lost = self._failure.set(exc)
@@ -446,6 +483,14 @@ class Answers:
                     f"{self._subject or 'a ping'}"
                 )
         self._done.result()
+
+
+def _why(exc: Exception) -> ConnectionLostError | BrokerError:
+    """The exception for one of nats-py with which a connection ends."""
+    text = str(exc) or type(exc).__name__
+    if _REFUSAL.search(text):
+        return BrokerError(f"it refuses the user or the password: {text}")
+    return ConnectionLostError(text)
 
 
 async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:

@@ -16,12 +16,13 @@ import hashlib
 import logging
 import os
 import re
+import ssl
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, final
-from urllib.parse import urlencode, urlunsplit
+from urllib.parse import unquote
 
-from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -35,6 +36,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from wsflow.brokers import urls
 from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import (
     PAGE,
@@ -48,9 +50,9 @@ from wsflow.brokers.engine import (
     Stored,
     settle,
 )
+from wsflow.brokers.sentinel import PORT, Fixed, Master, Sentinels, pairs, without_words
 from wsflow.errors import BrokerError
-from wsflow.http import url_parts
-from wsflow.log import Log, shown_uri
+from wsflow.log import Log
 from wsflow.messages.events import CARRIES, HISTORY_BYTES, Carries, TopicOptions, UnreadableError
 from wsflow.tasks.detached import start_task
 
@@ -158,24 +160,41 @@ return 0
 """
 
 
-OPTIONS = (
-    "prefix",
-    "db",
-    "client_name",
-    "socket_connect_timeout",
-    "socket_keepalive",
-    "ssl_ca_certs",
-    "ssl_ca_path",
-    "ssl_cert_reqs",
-    "ssl_certfile",
-    "ssl_check_hostname",
-    "ssl_ciphers",
-    "ssl_keyfile",
-    "ssl_min_version",
-    "ssl_password",
-)
-"""The options that a URL may have: ``prefix``, and those of redis-py that change nothing in how the
-connections are used."""
+KINDS: urls.Kinds = {
+    "prefix": urls.text,
+    "db": urls.whole,
+    "client_name": urls.text,
+    "protocol": urls.one_of({"2": 2, "3": 3}),
+    "socket_connect_timeout": urls.seconds,
+    "socket_keepalive": urls.switch,
+}
+"""The options that a URL may have, but for those of TLS: ``prefix``, and those of redis-py that
+change nothing in how the connections are used."""
+
+SENTINEL_KINDS: urls.Kinds = {"sentinel_username": urls.text, "sentinel_password": urls.text}
+
+_BEFORE = "it stands before the host, as in redis://user:password@host"
+_PINGS = "wsflow pings the server every second, and gives up a connection that is silent for three"
+_READS = "wsflow reads what comes in its own way"
+REFUSED = {
+    "username": _BEFORE,
+    "password": _BEFORE,
+    "host": "it stands behind ://",
+    "port": "it stands behind the host, as in redis://host:6379",
+    "ssl": "use rediss://",
+    "ssl_ca_data": "use ssl_ca_certs, which names a file",
+    "socket_timeout": _PINGS,
+    "health_check_interval": _PINGS,
+    "timeout": f"{_PINGS}; --publish-timeout is how long publishing waits",
+    "max_connections": "a process has two connections",
+    "retry_on_timeout": "wsflow reconnects by itself",
+    "decode_responses": _READS,
+    "encoding": _READS,
+    "encoding_errors": _READS,
+    "legacy_responses": _READS,
+    "socket_read_size": _READS,
+}
+"""Options of redis-py that a URL has not, and why."""
 
 
 @final
@@ -184,46 +203,100 @@ class RedisEngine:
 
     Args:
         url: ``redis://`` or ``rediss://``, then user, password, host, port and the number of the
-            database, as redis-py takes them. ``?prefix=`` is what all keys and channels begin with,
-            ``wsflow`` by default; ``OPTIONS`` has the other options.
+            database; or ``redis+sentinel://`` or ``rediss+sentinel://``, then the user and the
+            password for the master, the Sentinels between commas, and the name of the master.
+            ``?prefix=`` is what all keys and channels begin with, ``wsflow`` by default; ``KINDS``
+            has the other options.
 
     Raises:
-        ValueError: the URL is not one that redis-py takes. The message has none of its values.
+        ValueError: the URL is none of these. The message has none of its values.
     """
 
     def __init__(self, url: str) -> None:
-        parts, query = url_parts(url, OPTIONS)
-        self.prefix = query.pop("prefix", "wsflow")
-        self.address = shown_uri(url)
-        if not re.fullmatch(r"(/\d*)?", parts.path):
-            raise ValueError("its path is the number of a database: redis://host/0")
-        try:
-            self._pool = ConnectionPool.from_url(
-                urlunsplit(parts._replace(query=urlencode(query))),
-                protocol=2,
-                retry=Retry(NoBackoff(), 0),
-                socket_timeout=None,
-            )
-            pool: Any = self._pool  # parts of redis-py have no types
-            pool.make_connection()  # redis-py checks the options only here
-        except Exception:  # whatever redis-py makes of them
-            names = ", ".join(query) or "none"
+        scheme, plus, sentinel = url.partition("://")[0].lower().partition("+")
+        kinds: urls.Kinds = {**KINDS, **urls.TLS_OPTIONS}
+        refused = REFUSED
+        if scheme == "redis":
+            kinds, refused = KINDS, {**REFUSED, **urls.no_tls(f"rediss{plus}{sentinel}")}
+        read = urls.read_url(url, {**kinds, **SENTINEL_KINDS} if sentinel else kinds, refused)
+        self._options = read.options
+        self._tls = scheme == "rediss"
+        self._read_files()
+        options = {name: each for name, each in read.options.items() if name in KINDS}
+        self.prefix: str = options.pop("prefix", "wsflow")
+        self.address = str(read)
+        self._servers = read.servers
+        self._service = ""
+        path = read.path
+        if sentinel:
+            found = re.fullmatch(r"/([^/]+)(/.*)?", path)
+            if found is None:
+                raise ValueError(
+                    "it does not name the master: redis+sentinel://host1,host2/name-of-the-master"
+                )
+            self._service, path = unquote(found[1]), found[2] or ""
+        elif len(read.servers) > 1:
+            raise ValueError("it names several servers: those of Sentinel need redis+sentinel://")
+        if not re.fullmatch(r"(/[0-9]{0,9})?", path):
             raise ValueError(
-                f"redis-py refuses its options, or their values (it has {names}): those that begin "
-                "with ssl_ need rediss://"
-            ) from None
+                "its path is the number of a database: "
+                + ("redis+sentinel://host/name-of-the-master/0" if sentinel else "redis://host/0")
+            )
+        if path.strip("/"):
+            if "db" in options:
+                raise ValueError("it has two numbers of a database: in its path, and as db")
+            options["db"] = int(path.strip("/"))
+        self._db: int = options.get("db", 0)
+        first = read.servers[0]
+        always = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
+        user = {"username": first.user or None, "password": first.password or None}
+        asked = {name: read.options.get(f"sentinel_{name}") for name in user}
+        self._server = {**always, **options, **user}
+        self._sentinel = {**always, **options, **asked, "db": 0}
+
+    def _read_files(self) -> ssl.SSLContext | None:
+        """What TLS is spoken with, as the files are now.
+
+        Raises:
+            ValueError: one of them cannot be used.
+        """
+        return urls.tls_context(self._options) if self._tls else None
+
+    def _master(self, tls: ssl.SSLContext | None) -> Master:
+        places = [(each.host, each.port) for each in self._servers]
+        if not self._service:
+            return Fixed(places[0][0], places[0][1] or 6379)
+        asked = [
+            _make(tls, host=host, port=port or PORT, **self._sentinel) for host, port in places
+        ]
+        return Sentinels(asked, self._service)
 
     async def connect(self, listener: EngineListener, process: str) -> RedisConnection:
-        pool: Any = self._pool  # parts of redis-py have no types
-        commands, events = pool.make_connection(), pool.make_connection()
-        connection = RedisConnection(commands, events, listener, self.prefix, process)
+        try:
+            tls = self._read_files()
+        except ValueError as exc:  # they have changed
+            raise ConnectionLostError(str(exc)) from None
+        master = self._master(tls)
+        try:
+            host, port = await master.place()
+        except BaseException:
+            await master.close()
+            raise
+        commands, events = (_make(tls, host=host, port=port, **self._server) for _ in range(2))
+        connection = RedisConnection(
+            commands, events, master, listener, self.prefix, self._db, process
+        )
         try:
             await commands.connect()
             await events.connect()
             await connection.begin()
         except (AuthenticationError, AuthorizationError) as exc:
             await connection.close()
-            raise BrokerError(f"it refuses the user or the password: {exc}") from None
+            why = without_words(str(exc))
+            raise BrokerError(f"it refuses the user or the password: {why}") from None
+        except ResponseError as exc:
+            await connection.close()
+            raise _refusal(exc) from None
         except (RedisError, OSError) as exc:
             await connection.close()
             raise ConnectionLostError(str(exc)) from None
@@ -233,11 +306,27 @@ class RedisEngine:
         return connection
 
 
-class _Pipe:
-    """One connection: outgoing commands, and the futures of their answers, in order."""
+def _make(tls: ssl.SSLContext | None, **options: Any) -> Any:
+    """A connection of redis-py, with a context for TLS that does not depend on what its version
+    knows."""
+    if tls is None:
+        return Connection(**options)
+    connection = SSLConnection(**options)
+    connection.ssl_context.context = tls
+    return connection
 
-    def __init__(self, connection: Connection) -> None:
+
+class _Pipe:
+    """One connection: outgoing commands, and the futures of their answers, in order.
+
+    Args:
+        connection: the connection.
+        pushed: whether it is read for messages: RESP3 does not count them as answers.
+    """
+
+    def __init__(self, connection: Connection, pushed: bool = False) -> None:
         self.connection = connection
+        self.pushed = pushed
         self.waiting: deque[asyncio.Future[Any]] = deque()
         self._outgoing: list[bytes] = []
         self._more = asyncio.Event()
@@ -265,7 +354,7 @@ class _Pipe:
     async def read(self) -> Any:
         """Read the next answer or message; an error of the server is returned as an exception."""
         try:
-            return await self.connection.read_response()
+            return await self.connection.read_response(push_request=self.pushed)
         except ResponseError as exc:
             return exc
 
@@ -288,16 +377,22 @@ class RedisConnection:
         self,
         commands: Connection,
         events: Connection,
+        master: Master,
         listener: EngineListener,
         prefix: str,
+        db: int,
         process: str,
     ) -> None:
         self._commands = _Pipe(commands)
-        self._events = _Pipe(events)
+        self._events = _Pipe(events, pushed=True)
+        self._master = master
         self._listener = listener
         self._prefix = prefix
-        self._topics = f"{prefix}:t:".encode()
+        # Channels are those of all databases: but for the first, they have its number.
+        self._channels = f"{prefix}:db{db}" if db else prefix
+        self._topics = f"{self._channels}:t:".encode()
         self._process = process
+        self._tells_role = True
         self._failure = Failure()
         self.heard = 0
         self.lost = self._failure.wait
@@ -307,7 +402,13 @@ class RedisConnection:
 
     async def begin(self) -> None:
         """Start the tasks, and wait until the server answers."""
-        jobs = (self._commands.write(), self._events.write(), self._answers(), self._messages())
+        jobs = (
+            self._commands.write(),
+            self._events.write(),
+            self._answers(),
+            self._messages(),
+            self._master.replaced(),
+        )
         self._tasks = [start_task(self._run(job), name="wsflow redis") for job in jobs]
         self._events.send("SUBSCRIBE", self._control(""), self._control(self._process))
         await self.ping()
@@ -333,9 +434,40 @@ class RedisConnection:
             await asyncio.wait(self._tasks)
         for pipe in (self._commands, self._events):
             await pipe.connection.disconnect(nowait=True)
+        await self._master.close()
 
     async def ping(self) -> None:
-        await asyncio.gather(self._commands.call("PING"), self._events.call("PING"))
+        await asyncio.gather(self._see_role(), self._events.call("PING"))
+
+    async def _see_role(self) -> None:
+        """See that the server is a master still: a replica hears nothing of what is published at
+        others, and does not say so.
+
+        Raises:
+            ConnectionLostError: it is a replica.
+            BrokerError: it is a server that wsflow cannot use.
+        """
+        if not self._tells_role:
+            await self._commands.call("PING")
+            return
+        try:
+            said = pairs(await self._commands.call("HELLO"))
+        except ResponseError:  # the user may not, or what is between knows no HELLO
+            self._tells_role = False
+            return
+        if said.get(b"mode") == b"cluster":
+            raise BrokerError(
+                "it is a node of a Redis Cluster, which wsflow does not support: use one Redis "
+                "server, with Sentinel for failover (redis+sentinel://), or NATS"
+            )
+        if said.get(b"mode") == b"sentinel":
+            raise BrokerError(
+                "it is a Sentinel: name it as in redis+sentinel://host:26379/name-of-the-master"
+            )
+        if said.get(b"role") == b"replica":
+            raise ConnectionLostError(
+                "it is a replica: name the master, or the Sentinels (redis+sentinel://)"
+            )
 
     async def _answers(self) -> None:
         while True:
@@ -351,7 +483,9 @@ class RedisConnection:
                 refused = BrokerError(f"it refuses: {came}")
             elif came[0] == b"message":
                 self._message(came[1], came[2])
-            elif came[0] == b"pong":  # to the PING that follows on it
+            elif (
+                came == b"PONG" or came[0] == b"pong"
+            ):  # RESP3, RESP2; to the PING that follows on it
                 self._events.answer(refused)
                 refused = None
 
@@ -371,10 +505,10 @@ class RedisConnection:
     # -- topics
 
     def _control(self, process: str) -> str:
-        return f"{self._prefix}:c:{process}"
+        return f"{self._channels}:c:{process}"
 
     def _channel(self, topic: str) -> str:
-        return f"{self._prefix}:t:{topic}"
+        return f"{self._channels}:t:{topic}"
 
     def _keys(self, topic: str) -> tuple[str, str]:
         """The keys of a topic's stream and of its hash; both in one slot of a cluster."""
@@ -472,9 +606,9 @@ class RedisConnection:
                 log.often(logging.ERROR, "publishers find no topic with history: %s", exc)
 
     async def declared(self) -> Mapping[str, TopicOptions]:
-        found = await self._call("HGETALL", f"{self._prefix}:declared")
+        found = pairs(await self._call("HGETALL", f"{self._prefix}:declared"))
         declared = {}
-        for template, value in zip(found[::2], found[1::2], strict=True):
+        for template, value in found.items():
             try:
                 declared[template.decode()] = _options(value.decode())
             except ValueError:
@@ -524,7 +658,7 @@ def _refusal(exc: ResponseError) -> Exception:
         return ConnectionLostError(str(exc))  # a failover: reconnect
     if isinstance(exc, OutOfMemoryError) or str(exc).startswith(("OOM", "MISCONF", "NOREPLICAS")):
         return NoRoomError(f"the broker refuses: {exc}")
-    return BrokerError(f"the broker refuses: {exc}")
+    return BrokerError(f"the broker refuses: {without_words(str(exc))}")
 
 
 _EPOCH = re.compile(rb"[0-9a-f]{1,32}")

@@ -103,6 +103,8 @@ class RemoteBroker:
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._connection: EngineConnection | None = None
         self._connected = asyncio.Event()
+        self._begun = asyncio.Event()  # it has connected once, or is refused
+        self._refusal: BrokerError | None = None
         self._given_up = asyncio.Event()  # an operation has found the connection to be lost
         self._why = "not connected yet"
         self._told = ""  # the reason that was logged last
@@ -119,7 +121,11 @@ class RemoteBroker:
         self._task = start_task(self._live(), name="wsflow broker")
         try:
             async with asyncio.timeout(max(self._timeout, PATIENCE)):
-                await self._connected.wait()
+                await self._begun.wait()
+            if self._refusal is not None:
+                raise BrokerError(
+                    f"the broker {self._engine.address} cannot be used: {self._refusal}"
+                )
         except TimeoutError:
             await self.stop()
             raise BrokerError(
@@ -152,8 +158,14 @@ class RemoteBroker:
                 async with asyncio.timeout(PATIENCE):
                     connection = await self._engine.connect(self, self._processes.own)
             except (ConnectionLostError, BrokerError, TimeoutError) as exc:
-                why = str(exc) or f"no answer within {PATIENCE:g} s"
-                self._unreachable(why)
+                if isinstance(exc, BrokerError) and not self._begun.is_set():
+                    self._refusal = exc
+                    self._begun.set()  # ``start`` raises it
+                else:
+                    self._unreachable(str(exc) or f"no answer within {PATIENCE:g} s")
+            except Exception as exc:
+                self._unreachable("an error in wsflow, or in the client")
+                log.error("connecting to the broker failed", exc_info=exc)
             else:
                 why = await self._live_on(connection)
                 self._told = ""
@@ -167,8 +179,9 @@ class RemoteBroker:
         """There is no connection. Each reason of an outage is logged once."""
         self._why = why
         if why != self._told:
+            is_ = "is still" if self._told else "is"
             self._told = why
-            log.warning("the broker %s is unreachable: %s", self._engine.address, why)
+            log.warning("the broker %s %s unreachable: %s", self._engine.address, is_, why)
 
     async def _live_on(self, connection: EngineConnection) -> str:
         """Use a connection until it is lost. Returns the reason."""
@@ -195,6 +208,7 @@ class RemoteBroker:
                     tasks.create_task(self._processes.live())
                 self._connection = connection
                 self._connected.set()
+                self._begun.set()
                 log.info("connected to the broker %s", self._engine.address)
         except* ConnectionLostError as lost:
             why = str(_first(lost))

@@ -12,8 +12,8 @@ from wsflow.brokers.base import Broker, BrokerListener
 from wsflow.brokers.engine import Engine
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.brokers.remote import PATIENCE, RemoteBroker
+from wsflow.brokers.urls import shown
 from wsflow.limits import HISTORY_TOTAL
-from wsflow.log import shown_uri
 from wsflow.messages.events import TopicOptions
 
 MEMORY = "memory://"
@@ -24,6 +24,8 @@ ENTRY_POINTS = "wsflow.engines"
 _BUILT_IN = {
     "redis": ("redis", "wsflow.brokers.redis", "RedisEngine"),
     "rediss": ("redis", "wsflow.brokers.redis", "RedisEngine"),
+    "redis+sentinel": ("redis", "wsflow.brokers.redis", "RedisEngine"),
+    "rediss+sentinel": ("redis", "wsflow.brokers.redis", "RedisEngine"),
     "nats": ("nats", "wsflow.brokers.nats", "NatsEngine"),
     "tls": ("nats", "wsflow.brokers.nats", "NatsEngine"),
     "workers": ("cluster", "wsflow.brokers.workers", "WorkersEngine"),
@@ -62,7 +64,7 @@ def engine(url: str) -> Engine:
     try:
         return make(url)
     except ValueError as exc:
-        raise ValueError(f"{shown_uri(url)!r} cannot be used: {exc}") from None
+        raise ValueError(f"{shown(url)!r} cannot be used: {exc}") from None
 
 
 def _find(url: str) -> Callable[[str], Engine]:
@@ -89,7 +91,7 @@ def _find(url: str) -> Callable[[str], Engine]:
     others = {each.name for each in entry_points(group=ENTRY_POINTS)}
     known = ["memory", *_BUILT_IN, *sorted({*_registered, *others})]
     schemes = ", ".join(f"{each}://" for each in known)
-    raise ValueError(f"{shown_uri(url)!r} is no broker: it begins with one of {schemes}")
+    raise ValueError(f"{shown(url)!r} is no broker: it begins with one of {schemes}")
 
 
 def broker(
@@ -102,8 +104,7 @@ def broker(
     """What makes the broker at ``url``.
 
     Args:
-        url: ``memory://``, ``redis://``, ``rediss://``, ``nats://``, ``tls://``, or the
-            scheme of a registered engine.
+        url: ``memory://``, or that of an engine: of wsflow's own, or of a registered one.
         timeout: seconds that publishing and joining wait for it.
         declared: the app's topics with history, by template.
         history_bytes: most bytes of all histories together that ``memory://`` keeps.
