@@ -656,9 +656,9 @@ async def test_settings_that_only_the_command_does(settings: Settings, says: str
         ("inbox_messages", 1.5, TypeError, "inbox_messages is 1.5, a float: use an int"),
         ("inbox_messages", True, TypeError, "inbox_messages is True, a bool: use an int"),
         ("open_timeout", "1", TypeError, "open_timeout is '1', a str: use a float"),
-        ("open_timeout", float("nan"), ValueError, "open_timeout is nan: it must be 0 or more"),
+        ("open_timeout", float("nan"), ValueError, "open_timeout is nan: it must be more than 0"),
         ("open_timeout", 0, ValueError, "open_timeout is 0: no client could connect"),
-        ("inbox_bytes", -1, ValueError, "inbox_bytes is -1: it must be 0 or more"),
+        ("inbox_bytes", -1, ValueError, "inbox_bytes is -1: it must be more than 0"),
         ("inbox_bytes", 0, ValueError, "inbox_bytes is 0: nothing could be received"),
     ],
 )
