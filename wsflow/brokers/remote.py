@@ -33,6 +33,9 @@ from wsflow.tasks.detached import start_task
 T = TypeVar("T")
 log = Log("wsflow.broker")
 
+UNTRIED = "not connected yet"
+"""Why there is no connection before the first attempt has failed."""
+
 PATIENCE = 3.0
 """The timeout, in seconds, of connecting, and of a ping while nothing else comes."""
 PING_INTERVAL = 1.0
@@ -88,7 +91,7 @@ class RemoteBroker:
         self._connection: EngineConnection | None = None
         self._connected = asyncio.Event()
         self._given_up = asyncio.Event()  # an operation has found the connection to be lost
-        self._why = "not connected yet"
+        self._why = UNTRIED
         self._asked = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -99,9 +102,11 @@ class RemoteBroker:
     # -- lifecycle
 
     async def start(self) -> None:
+        patience = max(self._timeout, PATIENCE)
+        log.info("connecting to the broker %s, for at most %g s", self._engine.address, patience)
         self._task = start_task(self._live(), name="wsflow broker")
         try:
-            async with asyncio.timeout(max(self._timeout, PATIENCE)):
+            async with asyncio.timeout(patience):
                 await self._connected.wait()
         except TimeoutError:
             await self.stop()
@@ -134,7 +139,11 @@ class RemoteBroker:
                 async with asyncio.timeout(PATIENCE):
                     connection = await self._engine.connect(self, self._processes.own)
             except (ConnectionLostError, BrokerError, TimeoutError) as exc:
-                self._why = str(exc) or f"no answer within {PATIENCE:g} s"
+                before, self._why = self._why, str(exc) or f"no answer within {PATIENCE:g} s"
+                if before == UNTRIED:
+                    log.warning(
+                        "the broker %s cannot be reached yet: %s", self._engine.address, self._why
+                    )
             else:
                 self._why = await self._live_on(connection)
                 log.warning("the broker %s is unreachable: %s", self._engine.address, self._why)
