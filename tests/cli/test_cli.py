@@ -276,6 +276,19 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ("imports:app", "importing 'imports' failed: ModuleNotFoundError: No module named 'nope"),
         ("syntax:app", "importing 'syntax' failed: SyntaxError"),
         ("empty:app", "has no attribute 'app': 'empty' has no Router"),
+        ("others:fast", "is an ASGI application (FastAPI), and wsflow serves a Router: serve that"),
+        ("others:asgi", "is an ASGI application (function), and wsflow serves a Router"),
+        ("others:wsgi", "is a WSGI application (function), and wsflow serves a Router"),
+        ("others:django()", "is an ASGI application (Django), and wsflow serves a Router"),
+        ("others:django()", "; 'others' has no Router"),
+        ("others:Alias", "is a _AnnotatedAlias, not a Router"),
+        ("others:builtin", "is a type, not a Router"),
+        ("others:bound", "'others:bound' is a function: if it is a factory, write others:bound()"),
+        ("mistyped:app", "has no attribute 'on_conect': did you mean on_connect? ("),
+        ("mistyped:app", "mistyped.py:3)"),
+        ("unlike:app", "has no attribute 'zzzzzz' ("),
+        ("given:app", "TypeError: Requires(5): use the name of a role, or a plain function ("),
+        ("given:app", "given.py:2)"),
     ],
 )
 def test_apps_that_cannot_be_loaded(
@@ -285,6 +298,18 @@ def test_apps_that_cannot_be_loaded(
     (folder / "imports.py").write_text("import nope_nope\n")
     (folder / "syntax.py").write_text("def f(:\n")
     (folder / "empty.py").write_text("")
+    (folder / "mistyped.py").write_text(
+        "from wsflow import Router\napp = Router()\n@app.on_conect\nasync def f(): ...\n"
+    )
+    (folder / "unlike.py").write_text("from wsflow import Router\nRouter().zzzzzz\n")
+    (folder / "given.py").write_text("from wsflow import Requires\nRequires(5)\n")
+    (folder / "others.py").write_text(
+        "from typing import Annotated\nfrom fastapi import FastAPI\nfast = FastAPI()\n"
+        "async def asgi(scope, receive, send): ...\ndef wsgi(environ, start_response): ...\n"
+        "class Django:\n    async def __call__(self, scope, receive, send): ...\n"
+        "def django(): return Django()\nAlias = Annotated[str, 'x']\nbuiltin = dict\n"
+        "bound = min\n"
+    )
     (folder / "leaving.py").write_text("raise SystemExit(0)\n")
     for command in ("run", "check", "routes"):
         code, out, err = call(capsys, command, target)
