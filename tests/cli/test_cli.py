@@ -366,6 +366,26 @@ def test_check_says_where_every_parameter_comes_from() -> None:
     ]
 
 
+def test_check_says_where_unknown_tags_are_ignored(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "lenient.py").write_text(
+        "import msgspec\nfrom wsflow import Router\n"
+        "class Say(msgspec.Struct, tag='say'): ...\n"
+        "app = Router('/a', unknown='ignore')\nother = Router('/b', unknown='close')\n"
+        "@app.consumer\nasync def a(message: Say) -> None: ...\n"
+        "@other.consumer\nasync def b(message: Say) -> None: ...\n"
+        "app.include(other)\n"
+    )
+    code, out, _ = call(capsys, "check", "lenient:app")
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "/a (json, msgpack)",
+        "  ignores messages with a tag that no consumer takes",
+    ]
+    assert out.count("ignores") == 1
+
+
 def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "several.py").write_text(
         "from collections.abc import AsyncIterator\nfrom typing import Annotated\n"

@@ -609,7 +609,10 @@ def _round(asks: Handler, provides: Offer, offers: Sequence[Offer]) -> str:
     for offer in needed:  # it grows
         for parameter in offer.asks:
             kinds = parameter.wanted([each.provides for each in offers])
-            needed += (each for each in offers if each.provides in kinds and each not in needed)
+            known = [each.handler for each in needed]
+            needed += [
+                each for each in offers if each.provides in kinds and each.handler not in known
+            ]
     if all(each.handler is not asks for each in needed):
         return ""
     return (
