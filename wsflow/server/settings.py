@@ -119,17 +119,14 @@ class Settings(Limits, SocketLimits):
         Origins(self.origin)
         Hosts(self.allowed_host)
         Proxies(self.trusted_proxy)
-        self._check_address()
         if not re.fullmatch("0?[0-7]{3}", self.uds_mode):
             raise ValueError(f"uds_mode is {self.uds_mode!r}: write three octal digits, as in 660")
+        self._check_address()
         if self.port > 65535:
             raise ValueError(f"port is {self.port}: ports go up to 65535")
-        if self.ssl_certfile is None and self.ssl_keyfile is not None:
-            raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs a certificate")
-        if self.ssl_certfile is None and self.ssl_keyfile_password is not None:
-            raise ValueError(
-                "ssl_keyfile_password is set and ssl_certfile is not: TLS needs a certificate"
-            )
+        for name in ("ssl_keyfile", "ssl_keyfile_password"):
+            if self.ssl_certfile is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is set and ssl_certfile is not: TLS needs a certificate")
         if not self.trusted_proxy and self.proxy_header != Settings.proxy_header:
             raise ValueError(
                 f"proxy_header is {self.proxy_header!r} and trusted_proxy is not set: no header "
