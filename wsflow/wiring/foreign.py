@@ -6,7 +6,10 @@ from typing import Any
 
 from wsflow.declare.signatures import EMPTY, Parameter, type_name
 
-FRAMEWORKS = frozenset({"django", "fast_depends", "fastapi", "litestar", "quart", "starlette"})
+MARKERS = ("fast_depends.", "fastapi.params", "litestar.di", "litestar.params")
+"""How the names of the modules begin that have only markers of parameters."""
+
+FRAMEWORKS = ("aiohttp", "django", "fastapi", "litestar", "quart", "starlette", "websockets")
 
 _ASKS = ("Depends", "Security", "Provide", "Dependency")
 _MARKS = ("Query", "Header", "Cookie")
@@ -14,7 +17,8 @@ _MARKS = ("Query", "Header", "Cookie")
 
 def mark_problem(parameter: Parameter) -> tuple[str, str] | None:
     """Why a mark of another framework would do nothing, and the fix; None if there is none."""
-    found = [each for each in (*parameter.marks, parameter.default) if _is_foreign(type(each))]
+    given = (*parameter.marks, parameter.default)
+    found = [each for each in given if type(each).__module__.startswith(MARKERS)]
     if not found:
         return None
     kind = type(found[0])
@@ -34,14 +38,8 @@ def mark_problem(parameter: Parameter) -> tuple[str, str] | None:
 def type_cure(kind: Any) -> str | None:
     """What to ask for in place of another framework's connection or request; None for any other
     type."""
-    if not isinstance(kind, type) or not (
-        _is_foreign(kind) or kind.__module__[:10] == "websockets"
-    ):
+    if not isinstance(kind, type) or kind.__module__.partition(".")[0] not in FRAMEWORKS:
         return None
     if kind.__name__ in ("WebSocket", "ServerConnection", "WebSocketServerProtocol"):
         return "ask for a wsflow.Connection."
     return "ask for a wsflow.Request." if kind.__name__ in ("Request", "HTTPConnection") else None
-
-
-def _is_foreign(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in FRAMEWORKS
