@@ -194,3 +194,14 @@ def test_an_output_that_nobody_reads(folder: Path, command: list[str]) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait() == 1
+
+
+def test_without_an_output(folder: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m wsflow routes app:app >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     reader of the output has gone, it ends silently, with 1."""
     try:
         code = build()(arguments, result_action="return_value", error_formatter=_mistyped)
-        sys.stdout.flush()
+        print(end="", flush=True)  # what is in the buffer fails here, and not at the very end
     except REFUSALS as exc:
         code = refuse(exc)
     except BrokenPipeError:

@@ -355,25 +355,19 @@ class _Compiler:
         self, handlers: Sequence[Handler], consumers: Sequence[ConsumerPlan]
     ) -> None:
         """Report ``on_message`` functions that are called with other messages than they ask for."""
+        kinds = [kind for each in consumers if not each.stream for kind in each.kinds]
         for handler in handlers:
             for parameter in self._known(handler).parameters:
                 asked = members(parameter.bare)
-                if not any(isinstance(each, Message) for each in parameter.marks):
-                    continue
-                if object in asked or Any in asked:
-                    continue
-                for consumer in consumers:
-                    others = (
-                        [] if consumer.stream else [k for k in consumer.kinds if k not in asked]
+                others = [kind for kind in kinds if not any(_is_of(kind, each) for each in asked)]
+                if others and any(isinstance(each, Message) for each in parameter.marks):
+                    self.resolver.problem(
+                        handler,
+                        parameter,
+                        "It is called for all messages, and the consumers take "
+                        f"{' and '.join(map(type_name, others))}, too.",
+                        f"annotate it `{parameter.name}: Annotated[object, Message()]`.",
                     )
-                    if others:
-                        self.resolver.problem(
-                            handler,
-                            parameter,
-                            f"It is called for all messages, and {consumer.handler} takes "
-                            f"{' and '.join(map(type_name, others))}.",
-                            f"annotate it `{parameter.name}: Annotated[object, Message()]`.",
-                        )
 
     def _calls(
         self, handlers: Sequence[Handler], levels: Levels, place: Place, leading: int
@@ -483,6 +477,13 @@ class _Compiler:
 
 def _depth(handler: Handler, levels: Levels) -> int:
     return next(i for i, level in enumerate(levels) if handler in level.handlers)
+
+
+def _is_of(kind: Any, wanted: Any) -> bool:
+    """Whether all messages of a type are of another one."""
+    if kind == wanted or wanted in (Any, object):
+        return True
+    return isinstance(kind, type) and isinstance(wanted, type) and issubclass(kind, wanted)
 
 
 def _disagreement(one: FromTopic, other: FromTopic) -> str:

@@ -30,8 +30,19 @@ async def untyped(message) -> None: ...  # type: ignore[no-untyped-def]
 async def narrow(message: Annotated[Say, Message()], all: Annotated[Any, Message()]) -> None: ...
 
 
+class Base(msgspec.Struct):
+    text: str
+
+
+class Hello(Base, tag="hello"): ...
+
+
 @app.on_message
-async def wide(message: Annotated[Say | Bye, Message()]) -> None: ...
+async def based(message: Annotated[Base | Say | Bye, Message()]) -> None: ...
+
+
+@app.on_message
+async def wide(message: Annotated[Say | Bye | Hello, Message()]) -> None: ...
 
 
 @app.on_disconnect
@@ -48,3 +59,7 @@ async def say(message: Say) -> None: ...
 
 @app.consumer
 async def bye(message: Bye) -> None: ...
+
+
+@app.consumer
+async def hello(message: Hello) -> None: ...
