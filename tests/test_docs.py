@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import itertools
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ import msgspec
 import pytest
 import trio.testing
 import uvicorn
+from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -104,6 +106,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "Registry": Registry,
         "Router": Router,
         "Stream": Stream,
+        "TaskGroup": TaskGroup,
         "Topic": Topic,
         "TopicName": TopicName,
         "anyio": anyio,
@@ -113,6 +116,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "sweep_cancellation": sweep_cancellation,
         "check_password": lambda name, password: space["User"](name, ["admin"]),
         "heard": [],
+        "itertools": itertools,
         "log": [],
         "logged_in": lambda: space["User"]("ada"),
         "secrets": secrets,
@@ -246,6 +250,9 @@ async def test_scaling() -> None:
         async with connect(hall["app"], "/hall/bob"):
             assert await ada.receive() == "bob is here"
         assert await ada.receive() == "bob has left"
+    tick = apps["/ticks"]["Tick"]
+    async with connect(apps["/ticks"]["app"], "/ticks") as peer:
+        assert (await peer.receive(tick)).number < (await peer.receive(tick)).number
 
 
 async def test_clients() -> None:

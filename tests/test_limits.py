@@ -24,7 +24,7 @@ def anyio_backend() -> str:
         ({"inbox_messages": 1.5}, TypeError, "inbox_messages is 1.5, a float: use an int"),
         ({"inbox_messages": True}, TypeError, "inbox_messages is True, a bool: use an int"),
         ({"inbox_messages": "8"}, TypeError, "inbox_messages is '8', a str: use an int"),
-        ({"inbox_messages": -1}, ValueError, "inbox_messages is -1: it must be 0 or more"),
+        ({"inbox_messages": -1}, ValueError, "inbox_messages is -1: it must be more than 0"),
         ({"open_timeout": float("nan")}, ValueError, "open_timeout is nan"),
         (
             {"open_timeout": float("inf")},

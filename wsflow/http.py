@@ -47,6 +47,11 @@ def check_text(what: str, text: object) -> None:
         raise TypeError(f"{what} is {text!r}: use a str")
 
 
+def is_token(text: object) -> bool:
+    """Whether it is a token (RFC 9110 §5.6.2), as the name of a header or a subprotocol."""
+    return isinstance(text, str) and _TOKEN.fullmatch(text) is not None
+
+
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:
     """Check that headers may be sent (RFC 9110 §5).
 
@@ -55,7 +60,7 @@ def check_headers(headers: Iterable[tuple[str, str]]) -> None:
             message shows neither: what is no name may be a secret in the wrong place.
     """
     for number, (name, value) in enumerate(headers, 1):
-        if not _TOKEN.fullmatch(name):
+        if not is_token(name):
             wrong = repr(_TOKEN.sub("", name, count=1)[0]) + " in it" if name else "no character"
             raise ValueError(
                 f"the name of header {number} is not a header name, it has {wrong}: use letters, "

@@ -26,22 +26,25 @@ def option(default: Any, help: str, *, group: str, command: str = "") -> Any:
 
 
 LEAST_ONE = {
-    **dict.fromkeys(("open_timeout", "max_header_size"), "no client could connect"),
+    **dict.fromkeys(
+        ("open_timeout", "max_header_size", "max_handshakes"), "no client could connect"
+    ),
     **dict.fromkeys(
         ("max_message_size", "max_fragments", "inbox_messages", "inbox_bytes"),
         "nothing could be received",
     ),
+    "workers": "no process would serve",
 }
 """What must not be 0, and why."""
 
 
 def check_types(settings: Any) -> None:
     """Check that each field of a dataclass of settings has its type, and that numbers are finite
-    and not negative.
+    and not negative, nor 0 where nothing could work.
 
     Raises:
         TypeError: a value is of another type.
-        ValueError: a number is negative, NaN or infinite, or a text none of those that are allowed.
+        ValueError: a number is out of bounds, or a text none of those that are allowed.
     """
     for name, kind in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
@@ -54,7 +57,10 @@ def check_types(settings: Any) -> None:
             shown = f"{value!r}, " if kind in (int, float) else ""  # others may be secret
             raise TypeError(f"{name} is {shown}a {type(value).__name__}: use {wanted}")
         if isinstance(value, int | float) and not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value}: it must be 0 or more, and finite")
+            least = "more than 0" if name in LEAST_ONE else "0 or more"
+            raise ValueError(f"{name} is {value}: it must be {least}, and finite")
+        if name in LEAST_ONE and value == 0:
+            raise ValueError(f"{name} is 0: {LEAST_ONE[name]}")
 
 
 def check_is(value: object, cls: type, what: str) -> None:
@@ -99,9 +105,6 @@ class WireLimits:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name, why in LEAST_ONE.items():
-            if getattr(self, name, None) == 0:
-                raise ValueError(f"{name} is 0: {why}")
 
     max_message_size: int = option(
         1024 * 1024,

@@ -277,6 +277,19 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ("imports:app", "importing 'imports' failed: ModuleNotFoundError: No module named 'nope"),
         ("syntax:app", "importing 'syntax' failed: SyntaxError"),
         ("empty:app", "has no attribute 'app': 'empty' has no Router"),
+        ("others:fast", "is an ASGI application (FastAPI), and wsflow serves a Router: serve that"),
+        ("others:asgi", "is an ASGI application (function), and wsflow serves a Router"),
+        ("others:wsgi", "is a WSGI application (function), and wsflow serves a Router"),
+        ("others:django()", "is an ASGI application (Django), and wsflow serves a Router"),
+        ("others:django()", "; 'others' has no Router"),
+        ("others:Alias", "is a _AnnotatedAlias, not a Router"),
+        ("others:builtin", "is a type, not a Router"),
+        ("others:bound", "'others:bound' is a function: if it is a factory, write others:bound()"),
+        ("mistyped:app", "has no attribute 'on_conect': did you mean on_connect? ("),
+        ("mistyped:app", "mistyped.py:3)"),
+        ("unlike:app", "has no attribute 'zzzzzz' ("),
+        ("given:app", "TypeError: Requires(5): use the name of a role, or a plain function ("),
+        ("given:app", "given.py:2)"),
     ],
 )
 def test_apps_that_cannot_be_loaded(
@@ -286,6 +299,18 @@ def test_apps_that_cannot_be_loaded(
     (folder / "imports.py").write_text("import nope_nope\n")
     (folder / "syntax.py").write_text("def f(:\n")
     (folder / "empty.py").write_text("")
+    (folder / "mistyped.py").write_text(
+        "from wsflow import Router\napp = Router()\n@app.on_conect\nasync def f(): ...\n"
+    )
+    (folder / "unlike.py").write_text("from wsflow import Router\nRouter().zzzzzz\n")
+    (folder / "given.py").write_text("from wsflow import Requires\nRequires(5)\n")
+    (folder / "others.py").write_text(
+        "from typing import Annotated\nfrom fastapi import FastAPI\nfast = FastAPI()\n"
+        "async def asgi(scope, receive, send): ...\ndef wsgi(environ, start_response): ...\n"
+        "class Django:\n    async def __call__(self, scope, receive, send): ...\n"
+        "def django(): return Django()\nAlias = Annotated[str, 'x']\nbuiltin = dict\n"
+        "bound = min\n"
+    )
     (folder / "leaving.py").write_text("raise SystemExit(0)\n")
     for command in ("run", "check", "routes"):
         code, out, err = call(capsys, command, target)
@@ -342,6 +367,26 @@ def test_check_says_where_every_parameter_comes_from() -> None:
     ]
 
 
+def test_check_says_where_unknown_tags_are_ignored(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "lenient.py").write_text(
+        "import msgspec\nfrom wsflow import Router\n"
+        "class Say(msgspec.Struct, tag='say'): ...\n"
+        "app = Router('/a', unknown='ignore')\nother = Router('/b', unknown='close')\n"
+        "@app.consumer\nasync def a(message: Say) -> None: ...\n"
+        "@other.consumer\nasync def b(message: Say) -> None: ...\n"
+        "app.include(other)\n"
+    )
+    code, out, _ = call(capsys, "check", "lenient:app")
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "/a (json, msgpack)",
+        "  ignores messages with a tag that no consumer takes",
+    ]
+    assert out.count("ignores") == 1
+
+
 def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "several.py").write_text(
         "from collections.abc import AsyncIterator\nfrom typing import Annotated\n"
@@ -372,18 +417,20 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--port", "x"], "unable to convert 'x' into int"),
-        (["--port", "1.5"], "unable to convert '1.5' into int"),
+        (["--port", "x"], 'unable to convert "x" into int'),
+        (["--port", "1.5"], 'unable to convert "1.5" into int'),
         (["--port", "70000"], "port is 70000: ports go up to 65535"),
         (["--nonsense"], "nonsense"),
         (["Bearer", "secret"], "Too many arguments, by 2: put quotes around those"),
-        (["--port", "ws://me:secret@h"], "unable to convert 'ws://…@h' into int"),
+        (["--port", "ws://me:secret@h"], 'unable to convert "ws://…@h" into int'),
         (["--loop", "curio"], "curio"),
         (["--host", "256.0.0.1"], "cannot listen on 256.0.0.1:8000: "),
         (["--fd", "987"], "cannot listen on file descriptor 987: "),
         (["--uds", "/no/such/folder/socket"], "cannot listen on /no/such/folder/socket: "),
         (["--ssl-certfile", "nope.pem"], "TLS cannot use nope.pem: No such file or directory"),
         (["--trusted-proxy", "nonsense"], "trusted_proxy is 'nonsense'"),
+        (["--workers", "-2"], "workers is -2: it must be more than 0"),
+        (["--origin", "a,b"], "several values are several flags (--origin A --origin B), have"),
     ],
 )
 def test_usage(
@@ -396,14 +443,9 @@ def test_usage(
     assert "secret" not in out + err
 
 
-def test_usage_in_the_environment_and_in_toml(
+def test_usage_in_the_environment(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "pyproject.toml").write_text("[tool.wsflow]\nprot = 1\n")
-    code, out, err = call(capsys, "run", "mine:app")
-    assert code == 2
-    assert "[tool][wsflow][prot]" in out + err
-    (folder / "pyproject.toml").unlink()
     monkeypatch.setenv("WSFLOW_PROT", "1")
     code, out, err = call(capsys, "run", "mine:app")
     assert code == 2
@@ -417,7 +459,7 @@ def test_usage_in_the_environment_and_in_toml(
     monkeypatch.setenv("WSFLOW_PORT", "x")
     code, out, err = call(capsys, "run", "mine:app")
     assert code == 2
-    assert "unable to convert 'x' into int" in out + err
+    assert 'unable to convert "x" into int' in out + err
 
 
 def test_uvloop_that_is_not_installed(

@@ -188,6 +188,24 @@ async def test_the_server_closes_before_the_input_ends(server: Server) -> None:
     assert b"ended: peer (4000 as you wish)" in await process.stderr.read()
 
 
+async def test_an_output_that_nobody_reads(server: Server) -> None:
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsflow", "connect", f"ws://127.0.0.1:{server.port}{PATH}"),
+        stdin=subprocess.PIPE,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    os.close(reading)
+    assert process.stdin is not None
+    process.stdin.write(b'{"type": "say", "text": "hi"}\n')
+    assert process.stderr is not None
+    assert await asyncio.wait_for(process.stderr.read(), 10) == b""
+    assert await process.wait() == 1
+    process.stdin.close()
+
+
 async def test_an_interrupt(server: Server) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "wsflow", "connect", f"ws://127.0.0.1:{server.port}{PATH}"),

@@ -85,7 +85,11 @@ def test_mistakes(
         (("rom.a", "{}", *chat), 2, "the app declares no topic 'rom.a'; it has: room.{room}"),
         (("room.a b", "{}", *chat), 2, "wsflow publish 'room.{room}' --param room='a b'"),
         (("room.{room}", "{}", *chat), 2, "the topic 'room.{room}' needs a value for room"),
-        (("room.{room}", "{}", "--param", "x=1", *chat), 2, "needs a value for room"),
+        (
+            ("room.{room}", "{}", "--param", "x=1", *chat),
+            2,
+            "needs a value for room, and was given x",
+        ),
         (("room.{room}", "{}", "--param", "x", *chat), 2, "--param 'x': write NAME=VALUE"),
         (("room.{room}", "{}", "--param", "=x", *chat), 2, "--param '=x': write NAME=VALUE"),
         (

@@ -253,7 +253,7 @@ async def test_bad_uris(uri: str, why: str) -> None:
     ("receives", "why"),
     [
         ((str, Say), "It takes raw text messages, and the path decodes text messages as json"),
-        ((object(),), "msgspec does not know the type"),
+        ((object(),), "msgspec refuses the type"),
         (Double, "consumer that iterates its messages cannot answer each"),
     ],
 )

@@ -317,7 +317,9 @@ async def test_fake_connection() -> None:
 
 
 async def test_fake_topic() -> None:
-    topic: FakeTopic[str] = FakeTopic(["a", "b"], members=[TopicMember("x", None)], name="news")
+    topic: FakeTopic[str] = FakeTopic(
+        ["a", "b"], members=[TopicMember("x", None)], name="news", types=[str], history=10
+    )
     assert isinstance(topic, Topic)
     assert [each async for each in topic] == ["a", "b"]
     assert not (await topic.join(presence="me")).recovered

@@ -163,7 +163,11 @@ async def test_options_of_a_topic_known_at_run_time() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "says"),
     [
-        (TopicName("x", history=-1), {}, "topic 'x': history is at least 0"),
+        (
+            TopicName("x", history=-1),
+            {},
+            "topic 'x': history is -1. Fix: use a whole number of at least 0.",
+        ),
         (TopicName("x", max_age=5), {}, "max_age is the age limit of a history"),
         (TopicName("x", when_full="wait"), {}, "when_full is 'wait'"),  # type: ignore[arg-type]
         (TopicName("x.{y}"), {}, "needs a value for y"),

@@ -84,6 +84,8 @@ def test_how_values_are_encoded() -> None:
     [
         ("room.{room}", {}, ValueError, "'room.{room}' needs a value for room"),
         ("{a}.{b}.{c}", {"b": "1"}, ValueError, "needs a value for a, c"),
+        ("room.{room}", {"rom": "1"}, ValueError, "needs a value for room, and was given rom"),
+        (5, {}, TypeError, "the name of a topic is a int: use a str"),
         ("room.{room}", {"room": "1", "x": "2"}, ValueError, "only room, and a value for x"),
         ("room", {"room": "1"}, ValueError, "no parameter, and a value for room"),
         ("room.{room}", {"room": ""}, ValueError, "room is empty"),

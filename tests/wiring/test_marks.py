@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from anyio.abc import TaskGroup
 from msgspec import Meta
+from starlette.datastructures import MutableHeaders
 from typing_extensions import TypeAliasType
 
 from wsflow import (
@@ -532,6 +533,17 @@ async def test_defaults_that_nothing_is_meant_by() -> None:
 
     app = app_with(consumer, a_user, path="/chat/{room}")
     assert await given(app, "/chat/a") == "a 3 beside it None None 5 None"
+
+
+async def test_defaults_of_other_frameworks_that_are_no_marks() -> None:
+    app, register = answers("/")
+    mutable = MutableHeaders({"a": "b"})
+
+    @register
+    async def look(message: str, headers: MutableHeaders = mutable) -> str:
+        return headers["a"]
+
+    assert await given(app, "/") == "b"
 
 
 async def test_a_function_does_not_get_its_own_value() -> None:

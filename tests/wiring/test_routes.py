@@ -11,7 +11,7 @@ from wsflow.testing import connect
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.routes import RouteTable, join
 
-TEMPLATES = ("/", "/ws/{room}", "/news", "/{a}/edit/{b}", "/a%20b%2F")
+TEMPLATES = ("/", "/ws/{room}", "/news", "/{a}/edit/{b}", "/a%20b%2F", "/%3Aroom/%2A")
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def table() -> RouteTable[str]:
         ("/n%65ws/", "/news", {}),
         ("/1/edit/2/", "/{a}/edit/{b}", {"a": "1", "b": "2"}),
         ("/a%20b%2F/", "/a%20b%2F", {}),
+        ("/:room/*", "/%3Aroom/%2A", {}),
     ],
 )
 def test_a_slash_at_the_end_makes_no_difference(

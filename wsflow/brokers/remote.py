@@ -118,9 +118,11 @@ class RemoteBroker:
     # -- lifecycle
 
     async def start(self) -> None:
+        patience = max(self._timeout, PATIENCE)
+        log.info("connecting to the broker %s, for at most %g s", self._engine.address, patience)
         self._task = start_task(self._live(), name="wsflow broker")
         try:
-            async with asyncio.timeout(max(self._timeout, PATIENCE)):
+            async with asyncio.timeout(patience):
                 await self._begun.wait()
             if self._refusal is not None:
                 raise BrokerError(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
+from wsflow.cli.config import variable
 from wsflow.client.limits import ClientLimits
 from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import Client, check_uri, dial_sockets
@@ -45,15 +46,20 @@ def client(
     header: HeaderLines = (),
     subprotocol: Subprotocols = (),
     broker: Annotated[
-        str, Parameter(help="Broker of the client's own topics.", env_var="WSFLOW_BROKER")
+        str, Parameter(help="Broker of the client's own topics.", env_var=variable("broker"))
     ] = MEMORY,
     grace: Annotated[
         float,
-        Parameter(help="Grace period in seconds: for consumers to handle what was received."),
+        Parameter(
+            help="Grace period in seconds: for consumers to handle what was received.",
+            env_var=variable("grace"),
+        ),
     ] = 10.0,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Parameter(help="Lowest level of log messages that are written."),
+        Parameter(
+            help="Lowest level of log messages that are written.", env_var=variable("log_level")
+        ),
     ] = "info",
 ) -> int:
     """Connect to a server, and serve the connection by a Router.

@@ -120,6 +120,8 @@ async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) 
                 quiet.cancel()
                 if not done:
                     break
+            if writing.done():
+                writing.result()
             end = peer.end
         except MistypedError as exc:
             say(f"wsflow: {exc}")

@@ -50,6 +50,8 @@ def explain(plan: AppPlan) -> Iterator[str]:
     for route in _sorted(plan):
         codecs = ", ".join(codec.name for codec in route.codecs)
         yield f"{route.template} ({codecs})"
+        if route.ignores_unknown:
+            yield "  ignores messages with a tag that no consumer takes"
         if route.sends:
             yield f"  sends {', '.join(map(type_name, route.sends))}"
         takes = {consumer.invocation: f" takes {_takes(consumer)}" for consumer in route.consumers}

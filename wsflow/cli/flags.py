@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_type_hints
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import CoercionError, Group, Parameter, Token
 
+from wsflow.cli.config import variable
 from wsflow.server.settings import Settings
 
 Run = Callable[[str, Settings], int]
@@ -34,7 +35,7 @@ def _whole(_type: object, tokens: Sequence[Token]) -> int:
     try:
         return int(tokens[0].value)
     except ValueError:
-        raise ValueError(f"unable to convert {tokens[0].value!r} into int") from None
+        raise CoercionError(token=tokens[0], target_type=int) from None
 
 
 GROUPS = ["Listening", "TLS", "Running", "Security", "Messages", "Timeouts", "Limits"]
@@ -55,6 +56,7 @@ def _flags() -> list[inspect.Parameter]:
                     group=Group(
                         each.metadata["group"], sort_key=GROUPS.index(each.metadata["group"])
                     ),
+                    env_var=variable(each.name),
                     negative_iterable=(),
                     converter=_whole if hints[each.name] is int else None,
                 ),

@@ -6,14 +6,14 @@ import os
 import sys
 
 from cyclopts import App, CycloptsError, CycloptsPanel, UnusedCliTokensError
-from cyclopts.config import Env, Toml
 
 from wsflow.cli.client import client
+from wsflow.cli.config import configure, of_a_service
 from wsflow.cli.connect import connect
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
 from wsflow.cli.publish import publish
-from wsflow.cli.run import Target, of_a_service, run
+from wsflow.cli.run import Target, run
 from wsflow.log import escaped_lines, without_secrets
 from wsflow.output import stderr
 from wsflow.server.exits import REFUSALS, Exit, refuse
@@ -41,30 +41,27 @@ def build() -> App:
     app = App(name="wsflow", help=__doc__.partition(":")[0] + " of wsflow.")
     if "WSFLOW_PORT" in os.environ and of_a_service("WSFLOW_PORT"):  # no setting
         del os.environ["WSFLOW_PORT"]
-    configured = [
-        Env("WSFLOW_", command=False),
-        Toml(
-            "pyproject.toml",
-            root_keys=["tool", "wsflow"],
-            search_parents=True,
-            use_commands_as_keys=False,
-        ),
-    ]
-    app.command(with_settings(run), config=configured)
-    app.command(client)
+    app.command(with_settings(run), config=configure)
+    app.command(client, config=configure)
     app.command(connect)
-    app.command(publish)
-    app.command(check)
-    app.command(show_routes, name="routes")
+    app.command(publish, config=configure)
+    app.command(check, config=configure)
+    app.command(show_routes, name="routes", config=configure)
     return app
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit. A user error prints one line, not a traceback."""
+    """Run the command line and exit. A user error prints one line, not a traceback. If the
+    reader of the output has gone, it ends silently, with 1."""
     try:
         code = build()(arguments, result_action="return_value", error_formatter=_mistyped)
+        print(end="", flush=True)  # what is in the buffer fails here, and not at the very end
     except REFUSALS as exc:
         code = refuse(exc)
+    except BrokenPipeError:
+        # What is left in the buffer is written when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.FAILED
     finally:
         stderr.drain()
     sys.exit(code)

@@ -12,6 +12,7 @@ import msgspec
 from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
+from wsflow.cli.config import variable
 from wsflow.log import log_to_stderr
 from wsflow.publishing import Publisher, declared_topic, publisher
 from wsflow.server.exits import Exit, UsageError
@@ -30,8 +31,9 @@ def publish(
     /,
     *,
     broker: Annotated[
-        str, Parameter(help="The app's broker, as in redis://localhost.", env_var="WSFLOW_BROKER")
-    ] = MEMORY,
+        str | None,
+        Parameter(help="The app's broker, as in redis://localhost.", env_var=variable("broker")),
+    ] = None,
     app: Annotated[
         str | None,
         Parameter(help="The app: module:attribute. With it, messages are validated first."),
@@ -53,10 +55,10 @@ def publish(
     refuses the message.
     """
     log_to_stderr("warning", "%(levelname)s %(name)s: %(message)s")
-    if broker == MEMORY:
+    if broker in (None, MEMORY):
         raise UsageError(
             "name the app's broker: --broker redis://…, nats://… or, for a running "
-            "`wsflow run --workers`, workers://; or WSFLOW_BROKER"
+            "`wsflow run --workers`, workers://; or WSFLOW_BROKER, or broker in [tool.wsflow]"
         )
     values = _values(param or [])
     router = load(app) if app is not None else None

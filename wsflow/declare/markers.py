@@ -109,16 +109,24 @@ class TopicName:
     def _problem(self) -> tuple[str, str] | None:
         """Why a topic cannot have these options, and the fix; None if it can."""
         options = self._options
-        if not (_is_count(options.history, 0) and _is_count(options.backlog, 1)):
-            return "history is at least 0, and backlog at least 1.", "correct the number."
-        if not _is_seconds(options.max_age) or (options.max_age and not options.history):
+        for name, value in (
+            ("history", options.history),
+            ("history_bytes", options.history_bytes),
+            ("backlog", options.backlog),
+        ):
+            least = 1 if name == "backlog" else 0
+            if not _is_count(value, least):
+                return f"{name} is {value!r}.", f"use a whole number of at least {least}."
+        if not _is_seconds(options.max_age):
+            return f"max_age is {options.max_age!r}.", "use seconds, at least 0; 0 is no limit."
+        if options.max_age and not options.history:
             return (
-                "max_age is the age limit of a history, in seconds.",
+                "max_age is the age limit of a history, and there is none.",
                 "set the number of events, too: history=100, max_age=3600.",
             )
-        if not _is_count(options.history_bytes, 0) or (self._bounds_bytes and not options.history):
+        if self._bounds_bytes and not options.history:
             return (
-                "history_bytes is the limit of a history in bytes, at least 0; 0 is no limit.",
+                "history_bytes is the limit of a history in bytes, and there is none.",
                 "set the number of events, too: history=100, history_bytes=1_000_000.",
             )
         if options.when_full not in get_args(WhenFull):
@@ -145,7 +153,9 @@ def _is_count(value: object, least: int) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value < float("inf")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value < float("inf")
 
 
 @final

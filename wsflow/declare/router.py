@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, get_origin, overload
 
 from wsflow.declare.functions import checked, named, place
 from wsflow.errors import Problem
+from wsflow.http import is_token
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any] | AsyncIterable[Any]])
 """A coroutine function or an async generator."""
@@ -151,14 +152,22 @@ class Router:
         per: Per = "connection",
         topics: Sequence[Any] = (),
     ) -> None:
-        self.path = path
-        self.codec = codec
-        self.subprotocols = tuple(subprotocols)
-        self.unknown = unknown
-        self._where = _frame_place(sys._getframe(1))
-        self._limit = RateLimit(rate, burst, when_over, per)
-        self._topics = tuple(topics)
         self._declared = Declared()
+        self._where = _frame_place(sys._getframe(1))
+        self.path = self._path(self._where, "path", path)
+        self.codec = codec
+        self.subprotocols = self._several("subprotocols", subprotocols, "'chat.v2'")
+        self.unknown = unknown
+        self._limit = RateLimit(rate, burst, when_over, per)
+        self._topics = self._several("topics", topics, "Alerts")
+        for each in self.subprotocols:
+            if not is_token(each):
+                self._problem(
+                    self._where,
+                    f"Router {self.path!r}",
+                    f"subprotocols has {each!r}, which is no name of one.",
+                    "use letters, digits, -, . and _, as in 'chat.v2'.",
+                )
 
     def __repr__(self) -> str:
         return f"<Router {self.path} ({self._where})>"
@@ -171,6 +180,7 @@ class Router:
         well.
         """
         if isinstance(other, Router):
+            prefix = self._path(_frame_place(sys._getframe(1)), "prefix", prefix)
             self._declared.included.append(Included(other, prefix))
             return
         called = "it is a function: call it" if callable(other) else "pass a Router"
@@ -182,6 +192,32 @@ class Router:
             if callable(other)
             else f"{called}.",
         )
+
+    def _path(self, where: str, name: str, given: Any) -> str:
+        """A path that was given; ``/`` in place of what is none."""
+        if isinstance(given, str) and "://" not in given:
+            return given
+        what = "a URI" if isinstance(given, str) else f"of type {type(given).__name__}"
+        self._problem(
+            where,
+            f"{name}={given!r}",
+            f"The {name} is {what}, and not a path.",
+            f'write the path alone, as in {name}="/chat/{{room}}".',
+        )
+        return "/"
+
+    def _several(self, name: str, given: Any, example: str) -> tuple[Any, ...]:
+        """The values of an argument that takes several."""
+        # A generic alias like Topic[Said] can be iterated, too.
+        if isinstance(given, Iterable) and not isinstance(given, str) and get_origin(given) is None:
+            return tuple(given)
+        self._problem(
+            self._where,
+            f"Router {self.path!r}",
+            f"{name} is {given!r}, and not a list.",
+            f"write a list, also of one: {name}=[{example}].",
+        )
+        return ()
 
     def _problem(self, where: str, subject: str, why: str, cure: str) -> None:
         self._declared.problems.append(Problem(where, subject, why, cure))

@@ -55,21 +55,29 @@ class EventId:
     """Marks the field of a message type that carries its event id on a topic with history.
 
     ``id: Annotated[str, EventId()] = ""``. The broker assigns the id, and ``publish`` returns it.
-    The published object is not changed.
+    The published object is not changed. Elsewhere, on a topic without history or when it is sent to
+    one peer, the field goes out as it is.
     """
+
+
+def event_id_fields(kind: Any) -> list[tuple[str, Any, Any]]:
+    """The fields of a Struct or dataclass that are marked with ``EventId()``, or with the class by
+    mistake: each with its type and the mark."""
+    if not (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):
+        return []
+    return [
+        (name, get_args(hint)[0], mark)
+        for name, hint in get_type_hints(kind, include_extras=True).items()
+        if get_origin(hint) is Annotated
+        for mark in get_args(hint)[1:]
+        if mark is EventId or isinstance(mark, EventId)
+    ]
 
 
 @lru_cache(maxsize=1024)
 def event_id_field(kind: Any) -> str | None:
     """The field of a Struct or dataclass that is marked with ``EventId()``."""
-    if not (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):
-        return None
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        if get_origin(hint) is Annotated and any(
-            isinstance(mark, EventId) for mark in get_args(hint)[1:]
-        ):
-            return name
-    return None
+    return next((name for name, _, _ in event_id_fields(kind)), None)
 
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -52,7 +53,14 @@ def load(target: str) -> Router:
         value = _call(target, value)
     if isinstance(value, Router):
         return value
-    if callable(value) and not isinstance(value, type) and not called:
+    if (application := _application(value)) is not None:
+        what = "function" if inspect.isroutine(value) else type(value).__name__
+        raise LoadError(
+            f"{target!r} is {application} ({what}), and wsflow serves a Router: serve that with "
+            "a server of its own, and move its WebSockets to a Router"
+            + _routers_of(module, name, "; ")
+        )
+    if inspect.isroutine(value) and not called:
         raise LoadError(f"{target!r} is a function: if it is a factory, write {target}()")
     raise LoadError(
         f"{target!r} is {_article(type(value).__name__)}, not a Router" + _routers_of(module, name)
@@ -103,21 +111,47 @@ def _call(target: str, factory: object) -> object:
         raise LoadError(_failure(f"calling {target!r} failed", exc)) from None
 
 
+_APPLICATIONS = {
+    ("scope", "receive", "send"): "an ASGI application",
+    ("environ", "start_response"): "a WSGI application",
+}
+
+
+def _application(value: object) -> str | None:
+    """What other servers serve, by the names of its parameters; None if it is none of that."""
+    if not callable(value) or isinstance(value, type):
+        return None
+    try:
+        names = tuple(inspect.signature(value).parameters)
+    except (TypeError, ValueError):  # a built-in one
+        return None
+    return _APPLICATIONS.get(names)
+
+
 def _failure(what: str, exc: BaseException) -> str:
-    """One line for an error in the user's own code, with its innermost file and line."""
-    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    """One line for an error in the user's own code, with its innermost file and line there."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    own = [each for each in frames if not Path(each.filename).is_relative_to(_WSFLOW)]
+    frame = (own or frames)[-1]
     place = f" ({frame.filename}:{frame.lineno})"
+    said = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, SyntaxError):
         place = f" ({exc.filename}:{exc.lineno})"
-        exc = SyntaxError(exc.msg)
-    return f"{what}: {type(exc).__name__}: {exc}{place}"
+        said = f"{type(exc).__name__}: {exc.msg}"
+    elif isinstance(exc, AttributeError) and isinstance(exc.name, str):
+        near = get_close_matches(exc.name, dir(exc.obj), 1)
+        said += f": did you mean {near[0]}?" if near else ""
+    return f"{what}: {said}{place}"
 
 
-def _routers_of(module: ModuleType, name: str) -> str:
+_WSFLOW = Path(__file__).parents[1]
+
+
+def _routers_of(module: ModuleType, name: str, before: str = ": ") -> str:
     found = [each for each, value in vars(module).items() if isinstance(value, Router)]
     if not found:
-        return f": {name!r} has no Router"
-    return f": did you mean {' or '.join(f'{name}:{each}' for each in found)}?"
+        return f"{before}{name!r} has no Router"
+    return f"{before}did you mean {' or '.join(f'{name}:{each}' for each in found)}?"
 
 
 def _article(noun: str) -> str:

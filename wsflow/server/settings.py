@@ -141,21 +141,45 @@ class Settings(Limits, SocketLimits):
             ValueError: a number is out of range, or settings contradict each other.
         """
         super().__post_init__()
-        if self.max_handshakes == 0:
-            raise ValueError("max_handshakes is 0: no client could connect")
+        self._check_lists()
         Origins(self.origin)
         Hosts(self.allowed_host)
         Proxies(self.trusted_proxy)
-        if self.uds is not None and self.fd is not None:
-            raise ValueError("uds and fd are both set: a server listens on one of them only")
         if not re.fullmatch("0?[0-7]{3}", self.uds_mode):
             raise ValueError(f"uds_mode is {self.uds_mode!r}: write three octal digits, as in 660")
+        self._check_address()
         if self.port > 65535:
             raise ValueError(f"port is {self.port}: ports go up to 65535")
-        if self.ssl_certfile is None and self.ssl_keyfile is not None:
-            raise ValueError("ssl_keyfile is set and ssl_certfile is not: TLS needs a certificate")
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}: no process would serve")
+        for name in ("ssl_keyfile", "ssl_keyfile_password"):
+            if self.ssl_certfile is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is set and ssl_certfile is not: TLS needs a certificate")
+        if not self.trusted_proxy and self.proxy_header != Settings.proxy_header:
+            raise ValueError(
+                f"proxy_header is {self.proxy_header!r} and trusted_proxy is not set: no header "
+                "would be read"
+            )
+
+    def _check_lists(self) -> None:
+        for name in ("origin", "allowed_host", "trusted_proxy"):
+            for value in getattr(self, name):
+                if "," in value:
+                    raise ValueError(
+                        f"{name} is {value!r}, with a comma: several values are several flags "
+                        f"(--{name.replace('_', '-')} A --{name.replace('_', '-')} B), have spaces "
+                        f"between them in WSFLOW_{name.upper()}, and are a list elsewhere"
+                    )
+
+    def _check_address(self) -> None:
+        instead = [name for name in ("uds", "fd") if getattr(self, name) is not None]
+        others = [
+            name for name in ("host", "port") if getattr(self, name) != getattr(Settings, name)
+        ]
+        if instead and len(both := instead + others) > 1:
+            raise ValueError(
+                f"{both[0]} and {both[1]} are both set: a server listens on one of them"
+            )
+        if self.uds is None and self.uds_mode != Settings.uds_mode:
+            raise ValueError("uds_mode is set and uds is not: it is of a Unix socket")
 
     @property
     def drain_time(self) -> float:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +21,7 @@ from wsflow.credential import EXPIRED, Credential
 from wsflow.declare.markers import TopicName
 from wsflow.end import End
 from wsflow.errors import CallError, Close, Disconnected
-from wsflow.http import check_text
+from wsflow.http import check_text, header_pairs
 from wsflow.messages.calls import Call, Stream
 from wsflow.messages.codec import CODECS, JSON
 from wsflow.messages.events import TopicOptions
@@ -21,7 +29,7 @@ from wsflow.request import Request
 from wsflow.runtime.calls import no_call
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
-from wsflow.topics.registry import Registry, check_claim, cure_of
+from wsflow.topics.registry import Registry, check_claim, find_topic
 from wsflow.topics.topic import Joined, Topic, TopicCounters, check_last, excluded_ids
 from wsflow.topics.type import TopicType
 
@@ -43,6 +51,9 @@ class FakeConnection(Connection):
             value, or the items of a ``Stream``. It may raise a ``CallError``, as the peer would.
         token: the token of the first message; ``""`` if that is no credential.
 
+    Raises:
+        TypeError: a parameter of the path is no str, or the headers are not pairs of str.
+
     Attributes:
         sent: what was sent, in order; calls too.
         credential: the last one that was set; None without one.
@@ -59,7 +70,13 @@ class FakeConnection(Connection):
         answers: Mapping[type, Callable[[Any], Any]] | None = None,
         token: str = "",
     ) -> None:
-        request = Request.parse(target, Headers(headers or {}))
+        for name, value in (path_params or {}).items():
+            if not isinstance(value, str):
+                raise TypeError(
+                    f"path_params: {name} is a {type(value).__name__}: the parameters of a path "
+                    "are str; what a handler asks for is converted from them"
+                )
+        request = Request.parse(target, Headers(header_pairs(headers or {})))
         self._recorder = _FakeDriver(subprotocol, answers or {}, token)
         super().__init__(id, request.at(path_params or {}), self._recorder)
 
@@ -88,6 +105,10 @@ class _FakeDriver:
         self.credential = credential
 
     async def ask_credential(self) -> str:
+        if self.sent:
+            raise RuntimeError(
+                "ask_credential: the connection is open already: call it before anything is sent"
+            )
         if not self._token:
             raise Close(EXPIRED, "the first message is no credential")
         return self._token
@@ -158,17 +179,25 @@ class _FakeDriver:
             self.end = self.end or End("closed", closing.code, closing.reason)
 
 
-_ANY = TopicType((object,), TopicOptions(), tuple(CODECS.values()))
+_CODECS = tuple(CODECS.values())
+_ANY = TopicType((object,), TopicOptions(), _CODECS)
 
 
 class FakeTopic(Topic[M], Generic[M]):
     """A Topic that records what is published, and yields given messages.
 
-    It refuses what no topic carries, as a Topic of ``Any`` does.
+    It refuses what a Topic of these types with this history refuses.
 
     Args:
         messages: what ``async for`` over it yields.
         members: what ``members`` returns; ``watch_members`` reports them as joined.
+        name: its name.
+        types: the types of its messages; any type by default.
+        history: how many events are kept. With history, ``publish`` returns an event id, and
+            ``join(after=…)`` says that all was replayed.
+
+    Raises:
+        TypeError: the messages are none that can be yielded.
 
     Attributes:
         published: what was published, in order.
@@ -177,22 +206,35 @@ class FakeTopic(Topic[M], Generic[M]):
     """
 
     def __init__(
-        self, messages: Iterable[M] = (), *, members: Iterable[TopicMember] = (), name: str = "fake"
+        self,
+        messages: Iterable[M] = (),
+        *,
+        members: Iterable[TopicMember] = (),
+        name: str = "fake",
+        types: Sequence[Any] = (),
+        history: int = 0,
     ) -> None:
+        if isinstance(messages, str | bytes | type) or not isinstance(messages, Iterable):
+            raise TypeError(
+                f"FakeTopic({messages!r}): pass a list of the messages that it yields, and their "
+                "types as types=[Said]"
+            )
         self.name = name
         self.published: list[M] = []
         self.joined = False
         self.presence: object = None
+        self._type = TopicType(tuple(types) or (Any,), TopicOptions(history=history), _CODECS)
         self._messages = messages
         self._members = list(members)
 
     async def join(
         self, presence: object = None, after: str | None = None, *, last: int = 0
     ) -> Joined:
-        check_last(self.name, last, last)
+        check_last(self.name, last, self._type.options.history)
+        JSON.encode(presence)
         self.joined = True
         self.presence = presence
-        return Joined(recovered=bool(after))
+        return Joined(recovered=bool(after and self._type.options.history))
 
     async def leave(self) -> None:
         self.joined = False
@@ -200,9 +242,9 @@ class FakeTopic(Topic[M], Generic[M]):
     async def publish(
         self, message: M, exclude: Connection | Iterable[Connection] | None = None
     ) -> str:
-        _ANY.envelope(message, excluded_ids(exclude))
+        self._type.envelope(self._type.check(self.name, message), excluded_ids(exclude))
         self.published.append(message)
-        return str(len(self.published))
+        return str(len(self.published)) if self._type.options.history else ""
 
     async def members(self) -> list[TopicMember]:
         return self._members
@@ -222,7 +264,9 @@ class FakeTopic(Topic[M], Generic[M]):
 class FakeRegistry(Registry):
     """A Registry that records broadcasts, and gives topics that record what is published.
 
-    It refuses what a Registry refuses: a name without its values, a claim that is too long.
+    It refuses what a Registry refuses: a name without its values, options that contradict those of
+    the same topic, a claim that is too long. It knows the topics that were declared through it, by
+    a ``TopicName``, and not those of an app.
 
     Args:
         connections: the connections of the app; those that are identified are of their users.
@@ -278,6 +322,10 @@ class FakeRegistry(Registry):
         return {"connections": len(self), "topics": len(self.topics), **self._counters}
 
     def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> FakeTopic[Any]:
-        template = name.template if isinstance(name, TopicName) else name
-        filled, _ = self._declared.name(template, values, cure_of)
-        return self.topics.setdefault(filled, FakeTopic(name=filled))
+        filled, kind, template = find_topic(self._declared, name, types, values, _CODECS)
+        if template is not None:
+            self._declared.add(template, kind)
+        if filled not in self.topics:
+            history = kind.options.history
+            self.topics[filled] = FakeTopic(name=filled, types=kind.types, history=history)
+        return self.topics[filled]

@@ -80,13 +80,16 @@ def name_topic(template: str, values: Mapping[str, object]) -> str:
     Raises:
         ValueError: a value is missing, or empty, or there is one too many, or the template is
             malformed.
-        TypeError: a value is neither a str nor an int.
+        TypeError: a value is neither a str nor an int, or the template is no str.
     """
+    if not isinstance(template, str):
+        raise TypeError(f"the name of a topic is a {type(template).__name__}: use a str")
     names = _named(template)
     missing = [name for name in names if name not in values]
-    if missing:
-        raise ValueError(f"the topic {template!r} needs a value for {', '.join(missing)}")
     extra = [name for name in values if name not in names]
+    if missing:
+        given = f", and was given {', '.join(extra)}" if extra else ""
+        raise ValueError(f"the topic {template!r} needs a value for {', '.join(missing)}{given}")
     if extra:
         has = f"only {', '.join(names)}" if names else "no parameter"
         raise ValueError(f"the topic {template!r} has {has}, and a value for {', '.join(extra)}")

@@ -195,24 +195,41 @@ class Registry:
                 1,000 topics have been declared here.
             TypeError: a value is neither a ``str`` nor an ``int``.
         """
-        channels = self._directory.channels
-        template = name.template if isinstance(name, TopicName) else name
-        filled, declared = self._directory.declared.name(template, values, cure_of)
-        kinds: Sequence[Any] = types or (declared.types if declared else (Any,))
-        options = declared.options if declared else TopicOptions()
-        if isinstance(name, TopicName):
-            if (wrong := name._problem()) is not None:
-                raise ValueError(f"topic {template!r}: {wrong[0]} Fix: {wrong[1]}")
-            if declared is not None:
-                check_options(filled, options, name._options)
-            options = name._options
-        channels.check(filled, options)
-        kind = TopicType(tuple(kinds), options, self._directory.codecs)
-        if isinstance(name, TopicName) and declared is None:
-            stored = self._directory.declared.add(template, kind)
-            if options.history:
+        channels, declared = self._directory.channels, self._directory.declared
+        filled, kind, template = find_topic(declared, name, types, values, self._directory.codecs)
+        channels.check(filled, kind.options)
+        if template is not None:
+            stored = declared.add(template, kind)
+            if kind.options.history:
                 channels.broker.declare(template, stored)
         return Topic(filled, kind, channels, self._subscriber)
+
+
+def find_topic(
+    declared: DeclaredTopics,
+    name: str | TopicName,
+    types: Sequence[Any],
+    values: Mapping[str, str | int],
+    codecs: tuple[Codec, ...],
+) -> tuple[str, TopicType, str | None]:
+    """What ``Registry.topic`` is asked for: the topic's name, its type, and the template that it
+    declares by that, None if it declares none.
+
+    Raises:
+        ValueError, TypeError: as ``Registry.topic``.
+    """
+    template = name.template if isinstance(name, TopicName) else name
+    filled, found = declared.name(template, values, cure_of)
+    kinds = types or (found.types if found else (Any,))
+    options = found.options if found else TopicOptions()
+    if isinstance(name, TopicName):
+        if (wrong := name._problem()) is not None:
+            raise ValueError(f"topic {template!r}: {wrong[0]} Fix: {wrong[1]}")
+        if found is not None:
+            check_options(filled, options, name._options)
+        options = name._options
+    new = template if isinstance(name, TopicName) and found is None else None
+    return filled, TopicType(tuple(kinds), options, codecs), new
 
 
 def check_claim(seconds: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NoReturn
 
-from wsflow.declare.markers import Sends
+from wsflow.declare.markers import Message, Sends
 from wsflow.declare.router import Declared, Handler, Kind, RateLimit, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
@@ -138,9 +138,8 @@ class _Compiler:
         try:
             return parameters(template)
         except ValueError as exc:
-            self._router_problem(
-                router, f"The path {template!r} is malformed: {exc}.", "correct the path."
-            )
+            why, _, cure = str(exc).partition("\n")
+            self._router_problem(router, f"The path {template!r} is malformed: {why}.", f"{cure}.")
             return None
 
     def _level(self, router: Router, template: str) -> Level:
@@ -189,7 +188,7 @@ class _Compiler:
                     "provide it from one of them, or use different classes.",
                 )
                 return
-        offers.append(Offer(handler, signature.gives))
+        offers.append(Offer(handler, signature.gives, signature.parameters))
 
     def _signature(self, handler: Handler) -> Signature | None:
         if handler not in self.signatures:
@@ -225,7 +224,7 @@ class _Compiler:
     def _serve(self, levels: Levels, place: Place) -> None:
         level = levels[-1]
         router = level.router
-        if router.codec not in CODECS:
+        if router.codec not in tuple(CODECS):
             self._router_problem(
                 router,
                 f"codec is {router.codec!r}.",
@@ -233,6 +232,7 @@ class _Compiler:
             )
             return
         consumers = self._consumers(level.of("consumer"), levels, place)
+        self._check_message_types(self._all(levels, "on_message"), consumers)
         frames = call_frames(tag_field_of(tuple(k for c in consumers for k in c.kinds)))
         messages = [each for each in consumers if not each.calls]
         asked = [each for each in consumers if each.calls]
@@ -351,6 +351,24 @@ class _Compiler:
             plans.append(ConsumerPlan(call, kinds, stream, signature.generator, calls, rates))
         return plans
 
+    def _check_message_types(
+        self, handlers: Sequence[Handler], consumers: Sequence[ConsumerPlan]
+    ) -> None:
+        """Report ``on_message`` functions that are called with other messages than they ask for."""
+        kinds = [kind for each in consumers if not each.stream for kind in each.kinds]
+        for handler in handlers:
+            for parameter in self._known(handler).parameters:
+                asked = members(parameter.bare)
+                others = [kind for kind in kinds if not any(_is_of(kind, each) for each in asked)]
+                if others and any(isinstance(each, Message) for each in parameter.marks):
+                    self.resolver.problem(
+                        handler,
+                        parameter,
+                        "It is called for all messages, and the consumers take "
+                        f"{' and '.join(map(type_name, others))}, too.",
+                        f"annotate it `{parameter.name}: Annotated[object, Message()]`.",
+                    )
+
     def _calls(
         self, handlers: Sequence[Handler], levels: Levels, place: Place, leading: int
     ) -> list[tuple[Handler, Signature, Invocation]]:
@@ -459,6 +477,13 @@ class _Compiler:
 
 def _depth(handler: Handler, levels: Levels) -> int:
     return next(i for i, level in enumerate(levels) if handler in level.handlers)
+
+
+def _is_of(kind: Any, wanted: Any) -> bool:
+    """Whether all messages of a type are of another one."""
+    if kind == wanted or wanted in (Any, object):
+        return True
+    return isinstance(kind, type) and isinstance(wanted, type) and issubclass(kind, wanted)
 
 
 def _disagreement(one: FromTopic, other: FromTopic) -> str:

@@ -25,6 +25,11 @@ class Place:
 
 def topic_problem(name: TopicName) -> tuple[str, str] | None:
     """Why no topic can have that name or these options, and the fix; None if one can."""
+    if not isinstance(name.template, str):
+        return (
+            f"The name is of type {type(name.template).__name__}, and not a str.",
+            'name it, as in "room.{room}".',
+        )
     try:
         parameters(name.template)
     except ValueError as exc:

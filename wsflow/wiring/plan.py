@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from wsflow.declare.router import Handler, Per, WhenOver
+from wsflow.declare.signatures import Parameter
 from wsflow.errors import DeclarationError, InvalidMessage, Problem
 from wsflow.limits import Limits
 from wsflow.messages.codec import CODECS, Codec, Decoding
@@ -23,10 +24,11 @@ CALLS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A scope function, and the annotation under which its value is injected."""
+    """A scope function, the annotation under which its value is injected, and what it asks for."""
 
     handler: Handler
     provides: Any
+    asks: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

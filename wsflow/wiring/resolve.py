@@ -18,6 +18,7 @@ from wsflow.declare.markers import (
     MARKERS,
     PLACES,
     REQUEST_MARKERS,
+    Cookie,
     Header,
     Message,
     Requires,
@@ -29,6 +30,7 @@ from wsflow.declare.signatures import (
     EMPTY,
     Parameter,
     as_provided,
+    bare,
     field_names,
     members,
     spelled_out,
@@ -39,8 +41,15 @@ from wsflow.end import End
 from wsflow.errors import Problem
 from wsflow.opening import Opening
 from wsflow.topics.topic import Topic
+from wsflow.wiring.foreign import mark_problem, type_cure
 from wsflow.wiring.invocation import Guard, Invocation
-from wsflow.wiring.messages import is_message, message_problem, unknown_type
+from wsflow.wiring.messages import (
+    collects,
+    is_message,
+    message_problem,
+    text_problem,
+    topic_types_problem,
+)
 from wsflow.wiring.place import Place, name_a_parameter, name_problem, topic_problem
 from wsflow.wiring.plan import Offer
 from wsflow.wiring.sources import (
@@ -171,6 +180,7 @@ class Resolver:
                 self.used.add(id(each))
                 return Fixed(value, "an override")
         for rule in (
+            self._foreign,
             self._given,
             self._from_request,
             self._from_topic,
@@ -195,6 +205,14 @@ class Resolver:
             return None
         self._no_provider(handler, parameter, place, hidden)
         return None
+
+    def _foreign(
+        self, handler: Handler, parameter: Parameter, place: Place
+    ) -> tuple[Source | None, bool]:
+        if (wrong := mark_problem(parameter)) is None:
+            return None, False
+        self.problem(handler, parameter, *wrong)
+        return None, True
 
     def _given(
         self, handler: Handler, parameter: Parameter, place: Place
@@ -268,17 +286,12 @@ class Resolver:
         name = mark.name or parameter.name
         if mark.name is None and isinstance(mark, Header):
             name = name.replace("_", "-")
-        if (unknown := unknown_type(parameter.checked)) is not None:
-            self._not_convertible(handler, parameter, unknown)
-        return FromRequest(mark, name, parameter.checked, parameter.default), True
-
-    def _not_convertible(self, handler: Handler, parameter: Parameter, unknown: str) -> None:
-        self.problem(
-            handler,
-            parameter,
-            f"A string cannot be converted to {unknown}.",
-            "use a type that msgspec converts: str, int, float, bool, an Enum, UUID, datetime.",
-        )
+        kind = parameter.checked
+        wrong = text_problem(kind, several=not isinstance(mark, Cookie))
+        if wrong is not None:
+            self.problem(handler, parameter, *wrong)
+            return None, True
+        return FromRequest(mark, name, kind, parameter.default, collects(kind)), True
 
     def _from_topic(
         self, handler: Handler, parameter: Parameter, place: Place
@@ -287,16 +300,16 @@ class Resolver:
         if (get_origin(kind) or kind) is not Topic:
             return None, False
         name, types = topic_of(parameter)
-        if name is None:
-            self.problem(handler, parameter, *NO_NAME)
+        if not isinstance(name, TopicName):
+            self.problem(handler, parameter, *name)
             return None, True
         wrong = name_problem(handler, name, place)
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
-        for kind in (*types, name._options.presence):
-            if (wrong := message_problem(kind)) is not None:
-                self.problem(handler, parameter, *wrong)
+        if (wrong := topic_types_problem(types, name._options.presence)) is not None:
+            self.problem(handler, parameter, *wrong)
+            return None, True
         keeps_hearing = handler.kind == "producer"
         source = FromTopic(name.template, types, name._options, keeps_hearing)
         self.topics.append((handler, source))
@@ -379,8 +392,8 @@ class Resolver:
 
     def _from_path(self, handler: Handler, parameter: Parameter) -> Source:
         kind = str if parameter.annotation is EMPTY else parameter.checked
-        if (unknown := unknown_type(kind)) is not None:
-            self._not_convertible(handler, parameter, unknown)
+        if (wrong := text_problem(kind, several=False)) is not None:
+            self.problem(handler, parameter, *wrong)
         return FromPath(parameter.name, kind)
 
     def _special(self, handler: Handler, parameter: Parameter) -> tuple[Source | None, bool]:
@@ -437,13 +450,7 @@ class Resolver:
                     f"remove the parameter, or {_see(handler, scope.handler)}",
                 )
             if _related(scope.provides, parameter.core):
-                provided = type_name(scope.provides)
-                return (
-                    f"It would get its default: {place_of} provides {provided}, which is not "
-                    f"exactly {wanted}.",
-                    f"annotate one of them as the other: `{parameter.name}: {provided}` here, or "
-                    f"`-> {type_name(parameter.core)}` there.",
-                )
+                return _nearly(parameter, scope, "It would get its default")
         if parameter.annotation is EMPTY or set(members(parameter.core)) <= set(SIMPLE):
             free = [each for each in place.names if each not in _names_of(handler)]
             near = _near(parameter.name, free)
@@ -466,10 +473,14 @@ class Resolver:
                 f"{type_name(parameter.bare) if parameter.annotation is not EMPTY else 'value'} "
                 "is not provided otherwise.",
                 f"{name_a_parameter(place)[:-1]}, mark it with Query(), Header() or Cookie(), or "
-                "annotate it with the class of what a scope function provides.",
+                "annotate it with the class of what a scope function provides."
+                + _in_this_kind(handler, parameter),
             )
             return
         wanted = type_name(parameter.annotation)
+        if (cure := type_cure(parameter.core)) is not None:
+            self.problem(handler, parameter, f"{wanted} is not of wsflow.", cure)
+            return
         kinds = parameter.wanted([each.provides for each in hidden])
         for scope in hidden:
             if scope.provides in kinds:
@@ -478,7 +489,14 @@ class Resolver:
                     parameter,
                     f"{wanted} comes from {scope.handler} ({scope.handler.where}), whose value "
                     f"{handler} cannot use.",
-                    _see(handler, scope.handler),
+                    _round(handler, scope, hidden) or _see(handler, scope.handler),
+                )
+                return
+        for scope in hidden:
+            same = bare(scope.provides) == parameter.bare  # they differ in their marks
+            if not same and _related(scope.provides, parameter.core):
+                self.problem(
+                    handler, parameter, *_nearly(parameter, scope, f"Nothing provides {wanted}")
                 )
                 return
         unsaid = [
@@ -509,7 +527,7 @@ class Resolver:
             f"`-> AsyncIterator[{wanted}]` if it yields."
             if unsaid
             else f"return it from a function decorated with lifespan, on_connect or on_message and "
-            f"annotated `-> {wanted}`.",
+            f"annotated `-> {wanted}`." + _in_this_kind(handler, parameter),
         )
 
 
@@ -532,12 +550,19 @@ NO_NAME = (
 )
 
 
-def topic_of(parameter: Parameter) -> tuple[TopicName | None, tuple[Any, ...]]:
-    """The name of an annotated Topic, None without one, and the types of its messages."""
+TWO_NAMES = (
+    "A Topic has one name, and this one has several.",
+    'keep one of them: Annotated[Topic[Said], "room.{room}"].',
+)
+
+
+def topic_of(parameter: Parameter) -> tuple[TopicName | tuple[str, str], tuple[Any, ...]]:
+    """The name of an annotated Topic, or what is wrong with it and the fix; and the types of its
+    messages."""
     names = [mark for mark in parameter.marks if isinstance(mark, str | TopicName)]
     types = tuple(kind for arg in get_args(parameter.core) for kind in members(arg)) or (Any,)
-    if not names:
-        return None, types
+    if len(names) != 1:
+        return TWO_NAMES if names else NO_NAME, types
     return names[0] if isinstance(names[0], TopicName) else TopicName(names[0]), types
 
 
@@ -550,12 +575,52 @@ def read_topic(annotation: Any) -> FromTopic | tuple[str, str]:
             'write Annotated[Topic[Said], "room.{room}"].',
         )
     name, types = topic_of(parameter)
-    if name is None:
-        return NO_NAME
-    for wrong in (topic_problem(name), *map(message_problem, (*types, name._options.presence))):
-        if wrong is not None:
-            return wrong
+    if not isinstance(name, TopicName):
+        return name
+    wrong = topic_problem(name) or topic_types_problem(types, name._options.presence)
+    if wrong is not None:
+        return wrong
     return FromTopic(name.template, types, name._options, keeps_hearing=False)
+
+
+def _nearly(parameter: Parameter, scope: Offer, what: str) -> tuple[str, str]:
+    """What is wrong where a function provides nearly what is wanted, and the fix."""
+    provided = type_name(scope.provides)
+    return (
+        f"{what}: {scope.handler} ({scope.handler.where}) provides {provided}, which is not "
+        f"exactly {type_name(parameter.annotation)}.",
+        f"annotate one of them as the other: `{parameter.name}: {provided}` here, or "
+        f"`-> {type_name(parameter.core)}` there.",
+    )
+
+
+def _in_this_kind(handler: Handler, parameter: Parameter) -> str:
+    """What may have been meant by a parameter of such a function that nothing provides."""
+    if handler.kind == "on_message":
+        return f" If it is the message: `{parameter.name}: Annotated[object, Message()]`."
+    if handler.kind == "on_disconnect":
+        return " How the connection ended, with code and reason, is `end: End`."
+    return ""
+
+
+def _round(asks: Handler, provides: Offer, offers: Sequence[Offer]) -> str:
+    """The fix where a function asks for a value that needs its own; else empty."""
+    if provides.handler is asks:
+        return "remove the parameter: it would be given what it returns itself."
+    needed = [provides]
+    for offer in needed:  # it grows
+        for parameter in offer.asks:
+            kinds = parameter.wanted([each.provides for each in offers])
+            known = [each.handler for each in needed]
+            needed += [
+                each for each in offers if each.provides in kinds and each.handler not in known
+            ]
+    if all(each.handler is not asks for each in needed):
+        return ""
+    return (
+        f"{provides.handler.name} needs what {asks.name} provides, in turn: move what both need to "
+        "one more function, declared before them."
+    )
 
 
 def _see(asks: Handler, provides: Handler) -> str:

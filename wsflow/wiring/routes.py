@@ -27,24 +27,63 @@ def parameters(template: str) -> list[str]:
     """The names of a template's parameters.
 
     Raises:
-        ValueError: the template is malformed; the message says why.
+        ValueError: the template is malformed; the message says why and what to do, one line each.
     """
     names: list[str] = []
     for segment in template.split("/"):
         if match := _PARAMETER.fullmatch(segment):
             if match[1] in names:
-                raise ValueError(f"{{{match[1]}}} occurs twice")
+                raise ValueError(f"{{{match[1]}}} occurs twice\nname them differently")
             names.append(match[1])
             if keyword.iskeyword(match[1]):
-                raise ValueError(f"{{{match[1]}}} is a Python keyword, and cannot be a parameter")
-        elif set(segment) & set("?# "):
-            raise ValueError(f"{segment!r} has a character that is not allowed: ?, # or a space")
-        elif "{" in segment or "}" in segment:
-            raise ValueError(
-                f"{segment!r} is not a segment: a parameter is a name in braces and a complete "
-                "segment, as in /chat/{room}"
-            )
+                raise ValueError(
+                    f"{{{match[1]}}} is a Python keyword, and cannot be a parameter\nrename it"
+                )
+        elif (wrong := _wrong(segment)) is not None:
+            why, cure = wrong
+            raise ValueError(f"{segment!r} {why}\n{cure}")
     return names
+
+
+_NAME = "([A-Za-z_][A-Za-z0-9_]*)"
+_CONVERTED = re.compile(rf"\{{{_NAME}:[^{{}}]*\}}")
+_ELSEWHERE = re.compile(rf"<(?:[^<>:]*:)?{_NAME}>|:{_NAME}[?+]?|\[{_NAME}\]")
+"""How a parameter is written for Django, Flask, Express and Next.js."""
+_NEVER = re.compile(r"[\x00-\x20\x7f\"#<>?\[\\\]^`|]")
+"""What no path of a request contains as it is (RFC 3986 §3.3), but for what is not ASCII."""
+_HALF_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def _wrong(segment: str) -> tuple[str, str] | None:
+    """Why a segment is no literal one, and the fix; None if it is one."""
+    if found := _CONVERTED.fullmatch(segment):
+        return (
+            "has a converter, and paths have none",
+            f"write {{{found[1]}}}, which is one segment; the annotation of the function's "
+            f"parameter converts it, as in {found[1]}: int",
+        )
+    if found := _ELSEWHERE.fullmatch(segment):
+        name = next(filter(None, found.groups()))
+        colon = f"; or %3A{name} for a colon" if segment.startswith(":") else ""
+        return "is not how a parameter is written", f"write {{{name}}}{colon}"
+    if "*" in segment:
+        return (
+            "has an asterisk, and nothing matches several segments",
+            "write a parameter for each segment, as in {name}; or %2A for an asterisk",
+        )
+    if "{" in segment or "}" in segment:
+        return (
+            "is not a segment: a parameter is a name in braces and a complete segment, as in "
+            "/chat/{room}",
+            "correct the path",
+        )
+    if found := _NEVER.search(segment):
+        return f"has {found[0]!r}, which is in no path of a request", "remove it, or encode it"
+    if _HALF_ENCODED.search(segment):
+        return "has a % that encodes nothing", "write %25 for a percent sign"
+    if segment in (".", ".."):
+        return "is in no path of a request, since clients resolve it", "remove it"
+    return None
 
 
 @final

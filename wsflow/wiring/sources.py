@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, get_origin
+from typing import Any, Protocol
 
 import msgspec
 
 from wsflow.connection import Connection
 from wsflow.declare.markers import Cookie, Header, Query
 from wsflow.declare.router import Handler
-from wsflow.declare.signatures import EMPTY, bare, members, type_name
+from wsflow.declare.signatures import EMPTY, type_name
 from wsflow.errors import Reject
 from wsflow.messages.events import TopicOptions
 from wsflow.request import Request
@@ -24,8 +24,6 @@ from wsflow.topics.names import fill_name
 from wsflow.topics.registry import Registry
 from wsflow.topics.topic import Topic
 from wsflow.wiring.environment import Environment
-
-_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 class Source(Protocol):
@@ -111,20 +109,24 @@ class FromPath:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FromRequest:
-    """A query parameter, header or cookie, converted."""
+    """A query parameter, header or cookie, converted.
+
+    Attributes:
+        mark: where it is.
+        name: its name there.
+        kind: its type.
+        default: its default; EMPTY without one.
+        collects: whether its type takes all values; else it is the last one.
+    """
 
     mark: Query | Header | Cookie
     name: str
     kind: Any
     default: Any
+    collects: bool
 
     def get(self, environment: Environment) -> Any:
         return environment.read[self]
-
-    @property
-    def collects(self) -> bool:
-        kinds = map(bare, members(bare(self.kind)))
-        return any((get_origin(kind) or kind) in _COLLECTIONS for kind in kinds)
 
     def convert(self, request: Request) -> Any:
         if isinstance(self.mark, Query):
