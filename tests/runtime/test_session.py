@@ -15,7 +15,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from tests.clocks import InFakeTime
-from wsflow import Close, Connection, Disconnected, Reject, Router
+from wsflow import Close, Connection, Disconnected, Forbidden, Reject, Router
 from wsflow.limits import Limits
 from wsflow.runtime.session import NEXT, Phase
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
@@ -817,6 +817,33 @@ async def test_access_log(caplog: pytest.LogCaptureFixture) -> None:
     assert ended.startswith("/x/{y} id=")
     assert " path=/x/1 peer=- end=peer code=4000 in=1 out=1 dropped=0 seconds=0" in ended
     assert refused == "/nowhere peer=- refused=404"
+
+
+@pytest.mark.parametrize(
+    ("raises", "status", "cause"),
+    [
+        (Reject(403, "no"), 403, "rejected"),
+        (Reject(302, headers={"Location": "/x"}), 302, "rejected"),
+        (Forbidden("no"), 403, "rejected"),
+        (RuntimeError("boom"), 500, "error"),
+    ],
+)
+async def test_a_refusal_has_one_line_with_the_status_that_was_sent(
+    raises: Exception, status: int, cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "wsflow.access")
+    app = Router("/x/{y}")
+
+    @app.on_connect
+    async def refuse() -> None:
+        raise raises
+
+    app.consumer(echo)
+    async with serve_in_memory(app) as server, server.connect("/x/1?secret=2") as peer:
+        assert peer.rejected.status == status
+        assert (await peer.wait_closed()).error is (raises if cause == "error" else None)
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "wsflow.access"]
+    assert f" path=/x/1 peer=- refused={status} end={cause} seconds=0." in line
 
 
 async def test_close_reason_with_a_lone_surrogate() -> None:

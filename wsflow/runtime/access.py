@@ -20,10 +20,19 @@ CONNECTION = "%s id=%s path=%s peer=%s"
 
 def log_connection(session: Session) -> None:
     """Log route, id, path without query, peer, cause of the end, close code, messages in and out,
-    and duration."""
+    and duration; or the HTTP status with which the handshake was refused."""
     if not log.enabled(logging.INFO):
         return
-    end = session.end
+    end, refused = session.end, session.ending.refused
+    if refused is not None:
+        log.info(
+            f"{CONNECTION} refused=%d end=%s seconds=%.3f",
+            *_values(session),
+            refused,
+            end.cause if end else "-",
+            session.duration,
+        )
+        return
     log.info(
         f"{CONNECTION} end=%s code=%s in=%d out=%d dropped=%d seconds=%.3f",
         *_values(session),

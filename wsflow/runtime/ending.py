@@ -113,6 +113,7 @@ class Ending:
     Attributes:
         end: how it ended; None while it is open.
         errors: the unhandled errors, in order.
+        refused: the HTTP status with which the handshake was refused; None if it was not.
         overran: whether handlers were cancelled because their time was over, or did not end.
         left_behind: handlers that have swallowed their cancellation, and may still run.
     """
@@ -126,6 +127,7 @@ class Ending:
         "errors",
         "left_behind",
         "overran",
+        "refused",
     )
 
     def __init__(self, id: str, template: str) -> None:
@@ -135,6 +137,7 @@ class Ending:
         self._provisional = False  # the end is a cancellation, whose cause may still be reported
         self.end: End | None = None
         self.errors: list[BaseException] = []
+        self.refused: int | None = None
         self.overran = False
         self.left_behind: list[str] = []
 
@@ -213,6 +216,7 @@ class Ending:
             return accepted
         status = end.code if end.cause == "rejected" else ANSWERS.get(end.cause)
         if not accepted and status is not None:
+            self.refused = status
             refuse(transport, self._rejection or Reject(status))
             return False
         if not accepted:
