@@ -10,13 +10,14 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 
 from tests.brokers.servers import BrokerServer
 from tests.processes import free_port, running
+from wsflow import Router, Topic, TopicName
 from wsflow.brokers import remote, select
 from wsflow.brokers.engine import Attempt
 from wsflow.cli.main import main
@@ -24,6 +25,7 @@ from wsflow.messages.events import TopicOptions
 from wsflow.server import Settings, embedded
 from wsflow.server import worker as worker_command
 from wsflow.server.assignment import Assignment
+from wsflow.testing import serve_in_memory
 
 
 @pytest.fixture
@@ -123,6 +125,28 @@ async def test_an_embedded_server_that_is_no_program(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"did not start: .*No such file"):
         async with embedded.EmbeddedNats(program):
             raise AssertionError
+
+
+@pytest.mark.parametrize("message", [0, 2_000_000, 12_000_000])
+async def test_what_peers_may_send_can_be_published(message: int) -> None:
+    """In each codec, with what stands around it."""
+    program = embedded.find_server()
+    assert program is not None
+    app = Router("/")
+    News = Annotated[Topic[Any], TopicName("news", history=2, history_bytes=100_000_000)]
+
+    @app.on_connect
+    async def enter(news: News) -> None:
+        await news.join()
+
+    @app.consumer
+    async def nothing(message: str) -> None: ...
+
+    size = message or 400_000
+    async with embedded.EmbeddedNats(program, message) as url:
+        async with serve_in_memory(app, broker=url) as server, server.connect("/") as peer:
+            await server.registry.topic("news").publish("x" * size)
+            assert len(await peer.receive(str, timeout=20)) == size
 
 
 async def test_an_embedded_server_that_says_nothing(

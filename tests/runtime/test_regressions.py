@@ -24,7 +24,9 @@ from wsflow import (
     TopicName,
 )
 from wsflow.limits import Limits
+from wsflow.runtime.app import App
 from wsflow.testing import connect, serve_in_memory
+from wsflow.wiring.compile import compile_app
 
 
 async def echo(message: str) -> str:
@@ -599,6 +601,19 @@ async def test_an_abandoned_start() -> None:
         async with serve_in_memory(app):
             raise AssertionError("is not reached")
     assert torn_down == [1]
+
+
+async def test_a_start_that_was_aborted_before_it_ran() -> None:
+    app = Router("/")
+    app.consumer(echo)
+    running = App(compile_app(app), Limits())
+    running.abort_start()
+
+    async def serve() -> None:
+        raise AssertionError("is not reached")
+
+    with anyio.fail_after(5):
+        await running.run(serve)
 
 
 async def test_a_start_that_is_abandoned_before_it_begins() -> None:

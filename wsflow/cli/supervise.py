@@ -101,7 +101,8 @@ async def _supervise(
         async with contextlib.AsyncExitStack() as around:
             around.enter_context(manager.kept_alive(asyncio.get_running_loop()))
             if embedded is not None:
-                url = await around.enter_async_context(EmbeddedNats(embedded))
+                nats = EmbeddedNats(embedded, settings.max_message_size)
+                url = await around.enter_async_context(nats)
                 address = f"{name[0]}:{port}" if isinstance(name, tuple) else str(name)
                 around.enter_context(announced(address, url))
                 settings = replace(settings, broker=url)

@@ -40,6 +40,11 @@ PING_INTERVAL = 1.0
 """Seconds between an answer and the next ping."""
 ATTEMPTS = 2
 """How often connecting to it must fail before it is taken to hang."""
+MEBI = 1024 * 1024
+COPIES = 2
+"""In how many codecs a message may be."""
+MOST_PAYLOAD = 64 * MEBI
+"""What NATS allows at most."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,10 +62,17 @@ def find_server() -> Path | None:
 
 @final
 class EmbeddedNats:
-    """The server, for as long as the block runs: ``async with EmbeddedNats(program) as url``."""
+    """The server, for as long as the block runs: ``async with EmbeddedNats(program) as url``.
 
-    def __init__(self, program: Path) -> None:
+    Args:
+        program: its executable.
+        message: bytes of the largest message that a peer may send: it can be published, in each
+            codec.
+    """
+
+    def __init__(self, program: Path, message: int = 0) -> None:
         self._program = program
+        self._max_payload = min(max(COPIES * message + MEBI, MEBI), MOST_PAYLOAD)
         self._token = secrets.token_hex(16)
         self._port = -1  # any free one
         self._process: asyncio.subprocess.Process | None = None
@@ -105,6 +117,7 @@ class EmbeddedNats:
             "listen": f"127.0.0.1:{self._port}",
             "ports_file_dir": str(folder),
             "authorization": {"token": self._token},
+            "max_payload": self._max_payload,
             "jetstream": {"store_dir": str(folder / "jetstream")},
         }
         path = folder / "nats.conf"
