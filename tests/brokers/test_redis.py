@@ -21,6 +21,7 @@ from tests.brokers.proxy import proxy
 from tests.brokers.servers import BrokerServer, Made, SentinelServer
 from wsflow import BrokerError
 from wsflow.brokers import select, wire
+from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import Attempt, ConnectionLostError
 from wsflow.brokers.redis import QUIET
 from wsflow.limits import Limits
@@ -480,3 +481,43 @@ async def test_a_private_ca_that_is_changed(
             await engine.connect(_Deaf(), "p")  # type: ignore[arg-type]
         file.write_bytes(certificates.ca.read_bytes())
         await (await engine.connect(_Deaf(), "p")).close()  # type: ignore[arg-type]
+
+
+async def test_a_history_whose_record_was_evicted_begins_anew(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server has dropped the hash and not the stream: nothing old is replayed to who stayed,
+    and who comes back is told."""
+    async with running(server.url, caplog) as process, raw(server) as client:
+        async with process.connect("/") as peer:
+            kept = process.registry.topic("kept")
+            ids = [await kept.publish(News(text)) for text in "abc"]
+            assert [(await peer.receive(News)).text for _ in range(3)] == ["a", "b", "c"]
+            await client.delete(META)
+            new = await kept.publish(News("d"))
+            assert (await peer.receive(News)).text == "d"
+            await peer.receive_nothing(within=0.05)
+            assert new.partition("-")[0] != ids[0].partition("-")[0]
+            async with process.connect(f"/?after={ids[0]}") as late:
+                assert late.rejected.status == 410
+            await kept.publish(News("e"))
+            assert (await peer.receive(News)).text == "e"
+            await resumes(process, new, "e")
+
+
+async def test_a_topic_on_which_nothing_was_said_for_long(server: BrokerServer) -> None:
+    """Its events are too old, and who has the last of them has missed nothing."""
+    connection: Any = await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+    options = TopicOptions(history=10, max_age=0.05)
+    try:
+        first = Mark.parse(await connection.publish("quiet", b"a", options, Attempt("a")))
+        second = Mark.parse(await connection.publish("quiet", b"b", options, Attempt("b")))
+        assert first is not None
+        async with raw(server) as client:
+            while await client.exists("wsflow:h:{quiet}"):
+                await asyncio.sleep(0.01)
+        assert await connection.last("quiet", options) == second
+        read = await connection.read("quiet", options, first, second)
+        assert (read.complete, read.entries) == (False, [])
+    finally:
+        await connection.close()
