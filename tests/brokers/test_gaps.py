@@ -13,6 +13,7 @@ from tests.brokers.servers import BrokerServer, Kind
 from tests.brokers.test_versions import emptied
 from wsflow import DeclarationError, EventId, Limits, Query, Router, Topic, TopicName
 from wsflow.brokers import remote
+from wsflow.brokers.base import Nothing
 from wsflow.testing import MemoryServer, serve_in_memory
 from wsflow.wiring.compile import compile_app
 
@@ -75,15 +76,20 @@ async def test_a_broker_that_was_away(
     async with serve_in_memory(app(), broker=server_of(engine).url, limits=LIMITS) as process:
         async with (
             process.connect("/?kind=plain") as plain,
+            process.connect("/?kind=plain") as more,
             process.connect("/?kind=plain", subprotocols=packed) as other,
             process.connect("/?kind=kept") as kept,
             process.connect("/?kind=silent") as silent,
         ):
             assert process.registry.counters()["missed"] == 0
             await cut(process)
-            for peer in (plain, other):
+            for peer in (plain, more, other):
                 assert await peer.receive(Reload, timeout=5) == Reload()
-            for name, peers in (("plain", [plain, other]), ("kept", [kept]), ("silent", [silent])):
+            for name, peers in (
+                ("plain", [plain, more, other]),
+                ("kept", [kept]),
+                ("silent", [silent]),
+            ):
                 await process.registry.topic(name).publish(Price(1))
                 for peer in peers:  # a history misses nothing, and the last one does not ask
                     assert (await peer.receive(Price, timeout=5)).number == 1
@@ -105,6 +111,21 @@ async def test_a_history_that_has_lost_events(
             assert await kept.receive(Reload, timeout=5) == Reload()
             assert (await kept.receive(Price, timeout=5)).number == 2
         assert process.registry.counters()["missed"] == 1
+
+
+async def test_who_replays_is_not_told() -> None:
+    """What it misses is in the history."""
+    async with serve_in_memory(app(), limits=LIMITS) as process, process.connect("/?kind=kept"):
+        channels = process._app.directory.channels
+        channel = channels.get("kept")
+        assert channel is not None
+        (membership,) = channel.members.values()
+        membership.replaying = Nothing()
+        channels.missed("kept")
+        channels.missed("elsewhere")
+        assert process.registry.counters()["missed"] == 1
+        (session,) = process._app.sessions.values()
+        assert session.outbox.sent == 0
 
 
 @pytest.mark.parametrize(

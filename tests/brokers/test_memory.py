@@ -101,6 +101,13 @@ async def test_a_replay_has_what_comes_meanwhile() -> None:
     assert [each.id for each in taken(late)] == [last]
 
 
+async def test_a_topic_of_which_nothing_is_kept() -> None:
+    broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+    broker.subscribe("a", TopicOptions(history=1))
+    nothing = await replay(broker, "a", "abc-1")
+    assert (nothing.recovered, taken(nothing)) == (False, [])
+
+
 async def test_large_events_are_replayed_one_by_one() -> None:
     broker = MemoryBroker(Heard())  # type: ignore[arg-type]
     kept = TopicOptions(history=10)

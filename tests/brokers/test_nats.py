@@ -18,6 +18,7 @@ import msgspec
 import nats
 import pytest
 from nats.aio.msg import Msg
+from nats.errors import Error
 
 import wsflow
 from tests.brokers.aliens import GOOD, News, resumes, running, work
@@ -26,8 +27,10 @@ from tests.brokers.servers import BrokerServer, Made
 from tests.brokers.test_claims import Ignoring
 from wsflow import BrokerError
 from wsflow.brokers import nats as engine
-from wsflow.brokers import nats_keys, remote, select, wire
+from wsflow.brokers import nats_client, nats_keys, remote, select, wire
+from wsflow.brokers.base import Mark
 from wsflow.brokers.engine import Attempt, ConnectionLostError
+from wsflow.brokers.nats import LATE
 from wsflow.brokers.nats_client import NatsClient, RefusedError
 from wsflow.messages.events import TopicOptions
 
@@ -531,3 +534,74 @@ def test_a_file_that_is_no_key(tmp_path: Path) -> None:
         engine.NatsEngine(f"nats://host?nkey={file}")
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         nats_keys.read_keys({"nkey": str(tmp_path / "gone")})
+
+
+async def test_a_server_of_a_cluster_that_lags_behind(
+    server: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does not have yet is read from the leader; and what nobody has is not waited for."""
+    connection: Any = await select.engine(server.url).connect(Ignoring(), "p")  # type: ignore[arg-type]
+    options = TopicOptions(history=500)
+    try:
+        ids = [
+            await connection.publish("late", b"%d" % number, options, Attempt(f"late {number}"))
+            for number in range(LATE + 30)
+        ]
+        marks = [Mark.parse(id) for id in ids]
+        page = connection._page
+
+        async def lagging(stream: str, subject: str, start: int) -> Any:
+            found, _ = await page(stream, subject, start)
+            return [each for each in found if each[0] <= marks[9].order[0]], 0
+
+        monkeypatch.setattr(connection, "_page", lagging)
+        first = await connection.read("late", options, marks[4], marks[-1])
+        assert first.complete
+        assert [data for _, data in first.entries] == [b"%d" % n for n in range(5, 10 + LATE)]
+        assert first.upto == marks[9 + LATE]
+        rest = await connection.read("late", options, first.upto, marks[-1])
+        assert [data for _, data in rest.entries] == [b"%d" % n for n in range(10 + LATE, len(ids))]
+        assert rest.upto == marks[-1]
+        await connection._client.api(
+            f"STREAM.MSG.DELETE.{connection._stream(options)}", {"seq": marks[-1].order[0]}
+        )
+        end = await connection.read("late", options, marks[-2], marks[-1])
+        assert (end.complete, end.entries, end.upto) == (True, [], marks[-1])
+    finally:
+        await connection.close()
+
+
+async def test_many_declarations(server: BrokerServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection: Any = await select.engine(server.url).connect(Ignoring(), "p")  # type: ignore[arg-type]
+    monkeypatch.setattr(engine, "PAGE", 2)
+    topics = {f"many.{number}": TopicOptions(history=number + 1) for number in range(5)}
+    try:
+        await connection.declare(topics)
+        assert topics.items() <= (await connection.declared()).items()
+    finally:
+        await connection.close()
+
+
+async def test_an_alien_beside_the_history_of_another_version(
+    server: BrokerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(server.url, caplog) as process, raw(server) as client:
+        async with process.connect("/") as peer:
+            before = process.registry.counters()["unreadable"]
+            await client.publish("wsflow.l.7_0.kept", GOOD)
+            await work(process, peer)
+            assert process.registry.counters()["unreadable"] == before + 1
+
+
+async def test_not_all_that_was_denied_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_client, "MOST_DENIED", 2)
+    client = nats_client.NatsClient()
+    for number in range(3):
+        await client._error(Error(f'nats: permissions violation for publish to "x.{number}"'))
+    assert list(client._denied) == [("publish", "x.2")]
+    with pytest.raises(BrokerError, match="it refuses"):
+        client.check("publish", "X.2")
+    inbox = client._inbox.lower()
+    await client._error(Error(f'nats: permissions violation for subscription to "{inbox}.*"'))
+    with pytest.raises(BrokerError, match="it refuses"):
+        await client.lost()

@@ -753,7 +753,8 @@ class Line:
                 raise self.failing.pop(name)
             if name == "publish" and self.waits.is_set():
                 await asyncio.sleep(60)
-            return {"last": Mark(), "read": Stored(False, [], Mark("a", (3,)))}.get(name, {})
+            stored = Stored(False, [], Mark("a", (3,)))
+            return {"last": Mark(), "read": stored, "latest": []}.get(name, {})
 
         return call
 
@@ -917,6 +918,10 @@ async def test_what_a_link_may_do(
         broker._feeds["again"].position = Mark("a", (3,))
         replay = await broker.replay("again", "a-1")
         assert not replay.recovered  # the new link knows no history
+        broker._feeds["again"].position = Mark("a", (3,))
+        lines.made[-1].failing["latest"] = ConnectionLostError("gone")
+        replay = await broker.replay("again", "", 2)
+        assert replay.take(lambda: None) == ()  # there is nothing any more
         lines.prepare = lambda line: line.cut.set()
         broker.give_up(broker._connection)
         await until(lambda: len(lines.made) > 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -52,8 +52,10 @@ class Server:
         self.given_up = 0
         self.garbage: set[int] = set()
         self.told: list[str] = []
+        self.connecting: Callable[[], None] = lambda: None
 
     async def connection(self) -> Any:
+        self.connecting()
         return self
 
     def give_up(self, connection: Any) -> None:
@@ -262,6 +264,34 @@ async def test_a_history_that_is_begun_anew(known: bool) -> None:
     else:  # there was no history at all
         feed.position = at(5, "b")
     assert await taken(replay) == [1, 2, 3, 4, 5]
+
+
+async def test_a_history_that_is_begun_anew_while_there_is_no_connection() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+
+    def anew() -> None:
+        feed.recent.clear()
+        feed.position = at(5, "b")
+
+    server.connecting = anew
+    assert await reader.find(feed, at(40)) is None
+    assert server.reads == []
+
+
+async def test_what_comes_while_there_is_no_room_to_read() -> None:
+    """It is not read any more."""
+    server = Server()
+    reader, total = Replays(server), Total()
+    feeds = [feed_of(server, total, f"t{number}") for number in range(READS + 1)]
+    server.gate.clear()
+    finding = [asyncio.ensure_future(reader.find(feed, at(99))) for feed in feeds]
+    while server.reading < READS:
+        await asyncio.sleep(0)
+    feeds[-1].recent.read((98,), (100,), [])
+    server.gate.set()
+    assert await asyncio.gather(*finding) == [at(99)] * len(feeds)
+    assert len(server.reads) == READS
 
 
 async def test_a_history_whose_end_is_lost() -> None:

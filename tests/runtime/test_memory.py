@@ -436,6 +436,32 @@ async def test_a_call_is_decoded_again_when_its_time_has_come() -> None:
             await limited.has_come(server)
 
 
+async def test_calls_behind_one_that_waits() -> None:
+    """They are weighed and measured once it has gone, and take no memory twice."""
+    limited = Limited()
+    async with serving(limited.app) as server, server.connect("/limited") as a:
+        limited.gates.open(0)
+        await a.send(wide(0))
+        await until(lambda: limited.gates.done)
+        (session,) = server._app.sessions.values()
+        session.expect_renewal(True)
+        answers: list[int] = []
+
+        async def ask() -> None:
+            answers.append(await a.call(Echo(WIDE)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(ask)
+            await server.idle()
+            for _ in range(3):
+                assert server._app.memory._large == 0
+                await limited.has_come(server)
+                await server.idle()
+        assert answers == [len(WIDE)] * 3
+        session.expect_renewal(False)
+
+
 @pytest.mark.parametrize("then", ["room", "drain", "vanish", "our close", "room, and vanish"])
 async def test_a_message_whose_time_has_come_waits_for_memory(then: str) -> None:
     limited = Limited()

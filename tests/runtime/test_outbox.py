@@ -22,6 +22,7 @@ from wsflow.runtime.outbox import MAX_URGENT, PART, Outbox
 from wsflow.runtime.turns import Turns
 from wsflow.testing import connect
 from wsflow.topics.channels import Membership
+from wsflow.topics.type import TopicType
 
 
 class Wire:
@@ -118,7 +119,8 @@ def member(
 ) -> tuple[Membership, list[Membership]]:
     lost: list[Membership] = []
     options = TopicOptions(backlog=backlog, when_full=when_full)
-    channel = SimpleNamespace(name="news", options=options, lose=lost.append)
+    kind = TopicType((object,), options, (JSON,))
+    channel = SimpleNamespace(name="news", options=options, type=kind, lose=lost.append)
     lagged: list[str] = []
     errors: list[object] = []
     subscriber = SimpleNamespace(

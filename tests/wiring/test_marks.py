@@ -421,6 +421,14 @@ def test_a_subclass_or_a_superclass() -> None:
         app_with(wants_either, a_user)
     )
 
+    async def wants_users(message: str, value: list[User] | int = 5) -> None: ...
+
+    async def users() -> list[User]: ...
+
+    assert "provides list[User], which is not exactly list[User] | int" in problem_of(
+        app_with(wants_users, users)
+    )
+
 
 def test_a_value_that_it_cannot_use() -> None:
     """It comes from a function around one message, or from one that runs later."""

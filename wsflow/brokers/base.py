@@ -92,22 +92,12 @@ class Replay(Protocol):
 
 @final
 class Nothing:
-    """A replay that has nothing to take."""
+    """A replay that has nothing to take; also in the place of one that is not known yet."""
 
     recovered = False
 
     def take(self, ready: Callable[[], None]) -> Sequence[Event]:
         return ()
-
-
-@final
-class Pending:
-    """A replay whose place is not known yet."""
-
-    recovered = False
-
-    def take(self, ready: Callable[[], None]) -> None:
-        return None
 
 
 class BrokerListener(Protocol):

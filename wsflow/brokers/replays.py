@@ -217,8 +217,8 @@ class StoredReplay:
     def found(self, result: Portion | BrokerError | None) -> None:
         self._found = result
         ready, self._ready = self._ready, None
-        if ready is not None:
-            ready()
+        assert ready is not None, "it waits for this"
+        ready()
 
     def take(self, ready: Callable[[], None]) -> Sequence[Event] | None:
         feed, recent = self._feed, self._feed.recent

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from wsflow.brokers.base import Pending
+from wsflow.brokers.base import Nothing
 from wsflow.connection import Connection
 from wsflow.errors import Disconnected
 from wsflow.topics.channels import Channels, Listener, Subscriber
@@ -114,7 +114,7 @@ class Topic(Generic[M]):
             return Joined(recovered=False)
         replays = after or last
         if replays:
-            membership.replaying = Pending()  # until it is known with which event it begins
+            membership.replaying = Nothing()  # until it is known with which event it begins
         try:
             await self._channels.broker.subscribed(self.name)
             if not replays:
