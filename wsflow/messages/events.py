@@ -77,6 +77,23 @@ class UnreadableError(Exception):
     """A message from the broker is not one of wsflow's; the message says why."""
 
 
+class Target(msgspec.Struct, array_like=True, frozen=True):
+    """Whose connections an envelope is for, if not everybody's; or which it closes. Those of other
+    users, and other connections, do not learn of it.
+
+    Attributes:
+        user: the name of a user; ``""`` for the one connection.
+        connection: the id of a connection; ``""`` for all of the user.
+        code: the close code; 0 for a message.
+        reason: the close reason.
+    """
+
+    user: str = ""
+    connection: str = ""
+    code: int = 0
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A published message: a payload per codec.
@@ -85,11 +102,13 @@ class Envelope:
         payloads: per codec name, the encoded message.
         exclude: ids of connections that do not receive it.
         id_token: the placeholder of the event's id in the payloads, None if there is none.
+        target: whom it is for; None for all members of the topic.
     """
 
     payloads: Mapping[str, EncodedMessage]
     exclude: frozenset[str] = frozenset()
     id_token: str | None = None
+    target: Target | None = None
 
 
 @final
