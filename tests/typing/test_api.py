@@ -96,6 +96,9 @@ async def raw(message: bytes, connection: Connection) -> None:
 async def who(connection: Connection, registry: Registry) -> None:
     connection.identify("ada")
     assert_type(registry.of_user("ada"), list[Connection])
+
+
+async def users(connection: Connection, registry: Registry) -> None:
     ada = registry.user("ada")
     assert_type(ada, wsflow.RegistryUser)
     await ada.send(Said("hi"), exclude=[connection])
