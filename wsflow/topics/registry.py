@@ -141,7 +141,8 @@ class RegistryUser:
 
 
 class Registry:
-    """The connections of the app. ``len``, iteration and ``get`` are limited to this process."""
+    """The connections of the app. ``len``, iteration, ``get`` and ``of_user`` are limited to this
+    process."""
 
     __slots__ = ("_directory", "_subscriber")
 
