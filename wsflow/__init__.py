@@ -27,7 +27,7 @@ from wsflow.publishing import BlockingPublisher, Publisher, blocking_publisher, 
 from wsflow.request import Params, Request
 from wsflow.topics.iterators import TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
-from wsflow.topics.registry import Registry
+from wsflow.topics.registry import Registry, RegistryUser, UserConnection
 from wsflow.topics.topic import Joined, Topic, TopicCounters
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "Query",
     "Reconnect",
     "Registry",
+    "RegistryUser",
     "Reject",
     "Request",
     "Requires",
@@ -74,6 +75,7 @@ __all__ = [
     "TopicIterator",
     "TopicMember",
     "TopicName",
+    "UserConnection",
     "blocking_publisher",
     "connect",
     "publisher",

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from wsflow.credential import Credential
 from wsflow.end import End
+from wsflow.http import check_name
 from wsflow.messages.calls import Call, Stream
 from wsflow.request import Request
 
@@ -20,6 +21,16 @@ class Asks(Protocol):
 
     async def call(self, message: Call[R], timeout: float | None) -> R: ...
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
+
+
+def check_user(user: object) -> None:
+    """Check the name of a user.
+
+    Raises:
+        TypeError: it is not a str.
+        ValueError: it is empty, or cannot be encoded.
+    """
+    check_name("the name of a user", user)
 
 
 class Driver(Protocol):
@@ -86,9 +97,10 @@ class Connection:
             Reject: 429 with ``Retry-After``: the user has as many connections as
                 ``max_connections_per_user`` allows. Let it leave the function.
             RuntimeError: the connection is open already, or has another user.
-            Disconnected: the connection has ended meanwhile.
+            Disconnected: the connection has ended meanwhile; or the user was disconnected since
+                the opening request, and with it this connection.
             TypeError: the name is not a str.
-            ValueError: the name is empty.
+            ValueError: the name is empty, or has half of a surrogate pair.
         """
         self._driver.identify(user)
 

@@ -52,6 +52,31 @@ def is_token(text: object) -> bool:
     return isinstance(text, str) and _TOKEN.fullmatch(text) is not None
 
 
+def check_name(what: str, text: object) -> None:
+    """Check that a value can be a name: a str that is not empty, and can be encoded.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is empty, or has half of a surrogate pair.
+    """
+    check_text(what, text)
+    if not text:
+        raise ValueError(f"{what} is empty")
+    check_encodable(what, str(text))
+
+
+def check_encodable(what: str, text: str) -> None:
+    """Check that a text can be encoded.
+
+    Raises:
+        ValueError: it has half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} has half of a surrogate pair, which is no character") from None
+
+
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:
     """Check that headers may be sent (RFC 9110 §5).
 

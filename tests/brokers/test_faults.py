@@ -245,6 +245,16 @@ async def test_publishing_says_that_the_broker_is_away(
             assert str(raised.value).endswith("); publish_timeout is 0.5 s")
             with pytest.raises(BrokerError, match="listing members"):
                 await processes[0].registry.topic("elsewhere").members()
+            for asked in (topic.count, processes[0].registry.user("ada").connections):
+                with pytest.raises(BrokerError, match="listing members"):
+                    await asked()
+            for told in (
+                processes[0].registry.user("ada").send("hi"),
+                processes[0].registry.user("ada").disconnect(4401),
+                processes[0].registry.disconnect("id", 4000),
+            ):
+                with pytest.raises(BrokerError, match=r"it is unreachable \("):
+                    await told
             async with processes[0].connect("/") as late:  # all its topics are joined already
                 await late.receive_nothing(within=0.01)
             await ada.receive_nothing(within=0.01)

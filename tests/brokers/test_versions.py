@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ from wsflow import Limits, Query, Router, Topic, TopicMember, TopicName
 from wsflow.brokers import remote, wire
 from wsflow.brokers.wire import pack, unpack
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Envelope, UnreadableError
+from wsflow.messages.events import Envelope, Target, UnreadableError
 from wsflow.testing import serve_in_memory
 
 ENGINES: list[Kind] = ["valkey", "nats"]
@@ -224,4 +224,48 @@ def test_what_a_newer_version_adds_is_ignored_and_what_it_changes_is_told() -> N
     fields = decode(pack(envelope, "p", 1, again=False))
     assert unpack(encode([*fields, "more", {"and": "more"}])).envelope.payloads["json"].text
     with pytest.raises(UnreadableError):
-        unpack(encode([wire.VERSION + 1, *fields[1:]]))
+        unpack(encode([wire.TARGETED + 1, *fields[1:]]))
+
+
+class Older(msgspec.Struct, array_like=True):
+    """What is published, as the version before users reads it."""
+
+    version: Literal[1]
+    sender: str
+    number: int
+    again: bool
+    exclude: list[str]
+    token: str
+    payloads: dict[str, tuple[int, bytes]]
+
+
+def test_what_is_for_one_user_is_not_given_to_all_by_an_older_version() -> None:
+    payloads = {"json": EncodedMessage(b"1", True)}
+    read = msgspec.msgpack.Decoder(Older).decode
+    packed = pack(Envelope(payloads, frozenset("x")), "p", 7, again=True)
+    older = Older(1, "p", 7, True, ["x"], "", {"json": (1, b"1")})
+    assert read(packed) == older
+    assert unpack(msgspec.msgpack.encode(older)) == unpack(packed)
+    for target in (Target("ada"), Target("ada", "", 4401, "out"), Target("", "id", 4000)):
+        packed = pack(Envelope(payloads, target=target), "p", 7, again=False)
+        assert unpack(packed).envelope.target == target
+        with pytest.raises(msgspec.ValidationError):
+            read(packed)
+
+
+@pytest.mark.parametrize(
+    ("version", "target"),
+    [
+        (2, None),
+        (1, ["ada", "", 0, ""]),
+        (2, ["ada", "", 1006, ""]),
+        (2, ["ada", "", -1, ""]),
+        (2, ["ada", "", "4000", ""]),
+        (2, ["ada", "", 4000, 5]),
+        (2, "ada"),
+    ],
+)
+def test_a_target_that_no_wsflow_has_written(version: int, target: Any) -> None:
+    fields = [version, "p", 1, False, [], "", {"json": (1, b"1")}, target]
+    with pytest.raises(UnreadableError):
+        unpack(msgspec.msgpack.encode(fields))

@@ -14,6 +14,7 @@ from wsflow import (
     Call,
     Connection,
     Disconnected,
+    End,
     Registry,
     Router,
     Stream,
@@ -54,7 +55,8 @@ Tried = Callable[[Kit], Awaitable[Any]]
 
 @asynccontextmanager
 async def fakes(tried: Tried) -> AsyncIterator[list[Any]]:
-    kit = Kit(FakeConnection(answers={Add: lambda _: 5}), FakeTopic(), FakeRegistry())
+    connection = FakeConnection(answers={Add: lambda _: 5})
+    kit = Kit(connection, FakeTopic(), FakeRegistry([connection]))
     yield [await outcome(tried, kit)]
 
 
@@ -141,6 +143,29 @@ async def claimed(kit: Kit, seconds: Any) -> tuple[bool, bool]:
     return await kit.registry.claim("x", seconds), await kit.registry.claim("x", seconds)
 
 
+async def disconnected(kit: Kit, *arguments: Any, user: Any = "nobody") -> None:
+    await kit.registry.user(user).disconnect(*arguments)
+
+
+async def to_its_user(kit: Kit) -> tuple[Any, Any, Any]:
+    """Tell all connections of its user, then close them; what it knows of them and its end."""
+    kit.connection.identify("ada")
+    await kit.connection.send("open")
+    ada = kit.registry.user("ada")
+    await ada.send(Say("hi"), exclude=kit.connection)
+    there = [each.id == kit.connection.id for each in await ada.connections()]
+    await ada.disconnect(4000, "out", exclude=kit.connection)
+    before = kit.connection.end
+    await ada.send(Say("hi"))
+    await ada.disconnect(4401, "out")
+    return there, before, kit.connection.end
+
+
+async def to_itself(kit: Kit) -> Any:
+    await kit.registry.disconnect(kit.connection.id, 4000, "out")
+    return kit.connection.end
+
+
 async def streamed(kit: Kit, message: Any) -> None:
     async with kit.connection.stream(message):
         pass
@@ -201,6 +226,31 @@ CASES: dict[str, tuple[Tried, Any]] = {
         TypeError,
     ),
     "a topic without a name": (lambda kit: named(kit, ""), ValueError),
+    "send to a user": (lambda kit: kit.registry.user("ada").send(Say("hi")), "fine"),
+    "send to a user what cannot be encoded": (
+        lambda kit: kit.registry.user("ada").send(object()),
+        TypeError,
+    ),
+    "disconnect a user": (lambda kit: disconnected(kit, 4401, "out"), "fine"),
+    "disconnect by a wrong code": (lambda kit: disconnected(kit, 1006), ValueError),
+    "disconnect for a wrong reason": (lambda kit: disconnected(kit, 4401, 5), TypeError),
+    "disconnect nobody": (lambda kit: disconnected(kit, user=""), ValueError),
+    "disconnect a number": (lambda kit: disconnected(kit, user=5), TypeError),
+    "disconnect half a character": (lambda kit: disconnected(kit, user="\ud800"), ValueError),
+    "identify as half a character": (lambda kit: identified(kit, "\ud800"), ValueError),
+    "disconnect its user": (to_its_user, "fine"),
+    "disconnect a connection": (to_itself, "fine"),
+    "disconnect no connection": (lambda kit: kit.registry.disconnect("x"), "fine"),
+    "disconnect a connection without an id": (lambda kit: kit.registry.disconnect(""), ValueError),
+    "disconnect a Connection": (
+        lambda kit: kit.registry.disconnect(kit.connection),  # type: ignore[arg-type]
+        TypeError,
+    ),
+    "disconnect a connection by a wrong code": (
+        lambda kit: kit.registry.disconnect("x", 999),
+        ValueError,
+    ),
+    "count": (lambda kit: kit.topic.count(), "fine"),
     "claim": (lambda kit: claimed(kit, 5), "fine"),
     "claim for too long": (lambda kit: claimed(kit, 1e9), ValueError),
     "claim for no time": (lambda kit: claimed(kit, 0), ValueError),
@@ -231,3 +281,14 @@ async def test_what_a_fake_registry_says() -> None:
     assert registry.topics["room.my%20room"].published == [Say("hi")]
     await registry.broadcast(Say("all"), exclude=ada)
     assert registry.broadcasts == [Say("all")]
+    assert [each.id for each in await registry.user("ada").connections()] == ["a"]
+    await registry.user("ada").send(Say("you"))
+    await registry.user("eve").send(Say("nobody"))
+    assert registry.sent == [("ada", Say("you")), ("eve", Say("nobody"))]
+    assert (ada.sent, bob.sent) == ([Say("you")], [])
+    await registry.disconnect("b", 4000, "x" * 200)
+    await registry.user("ada").disconnect(4401)
+    assert registry.disconnected == [("b", 4000, "x" * 123), ("ada", 4401, "")]
+    assert (ada.end, bob.end) == (End("closed", 4401), End("closed", 4000, "x" * 123))
+    await registry.user("ada").send(Say("gone"))
+    assert ada.sent == [Say("you")]

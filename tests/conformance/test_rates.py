@@ -367,7 +367,7 @@ async def test_connections_of_a_user(serving: Any, most: int) -> None:
                     await anyio.lowlevel.checkpoint()
                 assert registry.of_user("ada") == []
                 assert not wire.server._app._admission._users
-                assert not wire.server._app.directory.users
+                assert not wire.server._app.directory.channels.users
 
 
 async def test_identify_is_for_on_connect(serving: Any) -> None:

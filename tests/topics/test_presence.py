@@ -15,7 +15,16 @@ from wsflow.testing import connect
 from wsflow.topics.channels import Channels
 from wsflow.topics.iterators import MemberIterator
 from wsflow.topics.members import MemberLeft
-from wsflow.topics.presence import Changes, Observer, Presence, Present, Unwatch, Watch
+from wsflow.topics.presence import (
+    Answer,
+    Changes,
+    Note,
+    Observer,
+    Presence,
+    Present,
+    Unwatch,
+    Watch,
+)
 
 
 class Member(msgspec.Struct):
@@ -30,8 +39,7 @@ class Broker:
         self.told: list[tuple[str, Any]] = []
 
     def tell(self, process: str, note: bytes) -> None:
-        kind = Watch | Unwatch | Present | Changes
-        self.told.append((process, msgspec.msgpack.decode(note, type=kind)))
+        self.told.append((process, msgspec.msgpack.decode(note, type=Note)))
 
     async def settled(self, answers: Callable[[], Awaitable[None]]) -> None:
         await answers()
@@ -50,6 +58,9 @@ class Local:
 
     def presence_type(self, topic: str) -> Any:
         return self.kind
+
+    def of_user(self, user: str) -> list[str]:
+        return [f"{user} here"]
 
     def unreadable(self, where: str, why: object) -> None:
         self.refused.append(where)
@@ -179,6 +190,77 @@ async def test_two_wait_for_the_same() -> None:
         assert done == []
         roster.answered("c")
     assert sorted(done) == [1, 2]
+
+
+async def asked(presence: Presence, of_user: bool, found: list[Any]) -> None:
+    if of_user:
+        found.append(await presence.of_user("", "ada"))
+    else:
+        found.append(await presence.count("room"))
+
+
+@pytest.mark.parametrize("of_user", [False, True])
+async def test_a_question_is_answered_once_by_each(of_user: bool) -> None:
+    """Also by a process that knows no questions, and takes one for a Watch."""
+    broker: Any = Broker("b", "old", "gone")
+    presence = Presence(broker, Local())
+    found: list[Any] = []
+    topic, user = ("", "ada") if of_user else ("room", "")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(asked, presence, of_user, found)
+        await anyio.wait_all_tasks_blocked()
+        presence.appeared("new")
+        question = Watch([topic], 1, user)
+        assert broker.told == [("", question), ("new", question)]
+        told(presence, "b", Answer(1, 2, ["x", "y"]))
+        told(presence, "new", Answer(1, 9, ["outdated"]))
+        presence.appeared("new")  # it may not have heard the question, or has other members now
+        told(presence, "gone", Answer(1, 7, ["z"]))
+        presence.gone("gone")
+        told(presence, "old", Present("other", {"1": None}))  # to another question
+        await anyio.wait_all_tasks_blocked()
+        assert found == []
+        told(presence, "old", Present(topic, {} if of_user else {"1": None, "2": None}))
+        assert broker.told[-1] == ("old", Unwatch([topic]))
+        await anyio.wait_all_tasks_blocked()
+        assert found == []
+        told(presence, "new", Answer(1, 1, ["n"]))
+    assert found == [["ada here", "x", "y", "n"] if of_user else 1 + 2 + 2 + 1]
+    told(presence, "new", Answer(1, 5))  # nobody waits for it
+    presence.appeared("c")
+    presence.gone("c")
+    assert broker.told[-1] == ("old", Unwatch([topic]))
+
+
+def test_a_question_is_not_remembered() -> None:
+    broker: Any = Broker()
+    presence = Presence(broker, Local())
+    told(presence, "b", Watch(["room"], 5))
+    told(presence, "b", Watch([""], 6, "ada"))
+    presence.joined("room", "x", None)
+    presence.left("room", "x")
+    assert broker.told == [("b", Answer(5, 1)), ("b", Answer(6, 1, ["ada here"]))]
+
+
+async def test_whoever_asks_in_vain_asks_no_more() -> None:
+    broker: Any = Broker("b")
+    presence = Presence(broker, Local())
+    with anyio.move_on_after(0):
+        await presence.count("room")
+    presence.appeared("c")
+    assert broker.told == [("", Watch(["room"], 1))]
+
+
+class OlderWatch(msgspec.Struct, tag="watch", array_like=True):
+    """A Watch as the version before questions reads and writes it."""
+
+    topics: list[str]
+
+
+def test_a_question_is_a_watch_to_an_older_version() -> None:
+    encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+    assert decode(encode(Watch(["room"], 5, "ada")), type=OlderWatch) == OlderWatch(["room"])
+    assert decode(encode(OlderWatch(["room"])), type=Note) == Watch(["room"])
 
 
 async def test_a_presence_that_cannot_be_encoded() -> None:

@@ -108,6 +108,16 @@ async def who(connection: Connection, registry: Registry) -> None:
     assert_type(registry.of_user("ada"), list[Connection])
 
 
+async def users(connection: Connection, registry: Registry) -> None:
+    ada = registry.user("ada")
+    assert_type(ada, wsflow.RegistryUser)
+    await ada.send(Said("hi"), exclude=[connection])
+    await ada.disconnect(4401, "logged out", exclude=connection)
+    assert_type(await ada.connections(), list[wsflow.UserConnection])
+    await registry.disconnect(connection.id, 4000, "enough")
+    assert_type(await registry.topic("room").count(), int)
+
+
 limited = Router("/limited", rate="20/s", burst=40, when_over="close", per="client")
 
 

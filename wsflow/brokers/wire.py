@@ -1,8 +1,12 @@
 """The format of messages at the broker: a small versioned header, and one payload per codec.
 
 A MessagePack array: version, sender, number, whether it is sent again, excluded ids, the
-placeholder of the event's id, and per codec the payload with its kind. A payload has the exact
-bytes that are sent to the peers.
+placeholder of the event's id, per codec the payload with its kind, and whom it is for. A payload
+has the exact bytes that are sent to the peers.
+
+Fields are added at the end, with a default: a reader ignores those that it does not know. What it
+must not ignore has a version of its own: a reader that knows only version 1 would give what is for
+one user to all.
 """
 
 from __future__ import annotations
@@ -11,10 +15,13 @@ from typing import Literal
 
 import msgspec
 
+from wsflow.end import check_close_code
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import UNREADABLE, Envelope, UnreadableError
+from wsflow.messages.events import UNREADABLE, Envelope, Target, UnreadableError
 
 VERSION: Literal[1] = 1
+TARGETED: Literal[2] = 2
+"""The version of what is not for all members of its topic."""
 MAX_SIZE = 64 * 1024 * 1024
 """Bytes of the largest message that is accepted from a broker."""
 
@@ -32,15 +39,17 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
         exclude: ids of connections that do not receive it.
         token: the placeholder of the event's id in the payloads, "" if there is none.
         payloads: per codec, the kind and the bytes.
+        target: whom it is for, in version 2; None for all members of the topic.
     """
 
-    version: Literal[1]
+    version: Literal[1, 2]
     sender: str
     number: int
     again: bool
     exclude: list[str]
     token: str
     payloads: dict[str, tuple[int, bytes]]
+    target: Target | None = None
 
     @property
     def envelope(self) -> Envelope:
@@ -48,7 +57,7 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
             codec: EncodedMessage(payload, bool(kind & _TEXT), bool(kind & _RAW))
             for codec, (kind, payload) in self.payloads.items()
         }
-        return Envelope(payloads, frozenset(self.exclude), self.token or None)
+        return Envelope(payloads, frozenset(self.exclude), self.token or None, self.target)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,16 +70,26 @@ def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
         codec: (_TEXT * message.text | _RAW * message.raw, message.payload)
         for codec, message in envelope.payloads.items()
     }
-    token = envelope.id_token or ""
-    return _encode(Packet(VERSION, sender, number, again, list(envelope.exclude), token, payloads))
+    target = envelope.target
+    packet = Packet(
+        VERSION if target is None else TARGETED,
+        sender,
+        number,
+        again,
+        list(envelope.exclude),
+        envelope.id_token or "",
+        payloads,
+        target,
+    )
+    return _encode(packet)
 
 
 def unpack(data: bytes) -> Packet:
     """Decode a message from the broker.
 
     Raises:
-        UnreadableError: the bytes are not a message of this format, or too many, or it has a text
-            that is not UTF-8, which no peer takes.
+        UnreadableError: the bytes are not a message of this format, or too many; or it has a text
+            that is not UTF-8, or a close code that may not be sent, which no peer takes.
     """
     if len(data) > MAX_SIZE:
         raise UnreadableError(f"{len(data)} bytes, more than {MAX_SIZE}")
@@ -79,6 +98,10 @@ def unpack(data: bytes) -> Packet:
         for kind, payload in packet.payloads.values():
             if kind & _TEXT and not payload.isascii():
                 payload.decode()
+        if (packet.target is None) is (packet.version == TARGETED):
+            raise UnreadableError(f"version {packet.version}, and it is for {packet.target}")
+        if packet.target is not None and packet.target.code:
+            check_close_code(packet.target.code)
         return packet
-    except UNREADABLE as exc:
+    except (*UNREADABLE, ValueError) as exc:
         raise UnreadableError(f"{exc}") from None

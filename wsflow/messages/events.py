@@ -92,6 +92,23 @@ class MissingError(UnreadableError):
     """A message has come in another codec."""
 
 
+class Target(msgspec.Struct, array_like=True, frozen=True):
+    """Whose connections an envelope is for, if not everybody's; or which it closes. Those of other
+    users, and other connections, do not learn of it.
+
+    Attributes:
+        user: the name of a user; ``""`` for the one connection.
+        connection: the id of a connection; ``""`` for all of the user.
+        code: the close code; 0 for a message.
+        reason: the close reason.
+    """
+
+    user: str = ""
+    connection: str = ""
+    code: int = 0
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A published message: a payload per codec.
@@ -100,11 +117,13 @@ class Envelope:
         payloads: per codec name, the encoded message.
         exclude: ids of connections that do not receive it.
         id_token: the placeholder of the event's id in the payloads, None if there is none.
+        target: whom it is for; None for all members of the topic.
     """
 
     payloads: Mapping[str, EncodedMessage]
     exclude: frozenset[str] = frozenset()
     id_token: str | None = None
+    target: Target | None = None
 
 
 @final
@@ -157,7 +176,7 @@ class Event:
         except Exception as exc:  # of msgspec, or of the type's own code
             raise UnreadableError(f"it cannot be encoded as {codec.name}: {exc}") from None
         added = {**payloads, codec.name: new}
-        self.envelope = Envelope(added, self.envelope.exclude, self.envelope.id_token)
+        self.envelope = dataclasses.replace(self.envelope, payloads=added)
         if self.envelope.id_token is None:
             self._messages = added
         return self.encoded(codec.name)

@@ -73,12 +73,12 @@ class App:
             history_bytes=limits.history_total_bytes,
         )
         topics = DeclaredTopics(plan.topics.types)  # more may be declared while it runs
-        channels = Channels(make, topics.presence_type)
+        self.sessions: dict[str, Session] = {}
+        channels = Channels(make, topics.presence_type, self.sessions)
         self.plan = plan
         self.limits = limits
         self.directory = Directory(channels, declared=topics, codecs=plan.codecs)
         self.values: dict[Handler, Any] = {}
-        self.sessions: dict[str, Session] = {}
         self.must_stop = anyio.Event()
         self.left_behind: list[str] = []
         self.context = contextvars.copy_context()

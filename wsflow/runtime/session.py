@@ -35,12 +35,11 @@ from typing import Any, Protocol, final
 
 import anyio
 
-from wsflow.connection import Connection
+from wsflow.connection import Connection, check_user
 from wsflow.credential import EXPIRED, Credential
 from wsflow.declare.router import Handler
 from wsflow.end import End
 from wsflow.errors import Close, ConnectError, Disconnected, Reject, leaves, unwrap
-from wsflow.http import check_text
 from wsflow.limits import Limits
 from wsflow.messages.calls import Auth
 from wsflow.messages.codec import BadMessage, Codec
@@ -174,6 +173,7 @@ class Session:
         phase: the current phase.
         accepted: whether the handshake was answered with 101, or was begun by a client.
         received: how many messages were received.
+        begun: how many users had been disconnected when it began.
         user: the name of its user; None without one.
         over: set when it has ended and all is released.
         duration: seconds from the opening request to the end.
@@ -183,9 +183,9 @@ class Session:
     __slots__ = (
         "_announced", "_answered", "_app", "_children", "_credential", "_dialling", "_dispatcher",
         "_due", "_echo", "_environment", "_first", "_goodbye", "_host", "_in", "_inbox", "_scope",
-        "_started", "_throttle", "_timer", "accepted", "connection", "duration", "ending", "id",
-        "listeners", "memberships", "outbox", "over", "phase", "plan", "received", "subprotocol",
-        "transport", "user",
+        "_started", "_throttle", "_timer", "accepted", "begun", "connection", "duration", "ending",
+        "id", "listeners", "memberships", "outbox", "over", "phase", "plan", "received",
+        "subprotocol", "transport", "user",
     )
     # fmt: on
 
@@ -206,6 +206,7 @@ class Session:
         self.phase = CONNECTING
         self.accepted = False
         self.received = 0
+        self.begun = app.directory.channels.users.disconnected
         self.user: str | None = None
         self.duration = 0.0
         self.over = Latch()
@@ -361,9 +362,7 @@ class Session:
         await self.outbox.send(message)
 
     def identify(self, user: str) -> None:
-        check_text("the name of a user", user)
-        if not user:
-            raise ValueError("the name of a user is empty")
+        check_user(user)
         if self.ending.end is not None:
             raise Disconnected(self.ending.end)
         if self._announced or self.phase is not CONNECTING:
@@ -376,6 +375,10 @@ class Session:
         if self.user is None:
             self._app.identified(user)
             self.user = user
+            closing = self._app.directory.channels.users.add(self)
+            if closing is not None:  # the user has logged out, as it were, since it has begun
+                self.close(closing.code, closing.reason)
+                raise Disconnected(self.ending.end)
 
     def close(self, code: int, reason: str) -> None:
         try:

@@ -16,15 +16,15 @@ from typing import Any, Generic, TypeVar
 
 from websockets.datastructures import Headers
 
-from wsflow.connection import Asks, Connection
+from wsflow.connection import Asks, Connection, check_user
 from wsflow.credential import EXPIRED, Credential
 from wsflow.declare.markers import TopicName
 from wsflow.end import End
 from wsflow.errors import CallError, Close, Disconnected
-from wsflow.http import check_text, header_pairs
+from wsflow.http import header_pairs
 from wsflow.messages.calls import Call, Stream
 from wsflow.messages.codec import CODECS, JSON
-from wsflow.messages.events import TopicOptions
+from wsflow.messages.events import Target, TopicOptions
 from wsflow.request import Request
 from wsflow.runtime.calls import no_call
 from wsflow.topics.declared import DeclaredTopics
@@ -157,9 +157,7 @@ class _FakeDriver:
         self.sent.append(message)
 
     def identify(self, user: str) -> None:
-        check_text("the name of a user", user)
-        if not user:
-            raise ValueError("the name of a user is empty")
+        check_user(user)
         if self.end is not None:
             raise Disconnected(self.end)
         if self.sent:
@@ -249,6 +247,9 @@ class FakeTopic(Topic[M], Generic[M]):
     async def members(self) -> list[TopicMember]:
         return self._members
 
+    async def count(self) -> int:
+        return len(self._members)
+
     async def watch_members(self) -> AsyncGenerator[MemberJoined | MemberLeft, None]:
         for member in self._members:
             yield MemberJoined(member)
@@ -262,7 +263,8 @@ class FakeTopic(Topic[M], Generic[M]):
 
 
 class FakeRegistry(Registry):
-    """A Registry that records broadcasts, and gives topics that record what is published.
+    """A Registry that records broadcasts, and gives topics that record what is published. What is
+    sent to a user is sent to the connections that it has, and ``disconnect`` closes them.
 
     It refuses what a Registry refuses: a name without its values, options that contradict those of
     the same topic, a claim that is too long. It knows the topics that were declared through it, by
@@ -277,9 +279,17 @@ class FakeRegistry(Registry):
         topics: the topics that were asked for, by their complete names. Put one there to say what
             it yields.
         claimed: the names that were claimed.
+        sent: what was sent to users, in order: the name of each, and the message.
+        disconnected: what was disconnected, in order: the name of a user or the id of a connection,
+            the code and the reason.
     """
 
-    __slots__ = ("_connections", "_counters", "_declared", "broadcasts", "claimed", "topics")
+    # fmt: off
+    __slots__ = (
+        "_connections", "_counters", "_declared", "broadcasts", "claimed", "disconnected", "sent",
+        "topics",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -293,6 +303,8 @@ class FakeRegistry(Registry):
         self.broadcasts: list[object] = []
         self.topics: dict[str, FakeTopic[Any]] = {}
         self.claimed: set[str] = set()
+        self.sent: list[tuple[str, object]] = []
+        self.disconnected: list[tuple[str, int, str]] = []
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -306,11 +318,37 @@ class FakeRegistry(Registry):
     def of_user(self, user: str) -> list[Connection]:
         return [each for each in self if each.user == user]
 
-    async def broadcast(
-        self, message: object, exclude: Connection | Iterable[Connection] | None = None
+    async def _send_to(
+        self,
+        target: Target | None,
+        message: object,
+        exclude: Connection | Iterable[Connection] | None,
     ) -> None:
         _ANY.envelope(message, excluded_ids(exclude))
-        self.broadcasts.append(message)
+        if target is None:
+            self.broadcasts.append(message)
+            return
+        self.sent.append((target.user, message))
+        for each in self._meant(target, exclude):
+            await each.send(message)
+
+    async def _disconnect(
+        self, target: Target, exclude: Connection | Iterable[Connection] | None
+    ) -> None:
+        self.disconnected.append((target.user or target.connection, target.code, target.reason))
+        for each in self._meant(target, exclude):
+            await each.close(target.code, target.reason)
+
+    def _meant(
+        self, target: Target, exclude: Connection | Iterable[Connection] | None = None
+    ) -> list[Connection]:
+        """The connections that are open, of a user or with an id."""
+        found = self.of_user(target.user) if target.user else map(self.get, [target.connection])
+        ids = excluded_ids(exclude)
+        return [each for each in found if each and each.end is None and each.id not in ids]
+
+    async def _ids_of(self, user: str) -> list[str]:
+        return [each.id for each in self._meant(Target(user))]
 
     async def claim(self, name: str, seconds: float) -> bool:
         check_claim(seconds)

@@ -12,7 +12,8 @@ import dataclasses
 import logging
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, final
 
 from wsflow.brokers.base import Broker, BrokerListener, Nothing, OvertakenError, Replay
@@ -25,6 +26,7 @@ from wsflow.messages.events import Event, TopicOptions, UnreadableError, WhenFul
 from wsflow.tasks.waiting import EMPTY, Latch
 from wsflow.topics.presence import Presence, nobody
 from wsflow.topics.type import TopicType
+from wsflow.topics.users import Identified, Users
 
 log = Log("wsflow.topics.topic")
 
@@ -284,10 +286,15 @@ class Channel:
         self.listeners: dict[Listener, None] = {}
 
     def receive(self, event: Event) -> None:
-        """Deliver an event to all members except those that it excludes, and to listeners."""
-        exclude = event.envelope.exclude
+        """Deliver an event to all members that it is for except those that it excludes, and to
+        listeners."""
+        exclude, target = event.envelope.exclude, event.envelope.target
+        members = self.members
+        if target is not None:
+            meant = [each.id for each in self._channels.users.targets(target)]
+            members = {id: members[id] for id in meant if id in members}
         unreadable: dict[Codec, None] = {}
-        for id, membership in list(self.members.items()):
+        for id, membership in list(members.items()):
             codec = membership.subscriber.codec
             if id in exclude or codec in unreadable:
                 continue
@@ -369,8 +376,10 @@ class Channels:
     Args:
         broker: creates the broker that carries them between processes.
         presence_type: returns the declared type of a topic's presences.
+        connections: the connections of this process that have not ended, by id.
 
     Attributes:
+        users: the connections of each user.
         counters: what has happened, by the names of ``Registry.counters``.
         usage: is notified of what other processes tell of rate limits.
         spoken: the names of the codecs that connections here have, or have had.
@@ -380,12 +389,14 @@ class Channels:
         self,
         broker: Callable[[BrokerListener], Broker],
         presence_type: Callable[[str], Any] = lambda _topic: None,
+        connections: Mapping[str, Identified] = MappingProxyType({}),
     ) -> None:
         self._channels: dict[str, Channel] = {}
         self.spoken: set[str] = set()
         self.presence_type = presence_type
         self.broker = broker(self)
         self.presence = Presence(self.broker, self)
+        self.users = Users(connections)
         self.usage: Usage = NoUsage()
         self.counters: Counter[str] = Counter(
             dropped=0,
@@ -487,8 +498,10 @@ class Channels:
     # -- for the broker
 
     def deliver(self, topic: str, event: Event) -> None:
-        channel = self._channels.get(topic)
-        if channel is not None:
+        target = event.envelope.target
+        if target is not None and target.code:
+            self.users.close(target, event.envelope)
+        elif (channel := self._channels.get(topic)) is not None:
             channel.receive(event)
 
     def missed(self, topic: str) -> None:
@@ -524,3 +537,8 @@ class Channels:
         channel = self._channels.get(topic)
         member = channel.members.get(id) if channel is not None else None
         return (member.presence,) if member is not None and member.announced else None
+
+    def of_user(self, user: str) -> list[str]:
+        everybody = self._channels.get(EVERYBODY)
+        members = everybody.members if everybody is not None else {}
+        return [id for id in self.users.ids(user) if id in members]

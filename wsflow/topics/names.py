@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from urllib.parse import unquote
 
-from wsflow.http import percent_encode
+from wsflow.http import check_encodable, percent_encode
 
 Cure = Callable[[str, Mapping[str, str]], str]
 """How a topic is named by a template and values, where somebody has given a finished name."""
@@ -99,7 +99,7 @@ def name_topic(template: str, values: Mapping[str, object]) -> str:
 def _named(template: str) -> tuple[str, ...]:
     """The parameters of a template; of a finished name too, of which nothing is remembered."""
     if template and "{" not in template and "}" not in template:
-        _encodable(f"the topic {template!r}", template)
+        check_encodable(f"the topic {template!r}", template)
         return ()
     try:
         return parameters(template)
@@ -118,15 +118,8 @@ def _text(template: str, name: str, value: object) -> str:
     text = str(value)
     if not text:
         raise ValueError(f"the topic {template!r}: {name} is empty, and no topic is named so")
-    _encodable(f"the topic {template!r}: {name}", text)
+    check_encodable(f"the topic {template!r}: {name}", text)
     return text
-
-
-def _encodable(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} has half of a surrogate pair, which is no character") from None
 
 
 def is_name_of(template: str, name: str) -> bool:

@@ -4,10 +4,14 @@ Each process knows its own members. When it needs the members of a topic, it sen
 other processes. They answer with their members and report changes, until it sends ``Unwatch``. Each
 process remembers which processes watch a topic, and sends notes only to them. When a process ends,
 its members are removed.
+
+How many members a topic has, and which connections a user has, is asked once: by a ``Watch`` with a
+number, which the others answer with ``Answer``, and do not remember.
 """
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, final
@@ -24,9 +28,19 @@ Shown = tuple[str, bytes] | None
 
 
 class Watch(msgspec.Struct, tag="watch", array_like=True, frozen=True):
-    """A request for the members of topics, and for their changes."""
+    """A request for the members of topics, and for their changes.
+
+    Attributes:
+        topics: their names.
+        number: of a question that is answered once: how many members the one topic has. Versions
+            that do not know it answer with all members; 0 for none.
+        user: the user whose connections are asked for instead; the topic is that of broadcasts, in
+            which no presence is announced.
+    """
 
     topics: list[str]
+    number: int = 0
+    user: str = ""
 
 
 class Unwatch(msgspec.Struct, tag="unwatch", array_like=True, frozen=True):
@@ -50,8 +64,24 @@ class Changes(msgspec.Struct, tag="changes", array_like=True, frozen=True):
     left: list[str]
 
 
+class Answer(msgspec.Struct, tag="answer", array_like=True, frozen=True):
+    """The answer of the sending process to a ``Watch`` with a number.
+
+    Attributes:
+        number: that of the question.
+        count: how many there are.
+        ids: their ids, if a user's connections are asked for.
+    """
+
+    number: int
+    count: int
+    ids: list[str] = []
+
+
+Note = Watch | Unwatch | Present | Changes | Answer
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Watch | Unwatch | Present | Changes).decode
+_decode = msgspec.msgpack.Decoder(Note).decode
 
 
 class Local(Protocol):
@@ -66,29 +96,77 @@ class Local(Protocol):
     def presence_type(self, topic: str) -> Any:
         """The declared type of a topic's presences, None if there is none."""
 
+    def of_user(self, user: str) -> list[str]:
+        """The ids of the user's connections whose handshake is accepted."""
+
     def unreadable(self, where: str, why: object) -> None:
         """Something came from another process that cannot be read: count it."""
 
 
+class Awaiting:
+    """What other processes were asked.
+
+    Attributes:
+        awaited: processes that have not answered yet.
+    """
+
+    def __init__(self, processes: Iterable[str]) -> None:
+        self.awaited = set(processes)
+        self._answered: anyio.Event | None = None
+
+    def answered(self, process: str) -> None:
+        """A process need not be waited for any more."""
+        self.awaited.discard(process)
+        if self._answered is not None and not self.awaited:
+            self._answered.set()
+
+    async def complete(self) -> None:
+        """Wait until every process has answered, or has ended."""
+        while self.awaited:
+            if self._answered is None or self._answered.is_set():
+                self._answered = anyio.Event()
+            await self._answered.wait()
+
+
 @final
-class Roster:
+class Question(Awaiting):
+    """A question that each process answers once.
+
+    Attributes:
+        note: what is asked.
+        answers: the answers, by process.
+    """
+
+    def __init__(self, note: Watch, processes: Iterable[str]) -> None:
+        super().__init__(processes)
+        self.note = note
+        self.answers: dict[str, Answer] = {}
+
+    def answer(self, process: str, answer: Answer | None) -> None:
+        """A process has answered; or has ended, with None."""
+        self.answers.pop(process, None)
+        if answer is not None:
+            self.answers[process] = answer
+        self.answered(process)
+
+
+@final
+class Roster(Awaiting):
     """The members of one topic in other processes, as far as they are known here.
 
     Attributes:
         topic: its name.
         elsewhere: the members, by process.
-        awaited: processes that have not answered yet.
         users: the users that keep it up to date.
         observers: are notified of members that join, change or leave.
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, processes: Iterable[str]) -> None:
+        super().__init__(processes)
         self.topic = topic
         self.elsewhere: dict[str, dict[str, Any]] = {}
-        self.awaited: set[str] = set()
         self.users: dict[object, None] = {}
         self.observers: dict[Observer, None] = {}
-        self._answered: anyio.Event | None = None
 
     def replace(self, process: str, members: dict[str, Any]) -> None:
         """A process has sent all its members."""
@@ -108,19 +186,6 @@ class Roster:
             members.pop(id, None)
         for id in (*joined, *left):
             self.notify(id)
-
-    def answered(self, process: str) -> None:
-        """A process need not be waited for any more."""
-        self.awaited.discard(process)
-        if self._answered is not None and not self.awaited:
-            self._answered.set()
-
-    async def complete(self) -> None:
-        """Wait until every process has answered, or has ended."""
-        while self.awaited:
-            if self._answered is None or self._answered.is_set():
-                self._answered = anyio.Event()
-            await self._answered.wait()
 
     def notify(self, id: str) -> None:
         for observer in list(self.observers):
@@ -209,6 +274,8 @@ class Presence:
         self._broker = broker
         self._local = local
         self._rosters: dict[str, Roster] = {}
+        self._questions: dict[int, Question] = {}  # that are not answered yet
+        self._numbers = itertools.count(1)
         self._watchers: dict[str, dict[str, None]] = {}  # per topic, processes
         self._types: dict[str, type] = {}  # those that connections here have joined with
 
@@ -218,8 +285,7 @@ class Presence:
         """The roster of a topic. The same user must release it."""
         roster = self._rosters.get(topic)
         if roster is None:
-            roster = self._rosters[topic] = Roster(topic)
-            roster.awaited.update(self._broker.processes)
+            roster = self._rosters[topic] = Roster(topic, self._broker.processes)
             self._tell("", Watch([topic]))
         roster.users[user] = None
         return roster
@@ -246,6 +312,40 @@ class Presence:
         yield from self._local.present(roster.topic)
         for members in roster.elsewhere.values():
             yield from members.items()
+
+    async def count(self, topic: str) -> int:
+        """How many members a topic has.
+
+        Raises:
+            BrokerError: the broker is unreachable.
+        """
+        answers = await self._ask(topic)
+        return len(list(self._local.present(topic))) + sum(each.count for each in answers)
+
+    async def of_user(self, topic: str, user: str) -> list[str]:
+        """The ids of a user's connections.
+
+        Args:
+            topic: the one for broadcasts.
+            user: the name of the user.
+
+        Raises:
+            BrokerError: the broker is unreachable.
+        """
+        answers = await self._ask(topic, user)
+        return [*self._local.of_user(user), *(id for each in answers for id in each.ids)]
+
+    async def _ask(self, topic: str, user: str = "") -> Iterable[Answer]:
+        """Ask the other processes once."""
+        number = next(self._numbers)
+        question = Question(Watch([topic], number, user), self._broker.processes)
+        self._questions[number] = question
+        self._tell("", question.note)
+        try:
+            await self._broker.settled(question.complete)
+        finally:
+            del self._questions[number]
+        return question.answers.values()
 
     def find(self, roster: Roster, id: str) -> tuple[Any] | None:
         """The presence of a member, in a tuple; None if it is not a member."""
@@ -299,11 +399,16 @@ class Presence:
             for roster in self._rosters.values():
                 roster.awaited.add(process)
             self._tell(process, Watch(list(self._rosters)))
+        for question in self._questions.values():
+            question.awaited.add(process)
+            self._tell(process, question.note)
 
     def gone(self, process: str) -> None:
         """A process has ended: remove its members."""
         for roster in list(self._rosters.values()):
             roster.replace(process, {})
+        for question in self._questions.values():
+            question.answer(process, None)
         for topic in [topic for topic, asked in self._watchers.items() if process in asked]:
             self._unwatch(topic, process)
 
@@ -315,6 +420,11 @@ class Presence:
             self._local.unreadable("the notes between processes", exc)
             return
         match told:
+            case Watch() if told.number:
+                self._tell(process, self._answer(told))
+            case Answer():
+                if (question := self._questions.get(told.number)) is not None:
+                    question.answer(process, told)
             case Watch():
                 for topic in told.topics:
                     self._watchers.setdefault(topic, {})[process] = None
@@ -324,6 +434,8 @@ class Presence:
                 for topic in told.topics:
                     self._unwatch(topic, process)
             case _:
+                if isinstance(told, Present):
+                    self._answered_in_full(process, told)
                 roster = self._rosters.get(told.topic)
                 if roster is None:
                     self._tell(process, Unwatch([told.topic]))
@@ -332,7 +444,20 @@ class Presence:
                 else:
                     roster.change(process, self._read(told.topic, told.joined), told.left)
 
-    def _tell(self, process: str, note: Watch | Unwatch | Present | Changes) -> None:
+    def _answer(self, asked: Watch) -> Answer:
+        if asked.user:
+            ids = self._local.of_user(asked.user)
+            return Answer(asked.number, len(ids), ids)
+        return Answer(asked.number, sum(len(list(self._local.present(t))) for t in asked.topics))
+
+    def _answered_in_full(self, process: str, told: Present) -> None:
+        """A process has sent all members of a topic: it may know no question, and then there is no
+        other answer."""
+        for number, question in self._questions.items():
+            if question.note.topics == [told.topic]:
+                question.answer(process, Answer(number, len(told.members)))
+
+    def _tell(self, process: str, note: Note) -> None:
         self._broker.tell(process, _encode(note))
 
     def _read(self, topic: str, members: dict[str, Shown]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 from wsflow.brokers.base import MAX_CLAIM
-from wsflow.connection import Connection
+from wsflow.connection import Connection, check_user
 from wsflow.declare.markers import TopicName
+from wsflow.errors import Close
+from wsflow.http import check_name
 from wsflow.messages.codec import CODECS, Codec
-from wsflow.messages.events import TopicOptions
+from wsflow.messages.events import Envelope, Target, TopicOptions
 from wsflow.topics.channels import EVERYBODY, Channels, Subscriber, check_options
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.names import said
@@ -31,14 +33,12 @@ class Directory:
         connections: the connections whose handshake is accepted, by id.
         declared: the topics that the app declares.
         codecs: the codecs that any path allows.
-        users: the connections of each user, by id.
     """
 
     channels: Channels
     connections: dict[str, Connection] = field(default_factory=dict)
     declared: DeclaredTopics = field(default_factory=DeclaredTopics)
     codecs: tuple[Codec, ...] = tuple(CODECS.values())
-    users: dict[str, dict[str, Connection]] = field(default_factory=dict)
 
     @property
     def anything(self) -> TopicType:
@@ -48,23 +48,106 @@ class Directory:
     def add(self, connection: Connection, subscriber: Subscriber) -> None:
         """Add an accepted connection, and subscribe it to broadcasts."""
         self.connections[connection.id] = connection
-        if connection.user is not None:
-            self.users.setdefault(connection.user, {})[connection.id] = connection
         self.channels.accepted(subscriber)
         self.channels.join(EVERYBODY, self.anything, subscriber)
 
     def remove(self, connection: Connection) -> None:
         """Remove a connection. Idempotent."""
         self.connections.pop(connection.id, None)
-        user = connection.user
-        if user is not None and (own := self.users.get(user)) is not None:
-            own.pop(connection.id, None)
-            if not own:
-                del self.users[user]
+        if connection.user is not None:
+            self.channels.users.remove(connection.id, connection.user)
+
+
+@dataclass(frozen=True, slots=True)
+class UserConnection:
+    """A connection of a user, in this process or in another one.
+
+    Attributes:
+        id: the connection's id, for ``Registry.disconnect``.
+    """
+
+    id: str
+
+
+class RegistryUser:
+    """The connections of one user, in all processes of the app, whether or not there are any.
+
+    Ask for one by ``Registry.user``.
+
+    Attributes:
+        name: the name of the user, as ``Connection.identify`` was told.
+    """
+
+    __slots__ = ("_registry", "name")
+
+    def __init__(self, registry: Registry, name: str) -> None:
+        self._registry = registry
+        self.name = name
+
+    async def send(
+        self, message: object, exclude: Connection | Iterable[Connection] | None = None
+    ) -> None:
+        """Send a message to all connections of the user, as ``Registry.broadcast`` does to those of
+        all users. Without one it is lost.
+
+        Args:
+            message: anything that msgspec encodes; ``str`` and ``bytes`` are sent as they are.
+            exclude: connections that do not receive it.
+
+        Raises:
+            TypeError: the message cannot be encoded.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
+                the message.
+        """
+        await self._registry._send_to(Target(self.name), message, exclude)
+
+    async def disconnect(
+        self,
+        code: int = 1000,
+        reason: str = "",
+        exclude: Connection | Iterable[Connection] | None = None,
+    ) -> None:
+        """Close all connections of the user, each as by ``Connection.close``.
+
+        Those in their handshake are closed, too, also if ``identify`` names the user only later: no
+        connection whose opening request a process has got before it has heard of this stays open.
+        That a new one is refused, the app has to see to beforehand.
+
+        It returns once the broker has it; the processes then close their connections, within
+        moments. The caller is cancelled if its own connection is among them: see ``exclude``.
+
+        Args:
+            code: 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 §7.4).
+            reason: shown to the peers; cut to 123 bytes at a character.
+            exclude: connections that stay open.
+
+        Raises:
+            ValueError: the code may not be sent.
+            TypeError: the reason is not a str.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
+                it. Connections may then be open in every process.
+        """
+        closing = Close(code, reason)
+        target = Target(self.name, "", closing.code, closing.reason)
+        await self._registry._disconnect(target, exclude)
+
+    async def connections(self) -> list[UserConnection]:
+        """The connections of the user whose handshake is accepted, in all processes.
+
+        Those of a killed process are listed until three seconds after its last heartbeat.
+
+        Raises:
+            BrokerError: as ``Topic.members``.
+        """
+        return [UserConnection(id) for id in await self._registry._ids_of(self.name)]
+
+    def __repr__(self) -> str:
+        return f"<RegistryUser {self.name}>"
 
 
 class Registry:
-    """The connections of the app. ``len``, iteration and ``get`` are limited to this process."""
+    """The connections of the app. ``len``, iteration, ``get`` and ``of_user`` are limited to this
+    process."""
 
     __slots__ = ("_directory", "_subscriber")
 
@@ -85,7 +168,62 @@ class Registry:
     def of_user(self, user: str) -> list[Connection]:
         """The connections of a user in this process, oldest first, as ``Connection.identify`` has
         named it."""
-        return list(self._directory.users.get(user, {}).values())
+        connections = self._directory.connections
+        ids = self._directory.channels.users.ids(user)
+        return [connections[id] for id in ids if id in connections]
+
+    def user(self, name: str) -> RegistryUser:
+        """A user of the app, to send to its connections or to close them, in all processes.
+
+        Args:
+            name: the name, as ``Connection.identify`` was told.
+
+        Raises:
+            TypeError: it is not a str.
+            ValueError: it is empty, or has half of a surrogate pair.
+        """
+        check_user(name)
+        return RegistryUser(self, name)
+
+    async def disconnect(self, id: str, code: int = 1000, reason: str = "") -> None:
+        """Close one connection of the app, whichever process it is in, as by ``Connection.close``;
+        in its handshake, too. Without effect if it has ended, or there is none.
+
+        It returns once the broker has it.
+
+        Args:
+            id: the connection's id.
+            code, reason: as those of ``RegistryUser.disconnect``.
+
+        Raises:
+            ValueError: the code may not be sent, or the id is empty.
+            TypeError: the id or the reason is not a str.
+            BrokerError: as ``RegistryUser.disconnect``.
+        """
+        check_name("the id of a connection", id)
+        closing = Close(code, reason)
+        await self._disconnect(Target("", id, closing.code, closing.reason), None)
+
+    async def _send_to(
+        self,
+        target: Target | None,
+        message: object,
+        exclude: Connection | Iterable[Connection] | None,
+    ) -> None:
+        envelope = self._directory.anything.envelope(message, excluded_ids(exclude))
+        await self._tell_everybody(replace(envelope, target=target))
+
+    async def _disconnect(
+        self, target: Target, exclude: Connection | Iterable[Connection] | None
+    ) -> None:
+        await self._tell_everybody(Envelope({}, excluded_ids(exclude), target=target))
+
+    async def _tell_everybody(self, envelope: Envelope) -> None:
+        """Send to all processes."""
+        await self._directory.channels.broker.publish(EVERYBODY, envelope, TopicOptions())
+
+    async def _ids_of(self, user: str) -> list[str]:
+        return await self._directory.channels.presence.of_user(EVERYBODY, user)
 
     async def broadcast(
         self, message: object, exclude: Connection | Iterable[Connection] | None = None
@@ -104,9 +242,7 @@ class Registry:
             BrokerError: the broker was unreachable for longer than ``publish_timeout``, or refused
                 the message.
         """
-        kind = self._directory.anything
-        envelope = kind.envelope(message, excluded_ids(exclude))
-        await self._directory.channels.broker.publish(EVERYBODY, envelope, kind.options)
+        await self._send_to(None, message, exclude)
 
     async def claim(self, name: str, seconds: float) -> bool:
         """Claim a name, for something that has to happen once among all processes of the app.

@@ -193,6 +193,16 @@ class Topic(Generic[M]):
             if user is not self._channels:
                 presence.release(self.name, user)
 
+    async def count(self) -> int:
+        """How many connections are members, in all processes, whose handshake is accepted.
+
+        It is less to send than ``members``: the processes tell each other only a number.
+
+        Raises:
+            BrokerError: as ``members``.
+        """
+        return await self._channels.presence.count(self.name)
+
     def watch_members(self) -> TopicIterator[MemberJoined | MemberLeft]:
         """Iterate members that join and leave, in all processes.
 

@@ -19,6 +19,7 @@ from wsflow.brokers import remote
 from wsflow.connection import Connection
 from wsflow.declare.markers import Query, TopicName
 from wsflow.declare.router import Router
+from wsflow.end import End
 from wsflow.errors import BrokerError
 from wsflow.limits import Limits
 from wsflow.messages.events import EventId
@@ -125,6 +126,49 @@ def chat() -> Router:
     return app
 
 
+def people(ended: list[tuple[str, End]]) -> Router:
+    """Connections of users; ``ended`` takes how they end, with their ids."""
+    app = Router("/people", subprotocols=("wsflow.json", "wsflow.msgpack"))
+    Lounge = Annotated[Topic[Said], "lounge"]
+
+    @app.on_connect
+    async def enter(name: Annotated[str, Query()], connection: Connection, lounge: Lounge) -> None:
+        connection.identify(name)
+        await lounge.join()
+
+    @app.on_disconnect
+    async def leave(connection: Connection, end: End) -> None:
+        ended.append((connection.id, end))
+
+    @app.consumer
+    async def command(
+        message: list[str], connection: Connection, registry: Registry, lounge: Lounge
+    ) -> Any:
+        match message:
+            case ["send", user]:
+                await registry.user(user).send(Said(f"to {user}"))
+            case ["send others", user]:
+                await registry.user(user).send(Said(f"to others of {user}"), exclude=connection)
+            case ["log out", user]:
+                await registry.user(user).disconnect(4401, "logged out")
+            case ["log out others", user]:
+                await registry.user(user).disconnect(4401, exclude=connection)
+            case ["close", id]:
+                await registry.disconnect(id, 4000, "by its id")
+            case ["of", user]:
+                return sorted(each.id for each in await registry.user(user).connections())
+            case ["count"]:
+                return await lounge.count()
+        return connection.id
+
+    return app
+
+
+async def asked(peer: MemoryPeer, *command: str) -> Any:
+    await peer.send(list(command))
+    return await peer.receive(str, list, int, timeout=5)
+
+
 def news() -> Router:
     app = Router("/news/{room}")
 
@@ -184,6 +228,101 @@ async def test_exclude_and_broadcast(broker: str) -> None:
             ]
             assert [(await eve.receive(Said)).text for _ in range(2)] == ["to all others", "to all"]
             assert await ada.receive(Said) == Said("to all")
+
+
+async def test_a_user_is_reached_in_every_process(broker: str) -> None:
+    packed: Any = "wsflow.msgpack"
+    async with processes(people([]), broker) as (one, two):
+        async with (
+            one.connect("/people?name=ada") as ada,
+            two.connect("/people?name=ada", subprotocols=[packed]) as too,
+            two.connect("/people?name=bob") as bob,
+            one.connect("/people?name=ad") as ad,
+        ):
+            for sender in (ada, bob):
+                await asked(sender, "send", "ada")
+                for peer in (ada, too):
+                    assert await peer.receive(Said) == Said("to ada")
+            await asked(ada, "send others", "ada")
+            assert await too.receive(Said) == Said("to others of ada")
+            await asked(ada, "send", "nobody")
+            await asked(ada, "send", "bob")
+            assert await bob.receive(Said) == Said("to bob")
+            for peer in (ada, too, bob, ad):
+                await peer.receive_nothing(within=0.02)
+        counters = [server.registry.counters() for server in (one, two)]
+        assert [each["unreadable"] for each in counters] == [0, 0]
+
+
+async def test_a_user_is_disconnected_in_every_process(broker: str) -> None:
+    ended: list[tuple[str, End]] = []
+    async with processes(people(ended), broker) as (one, two):
+        async with (
+            one.connect("/people?name=ada") as ada,
+            two.connect("/people?name=ada") as too,
+            two.connect("/people?name=bob") as bob,
+        ):
+            ids = [await asked(peer, "who") for peer in (ada, too)]
+            await asked(bob, "log out", "ada")
+            for peer in (ada, too):
+                end = await peer.wait_closed()
+                assert (end.code, end.reason) == (4401, "logged out")
+            while len(ended) < 2:
+                await anyio.sleep(0.01)
+            assert sorted(ended) == sorted((id, End("closed", 4401, "logged out")) for id in ids)
+            assert await asked(bob, "of", "ada") == []
+            async with two.connect("/people?name=ada") as again:  # who comes back is let in
+                assert await asked(again, "of", "ada") == [await asked(again, "who")]
+
+
+async def test_a_user_ends_its_other_connections(broker: str) -> None:
+    async with processes(people([]), broker) as (one, two):
+        async with (
+            one.connect("/people?name=ada") as ada,
+            two.connect("/people?name=ada") as there,
+            one.connect("/people?name=ada") as here,
+        ):
+            await asked(ada, "log out others", "ada")
+            for peer in (there, here):
+                assert (await peer.wait_closed()).code == 4401
+            assert await asked(ada, "who")
+
+
+async def test_who_logs_out_is_closed_too(broker: str) -> None:
+    async with processes(people([]), broker) as (one, two):
+        async with one.connect("/people?name=ada") as ada, two.connect("/people?name=ada") as too:
+            await ada.send(["log out", "ada"])
+            for peer in (ada, too):
+                assert (await peer.wait_closed()).code == 4401
+
+
+async def test_a_connection_is_closed_by_its_id(broker: str) -> None:
+    async with processes(people([]), broker) as (one, two):
+        async with (
+            one.connect("/people?name=ada") as ada,
+            two.connect("/people?name=ada") as too,
+            two.connect("/people?name=bob") as bob,
+        ):
+            ids = [await asked(peer, "who") for peer in (ada, too)]
+            assert await asked(bob, "of", "ada") == sorted(ids)
+            assert await asked(ada, "of", "bob") == [await asked(bob, "who")]
+            await asked(ada, "close", "no connection")
+            await asked(ada, "close", ids[1])
+            end = await too.wait_closed()
+            assert (end.code, end.reason) == (4000, "by its id")
+            assert await asked(bob, "of", "ada") == [ids[0]]
+            assert await asked(bob, "of", "nobody") == []
+
+
+async def test_members_are_counted_in_every_process(broker: str) -> None:
+    async with processes(people([]), broker) as (one, two):
+        async with one.connect("/people?name=ada") as ada:
+            assert await asked(ada, "count") == 1
+            async with two.connect("/people?name=bob") as bob:
+                assert [await asked(peer, "count") for peer in (ada, bob)] == [2, 2]
+            if one is not two:  # an idle process of the app takes part
+                assert await two.registry.topic("lounge").count() == 1
+                assert await two.registry.user("bob").connections() == []
 
 
 async def test_each_codec_has_its_payload(broker: str) -> None:
