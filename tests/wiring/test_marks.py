@@ -493,7 +493,8 @@ class Settings(dict[str, str]):
     ],
 )
 async def test_classes_of_python_are_meant_by_nothing(provided: Any, wanted: Any) -> None:
-    async def provide() -> Any: ...
+    async def provide() -> Any:
+        return object()
 
     async def consumer(message: str, other: Any = 5) -> str:
         return repr(other)

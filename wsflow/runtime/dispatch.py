@@ -416,7 +416,12 @@ class Dispatcher:
                 async with aclosing(bound()) as items:
                     await self._pump(items)
             elif plan.style == "once":
-                await bound()
+                if await bound() is not None:
+                    raise TypeError(
+                        f"{plan.handler} ({plan.handler.where}) returned a value and has no "
+                        "annotation: annotate it with the type to have it called again and again, "
+                        "or yield what it sends"
+                    )
             else:
                 await self._poll(bound)
         except Exception as exc:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, Protocol
 
 import anyio
 
 from wsflow.declare.router import Handler
+from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound
 from wsflow.wiring.plan import ScopePlan
@@ -28,17 +30,47 @@ async def enter(plan: ScopePlan, bound: Bound) -> tuple[Any, Generator | None]:
 
     Raises:
         RuntimeError: the generator ended without a ``yield``.
+        TypeError: the value is not what the function says that it provides.
     """
     if not plan.generator:
-        return await bound(), None
+        return _given(plan, await bound()), None
     generator: Generator = bound()
     try:
-        return await anext(generator), generator
+        value = await anext(generator)
     except StopAsyncIteration:
         raise RuntimeError(
             f"{plan.handler} ({plan.handler.where}) ended without a yield: a scope function "
             "yields once, and then tears down"
         ) from None
+    try:
+        return _given(plan, value), generator
+    except TypeError:
+        await generator.aclose()
+        raise
+
+
+def _given(plan: ScopePlan, value: Any) -> Any:
+    """The value, unless it is one that other frameworks refuse with: nobody would notice.
+
+    Raises:
+        TypeError: it is ``False``, or ``None`` where another value was promised.
+    """
+    if value is not None and value is not False:
+        return value
+    provides = members(plan.gives) if plan.gives not in (None, EMPTY) else (NoneType,)
+    if not {Any, object, type(value), *((None,) if value is None else ())}.isdisjoint(provides):
+        return value
+    verb = "yielded" if plan.generator else "returned"
+    promised = f" and is annotated with {type_name(plan.gives)}" if plan.gives else ""
+    raise TypeError(
+        f"{plan.handler} ({plan.handler.where}) {verb} {value}"
+        + ("" if plan.gives is EMPTY else promised)
+        + (
+            f": {verb.removesuffix('ed')} one, or annotate it with `| None`"
+            if plan.handler.kind == "lifespan"
+            else ": to refuse a connection, raise Reject(403)"
+        )
+    )
 
 
 async def leave(handler: Handler, generator: Generator) -> None:

@@ -331,7 +331,7 @@ class _Compiler:
     def _scope(self, handler: Handler, levels: Levels, place: Place) -> ScopePlan:
         signature = self._known(handler)
         call = self._call(handler, signature, levels, place, leading=0)
-        return ScopePlan(call, signature.generator)
+        return ScopePlan(call, signature.generator, signature.gives)
 
     def _consumers(
         self, handlers: Sequence[Handler], levels: Levels, place: Place

@@ -38,10 +38,12 @@ class ScopePlan:
     Attributes:
         invocation: how to call it.
         generator: whether it is resumed to tear down.
+        gives: the type of the value that it provides, EMPTY if it has no annotation.
     """
 
     invocation: Invocation
     generator: bool
+    gives: Any
 
     @property
     def handler(self) -> Handler:

@@ -451,7 +451,17 @@ class Resolver:
                 )
             if _related(scope.provides, parameter.core):
                 return _nearly(parameter, scope, "It would get its default")
-        if parameter.annotation is EMPTY or set(members(parameter.core)) <= set(SIMPLE):
+        simple = parameter.annotation is EMPTY or set(members(parameter.core)) <= set(SIMPLE)
+        unsaid = [each.handler for each in hidden if each.provides is EMPTY]
+        for other in unsaid if not simple else ():
+            if other is not handler and gives_something(other.fn):
+                return (
+                    f"It would get its default, and what {other} ({other.where}) returns has no "
+                    "annotation.",
+                    f"annotate that function `-> {type_name(parameter.core)}` if this is meant, or "
+                    "`-> None` if it provides nothing.",
+                )
+        if simple:
             free = [each for each in place.names if each not in _names_of(handler)]
             near = _near(parameter.name, free)
             if near is not None:
