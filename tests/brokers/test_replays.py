@@ -51,6 +51,7 @@ class Server:
         self.gate.set()
         self.given_up = 0
         self.garbage: set[int] = set()
+        self.gaps: set[int] = set()
         self.told: list[str] = []
         self.connecting: Callable[[], None] = lambda: None
 
@@ -77,7 +78,9 @@ class Server:
         if self.failing:
             raise self.failing.pop(0)
         complete = start >= self.first
-        numbers = range(max(start + 1, self.first), upto.order[0] + 1)[: self.page]
+        complete = complete and start not in self.gaps
+        there = range(max(start + 1, self.first), upto.order[0] + 1)
+        numbers = [number for number in there if number not in self.gaps][: self.page]
         entries = [
             (at(number, upto.epoch), b"?" if number in self.garbage else DATA) for number in numbers
         ]
@@ -201,9 +204,10 @@ async def test_a_history_that_cannot_be_read() -> None:
     replay = StoredReplay(reader, feed, at(10), True)
     with pytest.raises(BrokerError, match="no"):
         await taken(replay)
+    assert await finding == at(20)  # a refusal is of the place that was read
+    server.failing = [BrokerError("no")]
     with pytest.raises(BrokerError, match="no"):
-        await finding
-    assert await reader.find(feed, at(20)) == at(20)
+        await reader.find(feed, at(5))
 
 
 async def test_a_history_that_does_not_go_back_so_far() -> None:
@@ -212,12 +216,30 @@ async def test_a_history_that_does_not_go_back_so_far() -> None:
     feed, reader = feed_of(server), Replays(server)
     found = await asyncio.gather(*(reader.find(feed, at(number)) for number in (10, 49, 50, 60)))
     assert found == [None, None, at(50), at(60)]
-    assert await reader.find(feed, at(11)) is None  # nothing is read for that
-    assert server.reads == [(10, 100)]
-    replay = StoredReplay(reader, feed, at(40), True)
-    with pytest.raises(OvertakenError):
-        await taken(replay)
-    assert await taken(replay) == [*range(51, 101)]
+    assert await reader.find(feed, at(11)) is None
+    assert server.reads == [(10, 100), (11, 49)]
+    for known in (True, False):
+        replay = StoredReplay(reader, feed, at(40), True)
+        with pytest.raises(OvertakenError):
+            await taken(replay)
+        assert await taken(replay) == [*range(50, 101)]
+        if known:
+            feed.recent.clear()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_place_that_is_no_event_hurts_nobody_else(kept: bool) -> None:
+    """As of another topic in the same stream, or a forged one."""
+    server = Server()
+    server.gaps = {17, 50}
+    feed, reader = feed_of(server), Replays(server)
+    replay = StoredReplay(reader, feed, at(5), True)
+    assert await reader.find(feed, at(50)) is None
+    if not kept:
+        feed.recent.clear()
+    found = await asyncio.gather(*(reader.find(feed, at(number)) for number in (5, 17, 16, 49)))
+    assert found == [at(5), at(17), at(16), at(49)]  # behind the last of them nothing is missing
+    assert await taken(replay) == [n for n in range(6, 101) if n not in server.gaps]
 
 
 async def test_an_empty_history() -> None:

@@ -48,7 +48,8 @@ class Mark(NamedTuple):
         found = _MARK.fullmatch(id)
         if found is None:
             return None
-        return Mark(found[1], tuple(int(part) for part in found[2][1:].split("-")))
+        order = tuple(int(part) for part in found[2][1:].split("-"))
+        return Mark(found[1], order) if max(order) <= MAX_PART else None
 
 
 def before(order: tuple[int, ...]) -> tuple[int, ...]:

@@ -194,6 +194,8 @@ class Feed:
                 )
             for mark, data in entries:
                 self._pass(mark, data)
+            if upto.order <= position.order:
+                raise BrokerError(f"the history of topic {self.topic!r} cannot be read to its end")
             self.position = position = upto  # the entry itself may have expired by now
 
     def _miss(self, position: Mark, what: str) -> Mark:

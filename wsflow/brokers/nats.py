@@ -489,7 +489,10 @@ class NatsConnection:
         start = after.order[0] if after.order else 0
         entries, end = await self._part(topic, options, start, upto)
         complete = bool(entries) and entries[0][0] == after
-        return Stored(complete, entries[1:] if complete else entries, end)
+        entries = entries[1:] if complete else entries
+        while not entries and end != upto:  # the page had ``after`` itself, which is large
+            entries, end = await self._part(topic, options, end.order[0] + 1, upto)
+        return Stored(complete, entries, end)
 
     async def latest(
         self, topic: str, options: TopicOptions, upto: Mark, count: int

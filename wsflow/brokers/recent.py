@@ -25,6 +25,9 @@ was published is not known."""
 OVERHEAD = 512
 """Bytes that an event counts for, beside its message."""
 
+COPIES = 3
+"""How often a message may be there."""
+
 Order = tuple[int, ...]
 
 
@@ -40,6 +43,11 @@ class Known(NamedTuple):
     order: Order
     event: Event
     size: int
+
+    @property
+    def counts(self) -> int:
+        """The bytes that it counts for: as it has come, with its id, and as it is sent."""
+        return COPIES * self.size + OVERHEAD
 
 
 class Portion(NamedTuple):
@@ -81,7 +89,7 @@ class Run:
         self._orders.append(known.order)
         self._sizes.append(known.size)
         self.events.append(known.event)
-        self.size += known.size + OVERHEAD
+        self.size += known.counts
 
     def portion(self, order: Order) -> Portion:
         """The next events after a place."""
@@ -111,12 +119,9 @@ class Recent:
     Args:
         options: the topic's.
         total: bounds the bytes of all topics.
-
-    Attributes:
-        floor: the place before which the history has lost events.
     """
 
-    __slots__ = ("_afters", "_count", "_max_age", "_most", "_runs", "_total", "floor")
+    __slots__ = ("_afters", "_count", "_max_age", "_most", "_runs", "_total")
 
     def __init__(self, options: TopicOptions, total: Total) -> None:
         self._most = options.history
@@ -125,7 +130,6 @@ class Recent:
         self._runs: list[Run] = []  # in order; they do not overlap
         self._afters: list[Order] = []  # of these
         self._count = 0  # events in these
-        self.floor: Order = ()
 
     def portion(self, order: Order) -> Portion | None:
         """The next events after a place; None if they are not here."""
@@ -139,7 +143,7 @@ class Recent:
         return run.portion(order)
 
     def last(self, count: int, upto: Order) -> Order | None:
-        """The place before the last events of a history that ends at ``upto``; None if so many are
+        """The event before the last ones of a history that ends at ``upto``; None if so many are
         not here."""
         for run in reversed(self._runs):
             if run.upto != upto or run.until < self._total.clock():
@@ -148,8 +152,6 @@ class Recent:
                 return run.before(count)
             count -= len(run.events)
             upto = run.after
-            if not count:
-                return upto
         return None
 
     def next(self, order: Order) -> Order | None:
@@ -171,21 +173,24 @@ class Recent:
             )
         run.add(known)
         self._count += 1
-        self._total.grown(run, known.size + OVERHEAD)
+        self._total.grown(run, known.counts)
         while self._runs and self._count - len(self._runs[0].events) >= self._most:
             self._total.drop(self._runs[0])
 
-    def read(self, after: Order, upto: Order, events: Iterable[Known]) -> None:
-        """These are all events after one place, up to another. Those that are here already stay as
-        they are."""
+    def read(self, after: Order, upto: Order, events: Iterable[Known]) -> Run:
+        """These are all events after one place, up to another. Returns them, without those that are
+        here already."""
         following = self.next(after)
         run = Run(after, self._total.clock() + (min(self._max_age, FRESH) or float("inf")))
         for known in events:
             if following is None or known.order <= following:
                 run.add(known)
         run.upto = upto if following is None else min(upto, following)
-        self._count += len(run.events)
-        self._insert(bisect_right(self._afters, after), run)
+        at = bisect_right(self._afters, after)
+        if run.has(after) and not (at and self._runs[at - 1].has(after)):
+            self._count += len(run.events)
+            self._insert(at, run)
+        return run
 
     def _insert(self, at: int, run: Run) -> Run:
         self._runs.insert(at, run)
@@ -203,7 +208,6 @@ class Recent:
         """Forget all."""
         for run in list(self._runs):
             self._total.drop(run)
-        self.floor = ()
 
 
 @final

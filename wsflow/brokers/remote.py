@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, final
 
-from wsflow.brokers.base import BrokerListener, Mark, Nothing, Replay, before
+from wsflow.brokers.base import BrokerListener, Mark, Nothing, Replay
 from wsflow.brokers.engine import (
     RETRY,
     Attempt,
@@ -294,6 +294,7 @@ class RemoteBroker:
                 if name in self._feeds:
                     self._must_recover(name)
                 elif name in self._ready:
+                    self._refused.pop(name, None)
                     if self._ready[name].is_set():  # the connection was lost meanwhile
                         self._listener.missed(name)
                     self._ready[name].set()
@@ -510,33 +511,29 @@ class RemoteBroker:
                     await self._within(feed.live.wait(), what)
             try:
                 if mark is None:
-                    start = await self._place_of_last(connection, feed, last)
-                else:
-                    start = await self._within(self._replays.find(feed, mark), what)
+                    return await self._latest(connection, feed, last)
+                start = await self._within(self._replays.find(feed, mark), what)
             except ConnectionLostError:
                 self.give_up(connection)
             else:
                 assert feed.position is not None
-                recovered = mark is not None and start is not None
-                return StoredReplay(self._replays, feed, start or feed.position, recovered)
+                return StoredReplay(
+                    self._replays, feed, start or feed.position, recovered=start is not None
+                )
 
-    async def _place_of_last(
-        self, connection: EngineConnection, feed: Feed, count: int
-    ) -> Mark | None:
-        """The place before the latest events; None if there are none."""
+    async def _latest(self, connection: EngineConnection, feed: Feed, count: int) -> Replay:
+        """A replay of the latest events: it begins behind the event before them, or with all that
+        the history has."""
         upto = feed.position
         assert upto is not None
         count = min(count, feed.options.history)
-        if not upto.order or not count:
-            return None
-        order = feed.recent.last(count, upto.order)
-        if order is None:
-            entries = await connection.latest(feed.topic, feed.options, upto, count)
-            if not entries:
-                return None
-            order = before(entries[0][0].order)
-            feed.recent.read(order, upto.order, self._replays.known(feed.topic, entries))
-        return Mark(upto.epoch, order)
+        place, found = upto, None
+        if upto.order and count:
+            order = feed.recent.last(count, upto.order)
+            if order is None:
+                order, found = await self._replays.latest(connection, feed, upto, count)
+            place = Mark(upto.epoch, order)
+        return StoredReplay(self._replays, feed, place, recovered=False, found=found)
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         """The app's topics with history, as stored at this broker, by template; at most one second

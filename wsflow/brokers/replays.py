@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, final
 
-from wsflow.brokers.base import Mark, OvertakenError
+from wsflow.brokers.base import Mark, OvertakenError, before
 from wsflow.brokers.engine import (
     RETRY,
     ConnectionLostError,
@@ -21,7 +21,7 @@ from wsflow.brokers.engine import (
     settle,
 )
 from wsflow.brokers.feed import Feed
-from wsflow.brokers.recent import Known, Portion
+from wsflow.brokers.recent import Known, Order, Portion
 from wsflow.brokers.wire import unpack
 from wsflow.errors import BrokerError
 from wsflow.log import Log
@@ -96,7 +96,7 @@ class Replays:
         Raises:
             BrokerError: the history cannot be read.
         """
-        if not feed.goes_back_to(mark) or mark.order < feed.recent.floor:
+        if not feed.goes_back_to(mark):
             return None
         if mark != feed.position and feed.recent.portion(mark.order) is None:
             finding = _Finding(mark)
@@ -104,6 +104,28 @@ class Replays:
             if not await finding.done or not feed.goes_back_to(mark):
                 return None
         return mark
+
+    async def latest(
+        self, connection: EngineConnection, feed: Feed, upto: Mark, count: int
+    ) -> tuple[Order, Portion | None]:
+        """The place of the event before the latest ones. If the history has no more than these, it
+        is the beginning, and the first of them are given.
+
+        Raises:
+            ConnectionLostError, BrokerError: they cannot be read.
+        """
+        async with self._room:
+            entries = await connection.latest(feed.topic, feed.options, upto, count + 1)
+        if not entries:
+            return upto.order, None
+        known = self.known(feed.topic, entries[-count:])
+        if len(entries) > count:
+            order = entries[0][0].order
+            feed.recent.read(order, upto.order, known)
+            return order, None
+        order = before(entries[0][0].order)
+        run = feed.recent.read(order, upto.order, known)
+        return (), run.portion(order)
 
     async def _serve(self, feed: Feed) -> None:
         """Read one page after the other, as long as somebody waits."""
@@ -125,7 +147,7 @@ class Replays:
         for each in waiting:
             place, position = each.place, feed.position
             here = position is not None and place.epoch == position.epoch and not feed.stopped
-            if not here or place.order < feed.recent.floor:
+            if not here:
                 each.found(None)
             elif position is not None and place.order >= position.order:
                 each.found(Portion((), place.order))
@@ -150,21 +172,45 @@ class Replays:
             complete, entries, end = await connection.read(feed.topic, feed.options, start, upto)
         except ConnectionLostError:
             self._server.give_up(connection)
-            return
         except NoAnswerError:
             raise
         except BrokerError as exc:
-            failed, self._waiting[feed] = self._waiting[feed], []
-            for each in failed:
-                each.found(exc)
-            return
-        if feed.stopped or feed.position is None or feed.position.epoch != start.epoch:
-            return
-        if start.order and not complete:
-            start = entries[0][0] if entries else end
-            entries = entries[1:]
-            feed.recent.floor = max(feed.recent.floor, start.order)
-        feed.recent.read(start.order, end.order, self.known(feed.topic, entries))
+            self._tell(feed, exc, start.order)
+        else:
+            position = feed.position
+            if not feed.stopped and position is not None and position.epoch == start.epoch:
+                self._keep(feed, start, complete, entries, end if end.order > start.order else upto)
+
+    def _keep(
+        self,
+        feed: Feed,
+        start: Mark,
+        complete: bool,
+        entries: Sequence[tuple[Mark, bytes]],
+        end: Mark,
+    ) -> None:
+        """A page was read: keep it. Who waits for what is not in the history any more is told; also
+        who has named a place in it where there was no event."""
+        first = entries[0][0].order if entries else end.order
+        after = start.order if complete else before(first) if entries else end.order
+        run = feed.recent.read(after, end.order, self.known(feed.topic, entries))
+        if not start.order:
+            self._tell(feed, run.portion(after), ())
+        elif not complete:
+            self._tell(
+                feed,
+                None,
+                *{each.place.order for each in self._waiting[feed] if each.place.order < first},
+            )
+
+    def _tell(self, feed: Feed, found: Portion | BrokerError | None, *places: Order) -> None:
+        """Tell those who wait at some places."""
+        waiting, self._waiting[feed] = self._waiting[feed], []
+        for each in waiting:
+            if each.place.order in places:
+                each.found(found)
+            else:
+                self._waiting[feed].append(each)
 
     def known(self, topic: str, entries: Iterable[tuple[Mark, bytes]]) -> Sequence[Known]:
         """The events of a part of a history."""
@@ -200,22 +246,31 @@ class StoredReplay:
         feed: the topic.
         place: after which it begins.
         recovered: whether nothing is missing before that.
+        found: its first events, if they are known.
 
     Attributes:
         place: the last place that was taken.
         recovered: whether nothing is missing before the first one.
     """
 
-    def __init__(self, replays: Replays, feed: Feed, place: Mark, recovered: bool) -> None:
+    def __init__(
+        self,
+        replays: Replays,
+        feed: Feed,
+        place: Mark,
+        recovered: bool,
+        found: Portion | None = None,
+    ) -> None:
         self._replays = replays
         self._feed = feed
         self._ready: Callable[[], None] | None = None  # while it waits
-        self._found: Portion | BrokerError | None = None
+        self._found: Portion | BrokerError | None = found
+        self._lost = False
         self.place = place
         self.recovered = recovered
 
     def found(self, result: Portion | BrokerError | None) -> None:
-        self._found = result
+        self._found, self._lost = result, result is None
         ready, self._ready = self._ready, None
         assert ready is not None, "it waits for this"
         ready()
@@ -228,6 +283,10 @@ class StoredReplay:
         found, self._found = self._found, None
         if isinstance(found, BrokerError):
             raise found
+        lost, self._lost = self._lost, False
+        if lost and feed.position is not None and feed.position.epoch == self.place.epoch:
+            self.place = Mark(self.place.epoch)  # it goes on with what is left
+            raise OvertakenError
         while True:
             if found is not None:
                 self.place = Mark(self.place.epoch, found.upto)
@@ -241,9 +300,6 @@ class StoredReplay:
                     raise OvertakenError
             if self.place.order >= position.order:
                 return ()
-            if self.place.order < recent.floor:
-                self.place = Mark(position.epoch, recent.floor)
-                raise OvertakenError
             found = recent.portion(self.place.order)
             if found is None:
                 self._ready = ready

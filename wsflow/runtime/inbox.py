@@ -213,6 +213,8 @@ class Inbox:
         Returns:
             Whether there is.
         """
+        if self.ended:
+            return False  # nobody takes it any more
         if self._overdue or (answers and self._memory_taken):
             self._memory.take_more(size)
         elif not self._memory.take(self, size):

@@ -111,7 +111,7 @@ class Outbox:
     def open(self) -> None:
         """The handshake is accepted: send what has waited."""
         self._open = True
-        self._flush()
+        self.flush()
 
     def pause(self) -> None:
         """The transport's buffer is full."""
@@ -122,7 +122,7 @@ class Outbox:
     def resume(self) -> None:
         """The transport's buffer has room again."""
         self._paused = False
-        self._flush()
+        self.flush()
 
     def drop(self) -> None:
         """The peer has left: drop and count messages from now on."""
@@ -156,7 +156,8 @@ class Outbox:
         self.sent += 1
         self._transport.share(message)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what can be sent."""
         while self._order and not self._paused and not self._granted:
             turn = self._order.popleft()
             if not isinstance(turn, Membership):
@@ -296,7 +297,7 @@ class Outbox:
 
     def _turn_is_over(self) -> None:
         self._granted = False
-        self._flush()
+        self.flush()
 
     # -- a topic's message; never waits
 
@@ -319,14 +320,14 @@ class Outbox:
             self._replays = deque()
         self._replays.append(membership)
         self.clear = False
-        self._flush()
+        self.flush()
 
     def replay_on(self) -> None:
         """Write a part of what is replayed."""
         for _ in range(PART):
             if not (self._replays and self._is_free()):
                 return
-            message = self._replays[0].next(self._flush)
+            message = self._replays[0].next(self.flush)
             if message is not None:
                 self._share(message)
             elif self._replays and self._replays[0].replaying is None:
@@ -339,7 +340,7 @@ class Outbox:
                     break
             else:
                 return  # until it is read
-        self._flush()
+        self.flush()
 
     def _fits(self, membership: Membership, message: EncodedMessage) -> bool:
         return (

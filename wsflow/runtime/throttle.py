@@ -18,7 +18,7 @@ from typing import Any, Protocol, final
 
 from wsflow.connection import Connection
 from wsflow.log import Log
-from wsflow.messages.codec import BadMessage
+from wsflow.messages.codec import BadMessage, bad_message
 from wsflow.runtime.calls import Answering
 from wsflow.runtime.inbox import Inbox, Item
 from wsflow.runtime.rates import SharedRates, client_key, spend, until, user_key
@@ -56,8 +56,9 @@ class Throttle:
 
     # fmt: off
     __slots__ = (
-        "_behind", "_client", "_clock", "_connection", "_counters", "_hurried", "_inbox", "_item",
-        "_owner", "_plan", "_shared", "_timer", "_used", "_without_memory", "enter",
+        "_behind", "_client", "_clock", "_connection", "_counters", "_forgotten", "_hurried",
+        "_inbox", "_item", "_owner", "_plan", "_shared", "_timer", "_used", "_without_memory",
+        "enter",
     )
     # fmt: on
 
@@ -85,6 +86,7 @@ class Throttle:
         self._without_memory: Item | None = None  # whose time has come
         self._behind: deque[Item | None] = EMPTY
         self._hurried = False
+        self._forgotten = False
         self.enter: Callable[[Item, bool], None]
 
     @property
@@ -170,7 +172,11 @@ class Throttle:
     # -- messages that wait; those that can be decoded again are not decoded
 
     def _hold(self, item: Item | None, seconds: float) -> None:
-        self._item = self._shelved(item)
+        shelved = self._shelved(item)
+        if self._forgotten:
+            self._drop(shelved)
+            return
+        self._item = shelved
         self._timer = self._clock.after(seconds, self._release)
         self._inbox.slow()
 
@@ -218,7 +224,7 @@ class Throttle:
         if item.again is None:
             self._enter(item)
         elif self._inbox.take_memory(item.memory, self._granted, answers=False):
-            self._enter(_decoded(item, item.again))
+            self._decode(item, item.again)
         else:
             self._without_memory = item
 
@@ -228,8 +234,25 @@ class Throttle:
         if item is None or item.again is None:
             self._inbox.handled(memory)
         else:
-            self._enter(_decoded(item, item.again))
+            self._decode(item, item.again)
             self._advance(None)
+
+    def _decode(self, item: Item, decode: Callable[[], Any]) -> None:
+        """Hand over a message that has waited without memory."""
+        try:
+            message = decode()
+        except Exception as exc:  # its own code may take it once, and then no more
+            self._inbox.handled(item.memory)
+            bad = bad_message(exc)
+            if isinstance(item.message, Answering):
+                item.message.refuse("invalid", str(bad))
+            else:
+                self._owner.refuse(bad)
+            return
+        if isinstance(item.message, Answering):
+            item.message.message = message
+            message = item.message
+        self._enter(item._replace(message=message, again=None))
 
     def _enter(self, item: Item) -> None:
         try:
@@ -238,7 +261,8 @@ class Throttle:
             self._owner.left(item.consumer.handler, exc)
 
     def forget(self) -> None:
-        """The connection has ended: drop the messages that wait."""
+        """The connection has ended: drop the messages that wait, and those that would have to."""
+        self._forgotten = True
         waiting, self._without_memory = self._without_memory, None
         for item in (waiting, self._take()):
             self._drop(item)
@@ -260,11 +284,3 @@ class Throttle:
         """Drop a message; tell the caller if it is a call."""
         if item is not None and isinstance(item.message, Answering):
             item.message.refuse("rate_limited", "more calls than the rate limit allows")
-
-
-def _decoded(item: Item, decode: Callable[[], Any]) -> Item:
-    """A message that has waited without memory."""
-    if isinstance(item.message, Answering):
-        item.message.message = decode()
-        return item._replace(again=None)
-    return item._replace(message=decode(), again=None)

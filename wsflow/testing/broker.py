@@ -121,14 +121,15 @@ class _History:
 
     def add(self, data: bytes, options: TopicOptions) -> Stamp:
         """Returns where it stands."""
-        self.last += 1
+        previous = self.last
+        self.last += 2  # as where topics share a stream: the place before an event is none
         self._entries.append(_Entry(loop_time(), self.last, data))
         self._bytes += len(data)
         most = options.history_bytes
         # One more, to prove that no event is missing before the oldest.
         while len(self._entries) > options.history + 1 or (most and self._bytes > most):
             self._drop()
-        return Stamp(self.mark(self.last), self.mark(self.last - 1).order)
+        return Stamp(self.mark(self.last), self.mark(previous).order)
 
     def _drop(self) -> None:
         self._bytes -= len(self._entries.popleft().data)

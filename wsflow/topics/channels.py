@@ -61,6 +61,9 @@ class Outlet(Protocol):
     def replay(self, membership: Membership) -> None:
         """Send what the member has missed, as there is room."""
 
+    def flush(self) -> None:
+        """Send what can be sent."""
+
 
 class Subscriber(Protocol):
     """A connection, as its topics see it."""
@@ -181,7 +184,7 @@ class Membership:
         return None
 
     def receive(self, event: Event) -> None:
-        if self.replaying is None:
+        if self.replaying is None or not event.id:  # else it is in the history that is replayed
             message = self.channel.type.encoded(event, self.subscriber.codec)
             self.subscriber.outbox.deliver(self, message)
 
@@ -323,7 +326,9 @@ class Channel:
 
     def leave(self, membership: Membership) -> None:
         """Remove a member. Idempotent."""
-        membership.replaying = None
+        if membership.replaying is not None:
+            membership.replaying = None
+            membership.subscriber.outbox.flush()  # what waits behind the replay
         self.members.pop(membership.subscriber.id, None)
         membership.subscriber.memberships.pop(self.name, None)
         if membership.announced:
