@@ -50,7 +50,9 @@ def named(code: str) -> str:
 
 def described(doc: str | None, section: str) -> list[str]:
     """The names in a section of a docstring: ``Args`` or ``Attributes``."""
-    text = re.search(rf"^{section}:\n((?:    .*\n?|\n)*)", inspect.cleandoc(doc or ""), re.MULTILINE)
+    text = re.search(
+        rf"^{section}:\n((?:    .*\n?|\n)*)", inspect.cleandoc(doc or ""), re.MULTILINE
+    )
     lines = re.findall(r"^    ([\w, ]+):", text[1], re.MULTILINE) if text else []
     return [name.strip() for line in lines for name in line.split(",")]
 
