@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Union
 
 import aiohttp
@@ -40,6 +41,7 @@ from wsflow import (
     CallError,
     Close,
     Connection,
+    Cookie,
     EventId,
     Header,
     InvalidMessage,
@@ -49,6 +51,7 @@ from wsflow import (
     Query,
     Reconnect,
     Registry,
+    Reject,
     Router,
     Stream,
     Topic,
@@ -94,6 +97,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "Clock": Clock,
         "Close": Close,
         "Connection": Connection,
+        "Cookie": Cookie,
         "EventId": EventId,
         "FakeBroker": FakeBroker,
         "FakeClock": FakeClock,
@@ -104,6 +108,7 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "Opening": Opening,
         "Query": Query,
         "Registry": Registry,
+        "Reject": Reject,
         "Router": Router,
         "Stream": Stream,
         "TaskGroup": TaskGroup,
@@ -231,6 +236,23 @@ async def test_patterns() -> None:
     async with connect(news["app"], "/news") as one, connect(news["app"], "/news") as two:
         await one.send(say("extra"))
         assert await two.receive() == say("extra")
+    rooms = apps["/rooms/{room}"]
+    ada, bob = ({"Cookie": f"name={name}"} for name in ("ada", "bob"))
+    async with (
+        connect(rooms["app"], "/rooms/a", headers=ada) as one,
+        connect(rooms["app"], "/rooms/a", headers=bob) as two,
+        connect(rooms["app"], "/rooms/a?quiet=true", headers=bob) as quiet,
+    ):
+        for number in (1, 2):
+            await one.send(say("hi"))
+            assert await two.receive() == say(f"ada, {number}: hi")
+        await two.send(rooms["Leave"]())
+        await two.idle()
+        await one.send(say("hi"))
+        for each in (one, two, quiet):
+            await each.receive_nothing()
+    async with connect(rooms["app"], "/rooms/a") as nobody:
+        assert nobody.rejected.status == 403
 
 
 async def test_scaling() -> None:
@@ -247,12 +269,32 @@ async def test_scaling() -> None:
             assert await late.receive(notes["Gap"])
     async with connect(hall["app"], "/hall/ada") as ada:
         assert await ada.receive() == "ada is here"
-        async with connect(hall["app"], "/hall/bob"):
-            assert await ada.receive() == "bob is here"
+        async with connect(hall["app"], "/hall/bob") as bob:
+            assert await ada.receive() == "bob has come"
+            there = {await bob.receive(), await bob.receive()}
+            assert there == {"ada is here", "bob is here"}
         assert await ada.receive() == "bob has left"
     tick = apps["/ticks"]["Tick"]
     async with connect(apps["/ticks"]["app"], "/ticks") as peer:
         assert (await peer.receive(tick)).number < (await peer.receive(tick)).number
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_one_job_among_several_processes() -> None:
+    space = blocks("docs/scaling.md")["/reports"]
+    app, report, broker = space["app"], space["Report"], FakeBroker()
+    async with FakeClock() as clock:
+        space["reporter"].__globals__["time"] = SimpleNamespace(time=lambda: clock.time)
+        async with (
+            serve_in_memory(app, broker=broker) as one,
+            serve_in_memory(app, broker=broker) as two,
+            one.connect("/reports") as ada,
+            two.connect("/reports") as bob,
+        ):
+            for minute in (1, 2):
+                for each in (ada, bob):
+                    assert await each.receive(timeout=61) == report(minute)
+                    await each.receive_nothing(within=10)
 
 
 async def test_clients() -> None:
