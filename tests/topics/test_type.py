@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import math
 import uuid
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -60,6 +61,15 @@ class Wide(msgspec.Struct, tag="wide", rename="camel", omit_defaults=True):
     default: int = 3
 
 
+class Plain(msgspec.Struct, tag="plain", rename="camel", omit_defaults=True):
+    some_bytes: bytes
+    inner: Inner
+    color: Color
+    by_number: dict[int, list[bool]]
+    nothing: str | None = None
+    default: int = 3
+
+
 class Carries(msgspec.Struct, tag="carries"):
     text: str
     id: Annotated[str, EventId()] = ""
@@ -86,6 +96,9 @@ WIDE = Wide(
 )
 
 
+PLAIN = Plain(b"\x00\xff", Inner(uuid.UUID(int=7), {"a"}), Color.RED, {-1: [True]})
+
+
 def kind(*types: Any, history: int = 0) -> TopicType:
     return TopicType(types, TopicOptions(history=history), BOTH)
 
@@ -93,11 +106,10 @@ def kind(*types: Any, history: int = 0) -> TopicType:
 @pytest.mark.parametrize(
     ("types", "message"),
     [
-        ((Wide,), WIDE),
-        ((Wide, Carries), WIDE),
-        ((float,), 1.5),
+        ((Plain,), PLAIN),
+        ((Plain, Carries), PLAIN),
+        ((int,), 15),
         ((list[int],), [1, 2]),
-        ((Pair,), Pair(1, b"b")),
         ((str,), "text"),
         ((bytes,), b"\x00\xff"),
         ((int | None,), None),
@@ -120,9 +132,73 @@ def test_a_message_is_encoded_anew_as_it_would_have_been(
     assert topic.encoded(event, MSGPACK) is found  # once
 
 
-@pytest.mark.parametrize("types", [(object,), (Any,), (Loose,), (Raw,), (dict[str, Any],)])
-def test_what_says_too_little_goes_in_each_codec(types: tuple[Any, ...]) -> None:
-    assert list(kind(*types).envelope({"a": 1}, frozenset()).payloads) == ["json", "msgpack"]
+class Own(msgspec.Struct, tag="own"):
+    number: int
+
+    def __post_init__(self) -> None:
+        self.number += 1
+
+
+class Base(msgspec.Struct, tag="base"):
+    number: int
+
+
+class Sub(Base, tag="base"):
+    more: int = 1
+
+
+class Holds(msgspec.Struct, tag="holds"):
+    base: Base
+
+
+class Bound(msgspec.Struct, tag="bound"):
+    number: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ShortId(msgspec.Struct, tag="short"):
+    id: Annotated[str, msgspec.Meta(max_length=5), EventId()] = ""
+
+
+INEXACT: list[tuple[Any, Any]] = [
+    (object, {"a": 1}),
+    (Any, {"a": 1}),
+    (Loose, Loose(b"x")),
+    (Raw, Raw(msgspec.Raw(b"1"))),
+    (dict[str, Any], {"a": b"x"}),
+    (float, math.nan),
+    (dict[str, float], {"a": math.inf}),
+    (Data, WIDE.data),
+    (Pair, WIDE.pair),
+    (Typed, {"price": 1, "more": 2}),
+    (Wide, WIDE),
+    (Own, Own(1)),
+    (Base, Sub(1)),
+    (Base, Base(1)),  # others may be Subs
+    (Holds, Holds(Sub(1))),
+    (Bound, Bound(-1)),
+    (ShortId, ShortId()),
+    (datetime.datetime, datetime.datetime(2026, 1, 1)),
+]
+
+
+@pytest.mark.parametrize(("of", "message"), INEXACT)
+def test_what_would_not_be_the_same_goes_in_each_codec(of: Any, message: Any) -> None:
+    payloads = kind(of, history=1).envelope(message, frozenset()).payloads
+    assert list(payloads) == ["json", "msgpack"]
+
+
+def test_a_class_that_gets_a_subclass() -> None:
+    class Late(msgspec.Struct, tag="late"):
+        number: int
+
+    topic = kind(Late)
+    assert list(topic.envelope(Late(1), frozenset()).payloads) == ["json"]
+
+    class More(Late, tag="late"):
+        more: int = 1
+
+    assert list(topic.envelope(More(1), frozenset()).payloads) == ["json", "msgpack"]
+    assert list(topic.envelope(Late(1), frozenset()).payloads) == ["json", "msgpack"]
 
 
 def test_the_id_of_an_event_is_in_each_codec() -> None:

@@ -120,13 +120,46 @@ def has_raw(kind: Any) -> bool:
     return any(isinstance(info, inspect.RawType) for info in all_within(inspect.type_info(kind)))
 
 
-def says_all(kind: Any) -> bool:
-    """Whether values of a type are decoded to the same from each encoding. Not so ``Any``: bytes in
-    JSON would be text; nor what is not decoded."""
-    return not any(
-        is_any(info) or isinstance(info, inspect.RawType | inspect.ExtType | inspect.CustomType)
-        for info in all_within(inspect.type_info(kind))
-    )
+_EXACT = (
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.StrType,
+    inspect.BytesType,
+    inspect.UUIDType,
+    inspect.DecimalType,
+)
+_HOLDING = (
+    inspect.UnionType,
+    inspect.ListType,
+    inspect.SetType,
+    inspect.FrozenSetType,
+    inspect.VarTupleType,
+    inspect.TupleType,
+    inspect.DictType,
+    inspect.EnumType,
+    inspect.LiteralType,
+)
+
+
+def exact_structs(kind: Any) -> frozenset[type] | None:
+    """The Structs within a type whose values are decoded to equal ones from each encoding, and
+    encoded to the same again; None if some are not.
+
+    Not so floats (JSON has no NaN), times (the zone may change), ``Any`` (bytes in JSON are text),
+    what is not decoded, constraints (an instance may violate them), and what has code of its own.
+    Instances of subclasses would lose fields: whether there are any is for the caller to see.
+    """
+    structs: set[type] = set()
+    for info in all_within(inspect.type_info(kind)):
+        if isinstance(info, inspect.StructType):
+            cls = get_origin(info.cls) or info.cls
+            structs.add(cls)
+            if hasattr(cls, "__post_init__"):
+                return None
+        elif not (isinstance(info, _HOLDING) or (type(info) in _EXACT and info == type(info)())):
+            return None
+    return frozenset(structs)
 
 
 def _info(kind: Any) -> Any:

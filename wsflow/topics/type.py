@@ -22,7 +22,7 @@ from wsflow.messages.events import (
     TopicOptions,
     event_id_field,
 )
-from wsflow.messages.shapes import runtime_classes, says_all, sure_classes
+from wsflow.messages.shapes import exact_structs, runtime_classes, sure_classes
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
 # so that no message can contain it, neither by accident nor on purpose.
@@ -94,7 +94,7 @@ class TopicType:
         self, message: object, exclude: frozenset[str], spoken: Collection[str] = ()
     ) -> Envelope:
         """Encode a message, once per codec: in the first one, and in those that are ``spoken``
-        here. Whoever needs another one encodes the message anew, if its type says all; else it is
+        here. Whoever needs another one encodes the message anew, if that gives the same; else it is
         encoded in each.
 
         A codec that has no integers as large as the message's is left out: its peers do not get it.
@@ -103,7 +103,7 @@ class TopicType:
             TypeError: no codec can encode it.
         """
         codecs = self.codecs
-        if len(codecs) > 1 and _say_all(self.types):
+        if len(codecs) > 1 and type(message) in _exact(self.types):
             codecs = tuple(each for each in codecs if each is codecs[0] or each.name in spoken)
         token = None
         kind: Any = type(message)
@@ -136,7 +136,7 @@ class TopicType:
             return event.add(codec, self._decoder_of)
 
     def _decoder_of(self, codec: str) -> Callable[[bytes], Any]:
-        return _decoder(codec, self.types if _say_all(self.types) else (object,))
+        return _decoder(codec, self.types if _exact(self.types) else (object,))
 
     def decode(self, event: Event) -> Any:
         """The message of an event, for loops over the topic in this process.
@@ -163,10 +163,20 @@ def _sure(types: tuple[Any, ...]) -> frozenset[type]:
     return frozenset(cls for kind in types for cls in sure_classes(kind))
 
 
+def _exact(types: tuple[Any, ...]) -> frozenset[type]:
+    """The classes whose instances can be encoded anew by who has them in another codec. There are
+    none any more once a Struct among them has a subclass."""
+    classes, structs = _parts(types)
+    return frozenset() if any(each.__subclasses__() for each in structs) else classes
+
+
 @lru_cache(maxsize=1024)
-def _say_all(types: tuple[Any, ...]) -> bool:
-    """Whether messages of these types can be encoded anew by who has them in another codec."""
-    return all(map(says_all, types))
+def _parts(types: tuple[Any, ...]) -> tuple[frozenset[type], frozenset[type]]:
+    """These classes, and the Structs within them."""
+    found = [exact_structs(kind) for kind in types]
+    if None in found:
+        return frozenset(), frozenset()
+    return frozenset(_classes(types)), frozenset().union(*(each or () for each in found))
 
 
 @lru_cache(maxsize=1024)
