@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 
 import wsflow
-from tests.brokers.aliens import GOOD, News, resumes, running, work
+from tests.brokers.aliens import GOOD, News, app, resumes, running, work
 from tests.brokers.keys import Certificates, Key, Operator
 from tests.brokers.servers import BrokerServer, Made
 from tests.brokers.test_claims import Ignoring
@@ -29,10 +29,11 @@ from wsflow import BrokerError
 from wsflow.brokers import nats as engine
 from wsflow.brokers import nats_client, nats_keys, remote, select, wire
 from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import Attempt, ConnectionLostError
+from wsflow.brokers.engine import PAGE_BYTES, Attempt, ConnectionLostError
 from wsflow.brokers.nats import LATE
 from wsflow.brokers.nats_client import NatsClient, RefusedError
 from wsflow.messages.events import TopicOptions
+from wsflow.testing import serve_in_memory
 
 
 @pytest.fixture
@@ -605,3 +606,25 @@ async def test_not_all_that_was_denied_is_remembered(monkeypatch: pytest.MonkeyP
     await client._error(Error(f'nats: permissions violation for subscription to "{inbox}.*"'))
     with pytest.raises(BrokerError, match="it refuses"):
         await client.lost()
+
+
+@pytest.mark.parametrize("size", [10, PAGE_BYTES - 100, PAGE_BYTES, 900_000])
+async def test_events_as_large_as_a_page(size: int, server: BrokerServer) -> None:
+    """A page that begins with the last known one has nothing else: it is read on."""
+    async with (
+        serve_in_memory(app(), broker=server.url) as process,
+        serve_in_memory(app(), broker=server.url) as other,
+    ):
+        async with process.connect("/") as peer:
+            kept = process.registry.topic("kept")
+            ids = [await kept.publish(News(f"{number}" + "x" * size)) for number in range(5)]
+            for number in range(5):
+                assert (await peer.receive(News, timeout=5)).text[0] == f"{number}"
+            async with other.connect(f"/?after={ids[1]}") as late:
+                for number in (2, 3, 4):
+                    assert (await late.receive(News, timeout=5)).text[0] == f"{number}"
+            broker: Any = process._app.directory.channels.broker
+            lost = broker._connection
+            broker.give_up(lost)
+            await other.registry.topic("kept").publish(News("5" + "x" * size))
+            assert (await peer.receive(News, timeout=10)).text[0] == "5"

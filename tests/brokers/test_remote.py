@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import anyio
 import msgspec
@@ -646,6 +646,15 @@ async def test_a_feed_says_what_is_lost() -> None:
     assert taken.numbers == [8, 9, 1]
 
 
+async def test_a_history_that_is_not_read_on() -> None:
+    taken = Taken()
+    feed = taken.feed()
+    await feed.recover(FakeLink(at(1)))  # type: ignore[arg-type]
+    feed.catch_up()
+    with pytest.raises(BrokerError, match="cannot be read to its end"):
+        await feed.recover(FakeLink(at(9), (True, [], at(1))))  # type: ignore[arg-type]
+
+
 async def test_a_feed_whose_link_is_lost_recovers_on_the_next() -> None:
     class Lost(FakeLink):
         async def last(self, topic: str, options: TopicOptions) -> Mark:
@@ -1057,6 +1066,22 @@ async def test_messages_that_nats_had_to_drop(server_of: Callable[..., BrokerSer
 
 def test_a_fail_over_is_a_lost_link() -> None:
     assert isinstance(redis._refusal(ReadOnlyError("x")), ConnectionLostError)
+
+
+async def test_a_plain_topic_that_is_refused_no_more() -> None:
+    lines: Any = Lines()
+    broker = remote.RemoteBroker(None, lines, 5, {})
+    broker.subscribe("bad", TopicOptions())
+    await broker._subscribe(cast(Any, Choosy()), {"bad": TopicOptions()})
+    with pytest.raises(BrokerError, match="no room"):
+        await broker.subscribed("bad")
+    await broker._subscribe(cast(Any, Line()), {"bad": TopicOptions()})
+    await broker.subscribed("bad")
+
+
+@pytest.mark.parametrize("id", [f"abc-{2**64}", f"abc-1-{2**64}", "abc-99999999999999999999"])
+def test_numbers_that_no_place_has(id: str) -> None:
+    assert Mark.parse(id) is None
 
 
 def test_marks() -> None:

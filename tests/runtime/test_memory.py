@@ -436,6 +436,95 @@ async def test_a_call_is_decoded_again_when_its_time_has_come() -> None:
             await limited.has_come(server)
 
 
+async def test_what_is_granted_after_its_peer_has_vanished_is_not_held() -> None:
+    """It waits for memory, and then would for its rate limit: its time would come when nobody can
+    give its memory back any more."""
+    limited = Limited()
+    gates = limited.gates
+    gates.open(0, 1)
+    async with serving(limited.app) as server, server.connect("/") as b:
+        async with server.connect("/limited") as a:
+            await b.send(wide(10))
+            await until(lambda: gates.begun == [10])
+            await a.send(Wide(0))
+            await a.send(wide(1))
+            await until(lambda: server._app.memory._queue)
+            (throttle,) = limited.throttles(server)
+            await a.vanish()
+            gates.open(10)
+            await until(lambda: not server._app.memory._large)
+            await server.idle()
+            assert throttle._timer is None
+            assert not throttle.held
+        assert sorted(gates.done) == [0, 10]
+
+
+class Once(msgspec.Struct, tag="once"):
+    """Its own code takes it once."""
+
+    filling: list[list[int]] = []
+
+    def __post_init__(self) -> None:
+        if REFUSES and REFUSES.pop():
+            raise ValueError("not twice")
+
+
+class OnceCall(Call[int], tag="once-call"):
+    filling: list[list[int]]
+
+    def __post_init__(self) -> None:
+        if REFUSES and REFUSES.pop():
+            raise ValueError("not twice")
+
+
+REFUSES: list[bool] = []
+
+
+@pytest.mark.parametrize("call", [False, True])
+async def test_a_message_that_cannot_be_decoded_again(call: bool) -> None:
+    app = Router("/limited", rate="1/h", burst=1, when_over="slow")
+    handled: list[str] = []
+
+    @app.consumer
+    async def once(message: Once) -> None:
+        handled.append("once")
+
+    @app.consumer
+    async def once_call(message: OnceCall) -> int:
+        return 1
+
+    async with serving(app) as server, server.connect("/limited") as a:
+        await a.send(Once())
+        await until(lambda: handled)
+        if call:
+            ask = Ask(1, msgspec.Raw(msgspec.json.encode(OnceCall(WIDE))))
+            a._transport.peer_send(msgspec.json.encode(ask), True)
+        else:
+            await a.send(Once(WIDE))
+        await server.idle()
+        (session,) = server._app.sessions.values()
+        throttle: Any = session._dispatcher._throttle
+        assert throttle.held
+        REFUSES.append(True)
+        throttle._timer.cancel()
+        throttle._release()
+        assert server._app.memory._large == 0
+        if call:
+            failed = msgspec.json.decode(msgspec.json.encode(await a.receive()))
+            assert (failed["code"], failed["message"]) == ("invalid", "not twice")
+        else:
+            assert (await a.wait_closed()).code == 1007
+
+
+async def test_no_memory_is_taken_after_the_end() -> None:
+    async with serving(consumers("plain", Gates())) as server:
+        async with server.connect("/") as a:
+            (session,) = server._app.sessions.values()
+            await a.vanish()
+            await session.join()
+            assert not session._inbox.take_memory(1000, lambda size: None, answers=False)
+
+
 async def test_calls_behind_one_that_waits() -> None:
     """They are weighed and measured once it has gone, and take no memory twice."""
     limited = Limited()

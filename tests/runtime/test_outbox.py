@@ -323,6 +323,31 @@ def test_a_member_leaves_while_it_replays() -> None:
     assert wire.sent == [b"2"]
 
 
+def test_what_is_in_no_history_passes_a_replay() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = joined(outbox, events("1"), None)
+    wire.run()
+    to.receive(Event("", events("2")[0].envelope))
+    assert wire.sent == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_waits_behind_a_replay_goes_on_when_its_topic_is_left() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = joined(outbox, None)
+    wire.run()
+    sending = asyncio.create_task(outbox.send("s"))
+    await asyncio.sleep(0)
+    to.replaying = None
+    outbox.flush()  # as leaving does
+    wire.run()
+    with anyio.fail_after(2):
+        await sending
+    assert wire.sent == [b"s"]
+
+
 def test_before_the_handshake_is_accepted_nothing_is_taken() -> None:
     wire = Wire()
     outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, Turns())

@@ -442,6 +442,64 @@ async def test_large_events_are_replayed_whole_to_a_process_that_has_heard_none(
                 assert (await bob.receive(News)).text.startswith("live")
 
 
+async def test_the_latest_events_are_taken_later(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handshake is accepted when what was read is not kept any more; and an id that is none
+    hurts nobody else."""
+    app = Router("/{room}")
+    accept = anyio.Event()
+
+    @app.on_connect
+    async def enter(
+        heavy: Heavy,
+        last: Annotated[int, Query()] = 0,
+        after: Annotated[str, Query()] = "",
+    ) -> None:
+        await heavy.join(after=after, last=last)
+        if last:
+            await accept.wait()
+
+    @app.consumer
+    async def publish(message: str, heavy: Heavy) -> str:
+        return await heavy.publish(News(message))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a") as ada, one.connect("/b") as other:
+            ids = []
+            for number in range(20):
+                await ada.send(f"{number}")
+                ids.append(await ada.receive(str))
+                await other.send("between")
+            for last, count in ((5, 5), (20, 20), (100, 20)):
+                accept = anyio.Event()
+                late = two.connect(f"/a?last={last}")
+                async with anyio.create_task_group() as tasks:
+
+                    async def read_later(late: Any = late, count: int = count) -> None:
+                        async with late as bob:
+                            expected = [str(number) for number in range(20 - count, 20)]
+                            assert await read(bob, count) == expected
+
+                    tasks.start_soon(read_later)
+                    while not two._app.sessions:
+                        await anyio.sleep(0.001)
+                    await anyio.sleep(0.05)
+                    forget(two, "heavy.a")
+                    accept.set()
+            epoch, *places = ids[9].split("-")
+            forged = f"{epoch}-{int(places[0]) + 1}" + "-7" * (len(places) - 1)
+            async with two.connect(f"/a?after={forged}"), two.connect(f"/a?after={ids[2]}") as bob:
+                assert await read(bob, 17) == [str(number) for number in range(3, 20)]
+
+
+def forget(process: MemoryServer, topic: str) -> None:
+    """Have a process keep nothing of a topic's history."""
+    feed = getattr(process._app.directory.channels.broker, "_feeds", {}).get(topic)
+    if feed is not None:
+        feed.recent.clear()
+
+
 async def test_what_is_published_at_once_after_joining_a_history_that_is_empty(broker: str) -> None:
     app = Router("/{room}")
 
