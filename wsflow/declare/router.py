@@ -96,11 +96,27 @@ class Included:
 
 @dataclass(eq=False)
 class Declared:
-    """All that was declared on one Router."""
+    """All that was declared on one Router.
+
+    Attributes:
+        served: by how many servers it is served now.
+    """
 
     handlers: list[Handler] = field(default_factory=list)
     included: list[Included] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    served: int = 0
+
+    def check_open(self, what: str) -> None:
+        """Check that something can still be declared.
+
+        Raises:
+            RuntimeError: it is being served, and was wired before.
+        """
+        if self.served:
+            raise RuntimeError(
+                f"{what} has no effect on a Router that is being served: declare it before"
+            )
 
 
 class Router:
@@ -178,7 +194,11 @@ class Router:
         Paths are joined: this Router's, the prefix, the other's. This Router's ``lifespan``,
         ``on_connect``, ``on_message``, ``on_disconnect`` and ``on_error`` functions apply to it as
         well.
+
+        Raises:
+            RuntimeError: it is being served.
         """
+        self._declared.check_open("include")
         if isinstance(other, Router):
             prefix = self._path(_frame_place(sys._getframe(1)), "prefix", prefix)
             self._declared.included.append(Included(other, prefix))
@@ -223,7 +243,12 @@ class Router:
         self._declared.problems.append(Problem(where, subject, why, cure))
 
     def _record(self, kind: Kind, fn: object, frame: FrameType, **options: Any) -> Any:
-        """Register ``fn``, or return the decorator that does."""
+        """Register ``fn``, or return the decorator that does.
+
+        Raises:
+            RuntimeError: it is being served.
+        """
+        self._declared.check_open(kind)
         if fn is None:
             return lambda fn: self._record(kind, fn, sys._getframe(1), **options)
         if callable(fn) and not isinstance(fn, type):

@@ -111,12 +111,16 @@ class App:
                 or ``serve``.
         """
 
+        for each in self.plan.declared:
+            each.served += 1
         with anyio.CancelScope(shield=True):
             try:
                 await self._connect_and_live(serve)
             except BaseException as exc:
                 self.fail(exc)
             finally:
+                for each in self.plan.declared:
+                    each.served -= 1
                 self.rates.stop()
                 await self.directory.channels.broker.stop()
         if self._error is not None:

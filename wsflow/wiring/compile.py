@@ -93,7 +93,8 @@ class _Compiler:
             self.resolver.check_overrides(router._where)
         if self.resolver.problems:
             raise DeclarationError(sorted(self.resolver.problems, key=_by_place))
-        return AppPlan(tuple(self.lifespans.values()), self.routes, topics)
+        declared = tuple(router._declared for router in self.topics)
+        return AppPlan(tuple(self.lifespans.values()), self.routes, topics, declared)
 
     def _router_problem(self, router: Router, why: str, cure: str) -> None:
         problem = Problem(router._where, f"Router {router.path!r}", why, cure)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from wsflow.declare.router import Handler, Per, WhenOver
+from wsflow.declare.router import Declared, Handler, Per, WhenOver
 from wsflow.declare.signatures import Parameter
 from wsflow.errors import DeclarationError, InvalidMessage, Problem
 from wsflow.limits import Limits
@@ -278,11 +278,19 @@ class Prepares(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AppPlan:
-    """The plan of an app."""
+    """The plan of an app.
+
+    Attributes:
+        lifespans: its lifespan functions, outermost first.
+        routes: its paths.
+        topics: its topics.
+        declared: what it was made of, by Router.
+    """
 
     lifespans: tuple[ScopePlan, ...]
     routes: RouteTable[RoutePlan]
     topics: DeclaredTopics
+    declared: tuple[Declared, ...]
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
