@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import msgspec
 import pytest
 import uvloop
 
-from wsflow import Disconnected, Reject, Router, Topic
+from wsflow import Call, CallError, Disconnected, Reject, Router, Stream, Topic
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
 
 
@@ -20,6 +20,13 @@ class Said(msgspec.Struct, tag="said"):
 
 class Came(msgspec.Struct, tag="came"):
     who: str
+
+
+class Add(Call[int], tag="add"):
+    a: int
+
+
+class Count(Stream[int], tag="count"): ...
 
 
 class Broken(RuntimeError):
@@ -199,3 +206,52 @@ async def test_both_ends_are_idle() -> None:
             await linked.registry.topic("a", str).publish(text)
         await linked.idle()
         assert heard == ["a", "b"]
+
+
+def answering() -> Router:
+    router = Router("/")
+
+    @router.consumer
+    async def add(message: Add) -> Any:
+        return "no number"
+
+    @router.consumer
+    async def count(message: Count) -> AsyncIterator[Any]:
+        yield 1
+        yield "no number"
+
+    return router
+
+
+async def test_an_answer_that_does_not_fit() -> None:
+    why = "^invalid: the answer is not valid: Expected `int`, got `str`$"
+    got: list[int] = []
+    async with connect(answering(), "/") as peer:
+        with pytest.raises(CallError, match=why):
+            await peer.call(Add(1))
+        with pytest.raises(CallError, match=why):
+            async with peer.stream(Count()) as items:
+                async for item in items:
+                    got.append(item)
+    assert got == [1]
+
+
+async def test_what_is_no_call() -> None:
+    message: Any
+    async with connect(answering(), "/") as peer:
+        for message, why in (
+            (Said("hi"), "Said is not a Call: the peer would not answer it"),
+            ({"type": "add", "a": 1}, "dict is not a Call"),
+            (Add, r"Add is a class: pass an instance, as in call\(Add"),
+            (Count(), r"Count is a Stream: use stream\("),
+        ):
+            with pytest.raises(TypeError, match=why):
+                await peer.call(message)
+        for message, why in (
+            (Said("hi"), "Said is not a Stream: the peer would not answer it"),
+            (Add(1), r"Add is a Call: use call\("),
+        ):
+            with pytest.raises(TypeError, match=why):
+                async with peer.stream(message):
+                    pass
+        await peer.receive_nothing()

@@ -25,9 +25,10 @@ from wsflow.messages.calls import (
     StreamItem,
     call_frames,
 )
-from wsflow.messages.codec import JSON, Codec, answer_decoder
+from wsflow.messages.codec import JSON, Codec
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.shapes import runtime_classes
+from wsflow.runtime.calls import check_call, check_stream, decode_answer
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
 from wsflow.testing.idle import wait_idle
@@ -333,10 +334,12 @@ class MemoryPeer:
         """Call the app, and wait for its answer; other messages stay unread.
 
         Raises:
-            CallError: the app has answered with an error.
+            CallError: the app has answered with an error, or with what is not of the expected type.
             AssertionError: no answer came in time; the work on it is cancelled.
             Disconnected: the connection has ended.
+            TypeError: the message is not a Call.
         """
+        check_call(message)
         id = await self._ask(message)
         try:
             frame = await self._answer(id, message, timeout)
@@ -357,9 +360,11 @@ class MemoryPeer:
             timeout: seconds for each item.
 
         Raises:
-            CallError: while iterating: the app has answered with an error.
+            CallError: while iterating: as in ``call``.
             AssertionError: while iterating: no item came in time.
+            TypeError: on entering: the message is not a Stream.
         """
+        check_stream(message)
         id = await self._ask(message)
         over = False
 
@@ -424,8 +429,7 @@ class MemoryPeer:
     def _value(self, message: Any, frame: Any) -> Any:
         if isinstance(frame, Failed):
             raise CallError(frame.code, frame.message)
-        kind: Any = type(message)
-        return answer_decoder(kind, self._codec)(frame.value)
+        return decode_answer(message, self._codec, frame.value)
 
     async def receive_nothing(self, *kinds: Kind, within: float = 0.1) -> None:
         """Check that no message of these types is unread, and none comes within ``within`` seconds;
