@@ -13,7 +13,7 @@ import jwt
 import pytest
 from msgspec import Meta
 
-from wsflow import Cookie, Header, Query, Router
+from wsflow import Cookie, DeclarationError, Header, Query, Router
 from wsflow.auth import Bearer, SessionCookie, Ticket
 from wsflow.cli.explain import try_lines
 from wsflow.testing import connect
@@ -230,6 +230,9 @@ async def test_a_credential(credential: Any, options: list[str]) -> None:
     app.consumer(echo)
     app.on_connect(credential)
     assert tried(app)["ws://h:1/x"][3:] == options
+    with pytest.raises(DeclarationError, match="and this is run as a client") as raised:
+        compile_app(app, client=True)
+    assert len(raised.value.problems) == 1
 
 
 async def test_with_the_token_put_in_it_is_accepted() -> None:

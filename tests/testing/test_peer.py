@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ import msgspec
 import pytest
 import uvloop
 
-from wsflow import Call, CallError, Disconnected, Reject, Router, Stream, Topic
+from wsflow import Call, CallError, Disconnected, Query, Reject, Router, Stream, Topic
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
 
 
@@ -90,6 +92,66 @@ async def test_a_refusal_that_nobody_looks_at_fails_the_test() -> None:
         async with connect(refusing(Broken("enter")), "/"):
             pass
     assert isinstance(caught.value.__cause__, Broken)
+
+
+async def test_why_a_path_was_not_found() -> None:
+    app = Router("/")
+    for path in ("/ws/{room}/{seat}", "/news"):
+        inner = Router(path)
+        app.include(inner)
+
+        @inner.consumer
+        async def heard(message: str) -> None: ...
+
+        if "seat" in path:
+
+            @inner.on_connect
+            async def sit(room: str, seat: int, again: Annotated[int, Query()] = 1) -> None: ...
+
+            @inner.on_disconnect
+            async def leave(seat: int) -> None: ...
+
+    async with serve_in_memory(app) as server:
+        for target, status, body, why in (
+            (
+                "/wss/1",
+                404,
+                "Not Found\n",
+                "no path matches /wss/1: the app has /news, /ws/{room}/{seat}",
+            ),
+            (
+                "/ws/a/b",
+                404,
+                "not found\n",
+                "/ws/{room}/{seat}: path parameter {seat} takes int, and not 'b'",
+            ),
+            (
+                "/ws/a/1?again=x",
+                400,
+                "query 'again' is not valid: Expected `int`\n",
+                "query 'again' is not valid: Expected `int`",
+            ),
+        ):
+            with pytest.raises(AssertionError, match=re.escape(f"with {status}: {why}; if that")):
+                async with server.connect(target):
+                    pass
+            async with server.connect(target) as peer:
+                assert peer.rejected.body == body  # the wire says no more
+                with pytest.raises(Reject) as caught:
+                    await peer.receive()
+                notes = getattr(caught.value, "__notes__", [])
+                assert [caught.value.body.strip(), *notes][-1] == why
+
+
+async def test_the_log_says_why_a_path_was_not_found(caplog: pytest.LogCaptureFixture) -> None:
+    for level, said in ((logging.INFO, False), (logging.DEBUG, True)):
+        caplog.clear()
+        with caplog.at_level(level):
+            async with connect(failing(), "/elsewhere") as peer:
+                assert peer.rejected.status == 404
+        assert (
+            "refused with 404: no path matches /elsewhere: the app has /" in caplog.text
+        ) is said
 
 
 async def test_nothing_comes_of_a_refusal_that_nobody_looked_at() -> None:

@@ -105,8 +105,10 @@ class MemoryPeer:
         session: Session | None,
         condition: Condition,
         registry: Registry,
+        why_refused: Callable[[Reject], str] | None = None,
     ) -> None:
         self.registry = registry
+        self._why_refused = why_refused  # by the server, before a session began
         self._transport = transport
         self._session = session  # None if it was refused at once
         self._condition = condition  # of the transport
@@ -197,9 +199,17 @@ class MemoryPeer:
         if (rejection := self._transport.rejection) is not None:
             self._looked = True
             refused = Reject(rejection.status, rejection.body, rejection.headers)
+            if (why := self._why(refused)) != refused.body.strip():
+                refused.add_note(why)
             raise refused from self._error
         if self._transport.closing is not None:
             raise self._over()
+
+    def _why(self, refused: Rejection | Reject) -> str:
+        """Why the handshake was refused: what the peer is told, or else what the server knows."""
+        if self._session is not None or self._why_refused is None:
+            return refused.body.strip()
+        return self._why_refused(Reject(refused.status, refused.body))
 
     def _over(self) -> Disconnected:
         """What a wait raises once the connection has ended. Its cause is the error that ended it,
@@ -472,7 +482,7 @@ class MemoryPeer:
         rejection = self._transport.rejection
         if rejection is not None and not self._looked:
             raise AssertionError(
-                f"the handshake was refused with {rejection.status}: {rejection.body.strip()}; if "
+                f"the handshake was refused with {rejection.status}: {self._why(rejection)}; if "
                 "that is expected, read the peer's rejected"
             ) from self._error
 
