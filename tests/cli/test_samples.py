@@ -54,6 +54,7 @@ KINDS: list[Any] = [
     Level,
     Literal["a b", "ü"],
     Literal[3, 4],
+    Literal["", "x"],
     int | None,
     float | None,
     Annotated[int, Meta(ge=5, title="x")],
@@ -206,6 +207,30 @@ async def test_headers_that_every_client_sends_are_left_out() -> None:
     ) -> None: ...
 
     assert tried(app)["ws://h:1/x"][3:] == []
+
+
+async def test_a_header_has_no_other_characters_than_can_be_sent() -> None:
+    app = Router("/x")
+    app.consumer(echo)
+
+    @app.on_connect
+    async def read(mode: Annotated[Literal["ü", "u"], Header()]) -> None: ...
+
+    assert (await accepted(app))[1:] == ["--header", "mode: u"]
+
+
+async def test_all_cookies_are_in_one_header() -> None:
+    app = Router("/x")
+    app.consumer(echo)
+    app.on_connect(SessionCookie(User, read=lambda value: User(value)))
+
+    @app.on_connect
+    async def read(
+        a: Annotated[int, Cookie()], b: Annotated[str, Cookie()], c: Annotated[str, Header()]
+    ) -> None: ...
+
+    options = ["--header", "c: c", "--header", "Cookie: a=1; b=b; session=…"]
+    assert tried(app)["ws://h:1/x"][3:] == options
 
 
 @pytest.mark.parametrize(

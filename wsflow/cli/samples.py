@@ -38,6 +38,8 @@ _MOST_TRIED = 1000
 _ALWAYS_SENT = ("host", "user-agent")
 """Headers that every client sends by itself."""
 
+_COOKIE = "Cookie: "
+
 Source = FromPath | FromRequest
 
 
@@ -56,7 +58,7 @@ class Sample:
         query = self._values(Query)
         path = self._path()
         self.target = f"{path}?{urlencode(query)}" if query else path
-        self.options = [*self._headers(), *self._credentials()]
+        self.options = _one_cookie_header([*self._headers(), *self._credentials()])
 
     def _path(self) -> str:
         names = parameters(self._route.template)
@@ -97,12 +99,20 @@ class Sample:
             if name.lower() not in _ALWAYS_SENT:
                 yield "--header", f"{name}: {value}"
         if cookies := self._values(Cookie):
-            yield "--header", "Cookie: " + "; ".join("=".join(each) for each in cookies.items())
+            yield "--header", _COOKIE + "; ".join("=".join(each) for each in cookies.items())
 
     def _credentials(self) -> Iterator[tuple[str, str]]:
         for scope in self._route.on_connect:
             if isinstance(scope.handler.fn, TakesCredential):
                 yield from scope.handler.fn.credential_options
+
+
+def _one_cookie_header(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same options with all cookies in one header, as clients send them (RFC 6265 §5.4)."""
+    cookies = [each for each in options if each[1].startswith(_COOKIE)]
+    others = [each for each in options if each not in cookies]
+    joined = "; ".join(value.removeprefix(_COOKIE) for _, value in cookies)
+    return [*others, ("--header", _COOKIE + joined)] if cookies else others
 
 
 def _fitting(name: str, sources: list[Source]) -> list[str]:
@@ -112,13 +122,16 @@ def _fitting(name: str, sources: list[Source]) -> list[str]:
     found = [
         value
         for value in dict.fromkeys((*candidates, name, *_SAMPLES))
-        if value and all(_converts(source, value) for source in sources)
+        if all(_converts(source, value) for source in sources)
     ]
     return found or [name]
 
 
 def _converts(source: Source, value: str) -> bool:
-    """Whether a source takes this value, as it reads it from a request."""
+    """Whether a source takes this value, as it reads it from a request that can be sent."""
+    in_header = isinstance(source, FromRequest) and not isinstance(source.mark, Query)
+    if in_header and not value.isascii():
+        return False
     pair = (source.name, value)
     request = Request("/", dict([pair]), Params([pair]), Headers([pair]), dict([pair]))
     try:
