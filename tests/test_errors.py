@@ -20,6 +20,17 @@ def test_codes_that_may_not(code: Any) -> None:
         Close(code)
 
 
+def test_a_text_in_the_place_of_the_code() -> None:
+    text: Any = "bye"
+    with pytest.raises(ValueError, match=r"3999; the code comes first: Close\(4000, 'bye'\)$"):
+        Close(text)
+    with pytest.raises(ValueError, match=r"599; the status comes first: Reject\(403, 'bye'\)$"):
+        Reject(text)
+    for number in ("1000", 17):
+        with pytest.raises(ValueError, match=r"3999$"):
+            Close(number)  # type: ignore[arg-type]
+
+
 def test_reject_checks_what_it_sends() -> None:
     assert Reject(302, headers={"Location": "/x"}).headers == (("Location", "/x"),)
     assert Reject(599, headers=[("A", "1"), ("A", "2")]).headers == (("A", "1"), ("A", "2"))

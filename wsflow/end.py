@@ -77,7 +77,15 @@ def check_close_code(code: int) -> int:
     raise ValueError(
         f"{code!r} is not a close code that may be sent: use 1000 for a normal end, "
         "4000 to 4999 for your own, or one of 1001-1003, 1007-1014, 3000-3999"
+        + comes_first("code", "Close(4000", code)
     )
+
+
+def comes_first(what: str, call: str, given: object) -> str:
+    """The fix for a text in the place of a number, to add to the error; empty for other values."""
+    if not isinstance(given, str) or given.isdecimal():
+        return ""
+    return f"; the {what} comes first: {call}, {given!r})"
 
 
 def cut_reason(reason: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wsflow.end import End, check_close_code, cut_reason
+from wsflow.end import End, check_close_code, comes_first, cut_reason
 from wsflow.http import HeaderItems, check_headers, check_text, header_pairs
 
 
@@ -56,7 +56,10 @@ class Reject(Exception):
     ) -> None:
         super().__init__(f"{status}: {body}".strip().removesuffix(":"))
         if not (isinstance(status, int) and 300 <= status <= 599):
-            raise ValueError(f"{status!r} cannot reject a handshake: use a status from 300 to 599")
+            raise ValueError(
+                f"{status!r} cannot reject a handshake: use a status from 300 to 599"
+                + comes_first("status", "Reject(403", status)
+            )
         check_text("the body of a Reject", body)
         self.status = int(status)
         self.body = body

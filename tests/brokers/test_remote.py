@@ -460,6 +460,9 @@ def test_urls() -> None:
     for url, says in [
         ("nowhere", "is no broker: it begins with one of memory://, redis://"),
         ("kafka://me:secret@host", "'kafka://…@host' is no broker"),
+        ("valkey://me:secret@host", "Valkey is reached as Redis: use redis://"),
+        ("VALKEYS://host", "Valkey is reached as Redis: use rediss://"),
+        ("valkey+sentinel://host", "use redis+sentinel://"),
         ("memory://", "is a process's own: no other one hears what is said there"),
         ("redis://host:port", "'redis://host:…' cannot be used: its host or port is invalid"),
         ("nats://", "it names no host"),

@@ -443,6 +443,39 @@ def test_usage(
     assert "secret" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "mine:app", "--bind", "0.0.0.0:80"], "Unknown option: --bind. Use --host and"),
+        (["run", "mine:app", "--bind=0.0.0.0:80"], "Unknown option: --bind. Use --host and"),
+        (["run", "mine:app", "-p", "80"], "Unknown option: -p. Use --port."),
+        (["run", "mine:app", "--reload"], "watchfiles 'wsflow run module:app' folder"),
+        (["connect", "ws://h", "--cookie", "a=b"], 'Use --header "Cookie: name=value".'),
+        (["client", "mine:app", "ws://h", "--cookie", "a=b"], 'Use --header "Cookie: name=value"'),
+        (["run"], "Or set WSFLOW_TARGET, or target in [tool.wsflow] of pyproject.toml."),
+        (["check"], "Or set WSFLOW_TARGET, or target in [tool.wsflow] of pyproject.toml."),
+        (["routes"], "Or set WSFLOW_TARGET, or target in [tool.wsflow] of pyproject.toml."),
+    ],
+)
+def test_what_is_used_to_other_programs(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    said = re.sub(r"\s*│\n?\s*│?\s*", " ", out + err)
+    assert code in (1, 2)
+    assert says in re.sub(r"\s+", " ", said)
+    assert "Did you mean" not in said
+
+
+@pytest.mark.parametrize("arguments", [["client"], ["publish"]])
+def test_what_has_no_setting_names_none(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    _, out, err = call(capsys, *arguments)
+    assert "requires an argument" in out + err
+    assert "WSFLOW_TARGET" not in out + err
+
+
 def test_usage_in_the_environment(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,12 @@ def test_mistakes(
         (("room.a", "{}", "--broker", "kafka://x"), 2, "'kafka://x' is no broker"),
         (("room.a", "{}", "--broker", "redis://x?y=1"), 2, "it has an unknown option 'y'"),
         (("room.a", "{", "--broker", server.url), 2, "'{' was not published: Input data was trunc"),
+        (("room.a", "{", "--broker", server.url), 2, "Input data was truncated\n"),
+        (
+            ("room.a", "it's", "--broker", server.url),
+            2,
+            "A message is JSON, so that a text needs quotes: '\"it'\"'\"'s\"'\n",
+        ),
         (("room.a", '{"type": "said"}', *chat), 2, "was not published: Object missing required"),
         (("rom.a", "{}", *chat), 2, "the app declares no topic 'rom.a'; it has: room.{room}"),
         (("room.a b", "{}", *chat), 2, "wsflow publish 'room.{room}' --param room='a b'"),

@@ -606,6 +606,44 @@ async def test_a_call_that_is_none(life: Life, sent: str, answer: tuple[str, str
         assert await peer.receive() == expected
 
 
+class Named(Call[int], tag="named", tag_field="kind"): ...
+
+
+@pytest.mark.parametrize("beside", [None, Say, str], ids=["alone", "others", "raw"])
+async def test_a_call_outside_of_a_call_frame(life: Life, beside: Any) -> None:
+    router = Router("/", codec="msgpack" if beside is str else "json")
+
+    @router.consumer
+    async def add(message: Add) -> Sum:
+        return Sum(message.a + message.b)
+
+    if beside is not None:
+
+        @router.consumer
+        async def other(message: beside) -> None: ...
+
+    async with connect(router) as peer:
+        await peer.send(peer._codec.untyped(peer._codec.encode(Add(1, 2))))
+        end = await peer.wait_closed()
+        assert end.code in (1003, 1007)
+        assert end.reason.startswith(
+            """'add' is a call: send it as {"type":"$call","id":1,"message":…}"""
+        )
+
+
+async def test_a_call_with_another_tag_field_outside_of_a_call_frame() -> None:
+    router = Router("/")
+
+    @router.consumer
+    async def named(message: Named) -> int:
+        return 1
+
+    async with connect(router) as peer:
+        await peer.send({"kind": "named"})
+        end = await peer.wait_closed()
+        assert """'named' is a call: send it as {"kind":"$call","id":1,"message":…}""" in end.reason
+
+
 async def test_a_path_without_calls_says_so() -> None:
     router = Router()
 

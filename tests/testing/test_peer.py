@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import msgspec
 import pytest
 import uvloop
 
-from wsflow import Disconnected, Reject, Router, Topic
+from wsflow import Call, CallError, Disconnected, Query, Reject, Router, Stream, Topic
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
 
 
@@ -20,6 +22,13 @@ class Said(msgspec.Struct, tag="said"):
 
 class Came(msgspec.Struct, tag="came"):
     who: str
+
+
+class Add(Call[int], tag="add"):
+    a: int
+
+
+class Count(Stream[int], tag="count"): ...
 
 
 class Broken(RuntimeError):
@@ -83,6 +92,66 @@ async def test_a_refusal_that_nobody_looks_at_fails_the_test() -> None:
         async with connect(refusing(Broken("enter")), "/"):
             pass
     assert isinstance(caught.value.__cause__, Broken)
+
+
+async def test_why_a_path_was_not_found() -> None:
+    app = Router("/")
+    for path in ("/ws/{room}/{seat}", "/news"):
+        inner = Router(path)
+        app.include(inner)
+
+        @inner.consumer
+        async def heard(message: str) -> None: ...
+
+        if "seat" in path:
+
+            @inner.on_connect
+            async def sit(room: str, seat: int, again: Annotated[int, Query()] = 1) -> None: ...
+
+            @inner.on_disconnect
+            async def leave(seat: int) -> None: ...
+
+    async with serve_in_memory(app) as server:
+        for target, status, body, why in (
+            (
+                "/wss/1",
+                404,
+                "Not Found\n",
+                "no path matches /wss/1: the app has /news, /ws/{room}/{seat}",
+            ),
+            (
+                "/ws/a/b",
+                404,
+                "not found\n",
+                "/ws/{room}/{seat}: path parameter {seat} takes int, and not 'b'",
+            ),
+            (
+                "/ws/a/1?again=x",
+                400,
+                "query 'again' is not valid: Expected `int`\n",
+                "query 'again' is not valid: Expected `int`",
+            ),
+        ):
+            with pytest.raises(AssertionError, match=re.escape(f"with {status}: {why}; if that")):
+                async with server.connect(target):
+                    pass
+            async with server.connect(target) as peer:
+                assert peer.rejected.body == body  # the wire says no more
+                with pytest.raises(Reject) as caught:
+                    await peer.receive()
+                notes = getattr(caught.value, "__notes__", [])
+                assert [caught.value.body.strip(), *notes][-1] == why
+
+
+async def test_the_log_says_why_a_path_was_not_found(caplog: pytest.LogCaptureFixture) -> None:
+    for level, said in ((logging.INFO, False), (logging.DEBUG, True)):
+        caplog.clear()
+        with caplog.at_level(level):
+            async with connect(failing(), "/elsewhere") as peer:
+                assert peer.rejected.status == 404
+        assert (
+            "refused with 404: no path matches /elsewhere: the app has /" in caplog.text
+        ) is said
 
 
 async def test_nothing_comes_of_a_refusal_that_nobody_looked_at() -> None:
@@ -199,3 +268,52 @@ async def test_both_ends_are_idle() -> None:
             await linked.registry.topic("a", str).publish(text)
         await linked.idle()
         assert heard == ["a", "b"]
+
+
+def answering() -> Router:
+    router = Router("/")
+
+    @router.consumer
+    async def add(message: Add) -> Any:
+        return "no number"
+
+    @router.consumer
+    async def count(message: Count) -> AsyncIterator[Any]:
+        yield 1
+        yield "no number"
+
+    return router
+
+
+async def test_an_answer_that_does_not_fit() -> None:
+    why = "^invalid: the answer is not valid: Expected `int`, got `str`$"
+    got: list[int] = []
+    async with connect(answering(), "/") as peer:
+        with pytest.raises(CallError, match=why):
+            await peer.call(Add(1))
+        with pytest.raises(CallError, match=why):
+            async with peer.stream(Count()) as items:
+                async for item in items:
+                    got.append(item)
+    assert got == [1]
+
+
+async def test_what_is_no_call() -> None:
+    message: Any
+    async with connect(answering(), "/") as peer:
+        for message, why in (
+            (Said("hi"), "Said is not a Call: the peer would not answer it"),
+            ({"type": "add", "a": 1}, "dict is not a Call"),
+            (Add, r"Add is a class: pass an instance, as in call\(Add"),
+            (Count(), r"Count is a Stream: use stream\("),
+        ):
+            with pytest.raises(TypeError, match=why):
+                await peer.call(message)
+        for message, why in (
+            (Said("hi"), "Said is not a Stream: the peer would not answer it"),
+            (Add(1), r"Add is a Call: use call\("),
+        ):
+            with pytest.raises(TypeError, match=why):
+                async with peer.stream(message):
+                    pass
+        await peer.receive_nothing()

@@ -27,7 +27,7 @@ from wsflow.limits import Limits
 from wsflow.messages.codec import MSGPACK
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import TopicOptions
-from wsflow.testing import connect, serve_in_memory
+from wsflow.testing import FakeRegistry, FakeTopic, connect, serve_in_memory
 from wsflow.topics.type import TopicType
 
 
@@ -109,6 +109,31 @@ async def test_exclude() -> None:
             assert await ada.receive() == "done"
             await bob.receive_nothing(within=0.01)
             await ada.receive_nothing(within=0.01)
+
+
+@pytest.mark.parametrize(
+    ("excluded", "said"),
+    [
+        ("0123456789abcdef", "the str of an id"),
+        (["0123456789abcdef"], "the str of an id"),
+        (5, "int"),
+    ],
+)
+async def test_exclude_takes_connections(excluded: Any, said: str) -> None:
+    why = f"^exclude takes a Connection, or several, and not {said}: exclude=connection$"
+    fakes, topic = FakeRegistry(), FakeTopic[Said]()
+    async with serve_in_memory(chat()) as server:
+        for registry in (server.registry, fakes):
+            for excluding in (
+                registry.broadcast,
+                registry.user("ada").send,
+                registry.topic("room.{room}", Said, room="a").publish,
+                topic.publish,
+            ):
+                with pytest.raises(TypeError, match=why):
+                    await excluding(Said("hi"), exclude=excluded)
+            with pytest.raises(TypeError, match=why):
+                await registry.user("ada").disconnect(exclude=excluded)
 
 
 async def test_the_wrong_type_is_refused() -> None:

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 from typing_extensions import TypeAliasType
 
-from wsflow import Call, DeclarationError, Router
+from wsflow import Call, CallError, DeclarationError, Router
 from wsflow.declare.signatures import EMPTY
 from wsflow.messages.codec import JSON, MSGPACK
 from wsflow.testing import connect
@@ -367,7 +367,7 @@ async def test_what_the_asker_cannot_decode_is_invalid() -> None:
 
     async with connect(app) as peer:
         for number in range(3):
-            with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
+            with pytest.raises(CallError, match="invalid: the answer is not valid: Expected `int`"):
                 await peer.call(Add(number))
         assert await peer.call(Add(3)) == 7
 

@@ -119,6 +119,15 @@ class Bearer(Generic[U]):
         connection.set_credential(credential)
         return cast(U, credential.user)
 
+    @property
+    def credential_options(self) -> Sequence[tuple[str, str]]:
+        """The options of ``wsflow connect`` that send a token; none if it is sent as a message."""
+        options = {
+            "header": ("--header", "Authorization: Bearer …"),
+            "subprotocol": ("--subprotocol", f"{PREFIX}…"),
+        }
+        return [options[each] for each in SOURCES if each in self._sources and each in options][:1]
+
     def _sent(self, request: Request) -> str | None:
         """The token of the opening request; None without one.
 

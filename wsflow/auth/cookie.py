@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, final
 
 from wsflow.auth.users import Users, provides, refused
@@ -70,6 +70,11 @@ class SessionCookie(Generic[U]):
                 f"{self._kind.__name__} or None"
             )
         return user
+
+    @property
+    def credential_options(self) -> Sequence[tuple[str, str]]:
+        """The option of ``wsflow connect`` that sends the cookie."""
+        return [("--header", f"Cookie: {self._name}=…")]
 
     def check_limits(self, limits: Limits) -> tuple[str, str] | None:
         """Why it cannot be used with these limits, and what to do; None if it can."""

@@ -132,6 +132,11 @@ class Ticket(Generic[U]):
         connection.set_credential(Credential(identity=sorted_json(user), user=user))
         return user
 
+    @property
+    def credential_options(self) -> Sequence[tuple[str, str]]:
+        """The option of ``wsflow connect`` that sends a ticket."""
+        return [("--subprotocol", f"{PREFIX}…")]
+
     async def prepare(self, registry: Registry) -> None:
         """See that tickets can be redeemed, before the app serves.
 

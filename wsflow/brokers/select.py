@@ -30,6 +30,13 @@ _BUILT_IN = {
     "tls": ("nats", "wsflow.brokers.nats", "NatsEngine"),
     "workers": ("cluster", "wsflow.brokers.workers", "WorkersEngine"),
 }
+# What clients of Valkey call the schemes that it shares with Redis.
+_SAME = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
+}
 _registered: dict[str, Callable[[str], Engine]] = {}
 
 
@@ -91,6 +98,8 @@ def _find(url: str) -> Callable[[str], Engine]:
     others = {each.name for each in entry_points(group=ENTRY_POINTS)}
     known = ["memory", *_BUILT_IN, *sorted({*_registered, *others})]
     schemes = ", ".join(f"{each}://" for each in known)
+    if (same := _SAME.get(scheme)) is not None:
+        raise ValueError(f"{shown(url)!r} is no broker: Valkey is reached as Redis: use {same}://")
     raise ValueError(f"{shown(url)!r} is no broker: it begins with one of {schemes}")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-from wsflow.declare.signatures import EMPTY, type_name
+from wsflow.cli.samples import Sample
+from wsflow.declare.signatures import type_name
 from wsflow.messages.calls import Stream, answer_type, class_of, is_call
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.plan import AppPlan, ConsumerPlan, RoutePlan
-from wsflow.wiring.sources import FromPath, FromRequest
 
 
 def routes(plan: AppPlan) -> Iterator[str]:
@@ -81,36 +80,14 @@ def _sorted(plan: AppPlan) -> list[RoutePlan]:
 
 
 def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
-    """For each path its URL, and a command that connects to it.
+    """For each path its URL, and a command that connects to it, with ``…`` for a credential.
 
     Args:
         plan: the app.
         base: scheme and authority, as in ``ws://127.0.0.1:8000``.
     """
     for route in _sorted(plan):
+        sample = Sample(plan, route)
+        options = "".join(f' {name} "{value}"' for name, value in sample.options)
         yield f"  {base}{route.template}"
-        yield f'      try it: wsflow connect "{base}{_sample_target(route)}"'
-
-
-def _sample_target(route: RoutePlan) -> str:
-    """A path and query that the route accepts, as far as the types allow to guess."""
-    path = route.template
-    query: dict[str, str] = {}
-    for source in route.request_sources:
-        sample = _sample(source.kind, source.name)
-        if isinstance(source, FromPath):
-            path = path.replace(f"{{{source.name}}}", sample)
-        elif _wanted(source):
-            query[source.name] = sample
-    path = path.replace("{", "").replace("}", "")
-    return f"{path}?{urlencode(query)}" if query else path
-
-
-def _wanted(source: FromRequest) -> bool:
-    """Whether it is a query parameter without a default, or with an empty one."""
-    is_query = str(source).startswith("query")
-    return is_query and (source.default is EMPTY or not source.default)
-
-
-def _sample(kind: Any, name: str) -> str:
-    return {int: "1", float: "1.5", bool: "true"}.get(kind, name)
+        yield f'      try it: wsflow connect "{base}{sample.target}"{options}'

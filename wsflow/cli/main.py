@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
-from cyclopts import App, CycloptsError, CycloptsPanel, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    CycloptsPanel,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from wsflow.cli.client import client
-from wsflow.cli.config import configure, of_a_service
+from wsflow.cli.config import configure, of_a_service, variable
 from wsflow.cli.connect import connect
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
@@ -18,6 +25,30 @@ from wsflow.log import escaped_lines, without_secrets
 from wsflow.output import stderr
 from wsflow.server.exits import REFUSALS, Exit, refuse
 from wsflow.server.loading import wired
+
+_ADDRESS = "Use --host and --port, or --uds for a Unix socket."
+_RELOAD = (
+    "wsflow does not reload: pip install watchfiles, and run: "
+    "watchfiles 'wsflow run module:app' folder"
+)
+_COOKIE = 'Use --header "Cookie: name=value".'
+
+FOREIGN: dict[tuple[str, ...], str] = {
+    ("run", "--bind"): _ADDRESS,
+    ("run", "-b"): _ADDRESS,
+    ("run", "--address"): _ADDRESS,
+    ("run", "--listen"): _ADDRESS,
+    ("run", "--unix"): "Use --uds.",
+    ("run", "-p"): "Use --port.",
+    ("run", "-w"): "Use --workers.",
+    ("run", "--reload"): _RELOAD,
+    ("run", "--watch"): _RELOAD,
+    ("client", "--cookie"): _COOKIE,
+    ("connect", "--cookie"): _COOKIE,
+    ("client", "-H"): "Use --header.",
+    ("connect", "-H"): "Use --header.",
+}
+"""What options of other servers and clients are called here, by command."""
 
 
 def check(target: Target, /) -> int:
@@ -73,4 +104,15 @@ def _mistyped(exc: CycloptsError) -> object:
     if isinstance(exc, UnusedCliTokensError):  # a header without its quotes, for example
         number = len(exc.unused_tokens or ())
         text = f"Too many arguments, by {number}: put quotes around those that have spaces."
+    elif isinstance(exc, UnknownOptionError):
+        command, option = exc.command_chain or (), exc.token.keyword or exc.token.value
+        name = option.partition("=")[0]
+        hint = FOREIGN.get((*command[:1], name))
+        text = f"Unknown option: {escaped_lines(name)}. {hint}" if hint else text
+    elif (
+        isinstance(exc, MissingArgumentError)
+        and exc.argument is not None
+        and variable("target") in (exc.argument.parameter.env_var or ())
+    ):
+        text += f" Or set {variable('target')}, or target in [tool.wsflow] of pyproject.toml."
     return CycloptsPanel(text)

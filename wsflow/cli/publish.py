@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
@@ -103,9 +104,28 @@ async def _publish(
             if not line.strip():
                 continue
             try:
-                message = msgspec.json.decode(line, type=kind)
+                message = _read(line.strip(), kind)
                 id = await send(topic, message, **values)
             except (msgspec.MsgspecError, TypeError) as exc:
                 raise UsageError(f"{line.strip()!r} was not published: {exc}") from None
             if id:
                 print(id, flush=True)
+
+
+def _read(line: str, kind: Any) -> Any:
+    """The message of a line of JSON.
+
+    Raises:
+        msgspec.MsgspecError: it is none; the message says what to do about text without quotes.
+    """
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as exc:
+        if line.startswith(("{", "[", '"')):
+            raise
+        quoted = shlex.quote(msgspec.json.encode(line).decode())
+        raise msgspec.DecodeError(
+            f"{exc}. A message is JSON, so that a text needs quotes: {quoted}"
+        ) from None

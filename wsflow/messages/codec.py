@@ -155,6 +155,7 @@ class Decoding(Generic[T]):
         binary: the taker of raw binary, if any.
         call_frames: the types of call frames, which have no taker; none if they could not be told
             apart from ``kinds``.
+        asked: the types of the calls that are taken inside of call frames.
 
     Attributes:
         text: how the payload of a text frame is decoded, and its taker.
@@ -162,7 +163,17 @@ class Decoding(Generic[T]):
         calls: whether call frames are decoded.
     """
 
-    __slots__ = ("_classes", "_codec", "_fallback", "_named", "_shapes", "binary", "calls", "text")
+    __slots__ = (
+        "_asked",
+        "_classes",
+        "_codec",
+        "_fallback",
+        "_named",
+        "_shapes",
+        "binary",
+        "calls",
+        "text",
+    )
 
     def __init__(
         self,
@@ -171,12 +182,14 @@ class Decoding(Generic[T]):
         text: T | None,
         binary: T | None,
         call_frames: tuple[Any, ...] = (),
+        asked: tuple[Any, ...] = (),
     ) -> None:
         self.calls = bool(call_frames) and (text if codec.text else binary) is None
         self._codec = codec
         typed = [kind for kind in kinds if not takes_the_rest(kind)]
         rest = [Any if kind is object else kind for kind in kinds if takes_the_rest(kind)]
         self._named = Shapes(typed)
+        self._asked = Shapes(asked)
         self._shapes = Shapes((*typed, *call_frames))
         decode: Callable[[bytes], Any] | None = None
         if kinds:
@@ -214,6 +227,9 @@ class Decoding(Generic[T]):
                 what = self._shapes.tag_field if isinstance(value, dict) else "tag"
                 taken = ", ".join(map(repr, self._named.tags(value))) or "nothing"
                 bad.reason = f"unknown {what} {tag!r}: this path takes {taken}"
+                if tag in self._asked.tags(value):
+                    frame = f'{{"{what}":"$call","id":1,"message":…}}'
+                    bad.reason = f"{tag!r} is a call: send it as {frame}"
         return bad
 
     def taker(self, message: object) -> T | None:

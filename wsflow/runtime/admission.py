@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
 
+from wsflow.declare.signatures import type_name
 from wsflow.errors import Reject
 from wsflow.limits import Limits
 from wsflow.log import Log, shown_uri
@@ -20,7 +21,7 @@ from wsflow.runtime.origins import Hosts, Origins, allowed_origin
 from wsflow.runtime.rates import client_of, count_down, retry_after
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
-from wsflow.wiring.sources import Source
+from wsflow.wiring.sources import FromPath, Source
 
 log = Log("wsflow")
 
@@ -82,6 +83,23 @@ class Admission:
         if per_client and self._clients[client_of(request)] >= per_client:
             raise Reject(429, headers=[retry_after(LATER)])
         return _read(plan, request.at(params))
+
+    def why(self, request: Request, refusal: Reject) -> str:
+        """Why ``admit`` has refused a request, for the log and for tests: the peer is not told
+        which paths there are."""
+        if refusal.status != 404:
+            return refusal.body.strip()
+        found = self._routes.match(request.path)
+        if found is None:
+            known = ", ".join(sorted(plan.template for plan in self._routes))
+            return f"no path matches {request.path}: the app has {known}"
+        plan, params = found
+        wrong = [
+            f"{source} takes {type_name(source.kind)}, and not {params[source.name]!r}"
+            for source in plan.request_sources
+            if isinstance(source, FromPath) and not source.takes(params[source.name])
+        ]
+        return f"{plan.template}: {'; '.join(dict.fromkeys(wrong))}"
 
     def begun(self, request: Request) -> None:
         """Count a connection that has begun."""

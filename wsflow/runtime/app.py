@@ -225,9 +225,15 @@ class App:
             if refusal.status in TOO_MANY:
                 self.directory.channels.counters["refused"] += 1
             log_refusal(request.path, request.client, refusal.status)
+            if log.enabled(logging.DEBUG):
+                log.debug("refused with %d: %s", refusal.status, self.why_refused(request, refusal))
             refuse(transport, refusal)
             return None
         return self.begin(admitted, transport)
+
+    def why_refused(self, request: Request, refusal: Reject) -> str:
+        """Why ``open`` has refused a request: for the log and for tests, and not for the peer."""
+        return self._admission.why(request, refusal)
 
     def opened(self, session: Session) -> None:
         """A connection is open: its handshake was accepted."""

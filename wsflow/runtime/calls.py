@@ -33,7 +33,13 @@ from wsflow.messages.calls import (
     Stream,
     StreamItem,
 )
-from wsflow.messages.codec import BadMessage, answer_decoder, bad_message, decode_or_refuse
+from wsflow.messages.codec import (
+    BadMessage,
+    Codec,
+    answer_decoder,
+    bad_message,
+    decode_or_refuse,
+)
 from wsflow.runtime.inbox import Inbox
 from wsflow.runtime.outbox import Outbox
 from wsflow.tasks.detached import Signal, signal
@@ -211,8 +217,7 @@ class Calls:
 
     async def call(self, message: Call[R], timeout: float | None) -> R:
         """See ``Connection.call``."""
-        if not isinstance(message, Call):
-            raise TypeError(no_call(message, Stream, "stream", "call"))
+        check_call(message)
         over = asked = None
         try:
             with anyio.move_on_after(timeout):
@@ -243,8 +248,7 @@ class Calls:
 
     def stream(self, message: Stream[T]) -> Items[T]:
         """See ``Connection.stream``."""
-        if not isinstance(message, Stream):
-            raise TypeError(no_call(message, Call, "call", "stream"))
+        check_stream(message)
         return Items(self, message)
 
     async def ask(self, message: Call[Any] | Stream[Any]) -> tuple[int, Asked]:
@@ -294,16 +298,8 @@ class Calls:
         self.urge(More, id=id, items=items)
 
     def decode(self, message: Any, frame: Any) -> Any:
-        """Decode the value of an answer or an item.
-
-        Raises:
-            CallError: it is not of the expected type.
-        """
-        try:
-            kind: Any = type(message)
-            return decode_or_refuse(answer_decoder(kind, self._outbox.codec), frame.value)
-        except BadMessage as bad:
-            raise CallError("invalid", f"the answer is not valid: {bad}") from bad
+        """See ``decode_answer``."""
+        return decode_answer(message, self._outbox.codec, frame.value)
 
     # -- receiving; there may be no current task
 
@@ -422,7 +418,40 @@ class Items(Generic[T]):
         return item
 
 
-def no_call(message: object, other: type, right: str, wrong: str) -> str:
+def decode_answer(message: Any, codec: Codec, value: Any) -> Any:
+    """Decode the value of an answer to a message, or of an item.
+
+    Raises:
+        CallError: it is not of the expected type.
+    """
+    try:
+        kind: Any = type(message)
+        return decode_or_refuse(answer_decoder(kind, codec), value)
+    except BadMessage as bad:
+        raise CallError("invalid", f"the answer is not valid: {bad}") from bad
+
+
+def check_call(message: object) -> None:
+    """Check a message that is to have an answer.
+
+    Raises:
+        TypeError: it is not a Call.
+    """
+    if not isinstance(message, Call):
+        raise TypeError(_no_call(message, Stream, "stream", "call"))
+
+
+def check_stream(message: object) -> None:
+    """Check a message that is to have a stream of answers.
+
+    Raises:
+        TypeError: it is not a Stream.
+    """
+    if not isinstance(message, Stream):
+        raise TypeError(_no_call(message, Call, "call", "stream"))
+
+
+def _no_call(message: object, other: type, right: str, wrong: str) -> str:
     """The error text for a message that cannot be used as a call, or as a stream."""
     if isinstance(message, type):
         return (

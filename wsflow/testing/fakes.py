@@ -26,7 +26,7 @@ from wsflow.messages.calls import Call, Stream
 from wsflow.messages.codec import CODECS, JSON
 from wsflow.messages.events import Target, TopicOptions
 from wsflow.request import Request
-from wsflow.runtime.calls import no_call
+from wsflow.runtime.calls import check_call, check_stream
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.registry import Registry, check_claim, find_topic
@@ -121,14 +121,12 @@ class _FakeDriver:
         return self
 
     async def call(self, message: Call[R], timeout: float | None) -> R:
-        if not isinstance(message, Call):
-            raise TypeError(no_call(message, Stream, "stream", "call"))
+        check_call(message)
         answer: R = await self._answer(message)
         return answer
 
     def stream(self, message: Stream[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        if not isinstance(message, Stream):
-            raise TypeError(no_call(message, Call, "call", "stream"))
+        check_stream(message)
         return self._stream(message)
 
     @asynccontextmanager

@@ -25,9 +25,10 @@ from wsflow.messages.calls import (
     StreamItem,
     call_frames,
 )
-from wsflow.messages.codec import JSON, Codec, answer_decoder
+from wsflow.messages.codec import JSON, Codec
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.shapes import runtime_classes
+from wsflow.runtime.calls import check_call, check_stream, decode_answer
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
 from wsflow.testing.idle import wait_idle
@@ -104,8 +105,10 @@ class MemoryPeer:
         session: Session | None,
         condition: Condition,
         registry: Registry,
+        why_refused: Callable[[Reject], str] | None = None,
     ) -> None:
         self.registry = registry
+        self._why_refused = why_refused  # by the server, before a session began
         self._transport = transport
         self._session = session  # None if it was refused at once
         self._condition = condition  # of the transport
@@ -196,9 +199,17 @@ class MemoryPeer:
         if (rejection := self._transport.rejection) is not None:
             self._looked = True
             refused = Reject(rejection.status, rejection.body, rejection.headers)
+            if (why := self._why(refused)) != refused.body.strip():
+                refused.add_note(why)
             raise refused from self._error
         if self._transport.closing is not None:
             raise self._over()
+
+    def _why(self, refused: Rejection | Reject) -> str:
+        """Why the handshake was refused: what the peer is told, or else what the server knows."""
+        if self._session is not None or self._why_refused is None:
+            return refused.body.strip()
+        return self._why_refused(Reject(refused.status, refused.body))
 
     def _over(self) -> Disconnected:
         """What a wait raises once the connection has ended. Its cause is the error that ended it,
@@ -333,10 +344,12 @@ class MemoryPeer:
         """Call the app, and wait for its answer; other messages stay unread.
 
         Raises:
-            CallError: the app has answered with an error.
+            CallError: the app has answered with an error, or with what is not of the expected type.
             AssertionError: no answer came in time; the work on it is cancelled.
             Disconnected: the connection has ended.
+            TypeError: the message is not a Call.
         """
+        check_call(message)
         id = await self._ask(message)
         try:
             frame = await self._answer(id, message, timeout)
@@ -357,9 +370,11 @@ class MemoryPeer:
             timeout: seconds for each item.
 
         Raises:
-            CallError: while iterating: the app has answered with an error.
+            CallError: while iterating: as in ``call``.
             AssertionError: while iterating: no item came in time.
+            TypeError: on entering: the message is not a Stream.
         """
+        check_stream(message)
         id = await self._ask(message)
         over = False
 
@@ -424,8 +439,7 @@ class MemoryPeer:
     def _value(self, message: Any, frame: Any) -> Any:
         if isinstance(frame, Failed):
             raise CallError(frame.code, frame.message)
-        kind: Any = type(message)
-        return answer_decoder(kind, self._codec)(frame.value)
+        return decode_answer(message, self._codec, frame.value)
 
     async def receive_nothing(self, *kinds: Kind, within: float = 0.1) -> None:
         """Check that no message of these types is unread, and none comes within ``within`` seconds;
@@ -468,7 +482,7 @@ class MemoryPeer:
         rejection = self._transport.rejection
         if rejection is not None and not self._looked:
             raise AssertionError(
-                f"the handshake was refused with {rejection.status}: {rejection.body.strip()}; if "
+                f"the handshake was refused with {rejection.status}: {self._why(rejection)}; if "
                 "that is expected, read the peer's rejected"
             ) from self._error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast, final, overload
 from weakref import WeakKeyDictionary
@@ -172,7 +173,9 @@ class MemoryServer:
         """
         condition = Condition()
         transport, session = self._begin(condition.notify_all, target, headers, subprotocols)
-        return MemoryPeer(transport, session, condition, self.registry)
+        request = Request.parse(target, opening_headers(headers))
+        why = partial(self._app.why_refused, request)
+        return MemoryPeer(transport, session, condition, self.registry, why)
 
     def _begin(
         self,

@@ -272,9 +272,23 @@ def check_last(topic: str, last: object, history: int) -> None:
 
 
 def excluded_ids(exclude: Connection | Iterable[Connection] | None) -> frozenset[str]:
-    """The ids of the connections to leave out."""
+    """The ids of the connections to leave out.
+
+    Raises:
+        TypeError: they are no connections.
+    """
     if exclude is None:
         return frozenset()
     if isinstance(exclude, Connection):
         return frozenset({exclude.id})
-    return frozenset(connection.id for connection in exclude)
+    found = [exclude] if isinstance(exclude, str) or not isinstance(exclude, Iterable) else exclude
+    return frozenset(map(_id_of, found))
+
+
+def _id_of(connection: object) -> str:
+    if not isinstance(connection, Connection):
+        shown = "the str of an id" if isinstance(connection, str) else type(connection).__name__
+        raise TypeError(
+            f"exclude takes a Connection, or several, and not {shown}: exclude=connection"
+        )
+    return connection.id

@@ -21,7 +21,15 @@ from wsflow.topics.type import TopicType
 from wsflow.wiring.functions import Functions, shape_problem
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.place import Place
-from wsflow.wiring.plan import AppPlan, ConsumerPlan, Offer, RatePlan, RoutePlan, ScopePlan
+from wsflow.wiring.plan import (
+    AppPlan,
+    ConsumerPlan,
+    Offer,
+    RatePlan,
+    RoutePlan,
+    ScopePlan,
+    TakesCredential,
+)
 from wsflow.wiring.rates import rate_plan, rate_problem
 from wsflow.wiring.resolve import Resolver, read_topic
 from wsflow.wiring.routes import RouteTable, join, parameters
@@ -331,6 +339,14 @@ class _Compiler:
 
     def _scope(self, handler: Handler, levels: Levels, place: Place) -> ScopePlan:
         signature = self._known(handler)
+        if self.resolver.client and isinstance(handler.fn, TakesCredential):
+            self.resolver.problem(
+                handler,
+                "",
+                "It takes the credential of a client that connects, and this is run as a client.",
+                "run a server's Router with `wsflow run`; a client's sends its token with "
+                "run_client(…, credential=…) or in a header.",
+            )
         call = self._call(handler, signature, levels, place, leading=0)
         return ScopePlan(call, signature.generator, signature.gives)
 

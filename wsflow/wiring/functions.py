@@ -47,6 +47,12 @@ PROVIDES = {"lifespan", "on_connect", "on_message"}
 def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
     """Why a function cannot be of its kind, regardless of its parameters; None if it can."""
     fn = handler.fn
+    first = signature.parameters[0] if signature.parameters else None
+    if first is not None and first.name == "self" and first.annotation is EMPTY:
+        return (
+            "It is a method of a class, and there is no object to call it on.",
+            f"register the method of an object: router.{handler.kind}(thing.method).",
+        )
     if returns_context_manager(fn):
         return (
             f"It returns a context manager, and {handler.kind} takes the generator itself.",
@@ -133,14 +139,6 @@ class Functions:
                 first,
                 "The message is passed by position, as the first parameter.",
                 "remove the *; a decorator that hides the function needs functools.wraps.",
-            )
-            return None
-        if first.name == "self" and first.annotation is EMPTY:
-            self._problem(
-                handler,
-                first,
-                "It is a method of a class, and there is no object to call it on.",
-                "register the method of an object: router.consumer(thing.method).",
             )
             return None
         if first.annotation is EMPTY:
@@ -265,13 +263,14 @@ class Functions:
                     "use a msgspec.Struct with a tag for every message of the path: "
                     'class Say(msgspec.Struct, tag="say").',
                 )
+        calls = tuple(kind for plan in asked for kind in plan.kinds)
         found: dict[str, Decoding[ConsumerPlan]] = {}
         others = [codec for codec in CODECS.values() if codec is not default]
         for codec in (default, *others):
             mixed = raw.get(str if codec.text else bytes) if takers or asked else None
             if mixed is None:
                 found[codec.name] = Decoding(
-                    codec, takers, raw.get(str), raw.get(bytes), call_frames
+                    codec, takers, raw.get(str), raw.get(bytes), call_frames, calls
                 )
             elif codec is default:
                 frames = "text" if codec.text else "binary"
@@ -407,9 +406,13 @@ def call_problem(kinds: tuple[Any, ...], stream: bool, signature: Signature) -> 
         if wrong is not None:
             expected, given = wrong
             gives = "yields" if signature.generator else "returns"
+            cure = "use the same type; calls with different answer types need separate consumers."
+            if signature.gives is EMPTY:
+                returns = f"AsyncIterator[{expected}]" if signature.generator else expected
+                cure = f"annotate it `-> {returns}`."
             return (
                 f"{type_name(kind)} expects {expected}, and this {gives} {given}.",
-                "use the same type; calls with different answer types need separate consumers.",
+                cure,
             )
     return None
 

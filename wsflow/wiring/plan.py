@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -262,6 +262,16 @@ class ChecksLimits(Protocol):
 
     def check_limits(self, limits: Limits) -> tuple[str, str] | None:
         """Why it cannot be used with these limits, and what to do; None if it can."""
+
+
+@runtime_checkable
+class TakesCredential(Protocol):
+    """A function that refuses a connection without a credential."""
+
+    @property
+    def credential_options(self) -> Sequence[tuple[str, str]]:
+        """How ``wsflow connect`` is given one, as far as that is done by its options: each with its
+        value, and ``…`` for the secret."""
 
 
 @runtime_checkable

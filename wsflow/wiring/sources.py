@@ -103,6 +103,14 @@ class FromPath:
         except msgspec.ValidationError:
             raise Reject(404, "not found\n") from None
 
+    def takes(self, value: str) -> bool:
+        """Whether the value of a path's segment can be converted."""
+        try:
+            self.convert(Request("/", {self.name: value}))
+        except Reject:
+            return False
+        return True
+
     def __str__(self) -> str:
         return f"path parameter {{{self.name}}}"
 

@@ -82,3 +82,8 @@ async def unsaid(message: Add):
 @app.consumer
 async def reserved(message: Reserved) -> int:
     return 1
+
+
+@app.consumer
+async def unsaid_items(message: Count):
+    yield 1

@@ -9,6 +9,24 @@ class Chat:
     @app.consumer
     async def say(self, message: str) -> None: ...
 
+    @app.producer
+    async def tick(self) -> None: ...
+
+    @app.lifespan
+    async def set_up(self) -> None: ...
+
+    @app.on_connect
+    async def enter(self) -> None: ...
+
+    @app.on_message
+    async def count(self) -> None: ...
+
+    @app.on_disconnect
+    async def leave(self) -> None: ...
+
+    @app.on_error
+    async def fail(self, error: ValueError) -> None: ...
+
 
 app = Chat.app
 part = Router("/part")
