@@ -209,59 +209,66 @@ def unexplained(log: str) -> list[str]:
     ]
 
 
-def _check(loop: str) -> Callable[[Scale], Outcome]:
-    def measure(scale: Scale) -> Outcome:
-        outcome = Outcome()
-        seconds = scale.of(3.0, 900.0)
-        samples: list[int] = []
+async def _soak(loop: str, scale: Scale) -> Outcome:
+    """One server, for its time."""
+    outcome = Outcome()
+    seconds = scale.of(3.0, 900.0)
+    samples: list[int] = []
+    flags = (
+        *("--loop", loop, "--no-access-log", "--compression", "deflate"),
+        *("--open-timeout", 1, "--close-timeout", 1),
+        *("--ping-interval", 2, "--ping-timeout", 10, "--max-message-size", 2**20),
+    )
+    async with running(*flags) as server:
+        soak = Soak(server, scale.random(), outcome)
+        tasks = [
+            asyncio.ensure_future(soak.keep_doing(name, what))
+            for name, what, count in soak.all
+            for _ in range(count)
+        ]
+        began, busy = time.monotonic(), server.seconds
+        while time.monotonic() - began < seconds:
+            await asyncio.sleep(seconds / 120)
+            samples.append(server.memory)
+        share = (server.seconds - busy) / (time.monotonic() - began)
+        soak.over = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=90)
+        for peer in list(soak.peers):
+            peer.transport.abort()
+        await _alone(server, outcome)
+        server.process.terminate()
+        exit_code = await server.ended()
+        outcome.expect(exit_code == 0, f"exit {exit_code}")
+        lines = unexplained(server.log)
+        outcome.wrong += [f"unexplained: {line:.500}" for line in lines[:20]]
+        quarter = len(samples) // 4
+        early = statistics.median(samples[quarter : 2 * quarter])
+        late = statistics.median(samples[-quarter:])
+        if scale.whole:
+            outcome.expect(late - early <= FLAT, f"memory: {mib(early)}, then {mib(late)}")
+        idle = [name for name, _, _ in soak.all if not soak.done[name]]
+        outcome.expect(not idle, f"never done: {idle}")
+        outcome.figures = (
+            f"{loop}: {seconds / 60:.2g} min, {sum(soak.done.values()):,} visits of "
+            f"{len(soak.all)} kinds, {share:.0%} of a core; {mib(early)}, "
+            f"then {mib(late)}; {len(lines)} unexplained lines"
+        )
+    return outcome
 
-        async def run() -> None:
-            flags = (
-                *("--loop", loop, "--no-access-log", "--compression", "deflate"),
-                *("--open-timeout", 1, "--close-timeout", 1),
-                *("--ping-interval", 2, "--ping-timeout", 10, "--max-message-size", 2**20),
-            )
-            async with running(*flags) as server:
-                soak = Soak(server, scale.random(), outcome)
-                tasks = [
-                    asyncio.ensure_future(soak.keep_doing(name, what))
-                    for name, what, count in soak.all
-                    for _ in range(count)
-                ]
-                began, busy = time.monotonic(), server.seconds
-                while time.monotonic() - began < seconds:
-                    await asyncio.sleep(seconds / 120)
-                    samples.append(server.memory)
-                share = (server.seconds - busy) / (time.monotonic() - began)
-                soak.over = True
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks, timeout=90)
-                for peer in list(soak.peers):
-                    peer.transport.abort()
-                await _alone(server, outcome)
-                server.process.terminate()
-                exit_code = await server.ended()
-                outcome.expect(exit_code == 0, f"exit {exit_code}")
-                lines = unexplained(server.log)
-                outcome.wrong += [f"unexplained: {line:.500}" for line in lines[:20]]
-                quarter = len(samples) // 4
-                early = statistics.median(samples[quarter : 2 * quarter])
-                late = statistics.median(samples[-quarter:])
-                if scale.whole:
-                    outcome.expect(late - early <= FLAT, f"memory: {mib(early)}, then {mib(late)}")
-                idle = [name for name, _, _ in soak.all if not soak.done[name]]
-                outcome.expect(not idle, f"never done: {idle}")
-                outcome.figures = (
-                    f"{loop}: {seconds / 60:.2g} min, {sum(soak.done.values()):,} visits of "
-                    f"{len(soak.all)} kinds, {share:.0%} of a core; {mib(early)}, "
-                    f"then {mib(late)}; {len(lines)} unexplained lines"
-                )
 
-        asyncio.run(run())
-        return outcome
+def soak(scale: Scale) -> Outcome:
+    """A server on each event loop, at the same time."""
 
-    return measure
+    async def both() -> list[Outcome]:
+        return await asyncio.gather(*(_soak(loop, scale) for loop in ("asyncio", "uvloop")))
+
+    outcomes = asyncio.run(both())
+    return Outcome(
+        "; ".join(each.figures for each in outcomes),
+        [wrong for each in outcomes for wrong in each.wrong],
+    )
 
 
 async def _alone(server: Server, outcome: Outcome) -> None:
@@ -287,6 +294,6 @@ ROW = Row(
     "soak: all at once, seeded",
     "30 min",
     "memory flat, 0 unexplained lines",
-    [Check("asyncio", _check("asyncio")), Check("uvloop", _check("uvloop"))],
+    [Check("soak", soak)],
 )
 test_quick, test_whole = both_forms(ROW)
