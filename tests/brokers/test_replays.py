@@ -242,6 +242,22 @@ async def test_a_place_that_is_no_event_hurts_nobody_else(kept: bool) -> None:
     assert await taken(replay) == [n for n in range(6, 101) if n not in server.gaps]
 
 
+async def test_who_asks_for_more_while_a_place_is_read_that_is_no_event() -> None:
+    """What was read says nothing of what is before it."""
+    server = Server()
+    server.gaps = {50}
+    feed, reader = feed_of(server), Replays(server)
+    server.gate.clear()
+    forged = asyncio.ensure_future(reader.find(feed, at(50)))
+    while not server.reading:
+        await asyncio.sleep(0)
+    earlier = asyncio.ensure_future(reader.find(feed, at(20)))
+    await asyncio.sleep(0)
+    server.gate.set()
+    assert await forged is None
+    assert await earlier == at(20)
+
+
 async def test_an_empty_history() -> None:
     server = Server(page=0)
     server.first = 1000

@@ -197,11 +197,8 @@ class Replays:
         if not start.order:
             self._tell(feed, run.portion(after), ())
         elif not complete:
-            self._tell(
-                feed,
-                None,
-                *{each.place.order for each in self._waiting[feed] if each.place.order < first},
-            )
+            places = {each.place.order for each in self._waiting[feed]}
+            self._tell(feed, None, *(each for each in places if start.order <= each < first))
 
     def _tell(self, feed: Feed, found: Portion | BrokerError | None, *places: Order) -> None:
         """Tell those who wait at some places."""
