@@ -147,3 +147,17 @@ async def test_a_producer_whose_value_nobody_would_get() -> None:
         end = await peer.wait_closed()
         assert (end.code, type(end.error)) == (1011, TypeError)
         assert "returned a value and has no annotation" in str(end.error)
+
+
+async def test_a_default_beside_functions_that_give_nothing() -> None:
+    app = Router("/")
+    for fn in (unsaid, none):
+        app.on_connect(fn)
+
+    @app.consumer
+    async def take(message: str, user: User | None = None) -> str:
+        return repr(user)
+
+    async with connect(app) as peer:
+        await peer.send("?")
+        assert await peer.receive(str) == "None"
