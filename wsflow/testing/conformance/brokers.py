@@ -520,7 +520,8 @@ async def test_what_is_published_at_once_after_joining_a_history_that_is_empty(b
     async with processes(app, broker) as (one, two):
         for number, target in enumerate(("", "?after=x", "?after=abc-1")):
             async with (one, two)[number % 2].connect(f"/{number}{target}") as ada:
-                assert await read(ada, 3) == ["in on_connect", "in a producer", "it has begun"]
+                heard = await read(ada, 3)  # what is published comes by another way than the rest
+                assert {*heard} == {"in on_connect", "in a producer", "it has begun"}
 
 
 async def test_the_latest_events_are_replayed_to_who_has_no_id(broker: str) -> None:
