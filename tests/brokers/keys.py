@@ -28,7 +28,10 @@ class Certificates:
         self._folder = folder
         self.ca = folder / "ca.pem"
         ca_key = folder / "ca.key"
-        self._make("-keyout", ca_key, "-out", self.ca, "-subj", "/CN=a CA", "-nodes")
+        self._make(
+            *("-keyout", ca_key, "-out", self.ca, "-subj", "/CN=a CA", "-nodes"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+        )
         signed = ("-CA", self.ca, "-CAkey", ca_key)
         self.server = folder / "server.pem", folder / "server.key"
         self._make(

@@ -557,7 +557,7 @@ async def test_a_message_whose_time_has_come_waits_for_memory(then: str) -> None
     gates = limited.gates
     gates.open(0, 1, 2)
     async with (
-        serving(limited.app) as server,
+        serving(limited.app, close_timeout=0.2 if then == "vanish" else 5) as server,
         server.connect("/limited") as a,
         server.connect("/") as b,
     ):
