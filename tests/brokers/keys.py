@@ -30,7 +30,6 @@ class Certificates:
         ca_key = folder / "ca.key"
         self._make(
             *("-keyout", ca_key, "-out", self.ca, "-subj", "/CN=a CA", "-nodes"),
-            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         )
         signed = ("-CA", self.ca, "-CAkey", ca_key)
         self.server = folder / "server.pem", folder / "server.key"
@@ -47,6 +46,8 @@ class Certificates:
     def _make(self, *words: str | Path) -> None:
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-days", "2"]
         command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", *map(str, words)]
+        # openssl makes each a CA, and Python 3.13 wants to know what a CA may do.
+        command += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign,cRLSign"]
         subprocess.run(command, check=True, capture_output=True)
 
     def context(self, *, demanding: bool = False) -> ssl.SSLContext:
