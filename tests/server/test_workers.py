@@ -487,25 +487,34 @@ async def at_work_in_a_worker(
     gated: dict[str, Any],  # noqa: F811
     *flags: str,
 ) -> AsyncIterator[tuple[Run, ClientConnection]]:
-    """A server in two processes, and a peer whose message is at work."""
+    """A server in two processes, and a peer whose message is at work; stopped by SIGTERM with the
+    block, unless it has ended by then."""
     port = free_port()
     flags = ("--workers", "2", "--port", str(port), *flags)
     async with serving("mine:app", *flags, start_new_session=True, **gated) as run:
         async with connect(f"ws://127.0.0.1:{port}/") as client:
             await at_work(client)
             yield run, client
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run.process.pid, signal.SIGTERM)
-        await run.ended()
+        if run.process.returncode is None:
+            run.process.terminate()
+            await run.ended()
 
 
-def to_all(run: Run, number: signal.Signals) -> None:
-    """As systemd does with KillMode=control-group, its default: in whatever order."""
+def to_all(run: Run, *numbers: signal.Signals) -> None:
+    """Send signals to all processes, one signal after the other."""
     supervisor = run.process.pid
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
-    for pid in map(int, (*children.split(), supervisor)):
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.kill(pid, number)
+    for number in numbers:
+        for pid in map(int, (*children.split(), supervisor)):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
+
+
+def at_once_to_all(run: Run, number: signal.Signals) -> None:
+    """As systemd does with KillMode=control-group, its default. None of them acts on it before all
+    have it, however busy the machine is: else a worker has just ended, as far as the supervisor
+    knows."""
+    to_all(run, signal.SIGSTOP, number, signal.SIGCONT)
 
 
 @pytest.mark.long
@@ -518,10 +527,11 @@ async def test_a_signal_to_all_processes_drains(
 ) -> None:
     """What is at work is finished, and can be published: the broker is started again."""
     async with at_work_in_a_worker(gated, "--loop", loop) as (run, client):
-        to_all(run, number)
+        at_once_to_all(run, number)
         await run.until("the embedded NATS server is running again")
         (gated["cwd"] / "open").touch()
         assert await finished(client) == 1001
+        await run.ended()
     assert run.process.returncode == 0
     assert "stopping at once" not in run.log
     assert "another one starts" not in run.log
@@ -540,6 +550,7 @@ async def test_ctrl_c_twice_in_a_terminal(gated: dict[str, Any]) -> None:  # noq
         await run.until("stopping at once")
         with pytest.raises(ConnectionClosed, match="1001"):
             await asyncio.wait_for(client.recv(), 15)
+        await run.ended()
     assert run.process.returncode == 1  # a handler was cancelled
 
 
@@ -549,7 +560,7 @@ async def test_sighup_to_all_processes_replaces_them(
 ) -> None:
     async with at_work_in_a_worker(gated) as (run, client):
         (gated["cwd"] / "open").touch()
-        to_all(run, signal.SIGHUP)
+        at_once_to_all(run, signal.SIGHUP)
         assert await finished(client) == 1012
         await run.until("all workers are replaced")
     assert run.process.returncode == 0
@@ -561,9 +572,10 @@ async def test_sigterm_while_a_worker_hands_over(gated: dict[str, Any]) -> None:
     async with at_work_in_a_worker(gated) as (run, client):
         run.process.send_signal(signal.SIGHUP)
         await run.until("draining for at most")
-        to_all(run, signal.SIGTERM)
+        at_once_to_all(run, signal.SIGTERM)
         (gated["cwd"] / "open").touch()
         assert await finished(client) in (1001, 1012)
+        await run.ended()
     assert run.process.returncode == 0
     assert "stopping at once" not in run.log
 
@@ -620,4 +632,5 @@ async def test_workers_close_their_peers_one_after_another(
                 await asyncio.wait_for(each.recv(), 20)
             codes.add(closed.value.rcvd.code if closed.value.rcvd else 1006)
         assert codes == {1001, 1012}
+        await run.ended()
     assert run.process.returncode == 0
