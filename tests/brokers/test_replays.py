@@ -65,6 +65,11 @@ class Server:
     def unreadable(self, where: str, why: object) -> None:
         self.told.append(where)
 
+    async def is_read(self, pages: int = 1) -> None:
+        """Wait until so many pages are being read."""
+        while self.reading < pages:
+            await asyncio.sleep(0)
+
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         start = after.order[0] if after.order else 0
         self.reads.append((start, upto.order[0]))
@@ -143,8 +148,7 @@ async def test_what_comes_while_a_page_is_read() -> None:
     server.gate.clear()
     replay = StoredReplay(reader, feed, at(80), True)
     taking = asyncio.ensure_future(taken(replay))
-    while not server.reading:
-        await asyncio.sleep(0)
+    await server.is_read()
     new = [hear(feed) for _ in range(100)]
     server.gate.set()
     assert await taking == [*range(81, 101), *new]
@@ -249,8 +253,7 @@ async def test_who_asks_for_more_while_a_place_is_read_that_is_no_event() -> Non
     feed, reader = feed_of(server), Replays(server)
     server.gate.clear()
     forged = asyncio.ensure_future(reader.find(feed, at(50)))
-    while not server.reading:
-        await asyncio.sleep(0)
+    await server.is_read()
     earlier = asyncio.ensure_future(reader.find(feed, at(20)))
     await asyncio.sleep(0)
     server.gate.set()
@@ -291,8 +294,7 @@ async def test_a_history_that_is_begun_anew(known: bool) -> None:
         server.gate.clear()
         more = asyncio.Event()
         assert replay.take(more.set) is None
-        while not server.reading:
-            await asyncio.sleep(0)
+        await server.is_read()
         feed.recent.clear()
         feed.position = at(5, "b")
         server.gate.set()
@@ -324,8 +326,7 @@ async def test_what_comes_while_there_is_no_room_to_read() -> None:
     feeds = [feed_of(server, total, f"t{number}") for number in range(READS + 1)]
     server.gate.clear()
     finding = [asyncio.ensure_future(reader.find(feed, at(99))) for feed in feeds]
-    while server.reading < READS:
-        await asyncio.sleep(0)
+    await server.is_read(READS)
     feeds[-1].recent.read((98,), (100,), [])
     server.gate.set()
     assert await asyncio.gather(*finding) == [at(99)] * len(feeds)
@@ -338,8 +339,7 @@ async def test_a_history_whose_end_is_lost() -> None:
     server.gate.clear()
     replay = StoredReplay(reader, feed, at(40), True)
     taking = asyncio.ensure_future(taken(replay))
-    while not server.reading:
-        await asyncio.sleep(0)
+    await server.is_read()
     feed.recent.clear()
     feed.position = at(30)
     server.gate.set()
@@ -352,8 +352,7 @@ async def test_a_topic_that_is_left_while_it_is_read() -> None:
     server.gate.clear()
     more = asyncio.Event()
     assert StoredReplay(reader, feed, at(40), True).take(more.set) is None
-    while not server.reading:
-        await asyncio.sleep(0)
+    await server.is_read()
     feed.stop()
     server.gate.set()
     await more.wait()
@@ -380,8 +379,7 @@ async def test_nothing_is_read_after_the_end() -> None:
     feed, reader = feed_of(server), Replays(server)
     server.gate.clear()
     finding = asyncio.ensure_future(reader.find(feed, at(40)))
-    while not server.reading:
-        await asyncio.sleep(0)
+    await server.is_read()
     await reader.stop()
     assert not reader._tasks
     finding.cancel()
