@@ -131,10 +131,7 @@ _EXACT = (
 )
 _HOLDING = (
     inspect.UnionType,
-    inspect.ListType,
-    inspect.SetType,
-    inspect.FrozenSetType,
-    inspect.VarTupleType,
+    inspect.CollectionType,
     inspect.TupleType,
     inspect.DictType,
     inspect.EnumType,

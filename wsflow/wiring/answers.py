@@ -18,7 +18,6 @@ from wsflow.messages.calls import class_of
 from wsflow.messages.shapes import is_any
 
 Pair = tuple[int, int]
-ARRAYS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType)
 BINARY = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)
 CLASSES = (inspect.StructType, inspect.DataclassType, inspect.NamedTupleType)
 
@@ -170,7 +169,7 @@ def _dataclass(given: Any, expected: Any, seen: set[Pair]) -> bool:
 
 NAMED = (
     *CLASSES,
-    *ARRAYS,
+    inspect.CollectionType,
     inspect.EnumType,
     inspect.LiteralType,
     inspect.CustomType,
@@ -187,8 +186,8 @@ RULES: tuple[tuple[Any, Any, Rule], ...] = (
     (BINARY, BINARY, _always),
     (inspect.LiteralType, inspect.Type, _literal),
     (inspect.EnumType, inspect.Type, _enum),
-    (ARRAYS, ARRAYS, _items),
-    (inspect.TupleType, ARRAYS, _each_item),
+    (inspect.CollectionType, inspect.CollectionType, _items),
+    (inspect.TupleType, inspect.CollectionType, _each_item),
     (inspect.TupleType, inspect.TupleType, _item_by_item),
     (inspect.DictType, inspect.DictType, _mapping),
     (inspect.TypedDictType, inspect.DictType, _keys),

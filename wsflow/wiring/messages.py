@@ -101,13 +101,7 @@ _OF_TEXT = (
     inspect.LiteralType,
 )
 """The types that msgspec converts from a text."""
-_COLLECTIONS = (
-    inspect.ListType,
-    inspect.SetType,
-    inspect.FrozenSetType,
-    inspect.VarTupleType,
-    inspect.TupleType,
-)
+_COLLECTIONS = (inspect.CollectionType, inspect.TupleType)
 
 
 def text_problem(kind: Any, *, several: bool) -> WhyAndCure | None:
@@ -157,7 +151,7 @@ def _items(info: Any) -> tuple[Any, ...]:
     """The types in a collection; any other type itself."""
     if isinstance(info, inspect.TupleType):
         return info.item_types
-    return (info.item_type,) if hasattr(info, "item_type") else (info,)
+    return (info.item_type,) if isinstance(info, inspect.CollectionType) else (info,)
 
 
 def union_problem(kinds: tuple[Any, ...]) -> str | None:
