@@ -57,20 +57,16 @@ def _given(plan: ScopePlan, value: Any) -> Any:
     """
     if value is not None and value is not False:
         return value
-    provides = members(plan.gives) if plan.gives not in (None, EMPTY) else (NoneType,)
-    if not {Any, object, type(value), *((None,) if value is None else ())}.isdisjoint(provides):
+    says = plan.gives not in (None, EMPTY)
+    provides = members(plan.gives) if says else (NoneType,)
+    if any(kind in (Any, object, value, type(value)) for kind in provides):
         return value
-    verb = "yielded" if plan.generator else "returned"
-    promised = f" and is annotated with {type_name(plan.gives)}" if plan.gives else ""
-    raise TypeError(
-        f"{plan.handler} ({plan.handler.where}) {verb} {value}"
-        + ("" if plan.gives is EMPTY else promised)
-        + (
-            f": {verb.removesuffix('ed')} one, or annotate it with `| None`"
-            if plan.handler.kind == "lifespan"
-            else ": to refuse a connection, raise Reject(403)"
-        )
-    )
+    verb = "yield" if plan.generator else "return"
+    promised = f" and is annotated with {type_name(plan.gives)}" if says else ""
+    cure = "to refuse a connection, raise Reject(403)"
+    if plan.handler.kind == "lifespan":
+        cure = f"{verb} one, or annotate it with `| None`"
+    raise TypeError(f"{plan.handler} ({plan.handler.where}) {verb}ed {value}{promised}: {cure}")
 
 
 async def leave(handler: Handler, generator: Generator) -> None:

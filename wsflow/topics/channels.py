@@ -93,6 +93,9 @@ class Subscriber(Protocol):
         """An error that ends it."""
 
 
+_NO_EVENTS: Iterator[Event] = iter(())
+
+
 @final
 class Membership:
     """The membership of one connection in one topic.
@@ -126,7 +129,7 @@ class Membership:
         self.waiting: deque[EncodedMessage] = EMPTY
         self.dropped = 0
         self.replaying: Replay | None = None
-        self._portion: Iterator[Event] = iter(())  # of the replay, to be sent next
+        self._portion = _NO_EVENTS  # of the replay, to be sent next
         self.turns = 0
 
     def wait(self, message: EncodedMessage) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Union
@@ -80,15 +79,15 @@ class TopicType:
         raise TypeError(f"topic {name!r} carries {names}, not {type(message).__name__}{why}")
 
     def _decoded(self, message: Any) -> object:
-        payload: Any = None
         for codec in self.codecs:
-            with suppress(OverflowError):  # another one may have integers as large
-                payload = payload or (codec.name, codec.encode(message))
-        if payload is None:
-            return message  # encoding it says so
-        name, encoded = payload
-        decoded: object = _decoder(name, self.types)(encoded)
-        return decoded if self.carries_id and event_id_field(message.__class__) is None else message
+            try:
+                encoded = codec.encode(message)
+            except OverflowError:  # another one may have integers as large
+                continue
+            decoded: object = _decoder(codec.name, self.types)(encoded)
+            lacks_id = self.carries_id and event_id_field(message.__class__) is None
+            return decoded if lacks_id else message
+        return message  # encoding it says so
 
     def envelope(
         self, message: object, exclude: frozenset[str], spoken: Collection[str] = ()
