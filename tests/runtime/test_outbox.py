@@ -13,12 +13,12 @@ import anyio.lowlevel
 import pytest
 
 from wsflow import BrokerError, Call, Connection, Disconnected, Registry, Router, Topic
-from wsflow.brokers.base import OvertakenError
+from wsflow.brokers.base import PORTION, OvertakenError
 from wsflow.end import End
 from wsflow.messages.codec import JSON
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions
-from wsflow.runtime.outbox import MAX_URGENT, PART, Outbox
+from wsflow.runtime.outbox import MAX_URGENT, Outbox
 from wsflow.runtime.turns import Turns
 from wsflow.testing import connect
 from wsflow.topics.channels import Membership
@@ -364,12 +364,13 @@ def test_replays_take_turns() -> None:
     for number, wire in enumerate(wires):
         outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns)
         outbox.open()
-        joined(outbox, *[events(str(number)) for _ in range(PART + 1)], [])
+        joined(outbox, *[events(str(number)) for _ in range(PORTION + 1)], [])
     counts = []
     while any(wire.run() for wire in wires):
         counts.append([len(wire.sent) for wire in wires])
-    assert counts[:4] == [[PART, 0, 0], [PART, PART, 0], [PART] * 3, [PART + 1, PART, PART]]
-    assert counts[-1] == [PART + 1] * 3
+    each = PORTION
+    assert counts[:4] == [[each, 0, 0], [each, each, 0], [each] * 3, [each + 1, each, each]]
+    assert counts[-1] == [each + 1] * 3
 
 
 def test_a_turn_that_fails_stops_no_other() -> None:

@@ -13,6 +13,7 @@ from typing import final
 
 import anyio
 
+from wsflow.brokers.base import PORTION
 from wsflow.end import End
 from wsflow.errors import Disconnected
 from wsflow.messages.codec import Codec
@@ -22,9 +23,6 @@ from wsflow.tasks.detached import checkpoint
 from wsflow.tasks.waiting import EMPTY
 from wsflow.topics.channels import Membership
 from wsflow.transports.base import Transport
-
-PART = 64
-"""How many messages of a replay are sent in a row, at most."""
 
 BURST_MESSAGES = 64
 """How many messages may be sent in a row before other tasks run. They run before that if the
@@ -324,7 +322,7 @@ class Outbox:
 
     def replay_on(self) -> None:
         """Write a part of what is replayed."""
-        for _ in range(PART):
+        for _ in range(PORTION):
             if not (self._replays and self._is_free()):
                 return
             message = self._replays[0].next(self.flush)
