@@ -17,6 +17,9 @@ class Proxy:
         swallowing: whether what comes, in either direction, vanishes: connections stay open and
             silent, as behind a firewall that drops packets.
         deaf: whether what the broker says vanishes.
+        flowing: while it is not set, nothing that the broker says is read: the client is slow.
+        sending: while it is not set, nothing that the client says is read: it comes late. Another
+            event in its place is for connections that are made from then on.
     """
 
     def __init__(self, target: int) -> None:
@@ -24,6 +27,10 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self.swallowing = False
         self.deaf = False
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.sending = asyncio.Event()
+        self.sending.set()
         self.port = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,18 +42,23 @@ class Proxy:
         self._writers |= {writer, there}
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pass(reader, there))
-                tasks.create_task(self._pass(there_reader, writer, answers=True))
+                tasks.create_task(self._pass(reader, there, self.sending))
+                tasks.create_task(self._pass(there_reader, writer, self.flowing, answers=True))
         finally:
             for each in (writer, there):
                 each.close()
                 self._writers.discard(each)
 
     async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool = False
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        flowing: asyncio.Event,
+        answers: bool = False,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                await flowing.wait()
                 if not self.swallowing and not (answers and self.deaf):
                     writer.write(data)
                     await writer.drain()
@@ -67,6 +79,8 @@ async def proxy(target: int, tls: ssl.SSLContext | None = None) -> AsyncIterator
     between.port = server.sockets[0].getsockname()[1]
     yield between
     between.swallowing = False
+    between.flowing.set()
+    between.sending.set()
     server.close()
     between.reset()
     while between._writers:

@@ -83,6 +83,10 @@ class BrokerServer:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -114,7 +118,7 @@ class BrokerServer:
 
     def stop(self) -> None:
         """Stop it, whatever state it is in, and remove what it has written."""
-        if self._process is not None and self._process.poll() is None:
+        if self.runs:
             self.kill()
         self._folder.cleanup()
         Path(f"{self._folder.name}.log").unlink(missing_ok=True)

@@ -205,6 +205,24 @@ async def test_the_limit_is_that_of_the_app() -> None:
             assert not told[-1]
 
 
+async def test_a_history_that_is_cleared_while_it_is_replayed() -> None:
+    broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+    kept = TopicOptions(history=1000)
+    broker.subscribe("a", kept)
+    ids = [await broker.publish("a", of(1000), kept) for _ in range(200)]
+    begun, not_begun = await replay(broker, "a", ids[0]), await replay(broker, "a", ids[0])
+    assert 1 < len(begun.take(lambda: None) or ()) < 100
+    await broker.clear("a", kept)
+    await broker.clear("none", kept)
+    assert (broker._bytes, dict(broker._filled)) == (0, {})
+    last = await broker.publish("a", of(1), kept)
+    for each in (begun, not_begun):
+        assert [event.id for event in taken(each)] == [last]
+    assert broker.counters["history_dropped"] == 0
+    assert not (await replay(broker, "a", ids[-1])).recovered
+    assert (await replay(broker, "a", last)).recovered
+
+
 class TestInFakeTime(InFakeTime):
     async def test_events_that_are_too_old_are_forgotten(self) -> None:
         broker = MemoryBroker(Heard())  # type: ignore[arg-type]
@@ -256,3 +274,21 @@ class TestInFakeTime(InFakeTime):
         await anyio.sleep(61)
         broker.subscribe("c", brief)
         assert (broker._bytes, broker._due, dict(broker._filled)) == (0, [], {})
+
+    async def test_what_is_idle_is_forgotten_as_a_whole(self) -> None:
+        broker = MemoryBroker(Heard())  # type: ignore[arg-type]
+        brief = TopicOptions(history=10, idle=60)
+        both = TopicOptions(history=10, idle=60, max_age=20)
+        broker.subscribe("a", brief)
+        ids = []
+        for _ in range(3):
+            ids.append(await broker.publish("a", of(1000), brief))
+            await broker.publish("b", of(1000), both)
+            await anyio.sleep(50)
+        assert len(taken(await replay(broker, "a", ids[0]))) == 2
+        await anyio.sleep(11)
+        assert not (await replay(broker, "a", ids[0])).recovered
+        assert (await replay(broker, "a", ids[2])).recovered
+        assert (broker._bytes, broker._due, dict(broker._filled)) == (0, [], {})
+        ids.append(await broker.publish("a", of(1000), brief))
+        assert len(taken(await replay(broker, "a", ids[2]))) == 1

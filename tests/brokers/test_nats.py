@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import msgspec
 import nats
 import pytest
@@ -29,7 +30,7 @@ from wsflow import BrokerError
 from wsflow.brokers import nats as engine
 from wsflow.brokers import nats_client, nats_keys, remote, select, wire
 from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import PAGE_BYTES, Attempt, ConnectionLostError
+from wsflow.brokers.engine import PAGE_BYTES, Attempt, ConnectionLostError, NoAnswerError
 from wsflow.brokers.nats import LATE
 from wsflow.brokers.nats_client import NatsClient, RefusedError
 from wsflow.messages.events import TopicOptions
@@ -226,6 +227,67 @@ async def test_a_stream_has_an_end_in_bytes(
         await connection.close()
 
 
+async def test_idle_topics_are_looked_for_by_one_process_now_and_then(
+    server: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "IDLE_LOOKS", 0.1)  # so that a claim lasts
+    one, two = [await select.engine(server.url).connect(_Deaf(), "p") for _ in range(2)]  # type: ignore[arg-type]
+    connection: Any = one
+    brief, long = TopicOptions(history=10, idle=0.2), TopicOptions(history=10, idle=600)
+    declared = {"a": brief, "b.{x}": brief, "c": long, "d": TopicOptions(history=10)}
+    try:
+        await connection.forget_idle({})
+        for name in ("a", "b.1", "b.2"):
+            await connection.publish(name, b"x", brief, Attempt(name))
+        await connection.publish("c", b"x", long, Attempt("c"))
+        await anyio.sleep(0.3)
+        await connection.publish("b.2", b"x", brief, Attempt("again"))
+        asked: list[str] = []
+
+        async def consume(stream: str, *more: Any) -> None:
+            asked.append(stream)
+            await real(stream, *more)
+
+        real = connection._client.consume
+        monkeypatch.setattr(connection._client, "consume", consume)
+        await connection.forget_idle(declared)
+        assert asked == ["wsflow_10_0_idle200", "wsflow_10_0_idle600000"]
+        async with raw(server) as client:
+            stream = await api(client, "STREAM.INFO.wsflow_10_0_idle200")
+            assert stream["state"]["messages"] == 2  # of the one that is not idle
+            stream = await api(client, "STREAM.INFO.wsflow_10_0_idle600000")
+            assert stream["state"]["messages"] == 1
+        for each in (connection, two):
+            await each.forget_idle(declared)  # type: ignore[union-attr]
+        assert len(asked) == 2
+        assert (await two.last("c", long)).order == (1,)
+        await anyio.sleep(0.3)
+        assert (await two.last("b.2", brief)).order == ()  # where nobody has looked yet
+    finally:
+        for each in (one, two):
+            await each.close()
+
+
+async def test_who_publishes_looks_first_whether_the_topic_is_idle(
+    server: BrokerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MOST_KNOWN", 1)
+    connection: Any = await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+    brief = TopicOptions(history=10, idle=0.2)
+    try:
+        for name in ("a", "b", "c"):
+            await connection.publish(name, b"old", brief, Attempt(f"old {name}"))
+        await anyio.sleep(0.3)
+        for number in range(2):
+            await connection.publish("a", b"new", brief, Attempt(f"new {number}"))
+        last = await connection.last("a", brief)
+        entries = await connection.latest("a", brief, last, 10)
+        assert [data for _, data in entries] == [b"new", b"new"]
+        assert len(connection._published) <= 2
+    finally:
+        await connection.close()
+
+
 class _Deaf:
     def told(self, data: bytes) -> None: ...
 
@@ -295,6 +357,17 @@ async def test_deliveries_of_other_versions_and_of_nobody(
         connection = engine.NatsConnection(client, client, "p", 1)
         await connection._trim("s", "p.s.x", 100)
     assert purged == [("STREAM.PURGE.s", {"filter": "p.s.x", "seq": 6})] * 3
+
+
+async def test_declarations_that_are_not_answered() -> None:
+    """They are not none."""
+
+    async def api(*_: Any) -> Any:
+        raise NoAnswerError("no leader")
+
+    client: Any = SimpleNamespace(lost=None, close=None, ping=None, api=api)
+    with pytest.raises(NoAnswerError):
+        await engine.NatsConnection(client, client, "p", 1).declared()
 
 
 async def test_an_answer_that_is_none(server: BrokerServer) -> None:

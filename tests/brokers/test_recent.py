@@ -88,11 +88,19 @@ def test_the_last_events() -> None:
     kept = Recent(TopicOptions(history=1000), total())
     assert kept.last(1, (3,)) is None
     heard(kept, *range(4, 204))
-    assert kept.last(1, (203,)) == (202,)
-    assert kept.last(150, (203,)) == (53,)
-    assert kept.last(200, (203,)) is None  # whether there was an event before them is not known
+    for count, place, first in [(1, 202, 203), (150, 53, 54), (200, 3, 4)]:
+        found = kept.last(count, (203,))
+        assert found is not None
+        order, portion = found
+        assert order == (place,)
+        assert portion.events[0].id == f"{first}"
     assert kept.last(201, (203,)) is None
+    kept.beginning = (3,)
+    assert kept.last(201, (203,)) == kept.last(200, (203,))
     assert kept.last(1, (204,)) is None  # it is not here
+    kept.clear()
+    heard(kept, 4, 5)
+    assert kept.last(5, (5,)) is None
 
 
 def test_what_is_too_old_is_not_replayed() -> None:

@@ -215,6 +215,22 @@ async def test_alien_declarations(server: BrokerServer, caplog: pytest.LogCaptur
             assert (await peer.receive(News)).text == "here"
 
 
+async def test_a_first_attempt_that_comes_late_is_not_stored_again(server: BrokerServer) -> None:
+    connection: Any = await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
+    try:
+        async with raw(server) as client:
+            kept = TopicOptions(history=10)
+            again = await connection.publish("kept", b"x", kept, Attempt("a", again=True, age=3))
+            other = await connection.publish("kept", b"y", kept, Attempt("b"))
+            assert await connection.publish("kept", b"x", kept, Attempt("a")) == again
+            assert await client.xlen(STREAM) == 2
+            assert str(await connection.last("kept", kept)) == other
+            assert 0 < await client.ttl("wsflow:s:{kept}:a") <= 600
+            assert not await client.exists("wsflow:s:{kept}:b")
+    finally:
+        await connection.close()
+
+
 async def test_a_stream_has_an_end_in_time_and_in_bytes(server: BrokerServer) -> None:
     connection: Any = await select.engine(server.url).connect(_Deaf(), "p")  # type: ignore[arg-type]
     try:
@@ -223,6 +239,13 @@ async def test_a_stream_has_an_end_in_time_and_in_bytes(server: BrokerServer) ->
             await connection.publish("brief", b"x", brief, Attempt("a"))
             assert 0 < await client.pttl("wsflow:h:{brief}") <= 30_000
             assert 0 < await client.pttl("wsflow:m:{brief}") - QUIET * 1000 <= 30_000
+            idle = TopicOptions(history=10, max_age=60, idle=30)
+            await connection.publish("brief", b"x", idle, Attempt("b"))
+            assert 0 < await client.pttl("wsflow:h:{brief}") <= 30_000
+            await connection.publish("brief", b"x", TopicOptions(history=10), Attempt("c"))
+            for key in ("wsflow:h:{brief}", "wsflow:m:{brief}"):
+                assert await client.pttl(key) == -1  # the limit was taken away
+            assert await client.xlen("wsflow:h:{brief}") == 3
             kept = TopicOptions(history=1000, history_bytes=50_000)
             for number in range(200):
                 if number == 100:  # what others add is of no account, wherever it is

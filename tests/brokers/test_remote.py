@@ -25,8 +25,14 @@ from tests.brokers.servers import BrokerServer, Kind, nats_with
 from wsflow import BrokerError, EventId, Query, Router, Topic, TopicMember, TopicName
 from wsflow.brokers import nats as nats_engine
 from wsflow.brokers import nats_client, processes, redis, remote, select, wire
-from wsflow.brokers.base import Mark
-from wsflow.brokers.engine import Attempt, ConnectionLostError, Stamp, Stored
+from wsflow.brokers.base import Mark, Page
+from wsflow.brokers.engine import (
+    Attempt,
+    ConnectionLostError,
+    NoAnswerError,
+    Stamp,
+    Stored,
+)
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.recent import Recent, Total
 from wsflow.limits import Limits
@@ -739,6 +745,24 @@ def peer_id(process: MemoryServer) -> str:
     return connection.id
 
 
+@pytest.mark.parametrize("kind", ["valkey", "nats"])
+async def test_what_is_removed_is_gone_at_the_server(
+    kind: Kind, server_of: Callable[[Kind], BrokerServer]
+) -> None:
+    async with serve_in_memory(app(), broker=server_of(kind).url) as process:
+        kept = TopicName("removed", history=10)
+        topic = process.registry.topic(kept, News)
+        for text in "abc":
+            await topic.publish(News(text))
+        await topic.clear_history()
+        broker: Any = process.registry._directory.channels.broker
+        last = await broker._connection.last("removed", kept._options)
+        entries = await broker._connection.latest("removed", kept._options, last, 10)
+        (entry,) = entries
+        assert entry[0] == last
+        assert wire.unpack(entry[1]).envelope == Envelope({}, clears=True)
+
+
 # -- over an engine that fails as the test says
 
 
@@ -751,6 +775,8 @@ class Line:
         self.cut = asyncio.Event()
         self.calls: list[str] = []
         self.waits = asyncio.Event()
+        self.hangs: set[str] = set()
+        self.last_mark = Mark()
 
     def tell(self, process: str, note: bytes) -> None: ...
 
@@ -763,10 +789,11 @@ class Line:
             self.calls.append(name)
             if name in self.failing:
                 raise self.failing.pop(name)
-            if name == "publish" and self.waits.is_set():
+            if (name == "publish" and self.waits.is_set()) or name in self.hangs:
                 await asyncio.sleep(60)
             stored = Stored(False, [], Mark("a", (3,)))
-            return {"last": Mark(), "read": stored, "latest": []}.get(name, {})
+            answers: dict[str, Any] = {"publish": "a-1", "last": self.last_mark, "read": stored}
+            return {**answers, "latest": []}.get(name, {})
 
         return call
 
@@ -774,12 +801,13 @@ class Line:
 class Lines:
     address = "test://"
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Line] = Line) -> None:
+        self.kind = kind
         self.made: list[Line] = []
         self.prepare: Callable[[Line], None] = lambda line: None
 
     async def connect(self, sink: Any, process: str) -> Line:
-        line = Line()
+        line = self.kind()
         self.prepare(line)
         self.made.append(line)
         return line
@@ -792,6 +820,15 @@ class Choosy(Line):
         self.calls.append(f"subscribe {' '.join(topics)}")
         if "bad" in topics:
             raise BrokerError("no room")
+
+
+class Lesser(Line):
+    """A link of an engine that was written before these were asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("remove", "forget_idle"):
+            raise AttributeError(name)
+        return super().__getattr__(name)
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -866,6 +903,224 @@ async def test_a_farewell_that_nobody_takes(caplog: pytest.LogCaptureFixture) ->
         lines.made[0].failing["ping"] = ConnectionLostError("gone")
         await broker.stop()
     assert "did not acknowledge the goodbye" in caplog.text
+
+
+@pytest.fixture
+async def far(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Any, Line]]:
+    """A broker over a link that fails as told, with a topic that is subscribed to."""
+    monkeypatch.setattr(remote, "RETRY", 0.01)
+    monkeypatch.setattr(remote, "REMIND", 0.01)
+    lines: Any = Lines()
+    broker = remote.RemoteBroker(None, lines, 5, {"kept": TopicOptions(history=1)})
+    await broker.start()
+    broker.subscribe("kept", TopicOptions(history=1))
+    await broker.subscribed("kept")
+    yield broker, lines.made[0]
+    await broker.stop()
+
+
+async def test_what_an_engine_of_others_may_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "REMIND", 0.01)
+    kept = TopicOptions(history=1, idle=1)
+    lines: Any = Lines(Lesser)
+    broker = remote.RemoteBroker(None, lines, 1, {"kept": kept})
+    await broker.start()
+    try:
+        await until(lambda: lines.made[0].calls.count("declare") > 2)
+        with pytest.raises(BrokerError, match="its engine has no `remove`"):
+            await broker.clear("kept", kept)
+        assert broker.counters["reconnected"] == 0
+    finally:
+        await broker.stop()
+
+
+async def test_idle_histories_that_cannot_be_forgotten_now(
+    far: tuple[Any, Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    broker, link = far
+    link.failing["forget_idle"] = BrokerError("no room")
+    await until(lambda: "forget_idle" not in link.failing)
+    calls = link.calls.count("forget_idle")
+    await until(lambda: link.calls.count("forget_idle") > calls)
+    assert "idle histories are not forgotten: no room" in caplog.text
+    assert broker.counters["reconnected"] == 0
+
+
+async def test_a_history_that_cannot_be_read_now(
+    far: tuple[Any, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, link = far
+    monkeypatch.setattr(remote, "RETRY", 1)  # a refusal that is over at once may not be seen
+    assert await broker.read("kept", "", 5) == Page([], recovered=False, more=False)
+    link.failing["last"] = BrokerError("you may not")
+    with pytest.raises(BrokerError, match="you may not"):
+        await broker.read("kept", "", 5)
+    link.last_mark = Mark("a", (3,))
+    link.failing["read"] = BrokerError("it is broken")
+    with pytest.raises(BrokerError, match="it is broken"):
+        await broker.read("kept", "", 5)
+    await until(lambda: not broker._refused)
+    link.failing["latest"] = ConnectionLostError("cut")
+    assert (await broker.read("kept", "", 5)).events == []  # over another connection
+    assert broker.counters["reconnected"] == 1
+
+
+async def test_a_topic_that_is_refused_later_and_allowed_again(
+    far: tuple[Any, Line], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker, link = far
+    heard: list[str] = []
+    monkeypatch.setattr(broker._listener, "missed", heard.append, raising=False)
+    monkeypatch.setattr(remote, "RETRY", 0.01)
+    broker.subscribe("plain", TopicOptions())
+    await broker.subscribed("plain")
+    link.failing["subscribe"] = BrokerError("no longer")
+    broker.refused("plain", BrokerError("no longer"))
+    broker.refused("nobody joins it", BrokerError("no longer"))
+    with pytest.raises(BrokerError, match="no longer"):
+        await broker.subscribed("plain")
+    await until(lambda: heard)  # by then it is subscribed to again
+    await broker.subscribed("plain")
+    assert heard == ["plain"]
+    assert "topic 'plain' cannot be subscribed to: no longer" in caplog.text
+    assert "nobody" not in caplog.text
+
+
+async def test_a_message_that_comes_late_once_more() -> None:
+    """It was sent again, without and with a history, and the first attempt comes at last."""
+    heard: list[str] = []
+
+    class Listener(remote._Nobody):
+        def deliver(self, topic: str, event: Event) -> None:
+            heard.append(topic)
+
+    receiver: Any = Listener()
+    broker = remote.RemoteBroker(receiver, cast(Any, Lines()), 1, {})
+    for topic, options in (("plain", TopicOptions()), ("kept", TopicOptions(history=9))):
+        broker.subscribe(topic, options)
+    feed = broker._feeds["kept"]
+    feed.position = Mark("a", (1,))
+    feed.live.set()
+    for again in (True, False):
+        broker.arrived("plain", None, wire.pack(Envelope({}), "p", 1, again))
+    for again, order in ((True, 2), (False, 3)):
+        stamp = Stamp(Mark("a", (order,)), (order - 1,))
+        broker.arrived("kept", stamp, wire.pack(Envelope({}), "p", 2, again))
+    assert heard == ["plain", "kept"]
+    assert feed.position == Mark("a", (3,))
+
+
+async def test_what_is_declared_is_asked_for_again(
+    far: tuple[Any, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, link = far
+    monkeypatch.setattr(remote, "RETRY", 0.01)
+    link.failing["declared"] = NoAnswerError("no leader")
+    assert await broker.declared() == {}
+    assert link.calls.count("declared") == 2
+    monkeypatch.setattr(remote, "RETRY", 60)
+    broker._asked = float("-inf")
+    link.failing["declared"] = NoAnswerError("no leader")
+    with pytest.raises(NoAnswerError):
+        await broker.declared()
+
+
+async def test_what_was_declared_at_a_broker_that_was_emptied(far: tuple[Any, Line]) -> None:
+    """It stays known to who publishes, until something else is declared."""
+    broker, link = far
+    one, two = TopicOptions(history=1), TopicOptions(history=2)
+    for answer, known in (
+        ({"kept": one, "other": one}, {"kept": one, "other": one}),
+        ({}, {"kept": one, "other": one}),
+        ({"kept": two}, {"kept": two, "other": one}),
+    ):
+
+        async def declared(answer: Any = answer) -> Any:
+            return answer
+
+        link.declared = declared  # type: ignore[attr-defined]
+        broker._asked = float("-inf")
+        assert await broker.declared() == known
+
+
+async def test_a_history_that_nobody_reads_in_time(
+    far: tuple[Any, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, link = far
+    monkeypatch.setattr(remote, "PATIENCE", 0.1)
+    broker._timeout = 0.1
+    link.hangs.add("last")
+    with pytest.raises(BrokerError, match=r"reading the history of topic 'kept' at .* did not"):
+        await broker.read("kept", "", 5)
+
+
+async def test_a_history_that_is_lost_while_it_is_cleared(far: tuple[Any, Line]) -> None:
+    broker, link = far
+
+    async def publish(*_: Any) -> str:
+        return ""  # at that moment the topic had none
+
+    link.publish = publish  # type: ignore[attr-defined]
+    with pytest.raises(BrokerError, match="was lost meanwhile: clear it again"):
+        await broker.clear("kept", TopicOptions(history=1))
+
+
+async def test_a_history_whose_end_does_not_come(far: tuple[Any, Line]) -> None:
+    """It is waited for, and then read; unless that is refused."""
+    broker, link = far
+    feed = broker._feeds["kept"]
+    here, later = Mark("a", (3,)), Mark("a", (5,))
+
+    def comes(*marks: Mark) -> None:
+        left = iter(marks)
+
+        async def last(*_: Any) -> Mark:
+            return next(left, here)
+
+        link.last = last  # type: ignore[attr-defined]
+
+    feed.position = here
+    for place in (here, Mark("a", (2,))):  # an earlier one changes nothing
+        feed.clear(place)
+        assert feed.cleared == here
+    comes(*[later] * len(remote.LATER))
+    assert (await broker.read("kept", "", 5)).events == []
+    assert feed.live.is_set()
+    comes()
+
+    async def ping() -> None:
+        broker._refused["kept"] = BrokerError("not now")
+
+    link.ping = ping  # type: ignore[attr-defined]
+    with pytest.raises(BrokerError, match="not now"):
+        await broker.read("kept", "", 5)
+
+
+async def test_a_history_that_is_refused_when_its_end_does_not_come() -> None:
+    broker = remote.RemoteBroker(None, cast(Any, Lines()), 5, {})
+    broker.subscribe("kept", TopicOptions(history=1))
+    feed, link = broker._feeds["kept"], Line()
+    feed.position, link.last_mark = Mark("a", (3,)), Mark("a", (5,))
+    feed.live.set()
+    feed._recovers = lambda topic: broker._refused.update({topic: BrokerError("no longer")})
+    with pytest.raises(BrokerError, match="no longer"):
+        await broker._catch_up("kept", cast(Any, link))
+
+
+async def test_a_history_that_is_lost_while_its_latest_events_are_read(
+    far: tuple[Any, Line],
+) -> None:
+    broker, link = far
+    feed = broker._feeds["kept"]
+    feed.position = Mark("a", (3,))
+
+    async def latest(*_: Any) -> list[Any]:
+        feed.position = Mark("b", (1,))
+        return []
+
+    link.latest = latest  # type: ignore[attr-defined]
+    place, portion = await broker._replays.latest(link, feed, 5)
+    assert (place, list(portion.events)) == (Mark("a", (3,)), [])
 
 
 async def test_a_topic_that_was_left_while_it_was_recovered() -> None:

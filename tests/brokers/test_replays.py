@@ -15,11 +15,12 @@ from wsflow.brokers.engine import ConnectionLostError, NoAnswerError, Stamp, Sto
 from wsflow.brokers.feed import Feed
 from wsflow.brokers.recent import Recent, Total
 from wsflow.brokers.replays import READS, Replays, StoredReplay
-from wsflow.brokers.wire import pack
+from wsflow.brokers.wire import pack, unpack
 from wsflow.errors import BrokerError
 from wsflow.messages.events import Envelope, Event, TopicOptions
 
 DATA = pack(Envelope({}), "p", 1, again=False)
+CLEARED = pack(Envelope({}, clears=True), "p", 1, again=False)
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ class Server:
         self.given_up = 0
         self.garbage: set[int] = set()
         self.gaps: set[int] = set()
+        self.latest_reads = 0
+        self.clears: set[int] = set()
         self.told: list[str] = []
         self.connecting: Callable[[], None] = lambda: None
 
@@ -86,11 +89,21 @@ class Server:
         complete = complete and start not in self.gaps
         there = range(max(start + 1, self.first), upto.order[0] + 1)
         numbers = [number for number in there if number not in self.gaps][: self.page]
-        entries = [
-            (at(number, upto.epoch), b"?" if number in self.garbage else DATA) for number in numbers
-        ]
+        data = dict.fromkeys(self.garbage, b"?") | dict.fromkeys(self.clears, CLEARED)
+        entries = [(at(number, upto.epoch), data.get(number, DATA)) for number in numbers]
         end = upto if not numbers or numbers[-1] == upto.order[0] else at(numbers[-1], upto.epoch)
         return Stored(complete, entries, end)
+
+    async def latest(
+        self, topic: str, options: TopicOptions, upto: Mark, count: int
+    ) -> list[tuple[Mark, bytes]]:
+        self.latest_reads += 1
+        await self.gate.wait()
+        await asyncio.sleep(0)
+        if self.failing:
+            raise self.failing.pop(0)
+        numbers = [*range(self.first, upto.order[0] + 1)][-count:]
+        return [(at(number), CLEARED if number in self.clears else DATA) for number in numbers]
 
 
 def feed_of(server: Server, total: Total | None = None, topic: str = "t") -> Feed:
@@ -98,7 +111,7 @@ def feed_of(server: Server, total: Total | None = None, topic: str = "t") -> Fee
     kept = Recent(options, total or Total())
 
     def passes(topic: str, mark: Mark, data: bytes) -> Event:
-        return Event(str(mark), Envelope({}))
+        return Event(str(mark), unpack(data).envelope)
 
     def ignore(*_: Any) -> None: ...
 
@@ -108,11 +121,11 @@ def feed_of(server: Server, total: Total | None = None, topic: str = "t") -> Fee
     return feed
 
 
-def hear(feed: Feed) -> int:
+def hear(feed: Feed, data: bytes = DATA) -> int:
     """The next event comes."""
     assert feed.position is not None
     last = feed.position.order[0]
-    feed.take(Stamp(at(last + 1), (last,)), DATA)
+    feed.take(Stamp(at(last + 1), (last,)), data)
     return last + 1
 
 
@@ -140,6 +153,55 @@ async def test_a_page_serves_all_who_wait() -> None:
     everything = await asyncio.gather(*map(taken, crowd))
     assert everything == [[*range(11 + i % 20, 101)] for i in range(200)]
     assert server.reads == [(10, 100), (40, 100), (70, 100)]
+
+
+@pytest.mark.parametrize("count", [1, 30, 90, 500])
+async def test_the_latest_events_are_read_once_for_all_who_want_them(count: int) -> None:
+    """Also where the history has not as many, and while others come."""
+    server = Server()
+    server.first = 11
+    feed, reader = feed_of(server), Replays(server)
+    connection: Any = server
+    server.gate.clear()
+    asking = [asyncio.ensure_future(reader.latest(connection, feed, count)) for _ in range(50)]
+    await asyncio.sleep(0)
+    assert hear(feed) == 101
+    server.gate.set()
+    for index, (place, found) in enumerate(await asyncio.gather(*asking)):
+        upto = 101 if index else 100
+        first = max(upto - count + 1, 11)
+        replay = StoredReplay(reader, feed, place, False, found)
+        assert (await taken(replay))[: count + 1] == [*range(first, 102)][: count + 1]
+    assert server.latest_reads == 1
+    assert server.reads == []
+    small, _ = await reader.latest(connection, feed, 1)
+    assert small == at(100)
+    assert server.latest_reads == 1
+
+
+async def test_the_latest_events_that_are_not_there() -> None:
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    connection: Any = server
+    server.failing = [BrokerError("no room")]
+    with pytest.raises(BrokerError, match="no room"):
+        await reader.latest(connection, feed, 5)
+    server.first = 101  # all have expired
+    place, found = await reader.latest(connection, feed, 5)
+    assert (place, [*found.events]) == (at(100), [])
+    reads = server.latest_reads
+    assert (await reader.latest(connection, feed, 5))[0] == at(100)
+    assert server.latest_reads == reads  # that is known by now
+    feed = feed_of(server)
+    server.first, server.clears = 1, {98}
+    place, found = await reader.latest(connection, feed, 5)
+    assert [each.id for each in found.events] == ["a-99", "a-100"]
+    assert place == at(98)
+    reads = server.latest_reads
+    assert (await reader.latest(connection, feed, 5)) == (place, found)
+    assert server.latest_reads == reads
+    feed.position = Mark("a")
+    assert (await reader.latest(connection, feed, 5))[0] == Mark("a")
 
 
 async def test_what_comes_while_a_page_is_read() -> None:
@@ -344,6 +406,57 @@ async def test_a_history_whose_end_is_lost() -> None:
     feed.position = at(30)
     server.gate.set()
     assert await taking == []
+
+
+async def test_what_is_removed_while_it_is_read() -> None:
+    """The page comes too late, and is not kept."""
+    server = Server()
+    feed, reader = feed_of(server), Replays(server)
+    server.gate.clear()
+    replay = StoredReplay(reader, feed, at(50), True)
+    taking = asyncio.ensure_future(taken(replay))
+    finding = asyncio.ensure_future(reader.find(feed, at(60)))
+    await server.is_read()
+    assert hear(feed, CLEARED) == 101
+    assert hear(feed) == 102
+    server.gate.set()
+    assert await taking == [102]
+    assert await finding is None
+    assert await reader.find(feed, at(100)) is None
+    assert await reader.find(feed, at(101)) == at(101)
+    assert server.reads == [(50, 100)]
+    assert feed.recent.next(()) == (101,)  # nothing of before is kept
+
+
+async def test_what_is_removed_between_two_portions() -> None:
+    server = Server(page=10)
+    feed, reader = feed_of(server), Replays(server)
+    ready = asyncio.Event()
+    behind, waiting = (StoredReplay(reader, feed, at(50), True) for _ in range(2))
+    assert behind.take(ready.set) is None
+    assert waiting.take(ready.set) is None
+    await ready.wait()
+    assert len(behind.take(ready.set) or ()) == 10
+    hear(feed, CLEARED)
+    hear(feed)
+    for each in (behind, waiting):  # this one has been told, and has not taken it yet
+        assert await taken(each) == [102]
+    assert server.reads == [(50, 100)]
+    assert feed.recent.next(()) == (101,)
+
+
+async def test_a_removal_that_is_read_before_it_is_heard() -> None:
+    """What was removed may still be there, or not."""
+    for first in (1, 90):
+        server = Server()
+        server.first = first
+        server.clears = {90}
+        feed, reader = feed_of(server), Replays(server)
+        replay = StoredReplay(reader, feed, at(80), True)
+        assert await taken(replay) == [*range(91, 101)]
+        assert await reader.find(feed, at(85)) is None
+        everything = StoredReplay(reader, feed, Mark("a"), False)
+        assert await taken(everything) == [*range(91, 101)]
 
 
 async def test_a_topic_that_is_left_while_it_is_read() -> None:

@@ -43,6 +43,22 @@ def test_an_engine_of_somebody_else() -> None:
         select.engine("other://x")
 
 
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("memory://", "memory"),
+        ("REDIS://host", "redis"),
+        ("rediss+sentinel://a,b/app", "redis"),
+        ("nats://user:secret@host", "nats"),
+        ("tls://host", "nats"),
+        ("workers://:8000", "workers"),
+        ("kafka://user:secret@host", "kafka"),
+    ],
+)
+def test_the_sort_of_a_broker(url: str, kind: str) -> None:
+    assert select.kind(url) == kind
+
+
 def test_schemes_that_are_taken_or_are_none() -> None:
     for scheme in ("redis", "nats", "tls", "memory"):
         with pytest.raises(ValueError, match="is wsflow's own: choose another scheme"):

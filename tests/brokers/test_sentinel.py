@@ -306,3 +306,27 @@ async def test_what_is_no_sentinel_or_knows_no_such_master(
     await ended.wait()
     alien.close()
     await alien.wait_closed()
+
+
+class Answering:
+    """A connection to a Sentinel that answers with these fields."""
+
+    def __init__(self, **fields: str) -> None:
+        self.fields = {"config-epoch": "1", "ip": "192.0.2.1", "port": "6379", **fields}
+
+    async def connect(self) -> None: ...
+    async def send_command(self, *words: str) -> None: ...
+    async def read_response(self) -> Any:
+        return [each.encode() for pair in self.fields.items() for each in pair]
+
+
+@pytest.mark.parametrize("state", ["wait_promotion", "reconf_slaves"])
+async def test_nobody_writes_to_a_master_that_is_being_replaced(state: str) -> None:
+    """The one that is named still may be lost with what it is told."""
+    known, busy = Answering(), Answering(**{"failover-state": state})
+    asked: Any = [known, busy]
+    found = sentinel.Sentinels(asked, "app")
+    with pytest.raises(ConnectionLostError, match="a failover is going on"):
+        await found.place()
+    busy.fields.update({"failover-state": "none", "config-epoch": "2", "ip": "192.0.2.2"})
+    assert await found.place() == ("192.0.2.2", 6379)

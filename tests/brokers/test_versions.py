@@ -11,11 +11,12 @@ import pytest
 
 import wsflow
 from tests.brokers.servers import BrokerServer, Kind
+from tests.brokers.test_claims import Ignoring
 from wsflow import Limits, Query, Router, Topic, TopicMember, TopicName
-from wsflow.brokers import remote, wire
+from wsflow.brokers import remote, select, wire
 from wsflow.brokers.wire import pack, unpack
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Envelope, Target, UnreadableError
+from wsflow.messages.events import Envelope, Target, TopicOptions, UnreadableError
 from wsflow.testing import serve_in_memory
 
 ENGINES: list[Kind] = ["valkey", "nats"]
@@ -142,21 +143,42 @@ async def test_a_broker_that_was_emptied_is_told_again(
         assert await publish("t", News("first"))
         assert await ada.receive(News, timeout=5) == News("first")
         await emptied(server)
-        if noticed == "by a message":
-            publish._broker._asked = float("-inf")  # type: ignore[attr-defined]
-            assert await publish("t", News("lost")) == ""
-            assert await ada.receive(News, timeout=5) == News("lost")
-        id = ""
-        while not id:
-            publish._broker._asked = float("-inf")  # type: ignore[attr-defined]
-            id = await publish("t", News("kept"))
-            assert await ada.receive(News, timeout=5) == News("kept")
-            await asyncio.sleep(0.01)
+        async with wsflow.publisher(server.url) as stranger:
+            if noticed == "by a message":
+                assert await stranger("t", News("lost")) == ""
+                assert await ada.receive(News, timeout=5) == News("lost")
+            id = ""
+            while not id:
+                stranger._broker._asked = float("-inf")  # type: ignore[attr-defined]
+                id = await stranger("t", News("kept"))
+                assert await ada.receive(News, timeout=5) == News("kept")
+                await asyncio.sleep(0.01)
+        publish._broker._asked = float("-inf")  # type: ignore[attr-defined]
         after = await publish("t", News("later"))
         assert await ada.receive(News, timeout=5) == News("later")
         assert after
         async with process.connect(f"/?after={id}") as back:
             assert await back.receive(News, timeout=5) == News("later")
+
+
+@pytest.mark.parametrize("engine", ["valkey", "nats"])
+async def test_a_broker_that_was_emptied_while_no_process_is_there(
+    engine: Kind, server_of: Callable[[Kind], BrokerServer]
+) -> None:
+    """A publisher outside that knows the history goes on to fill it."""
+    server = server_of(engine)
+    async with wsflow.publisher(server.url) as publish:
+        async with serve_in_memory(version(history=5), broker=server.url, limits=LIMITS):
+            assert await publish("t", News("first"))
+        await emptied(server)
+        publish._broker._asked = float("-inf")  # type: ignore[attr-defined]
+        first = await publish("t", News("second"))
+        assert await publish("t", News("third"))
+        async with (
+            serve_in_memory(version(history=5), broker=server.url, limits=LIMITS) as process,
+            process.connect(f"/?after={first}") as back,
+        ):
+            assert await back.receive(News, timeout=5) == News("third")
 
 
 # -- newer and older
@@ -224,7 +246,7 @@ def test_what_a_newer_version_adds_is_ignored_and_what_it_changes_is_told() -> N
     fields = decode(pack(envelope, "p", 1, again=False))
     assert unpack(encode([*fields, "more", {"and": "more"}])).envelope.payloads["json"].text
     with pytest.raises(UnreadableError):
-        unpack(encode([wire.TARGETED + 1, *fields[1:]]))
+        unpack(encode([wire.CLEARS + 1, *fields[1:]]))
 
 
 class Older(msgspec.Struct, array_like=True):
@@ -251,6 +273,10 @@ def test_what_is_for_one_user_is_not_given_to_all_by_an_older_version() -> None:
         assert unpack(packed).envelope.target == target
         with pytest.raises(msgspec.ValidationError):
             read(packed)
+    packed = pack(Envelope({}, clears=True), "p", 7, again=True)
+    assert unpack(packed).envelope == Envelope({}, clears=True)
+    with pytest.raises(msgspec.ValidationError):  # it is no message
+        read(packed)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +289,37 @@ def test_what_is_for_one_user_is_not_given_to_all_by_an_older_version() -> None:
         (2, ["ada", "", "4000", ""]),
         (2, ["ada", "", 4000, 5]),
         (2, "ada"),
+        (3, None),
+        (3, ["ada", "", 0, ""]),
     ],
 )
 def test_a_target_that_no_wsflow_has_written(version: int, target: Any) -> None:
     fields = [version, "p", 1, False, [], "", {"json": (1, b"1")}, target]
     with pytest.raises(UnreadableError):
         unpack(msgspec.msgpack.encode(fields))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_what_is_declared_is_found(
+    engine: Kind, server_of: Callable[[Kind], BrokerServer]
+) -> None:
+    """Also what a version has declared that did not know all of it."""
+    server = server_of(engine)
+    declared = {
+        "a": TopicOptions(history=5),
+        "b": TopicOptions(history=5, max_age=1.5, history_bytes=9, event_id="all", idle=60),
+        "c": TopicOptions(history=5, idle=0.25),
+    }
+    connection = await select.engine(server.url).connect(Ignoring(), "p")  # type: ignore[arg-type]
+    try:
+        await connection.declare(declared)
+        assert await connection.declared() == declared
+        if engine == "nats":
+            older = msgspec.json.encode(["d", 5, 0, 9, "some"])
+            await connection._client.ask("wsflow.d.d", older)  # type: ignore[attr-defined]
+        else:
+            await connection._call("HSET", "wsflow:declared", "d", "5 0 9 some")  # type: ignore[attr-defined]
+        found = await connection.declared()
+        assert found["d"] == TopicOptions(history=5, history_bytes=9, event_id="some")
+    finally:
+        await connection.close()

@@ -6,13 +6,24 @@ from typing import Annotated
 
 import msgspec
 
-from wsflow import Connection, EventId, Query, Registry, Reject, Router, Topic, TopicName
+from wsflow import (
+    BrokerError,
+    Connection,
+    EventId,
+    Query,
+    Registry,
+    Reject,
+    Router,
+    Topic,
+    TopicName,
+)
 
 
-class Item(msgspec.Struct, tag="item"):
+class Item(msgspec.Struct, tag="item", omit_defaults=True):
     publisher: int
     number: int
     id: Annotated[str, EventId()] = ""
+    pad: str = ""
 
 
 class Wide(msgspec.Struct, tag="wide"):
@@ -24,14 +35,18 @@ class Back(msgspec.Struct, tag="back"):
     recovered: bool
 
 
+class Gap(msgspec.Struct, tag="gap"):
+    """Messages may be missing here."""
+
+
 class Publish(msgspec.Struct, tag="publish"):
     topic: str
     publisher: int
     number: int
 
 
-Plain = Annotated[Topic[Item], "plain.{room}"]
-Kept = Annotated[Topic[Item], TopicName("kept.{room}", history=20_000)]
+Plain = Annotated[Topic[Item], TopicName("plain.{room}", gap=Gap())]
+Kept = Annotated[Topic[Item], TopicName("kept.{room}", history=20_000, gap=Gap())]
 
 Storm = Annotated[Topic[Wide], TopicName("storm", history=2000)]
 
@@ -44,12 +59,18 @@ app = Router("/")
 
 @plain.on_connect
 async def join(room: Plain) -> None:
-    await room.join()
+    try:
+        await room.join()
+    except BrokerError as exc:
+        raise Reject(503) from exc
 
 
 @kept.on_connect
 async def resume(room: Kept, peer: Connection, after: Annotated[str, Query()] = "") -> None:
-    joined = await room.join(after=after)
+    try:
+        joined = await room.join(after=after)
+    except BrokerError as exc:
+        raise Reject(503) from exc
     await peer.send(Back(joined.recovered))
 
 
@@ -66,9 +87,13 @@ async def nothing(message: str) -> None: ...
 
 
 @publish.consumer
-async def send(message: Publish, registry: Registry) -> int:
+async def send(message: Publish, registry: Registry) -> int | str:
+    """The number, once it is published; else why it is not."""
     topic = registry.topic(message.topic)
-    await topic.publish(Item(message.publisher, message.number))
+    try:
+        await topic.publish(Item(message.publisher, message.number))
+    except BrokerError as exc:
+        return str(exc)
     return message.number
 
 

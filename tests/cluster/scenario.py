@@ -22,10 +22,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 import wsflow
 from tests.brokers.servers import BrokerServer
-from tests.cluster.app import Back, Item, Publish
+from tests.cluster.app import Back, Gap, Item, Publish
 from tests.processes import Run
 
-decode = msgspec.json.Decoder(Item | Back).decode
+decode = msgspec.json.Decoder(Item | Back | Gap).decode
 encode = msgspec.json.encode
 
 
@@ -74,12 +74,23 @@ class Outcome:
 
 
 class Reader:
-    """One peer of a room; it comes back when it is cut off, with the last id that it has seen."""
+    """One peer of a room; it comes back when it is cut off, with the last id that it has seen.
 
-    def __init__(self, base: str, kind: str, room: int, outcome: Outcome) -> None:
+    Attributes:
+        heard: who has published what, in the order in which it came.
+        latest: the last number of each publisher.
+        breaks: where in ``heard`` the peer knows that something may be missing: from one place to
+            another. It was told so, or it has come back to a topic that replays nothing.
+        there: whether it is connected now, and has joined.
+    """
+
+    def __init__(self, base: str, kind: str, room: int | str, outcome: Outcome) -> None:
         self.room = room
         self.heard: list[tuple[int, int]] = []
+        self.latest: dict[int, int] = {}
+        self.breaks: list[tuple[int, int]] = []
         self.joined = asyncio.Event()
+        self.there = False
         self._target = f"{base}/{kind}/{room}"
         self._kept = kind == "kept"
         self._last = ""
@@ -88,20 +99,7 @@ class Reader:
     async def read(self) -> None:
         while True:
             try:
-                query = f"?after={self._last}" if self._last else ""
-                async with connect(self._target + query, compression=None) as socket:
-                    came_back = bool(self._last)
-                    if not self._kept:
-                        self.joined.set()
-                    async for message in socket:
-                        item = decode(message)
-                        if isinstance(item, Back):  # behind what is replayed
-                            self._outcome.unrecovered += came_back and not item.recovered
-                            self.joined.set()
-                        else:
-                            self.heard.append((item.publisher, item.number))
-                            self._last = item.id
-                    why = str(socket.close_code)
+                why = await self._visit()
             except InvalidHandshake:
                 self._outcome.refused += 1
                 why = "refused"
@@ -109,12 +107,50 @@ class Reader:
                 why = str(exc.rcvd.code if exc.rcvd else 1006)
             except (OSError, EOFError, TimeoutError) as exc:
                 why = type(exc).__name__
+            finally:
+                self.there = False
             seen = self._outcome.reconnects
             seen[why] = seen.get(why, 0) + 1
             await asyncio.sleep(random.uniform(0, 0.2))
 
+    async def _visit(self) -> str:
+        """Connect, and read until the end. Returns the close code."""
+        query = f"?after={self._last}" if self._last else ""
+        async with connect(self._target + query, compression=None) as socket:
+            since = len(self.heard)
+            again, resumes = self.joined.is_set(), bool(self._last)
+            if again and not resumes:
+                self.breaks.append((since, since))
+            if not self._kept:
+                self._joined()
+            async for message in socket:
+                self._take(decode(message), since if resumes else None)
+        return str(socket.close_code)
+
+    def _take(self, item: Item | Back | Gap, since: int | None) -> None:
+        """Something has come; ``since`` is the place at which it has come back to what it knows."""
+        here = len(self.heard)
+        if isinstance(item, Gap):
+            self._outcome.unrecovered += self._kept
+            self.breaks.append((here, here))
+        elif isinstance(item, Back):  # behind what is replayed
+            if since is not None and not item.recovered:
+                self._outcome.unrecovered += 1
+                self.breaks.append((since, here))
+            self._joined()
+        else:
+            self.heard.append((item.publisher, item.number))
+            self.latest[item.publisher] = item.number
+            if self._kept:
+                self._last = item.id
+
+    def _joined(self) -> None:
+        self.there = True
+        self.joined.set()
+
 
 Say = Callable[[str, Item], Any]
+"""Publishes. From outside of the app it returns the id; "" if the message is in no history."""
 
 
 async def through_peers(base: str, publish: Callable[[Say], Any]) -> None:
@@ -123,7 +159,10 @@ async def through_peers(base: str, publish: Callable[[Say], Any]) -> None:
 
         async def say(topic: str, item: Item) -> None:
             await socket.send(encode(Publish(topic, item.publisher, item.number)).decode())
-            assert int(await socket.recv()) == item.number
+            answer = str(await socket.recv())
+            if not answer.isdigit():
+                raise wsflow.BrokerError(answer)
+            assert int(answer) == item.number
 
         await publish(say)
 

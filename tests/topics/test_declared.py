@@ -168,7 +168,9 @@ async def test_options_of_a_topic_known_at_run_time() -> None:
             {},
             "topic 'x': history is -1. Fix: use a whole number of at least 0.",
         ),
-        (TopicName("x", max_age=5), {}, "max_age is the age limit of a history"),
+        (TopicName("x", max_age=5), {}, "max_age is a limit of a history in seconds"),
+        (TopicName("x", idle=5), {}, "idle is a limit of a history in seconds"),
+        (TopicName("x", history=5, idle=-5), {}, "idle is -5. Fix: use seconds, at least 0"),
         (TopicName("x", when_full="wait"), {}, "when_full is 'wait'"),  # type: ignore[arg-type]
         (TopicName("x.{y}"), {}, "needs a value for y"),
         (TopicName("room.{room}", history=5), {"room": "a"}, "history is 0 there and 5 here"),

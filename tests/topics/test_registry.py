@@ -51,6 +51,7 @@ def build() -> Router:
 
 async def test_registry() -> None:
     async with serve_in_memory(build()) as server:
+        assert server.registry.broker == "memory"
         async with (
             server.connect("/a") as ada,
             server.connect("/b", subprotocols=["wsflow.msgpack"]) as bob,

@@ -16,6 +16,7 @@ from wsflow import (
     Connection,
     Disconnected,
     EventId,
+    History,
     Query,
     Registry,
     Router,
@@ -708,3 +709,36 @@ def test_an_integer_that_no_codec_has() -> None:
     kind = TopicType((int,), TopicOptions(), (MSGPACK,))
     with pytest.raises(TypeError, match="cannot be encoded as msgpack"):
         kind.envelope(2**64, frozenset())
+
+
+# -- histories
+
+
+async def test_what_is_no_history() -> None:
+    async with serve_in_memory(chat()) as server:
+        plain = server.registry.topic("plain")
+        kept = server.registry.topic(TopicName("kept", history=5))
+        for call, name in ((plain.history, "history"), (plain.clear_history, "clear_history")):
+            with pytest.raises(ValueError, match=rf"{name}\(\) needs a history, and topic 'plain'"):
+                await call()
+        for limit in (0, -1, True, "5", 1.5):
+            wrong: Any = limit
+            with pytest.raises(ValueError, match=r"limit is .*: use a number of events"):
+                await kept.history(limit=wrong)
+        assert await kept.history() == History([], recovered=False, more=False)
+        await kept.clear_history()
+
+
+async def test_what_cannot_be_read_in_a_history_is_left_out() -> None:
+    async with serve_in_memory(chat()) as server:
+        name = TopicName("kept", history=500)
+        anything = server.registry.topic(name, int, str)
+        for number in range(200):
+            await anything.publish(f"{number}" if number % 2 else number)
+        page = await server.registry.topic("kept", str).history(limit=500)
+        assert [each.message for each in page.events] == [f"{n}" for n in range(1, 200, 2)]
+        assert server.registry.counters()["unreadable"] == 100
+        first = page.events[0].id
+        page = await server.registry.topic("kept", str).history(first, limit=20)
+        assert [each.message for each in page.events] == [f"{n}" for n in range(3, 43, 2)]
+        assert page.more is True

@@ -12,7 +12,7 @@ Then ``wsflow run --broker kafka://…`` uses it. ``wsflow.testing.conformance.b
 that it has to pass. ``Broker`` is what the topics of a process see of all this.
 """
 
-from wsflow.brokers.base import Broker, BrokerListener, Mark, Replay
+from wsflow.brokers.base import Broker, BrokerListener, Mark, Page, Replay
 from wsflow.brokers.engine import (
     Attempt,
     ConnectionLostError,
@@ -36,6 +36,7 @@ __all__ = [
     "Envelope",
     "Event",
     "Mark",
+    "Page",
     "Replay",
     "Stamp",
     "Stored",

@@ -10,6 +10,9 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, final
 
+import anyio
+import anyio.lowlevel
+
 from wsflow.messages.events import Envelope, Event, TopicOptions
 
 _MARK = re.compile(r"([0-9a-f]{1,32})((?:-[0-9]{1,20}){1,2})")
@@ -69,10 +72,13 @@ class Replay(Protocol):
 
     Attributes:
         recovered: whether these are all that it has missed.
+        cleared: how often the history was cleared while it was taken: what came before is removed.
     """
 
     @property
     def recovered(self) -> bool: ...
+    @property
+    def cleared(self) -> int: ...
 
     def take(self, ready: Callable[[], None]) -> Sequence[Event] | None:
         """The next events, oldest first; at most ``PORTION``.
@@ -96,9 +102,56 @@ class Nothing:
     """A replay that has nothing to take; also in the place of one that is not known yet."""
 
     recovered = False
+    cleared = 0
 
     def take(self, ready: Callable[[], None]) -> Sequence[Event]:
         return ()
+
+
+class Page(NamedTuple):
+    """Events that were read from a history.
+
+    Attributes:
+        events: oldest first.
+        recovered: whether none is missing after the one that was asked for.
+        more: whether others follow.
+    """
+
+    events: Sequence[Event]
+    recovered: bool
+    more: bool
+
+
+async def read_replay(
+    replay: Replay, limit: int, within: Callable[[Awaitable[None]], Awaitable[None]]
+) -> Page:
+    """The first events of a replay, at most ``limit``.
+
+    Args:
+        replay: the replay.
+        limit: how many.
+        within: waits for what must be read, as long as that may take.
+    """
+    events: list[Event] = []
+    recovered = replay.recovered
+    while len(events) <= limit:
+        ready, cleared = anyio.Event(), replay.cleared
+        try:
+            part = replay.take(ready.set)
+        except OvertakenError:
+            recovered = False
+            continue
+        if replay.cleared != cleared:
+            recovered = False
+            events.clear()
+        if part is None:
+            await within(ready.wait())
+        elif not part:
+            return Page(events, recovered, more=False)
+        else:
+            events += part
+            await anyio.lowlevel.checkpoint()  # others have their turn
+    return Page(events[:limit], recovered, more=True)
 
 
 class BrokerListener(Protocol):
@@ -130,6 +183,10 @@ class Broker(Protocol):
     @property
     def processes(self) -> Collection[str]:
         """The other processes of the app that are known to be there."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be reached, as far as is known."""
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -186,6 +243,27 @@ class Broker(Protocol):
 
         Raises:
             BrokerError: the broker is unreachable.
+        """
+
+    async def read(self, topic: str, after: str, limit: int) -> Page:
+        """The first events after the event ``after``, or else the latest ones, of a topic that is
+        subscribed to: of all that were published before.
+
+        Args:
+            topic: its name.
+            after: an event id; ``""`` for the latest events.
+            limit: how many, at most.
+
+        Raises:
+            BrokerError: the broker is unreachable.
+        """
+
+    async def clear(self, topic: str, options: TopicOptions) -> None:
+        """Remove all events of a topic's history, for all processes.
+
+        Raises:
+            BrokerError: the broker is unreachable, or refuses. Some or all events may still be
+                there.
         """
 
     async def claim(self, name: str, seconds: float) -> bool:

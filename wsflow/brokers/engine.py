@@ -131,6 +131,9 @@ class EngineListener(Protocol):
     def told(self, data: bytes) -> None:
         """A note has come from another process."""
 
+    def refused(self, topic: str, exc: BrokerError) -> None:
+        """A topic that was subscribed to is refused from now on."""
+
     def unreadable(self, where: str, why: object) -> None:
         """A message has come that wsflow has not sent, or cannot read."""
 
@@ -187,6 +190,12 @@ class EngineConnection(Protocol):
         """The last ``count`` events that are not later than ``upto``, oldest first; fewer if there
         are fewer, and none if the history is another one by now than that of ``upto``."""
 
+    async def remove(self, topic: str, options: TopicOptions, before: Mark) -> None:
+        """Remove the events of a topic that are earlier than a place.
+
+        An engine may go without it. Then no history can be cleared.
+        """
+
     async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
         """Claim a name, atomically, for all that use this server with the same prefix.
 
@@ -218,6 +227,13 @@ class EngineConnection(Protocol):
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         """The topics with history that are stored at the server, by template."""
+
+    async def forget_idle(self, topics: Mapping[str, TopicOptions]) -> None:
+        """Forget the histories of these topics, by template, that are idle. It is called every
+        half a minute.
+
+        An engine may go without it, if its server forgets them by itself.
+        """
 
     async def close(self) -> None:
         """Close the connection, whatever state it is in. Raises nothing."""

@@ -38,7 +38,9 @@ class Feed:
     Attributes:
         position: the last event that was taken; None until the first position is known.
         gap: the place of the last event before which events are known to be missing.
+        cleared: the place before which all events were removed.
         live: set while live events are delivered at once.
+        looking: held by who reads the latest events: those who wait for it find them here.
         recent: the events of the history that are here.
         stopped: whether no more events are delivered.
     """
@@ -51,8 +53,10 @@ class Feed:
         "_recovering",
         "_recovers",
         "_refused",
+        "cleared",
         "gap",
         "live",
+        "looking",
         "options",
         "position",
         "recent",
@@ -74,8 +78,9 @@ class Feed:
         self.options = options
         self.recent = recent
         self.position: Mark | None = None
-        self.gap = Mark()
+        self.gap = self.cleared = Mark()
         self.live = asyncio.Event()
+        self.looking = asyncio.Lock()
         self._passes = passes
         self._recovers = recovers
         self._lost = lost
@@ -101,10 +106,19 @@ class Feed:
         position = self.position
         return position is None or (mark.epoch == position.epoch and mark.order > position.order)
 
+    def lacks(self, last: Mark) -> bool:
+        """Whether the last event of the history has not come here."""
+        known = self.position.epoch if self.position is not None else ""
+        if not known:
+            return bool(last.order)
+        return self.behind(last) or bool(last.epoch and last.epoch != known)
+
     def goes_back_to(self, mark: Mark) -> bool:
         """Whether no events are known to be missing between a mark and the last event taken."""
         assert self.position is not None
         if mark.epoch != self.position.epoch or self.behind(mark):
+            return False
+        if self.is_cleared(mark):
             return False
         return mark.epoch != self.gap.epoch or mark.order > self.gap.order
 
@@ -140,8 +154,21 @@ class Feed:
         assert self.position is not None
         after, self.position = self.position.order, mark
         event = self._passes(self.topic, mark, data)
-        if event is not None:
+        if event is not None and event.envelope.clears:
+            self.clear(mark)
+        elif event is not None:
             self.recent.heard(after, Known(mark.order, event, len(data)))
+
+    def clear(self, mark: Mark) -> None:
+        """All events before a place were removed: nobody is to get them any more."""
+        if not self.is_cleared(mark):
+            self.cleared = mark
+            self.recent.clear()
+            self.recent.beginning = mark.order
+
+    def is_cleared(self, mark: Mark) -> bool:
+        """Whether what follows on a place was removed."""
+        return mark.epoch == self.cleared.epoch and mark.order < self.cleared.order
 
     async def recover(self, connection: EngineConnection) -> None:
         """Read the missing events, then go live. A call during another one returns at once.

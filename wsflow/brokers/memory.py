@@ -23,7 +23,9 @@ from wsflow.brokers.base import (
     Mark,
     Nothing,
     OvertakenError,
+    Page,
     Replay,
+    read_replay,
 )
 from wsflow.limits import HISTORY_TOTAL
 from wsflow.log import Log
@@ -45,7 +47,9 @@ class _Stream:
     def __init__(self) -> None:
         self.epoch = os.urandom(4).hex()
         self.last = 0
+        self.cleared = 0  # the number before which all were removed
         self.max_age = 0.0
+        self.idle = 0.0
         self.events: deque[tuple[float, int, Event]] = deque()
         self.bytes = 0
 
@@ -53,7 +57,7 @@ class _Stream:
         self.last += 1
         event = Event(str(Mark(self.epoch, (self.last,))), envelope)
         size = _size(envelope)
-        self.max_age = options.max_age
+        self.max_age, self.idle = options.max_age, options.idle
         self.events.append((anyio.current_time(), size, event))
         self.bytes += size
         most = options.history_bytes
@@ -67,10 +71,21 @@ class _Stream:
         self.bytes -= size
         return size
 
+    def clear(self) -> None:
+        """Remove all events. The place behind them is nobody's: who has seen the last one has seen
+        what is removed."""
+        self.events.clear()
+        self.bytes = 0
+        self.last += 1
+        self.cleared = self.last
+
     @property
     def due(self) -> float:
-        """When the oldest event is too old."""
-        return self.events[0][0] + self.max_age if self.events and self.max_age else float("inf")
+        """When the oldest event is too old, or all are, since none has followed."""
+        if not self.events:
+            return float("inf")
+        limits = ((self.events[0], self.max_age), (self.events[-1], self.idle))
+        return min((event[0] + limit for event, limit in limits if limit), default=float("inf"))
 
     @property
     def first(self) -> int:
@@ -116,6 +131,7 @@ class _Replay:
         self._stream: _Stream | None = stream
         self._after = after
         self.recovered = recovered
+        self.cleared = 0
 
     def take(self, ready: Callable[[], None]) -> Sequence[Event]:
         there = self._broker.stream(self._topic)
@@ -126,6 +142,9 @@ class _Replay:
                 raise OvertakenError
         if there is None:
             return ()
+        if self._after < there.cleared:
+            self._after = there.cleared
+            self.cleared += 1
         if self._after < there.first:
             self._after = there.first
             raise OvertakenError
@@ -150,6 +169,7 @@ class MemoryBroker:
     """
 
     processes = ()
+    connected = True
 
     def __init__(self, listener: BrokerListener, history_bytes: int = HISTORY_TOTAL) -> None:
         self._listener = listener
@@ -200,6 +220,17 @@ class MemoryBroker:
         place = stream.place(after) if after else max(stream.last - last, stream.first)
         recovered = bool(after) and place is not None
         return _Replay(self, topic, stream, stream.last if place is None else place, recovered)
+
+    async def read(self, topic: str, after: str, limit: int) -> Page:
+        replay = await self.replay(topic, after, 0 if after else limit)
+        return await read_replay(replay, limit, lambda waits: waits)  # for nothing
+
+    async def clear(self, topic: str, options: TopicOptions) -> None:
+        stream = self.stream(topic)
+        if stream is not None:
+            self._bytes -= stream.bytes
+            stream.clear()
+            self._filled.pop(topic, None)
 
     def stream(self, topic: str) -> _Stream | None:
         """The history of a topic, without what is too old; None if there is none."""

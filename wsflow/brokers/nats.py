@@ -23,11 +23,12 @@ import datetime
 import hashlib
 import logging
 import math
+import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import msgspec
 from nats.aio.msg import Msg
@@ -41,8 +42,10 @@ from wsflow.brokers.engine import (
     Attempt,
     ConnectionLostError,
     EngineListener,
+    NoAnswerError,
     Stamp,
     Stored,
+    loop_time,
 )
 from wsflow.brokers.nats_client import (
     PORT,
@@ -81,6 +84,12 @@ NO_HISTORY = "0"
 
 ALIEN_LIVE = "it was not republished by the stream"
 
+MOST_KNOWN = 10_000
+"""Topics of which it is known when this process has published on them."""
+
+IDLE_LOOKS = 4
+"""How often in the time of ``idle`` it is looked which topics are."""
+
 Numbered = tuple[int, bytes]
 """A sequence number and an event."""
 
@@ -98,6 +107,41 @@ class Created(msgspec.Struct):
     num_pending: int
 
 
+class _Opened(NamedTuple):
+    """A stream that is there.
+
+    Attributes:
+        beginning: the place before all events.
+        now: the time of its server, in seconds since 1970.
+    """
+
+    beginning: Mark
+    now: float
+
+
+class Place(NamedTuple):
+    """Where a message that a consumer delivers stands in its stream.
+
+    Attributes:
+        number: its sequence number.
+        time: when it was stored, in nanoseconds since 1970, as the server tells the time.
+        pending: how many follow.
+    """
+
+    number: int
+    time: int
+    pending: int
+
+    @staticmethod
+    def parse(reply: str) -> Place:
+        """That of a message, by the subject that it is acknowledged on:
+        $JS.ACK.<stream>.<consumer>.<deliveries>.<number>.<in the consumer>.<time>.<pending>; of a
+        later version with two words before the stream, and maybe one at the end."""
+        words = reply.split(".")
+        first = 2 if len(words) == 9 else 4
+        return Place(int(words[first + 3]), int(words[first + 5]), int(words[first + 6]))
+
+
 class Declared(msgspec.Struct, array_like=True):
     """A topic with history, as it is stored."""
 
@@ -106,10 +150,17 @@ class Declared(msgspec.Struct, array_like=True):
     max_age: float
     history_bytes: int = HISTORY_BYTES
     event_id: Carries = ""
+    idle: float = 0
 
     @property
     def options(self) -> TopicOptions:
-        return TopicOptions(self.history, self.max_age, self.history_bytes, event_id=self.event_id)
+        return TopicOptions(
+            self.history,
+            self.max_age,
+            self.history_bytes,
+            event_id=self.event_id,
+            idle=self.idle,
+        )
 
 
 KINDS: urls.Kinds = {
@@ -170,7 +221,7 @@ class NatsEngine:
         options = self._options = read.options
         self._servers = read.servers
         self.address = str(read)
-        self.prefix: str = options.get("prefix", "wsflow")
+        self.prefix: str = options.get("prefix", urls.PREFIX)
         self.replicas: int = options.get("replicas", 1)
         if percent_encode(self.prefix) != self.prefix:
             raise ValueError(f"prefix is {self.prefix!r}: use letters, digits, _ and -")
@@ -261,6 +312,8 @@ class NatsConnection:
         self._subscriptions: dict[str, Subscription] = {}
         self._epochs: dict[str, str] = {}  # by stream
         self._claims = ""  # the stream of claims, once it is there
+        self._published: dict[str, float] = {}  # when it was published on topics that may be idle
+        client.refused = self._refused
         self.lost = client.lost
         self.close = client.close
         self.ping = client.ping
@@ -277,6 +330,12 @@ class NatsConnection:
         await self.ping()
         for subject in subjects:
             self._client.check("subscription", subject)
+
+    def _refused(self, subject: str, exc: BrokerError) -> None:
+        """The server sends nothing of a subject, which it names in lower case."""
+        for topic, subscription in list(self._subscriptions.items()):
+            if subscription.subject.lower() == subject:
+                self._listener.refused(topic, exc)
 
     async def _told(self, message: Msg) -> None:
         self._listener.told(message.data)
@@ -350,10 +409,12 @@ class NatsConnection:
             self._client.check("publish", subject)
             return ""
         await self._ensure_stream(options)
+        if options.idle:
+            await self._forget_if_idle(topic, options)
         headers = {"Nats-Msg-Id": attempt.key}
 
         async def reopen() -> None:
-            self._epochs.clear()
+            self._epochs.pop(self._stream(options), None)
             await self._ensure_stream(options)
 
         answer = await self._store(subject, data, headers, reopen)
@@ -388,9 +449,27 @@ class NatsConnection:
     async def _trim(self, stream: str, subject: str, room: int) -> None:
         """Delete the oldest events of a topic that are too many bytes."""
         sizes: list[tuple[int, int]] = []
+        try:
+            for each, message in await self._headers(stream, subject, "all"):
+                sizes.append((each.number, int((message.headers or {})["Nats-Msg-Size"])))
+            over, upto = sum(size for _, size in sizes) - room, 0
+            for number, size in sizes:
+                if over <= 0:
+                    break
+                over -= size
+                upto = number + 1
+            if upto:
+                await self._purge(stream, subject, upto)
+        except BrokerError as exc:  # the event is stored, all the same
+            log.often(logging.WARNING, "a history cannot be held within its bytes: %s", exc)
+
+    async def _headers(self, stream: str, subject: str, policy: str) -> list[tuple[Place, Msg]]:
+        """The messages of a stream without what is in them: all of a subject, or the last ones of
+        several, as the policy of a consumer says."""
+        found: list[tuple[Place, Msg]] = []
         config = {
             "filter_subject": subject,
-            "deliver_policy": "all",
+            "deliver_policy": policy,
             "ack_policy": "none",
             "headers_only": True,
             "mem_storage": True,
@@ -400,25 +479,16 @@ class NatsConnection:
         def take(answer: Msg) -> bool:
             if not answer.reply:  # the answer to the request itself
                 return not read_answer(answer, Created).num_pending
-            # $JS.ACK.<stream>.<consumer>.<deliveries>.<number>.<in the consumer>.<time>.<pending>;
-            # of a later version with two words before the stream, and maybe one at the end.
-            words = answer.reply.split(".")
-            first = 2 if len(words) == 9 else 4
-            sizes.append((int(words[first + 3]), int((answer.headers or {})["Nats-Msg-Size"])))
-            return words[first + 6] == "0"
+            place = Place.parse(answer.reply)
+            found.append((place, answer))
+            return not place.pending
 
-        try:
-            await self._client.consume(stream, config, take)
-            over, upto = sum(size for _, size in sizes) - room, 0
-            for number, size in sizes:
-                if over <= 0:
-                    break
-                over -= size
-                upto = number + 1
-            if upto:
-                await self._client.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": upto})
-        except BrokerError as exc:  # the event is stored, all the same
-            log.often(logging.WARNING, "a history cannot be held within its bytes: %s", exc)
+        await self._client.consume(stream, config, take)
+        return found
+
+    async def _purge(self, stream: str, subject: str, upto: int) -> None:
+        """Delete the events of a topic before a sequence number."""
+        await self._client.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": upto})
 
     # -- history
 
@@ -427,8 +497,8 @@ class NatsConnection:
         if self._stream(options) not in self._epochs:
             await self._open_stream(options)
 
-    async def _open_stream(self, options: TopicOptions) -> Mark:
-        """Find or create the stream for topics with these options. Returns its beginning."""
+    async def _open_stream(self, options: TopicOptions) -> _Opened:
+        """Find or create the stream for topics with these options."""
         name = self._stream(options)
         stream = await self._find_or_make(
             name,
@@ -442,9 +512,8 @@ class NatsConnection:
                 "dest": f"{self._prefix}.l.{_class(options)}.>",
             },
         )
-        made = datetime.datetime.fromisoformat(stream["created"][:26].rstrip("Z") + "+00:00")
-        epoch = self._epochs[name] = f"{int(made.timestamp() * 1e6):x}"
-        return Mark(epoch)
+        epoch = self._epochs[name] = f"{int(_time(stream['created']) * 1e6):x}"
+        return _Opened(Mark(epoch), _time(stream["ts"]))
 
     async def _find_or_make(self, name: str, **config: Any) -> Any:
         """The description of a stream by JetStream."""
@@ -479,11 +548,38 @@ class NatsConnection:
             return None
 
     async def last(self, topic: str, options: TopicOptions) -> Mark:
-        beginning = await self._open_stream(options)  # it may have been replaced meanwhile
-        subject = self._subject("s", topic, options)
-        found = await self._last(self._stream(options), subject)
-        order = (found["seq"],) if found is not None else ()
-        return Mark(beginning.epoch, order)
+        stream, subject = self._stream(options), self._subject("s", topic, options)
+        opened = await self._open_stream(options)  # it may have been replaced meanwhile
+        found = await self._last(stream, subject)
+        is_idle = options.idle and found and _time(found["time"]) < opened.now - options.idle
+        if is_idle:
+            await self._purge(stream, subject, found["seq"] + 1)
+        order = () if is_idle or found is None else (found["seq"],)
+        return Mark(opened.beginning.epoch, order)
+
+    async def _forget_if_idle(self, topic: str, options: TopicOptions) -> None:
+        """Look whether a topic is idle that this process has not published on lately, before it is
+        not any more."""
+        now = loop_time()
+        if now - self._published.get(topic, -math.inf) > options.idle / IDLE_LOOKS:
+            await self.last(topic, options)
+        if len(self._published) > MOST_KNOWN:
+            self._published.clear()
+        self._published[topic] = now
+
+    async def forget_idle(self, topics: Mapping[str, TopicOptions]) -> None:
+        """JetStream has no such limit of its own. One process at a time looks after each stream."""
+        for options in {_class(each): each for each in topics.values() if each.idle}.values():
+            stream = self._stream(options)
+            every = min(options.idle / IDLE_LOOKS, MAX_CLAIM)
+            if not await self.claim(f"idle {stream}", every, Attempt(os.urandom(16).hex())):
+                continue
+            now = (await self._open_stream(options)).now
+            everything = f"{self._prefix}.s.{_class(options)}.>"
+            last = await self._headers(stream, everything, "last_per_subject")
+            for place, message in last:
+                if place.time / 1e9 < now - options.idle:
+                    await self._purge(stream, message.subject, place.number + 1)
 
     async def read(self, topic: str, options: TopicOptions, after: Mark, upto: Mark) -> Stored:
         start = after.order[0] if after.order else 0
@@ -499,7 +595,7 @@ class NatsConnection:
     ) -> Sequence[tuple[Mark, bytes]]:
         """None of JetStream's requests reads backwards: it is read from further and further before,
         until there are enough."""
-        if (await self._open_stream(options)).epoch != upto.epoch:
+        if (await self._open_stream(options)).beginning.epoch != upto.epoch:
             return []
         span = count
         while True:
@@ -508,6 +604,11 @@ class NatsConnection:
             if len(entries) >= count or not start:
                 return entries[-count:]
             span *= 8
+
+    async def remove(self, topic: str, options: TopicOptions, before: Mark) -> None:
+        await self._purge(
+            self._stream(options), self._subject("s", topic, options), before.order[0]
+        )
 
     async def _events(
         self, topic: str, options: TopicOptions, start: int, upto: Mark
@@ -629,6 +730,7 @@ class NatsConnection:
                     options.max_age,
                     options.history_bytes,
                     options.event_id,
+                    options.idle,
                 )
             )
             read_answer(await self._client.ask(f"{self._prefix}.d.{_token(template, '')}", value))
@@ -637,6 +739,8 @@ class NatsConnection:
         name, subject = f"{self._prefix}_declared", f"{self._prefix}.d.*"
         try:
             await self._client.api(f"STREAM.INFO.{name}")
+        except NoAnswerError:
+            raise
         except BrokerError:
             return {}  # without JetStream, or without topics with history
         found = {}
@@ -654,14 +758,21 @@ class NatsConnection:
         return found
 
 
+def _time(text: str) -> float:
+    """A time that JetStream tells, in seconds since 1970."""
+    return datetime.datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
+
+
 def _class(options: TopicOptions) -> str:
     """The part of a subject that topics with the same history options share."""
     if not options.history:
         return NO_HISTORY
-    bounds = [options.history, int(options.max_age * 1000)]
+    bounds = [str(options.history), str(int(options.max_age * 1000))]
     if options.history_bytes != HISTORY_BYTES:
-        bounds.append(options.history_bytes)
-    return "_".join(map(str, bounds))
+        bounds.append(str(options.history_bytes))
+    if options.idle:
+        bounds.append(f"idle{int(options.idle * 1000)}")
+    return "_".join(bounds)
 
 
 def _stream_bytes(options: TopicOptions) -> int:

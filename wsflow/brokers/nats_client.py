@@ -132,6 +132,7 @@ class NatsClient:
         self._answers: dict[str, Callable[[Msg | Exception], None]] = {}
         self._asked: dict[str, set[str]] = {}  # per subject, the tokens of requests
         self._denied: dict[tuple[str, str], BrokerError] = {}  # by what, and the subject
+        self.refused: Callable[[str, BrokerError], None] = lambda subject, exc: None
         self._unconfirmed: list[asyncio.Future[None]] = []
         self._transport: Any = None
         self._connecting: asyncio.Task[None] | None = None
@@ -197,6 +198,8 @@ class NatsClient:
         if len(self._denied) >= MOST_DENIED:
             self._denied.clear()
         self._denied[what, subject] = exc
+        if what == "subscription":
+            self.refused(subject, exc)
         if what == "publish":
             for token in self._asked.get(subject, ()):
                 self._answers[token](exc)

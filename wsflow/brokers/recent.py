@@ -19,8 +19,8 @@ RECENT_BYTES = 32 * 1024 * 1024
 """Bytes of events that are kept for all topics together."""
 
 FRESH = 1.0
-"""Seconds for which an event that was read is kept, at most, on a topic with ``max_age``: when it
-was published is not known."""
+"""Seconds for which an event that was read is kept, at most, on a topic with ``max_age`` or
+``idle``: when it was published is not known."""
 
 OVERHEAD = 512
 """Bytes that an event counts for, beside its message."""
@@ -108,8 +108,8 @@ class Run:
         return self.after <= order < self.upto
 
     def before(self, count: int) -> Order:
-        """The place before its last events, of which there are more than ``count``."""
-        return self._orders[len(self._orders) - count - 1]
+        """The place before its last events, ``count`` or all of them."""
+        return self._orders[-count - 1] if count < len(self._orders) else self.after
 
 
 @final
@@ -119,14 +119,18 @@ class Recent:
     Args:
         options: the topic's.
         total: bounds the bytes of all topics.
+
+    Attributes:
+        beginning: a place before which the history has nothing; None if none is known.
     """
 
-    __slots__ = ("_afters", "_count", "_max_age", "_most", "_runs", "_total")
+    __slots__ = ("_afters", "_count", "_lifetime", "_most", "_runs", "_total", "beginning")
 
     def __init__(self, options: TopicOptions, total: Total) -> None:
         self._most = options.history
-        self._max_age = options.max_age
+        self._lifetime = options.lifetime
         self._total = total
+        self.beginning: Order | None = None
         self._runs: list[Run] = []  # in order; they do not overlap
         self._afters: list[Order] = []  # of these
         self._count = 0  # events in these
@@ -142,16 +146,20 @@ class Recent:
         self._total.used(run)
         return run.portion(order)
 
-    def last(self, count: int, upto: Order) -> Order | None:
-        """The event before the last ones of a history that ends at ``upto``; None if so many are
-        not here."""
+    def last(self, count: int, upto: Order) -> tuple[Order, Portion] | None:
+        """The place before the last events of a history that ends at ``upto``, and the first of
+        them; None if they are not all here."""
         for run in reversed(self._runs):
             if run.upto != upto or run.until < self._total.clock():
                 return None
-            if len(run.events) > count:
-                return run.before(count)
+            if len(run.events) >= count or run.after == self.beginning:
+                self._total.used(run)
+                order = run.before(count)
+                return order, run.portion(order)
             count -= len(run.events)
             upto = run.after
+        if upto == self.beginning:
+            return upto, Portion((), upto)
         return None
 
     def next(self, order: Order) -> Order | None:
@@ -169,7 +177,7 @@ class Recent:
             or run.size >= PORTION_BYTES
         ):
             run = self._insert(
-                len(self._runs), Run(after, self._total.clock() + (self._max_age or float("inf")))
+                len(self._runs), Run(after, self._total.clock() + (self._lifetime or float("inf")))
             )
         run.add(known)
         self._count += 1
@@ -181,7 +189,7 @@ class Recent:
         """These are all events after one place, up to another. Returns them, without those that are
         here already."""
         following = self.next(after)
-        run = Run(after, self._total.clock() + (min(self._max_age, FRESH) or float("inf")))
+        run = Run(after, self._total.clock() + (min(self._lifetime, FRESH) or float("inf")))
         for known in events:
             if following is None or known.order <= following:
                 run.add(known)
@@ -206,6 +214,7 @@ class Recent:
 
     def clear(self) -> None:
         """Forget all."""
+        self.beginning = None
         for run in list(self._runs):
             self._total.drop(run)
 

@@ -62,13 +62,16 @@ QUIET = 7 * 24 * 3600
 """Seconds after its last event for which it is known, once its history is too old: nothing was
 missed by who has it."""
 
+LATE = 600
+"""Seconds for which what was sent again is known: the first attempt may come that late."""
+
 # An entry has the key of its message, the message, and how many bytes the topic has had with it: so
 # those of the oldest entry tell the bytes of all entries, whoever else removes or adds some.
 _PUBLISH = """
-local stream, meta = KEYS[1], KEYS[2]
+local stream, meta, sent = KEYS[1], KEYS[2], KEYS[3]
 local channel, data, key, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keep, max_age, age = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local room = tonumber(ARGV[8])
+local room, lifetime = tonumber(ARGV[8]), tonumber(ARGV[9])
 local known = redis.call('HMGET', meta, 'epoch', 'last', 'bytes')
 if not (known[1] and string.match(known[1], '^[0-9a-f]+$') and #known[1] <= 32
     and known[2] and string.match(known[2], '^%d+%-%d+$')) then
@@ -80,10 +83,16 @@ end
 local bytes = tonumber(known[3] or '') or 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local twice = redis.call('GET', sent)
+if twice then return {string.match(twice, '^(%S+) (%S+)$')} end
 if age >= 0 and known[1] then
   local entries = redis.call('XREVRANGE', stream, '+', '-')
   for _, entry in ipairs(entries) do
     if entry[2][2] == key then return {known[1], entry[1]} end
+  end
+  local cleared = redis.call('HGET', meta, 'cleared')
+  if cleared and tonumber(string.match(cleared, '^%d+')) > now - age - 1000 then
+    return redis.error_reply('WSFLOW UNKNOWN')
   end
   if #entries >= keep or (room > 0 and bytes > room) then
     local oldest = now
@@ -113,10 +122,16 @@ while room > 0 and bytes > room do
   if before <= bytes and bytes - before <= room then break end
   redis.call('XDEL', stream, oldest[1])
 end
-if max_age > 0 then
-  redis.call('XTRIM', stream, 'MINID', now - max_age)
-  redis.call('PEXPIRE', stream, max_age)
-  redis.call('PEXPIRE', meta, max_age + tonumber(ARGV[9]))
+if max_age > 0 then redis.call('XTRIM', stream, 'MINID', now - max_age) end
+if lifetime > 0 then
+  redis.call('PEXPIRE', stream, lifetime)
+  redis.call('PEXPIRE', meta, lifetime + tonumber(ARGV[10]))
+else
+  redis.call('PERSIST', stream) -- it may have been declared with other options
+  redis.call('PERSIST', meta)
+end
+if age >= 0 then -- the first attempt may still come, over a connection that was given up
+  redis.call('SET', sent, epoch .. ' ' .. id, 'EX', ARGV[11])
 end
 redis.call('PUBLISH', channel, epoch .. ' ' .. id .. ' ' .. previous .. '\\n' .. data)
 return {epoch, id}
@@ -223,7 +238,7 @@ class RedisEngine:
         self._tls = scheme == "rediss"
         self._read_files()
         options = {name: each for name, each in read.options.items() if name in KINDS}
-        self.prefix: str = options.pop("prefix", "wsflow")
+        self.prefix: str = options.pop("prefix", urls.PREFIX)
         self.address = str(read)
         self._servers = read.servers
         self._service = ""
@@ -532,7 +547,7 @@ class RedisConnection:
             return ""
         epoch, id = await self._run_script(
             _PUBLISH,
-            self._keys(topic),
+            (*self._keys(topic), f"{self._prefix}:s:{{{topic}}}:{attempt.key}"),
             self._channel(topic),
             data,
             attempt.key,
@@ -541,7 +556,9 @@ class RedisConnection:
             int(options.max_age * 1000),
             int(attempt.age * 1000) if attempt.again else -1,
             options.history_bytes,
+            int(options.lifetime * 1000),
             QUIET * 1000,
+            LATE,
         )
         return str(_mark(epoch, id))
 
@@ -573,15 +590,19 @@ class RedisConnection:
     ) -> Sequence[tuple[Mark, bytes]]:
         end, entries = _id(upto), list[tuple[Mark, bytes]]()
         while True:
-            most = min(PAGE, count)
+            most = min(PAGE, count - len(entries))
             page = await self._run_script(
                 _LATEST, self._keys(topic), upto.epoch, end, most, int(options.max_age * 1000)
             )
             entries += self._entries(topic, upto.epoch, page)
-            count -= len(page)
-            if len(page) < most or not count:
+            if len(page) < most or len(entries) >= count:
                 return entries[::-1]
             end = f"({page[-1][0].decode()}"
+
+    async def remove(self, topic: str, options: TopicOptions, before: Mark) -> None:
+        stream, meta = self._keys(topic)
+        await self._call("HSET", meta, "cleared", _id(before))
+        await self._call("XTRIM", stream, "MINID", _id(before))
 
     def _entries(self, topic: str, epoch: str, page: Any) -> Iterator[tuple[Mark, bytes]]:
         """The events of a part of a topic's stream."""
@@ -599,7 +620,7 @@ class RedisConnection:
     async def declare(self, topics: Mapping[str, TopicOptions]) -> None:
         for template, options in topics.items():
             value = f"{options.history} {options.max_age!r} {options.history_bytes}"
-            value += f" {options.event_id}" if options.event_id else ""
+            value += f" {options.event_id or '-'} {options.idle!r}"
             try:
                 await self._call("HSET", f"{self._prefix}:declared", template, value)
             except AlienKeyError as exc:
@@ -614,6 +635,9 @@ class RedisConnection:
             except ValueError:
                 self._listener.unreadable("the topics with history", "it is not a declaration")
         return declared
+
+    async def forget_idle(self, topics: Mapping[str, TopicOptions]) -> None:
+        """Does nothing: keys expire."""
 
     # -- commands
 
@@ -715,7 +739,13 @@ def _options(value: str) -> TopicOptions:
         ValueError: it is not a declaration.
     """
     words = value.split()
-    history, max_age, history_bytes = [*words, str(HISTORY_BYTES)][:3]
+    defaults = ["", "", str(HISTORY_BYTES), "-", "0"]
+    history, max_age, history_bytes, carried, idle = [*words, *defaults[len(words) :]][:5]
     carries: dict[str, Carries] = {each: each for each in CARRIES}
-    event_id = carries.get("".join(words[3:4]), "")
-    return TopicOptions(int(history), float(max_age), int(history_bytes), event_id=event_id)
+    return TopicOptions(
+        int(history),
+        float(max_age),
+        int(history_bytes),
+        event_id=carries.get(carried, ""),
+        idle=float(idle),
+    )

@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, final
 
-from wsflow.brokers.base import BrokerListener, Mark, Nothing, Replay
+from wsflow.brokers.base import BrokerListener, Mark, Nothing, Page, Replay, read_replay
 from wsflow.brokers.engine import (
     RETRY,
     Attempt,
@@ -55,8 +55,11 @@ STABLE = 10.0
 """Seconds after which a connection counts as stable, and the back-off is reset."""
 SUBSCRIBE_BATCH = 1000
 """Topics that are subscribed to with one request."""
+LATER = (0.0, 0.005, 0.02, 0.1)
+"""Seconds after which it is looked again whether what was published has come."""
 REMEMBERED = 10_000
-"""Messages without history whose sender and number are remembered, to deduplicate them."""
+"""Messages whose sender and number are remembered, to deduplicate them: one that was sent again may
+come a second time, late, over the connection that was given up."""
 
 
 @final
@@ -114,6 +117,10 @@ class RemoteBroker:
     @property
     def processes(self) -> list[str]:
         return self._processes.others
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
 
     # -- lifecycle
 
@@ -205,7 +212,8 @@ class RemoteBroker:
                 await self._subscribe(connection, there)
                 tasks.create_task(self._follow(connection, there))
                 tasks.create_task(self._recover(connection))
-                tasks.create_task(self._remind())
+                tasks.create_task(self._remind(connection))
+                tasks.create_task(self._try_again())
                 if self._is_process:
                     tasks.create_task(self._processes.live())
                 self._connection = connection
@@ -276,6 +284,9 @@ class RemoteBroker:
         ready = self._ready[topic]
         if not ready.is_set():
             await self._within(ready.wait(), f"joining topic {topic!r}")
+        self._check_refused(topic)
+
+    def _check_refused(self, topic: str) -> None:
         if (refused := self._refused.get(topic)) is not None:
             raise BrokerError(str(refused))
 
@@ -295,7 +306,7 @@ class RemoteBroker:
                     self._must_recover(name)
                 elif name in self._ready:
                     self._refused.pop(name, None)
-                    if self._ready[name].is_set():  # the connection was lost meanwhile
+                    if self._ready[name].is_set():  # the connection was lost, or it was refused
                         self._listener.missed(name)
                     self._ready[name].set()
 
@@ -331,12 +342,30 @@ class RemoteBroker:
         self._declared_since[template] = self._undeclared[template] = options
         self._change.set()
 
-    async def _remind(self) -> None:
+    async def _remind(self, connection: EngineConnection) -> None:
         """Declare the topics with history again, now and then: a server that was emptied does not
-        say so."""
+        say so. And have idle histories forgotten."""
         while True:
             await asyncio.sleep(REMIND)
             self._declare_again()
+            forget = getattr(connection, "forget_idle", None)
+            try:
+                if forget is not None:
+                    await forget({**self._declared, **self._declared_since})
+            except BrokerError as exc:
+                log.often(logging.WARNING, "idle histories are not forgotten: %s", exc)
+
+    async def _try_again(self) -> None:
+        """Subscribe again to topics that were refused, as long as somebody wants them."""
+        while True:
+            await asyncio.sleep(RETRY)
+            for topic in self._refused:
+                self._changed[topic] = None
+                self._change.set()
+
+    def refused(self, topic: str, exc: BrokerError) -> None:
+        if topic in self._wanted:
+            self._refuse(topic, exc)
 
     async def _declare(
         self,
@@ -438,10 +467,11 @@ class RemoteBroker:
         except UnreadableError as exc:
             self.unreadable(f"topic {topic!r}", exc)
             return None
-        if mark is None and self._is_known(packet.sender, packet.number) and packet.again:
+        if self._is_known(packet.sender, packet.number):
             return None
         event = Event(str(mark) if mark else "", packet.envelope)
-        self._listener.deliver(topic, event)
+        if not packet.envelope.clears:
+            self._listener.deliver(topic, event)
         return event
 
     def _is_known(self, sender: str, number: int) -> bool:
@@ -505,13 +535,16 @@ class RemoteBroker:
             feed = self._feeds.get(topic)
             if feed is None or (after and mark is None):
                 return Nothing()
+            await self._within(feed.live.wait(), what)
             for _ in range(2):  # a recovery in progress may have begun before the event was stored
                 if mark is not None and feed.behind(mark):
                     feed.catch_up()
                     await self._within(feed.live.wait(), what)
             try:
                 if mark is None:
-                    return await self._latest(connection, feed, last)
+                    latest = self._replays.latest(connection, feed, last)
+                    place, found = await self._within(latest, what)
+                    return StoredReplay(self._replays, feed, place, recovered=False, found=found)
                 start = await self._within(self._replays.find(feed, mark), what)
             except ConnectionLostError:
                 self.give_up(connection)
@@ -521,35 +554,66 @@ class RemoteBroker:
                     self._replays, feed, start or feed.position, recovered=start is not None
                 )
 
-    async def _latest(self, connection: EngineConnection, feed: Feed, count: int) -> Replay:
-        """A replay of the latest events: it begins behind the event before them, or with all that
-        the history has."""
-        upto = feed.position
-        assert upto is not None
-        count = min(count, feed.options.history)
-        place, found = upto, None
-        if upto.order and count:
-            order = feed.recent.last(count, upto.order)
-            if order is None:
-                order, found = await self._replays.latest(connection, feed, upto, count)
-            place = Mark(upto.epoch, order)
-        return StoredReplay(self._replays, feed, place, recovered=False, found=found)
+    async def read(self, topic: str, after: str, limit: int) -> Page:
+        what = f"reading the history of topic {topic!r}"
+        await self._ask(what, lambda connection: self._catch_up(topic, connection))
+        replay = await self.replay(topic, after, 0 if after else limit)
+        return await read_replay(replay, limit, lambda waits: self._within(waits, what))
+
+    async def _catch_up(self, topic: str, connection: EngineConnection) -> None:
+        """Wait until all that was published on a topic with history before is here.
+
+        What is missing here is on its way as a rule. Only if it does not come the history is read:
+        that may have dropped by then what members are about to hear.
+        """
+        feed = self._feeds[topic]
+        for delay in LATER:
+            last = await connection.last(topic, feed.options)
+            await connection.ping()  # it comes behind what the server has sent by now
+            self._check_refused(topic)
+            await feed.live.wait()
+            if not feed.lacks(last):
+                return
+            await asyncio.sleep(delay)
+        feed.catch_up()
+        while not feed.live.is_set():
+            await asyncio.sleep(LATER[1])
+            self._check_refused(topic)
+
+    async def clear(self, topic: str, options: TopicOptions) -> None:
+        id = await self.publish(topic, Envelope({}, clears=True), options)
+        mark = Mark.parse(id)
+        if mark is None:
+            raise BrokerError(f"the history of topic {topic!r} was lost meanwhile: clear it again")
+
+        async def remove(connection: EngineConnection) -> None:
+            if not hasattr(connection, "remove"):
+                raise BrokerError(
+                    f"the broker {self._engine.address} cannot remove a history: its engine has no "
+                    "`remove`"
+                )
+            await connection.remove(topic, options, mark)
+
+        await self._ask(f"removing the history of topic {topic!r}", remove)
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         """The app's topics with history, as stored at this broker, by template; at most one second
         old.
 
+        What was stored once stays known here: a broker that was emptied has nothing until a process
+        of the app is back, and what is published until then belongs into the histories all the
+        same.
+
         Raises:
             BrokerError: the broker is unreachable.
         """
         began = loop_time()
-        while began - self._asked >= 1:
-            connection = await self._within_connection(began, "asking for the topics with history")
-            try:
-                self._stored = await connection.declared()
-                self._asked = began
-            except ConnectionLostError:
-                self.give_up(connection)
+        if began - self._asked >= 1:
+            stored = await self._ask(
+                "asking for the topics with history", lambda connection: connection.declared()
+            )
+            self._stored = {**self._stored, **stored}
+            self._asked = began
         return self._stored
 
     async def connection(self) -> EngineConnection:
@@ -568,6 +632,20 @@ class RemoteBroker:
             except TimeoutError:
                 raise self._too_late(what) from None
         return self._connection
+
+    async def _ask(self, what: str, asks: Callable[[EngineConnection], Awaitable[T]]) -> T:
+        """Ask the server what may be asked again, if the connection is lost or nothing answers."""
+        began = loop_time()
+        while True:
+            connection = await self._within_connection(began, what)
+            try:
+                return await self._within(asks(connection), what)
+            except ConnectionLostError:
+                self.give_up(connection)
+            except NoAnswerError:
+                if loop_time() - began + RETRY > max(self._timeout, PATIENCE):
+                    raise
+                await asyncio.sleep(RETRY)
 
     async def _within(self, waits: Awaitable[T], what: str) -> T:
         try:
@@ -589,23 +667,20 @@ class RemoteBroker:
 
     async def claim(self, name: str, seconds: float) -> bool:
         attempt = Attempt(os.urandom(16).hex())
-        began = loop_time()
-        what = "claiming a name"
-        while True:
-            connection = await self._within_connection(began, what)
-            claim = getattr(connection, "claim", None)
-            if claim is None:
+
+        async def claim(connection: EngineConnection) -> bool:
+            if not hasattr(connection, "claim"):
                 raise BrokerError(
                     f"the broker {self._engine.address} cannot see to it that something happens "
                     "once among all processes: its engine has no `claim`. Use Redis or NATS, or a "
                     "store of your own: Ticket(…, store=…)"
                 )
-            waits: Awaitable[bool] = claim(name, seconds, attempt)
             try:
-                return await self._within(waits, what)
-            except ConnectionLostError:
-                self.give_up(connection)
+                return await connection.claim(name, seconds, attempt)
+            finally:
                 attempt.again = True
+
+        return await self._ask("claiming a name", claim)
 
     # -- between processes
 

@@ -106,26 +106,38 @@ class Replays:
         return mark
 
     async def latest(
-        self, connection: EngineConnection, feed: Feed, upto: Mark, count: int
-    ) -> tuple[Order, Portion | None]:
-        """The place of the event before the latest ones. If the history has no more than these, it
-        is the beginning, and the first of them are given.
+        self, connection: EngineConnection, feed: Feed, count: int
+    ) -> tuple[Mark, Portion]:
+        """The place before the latest events, at most ``count``, and the first of them.
 
         Raises:
             ConnectionLostError, BrokerError: they cannot be read.
         """
-        async with self._room:
-            entries = await connection.latest(feed.topic, feed.options, upto, count + 1)
-        if not entries:
-            return upto.order, None
-        known = self.known(feed.topic, entries[-count:])
-        if len(entries) > count:
-            order = entries[0][0].order
-            feed.recent.read(order, upto.order, known)
-            return order, None
-        order = before(entries[0][0].order)
-        run = feed.recent.read(order, upto.order, known)
-        return (), run.portion(order)
+        async with feed.looking:
+            upto = feed.position
+            assert upto is not None
+            nothing = upto, Portion((), upto.order)
+            count = min(count, feed.options.history)
+            if not upto.order or not count:
+                return nothing
+            if (found := feed.recent.last(count, upto.order)) is not None:
+                return Mark(upto.epoch, found[0]), found[1]
+            async with self._room:
+                entries = await connection.latest(feed.topic, feed.options, upto, count)
+            there = feed.position
+            if there is None or there.epoch != upto.epoch:
+                return nothing
+            known = self.known(feed, entries)
+            if not known:
+                feed.recent.beginning = upto.order
+                return nothing
+            order, cleared = before(known[0].order), feed.cleared
+            if cleared.epoch == upto.epoch and entries[0][0].order <= cleared.order <= order:
+                order = cleared.order
+            run = feed.recent.read(order, upto.order, known)
+            if len(entries) < count:
+                feed.recent.beginning = order
+            return Mark(upto.epoch, order), run.portion(order)
 
     async def _serve(self, feed: Feed) -> None:
         """Read one page after the other, as long as somebody waits."""
@@ -149,6 +161,8 @@ class Replays:
             here = position is not None and place.epoch == position.epoch and not feed.stopped
             if not here:
                 each.found(None)
+            elif feed.is_cleared(place):
+                each.found(Portion((), place.order))  # it looks again, and sees that
             elif position is not None and place.order >= position.order:
                 each.found(Portion((), place.order))
             elif (portion := feed.recent.portion(place.order)) is not None:
@@ -191,9 +205,12 @@ class Replays:
     ) -> None:
         """A page was read: keep it. Who waits for what is not in the history any more is told; also
         who has named a place in it where there was no event."""
+        known = self.known(feed, entries)
+        if feed.is_cleared(start):
+            return
         first = entries[0][0].order if entries else end.order
         after = start.order if complete else before(first) if entries else end.order
-        run = feed.recent.read(after, end.order, self.known(feed.topic, entries))
+        run = feed.recent.read(after, end.order, known)
         if not start.order:
             self._tell(feed, run.portion(after), ())
         elif not complete:
@@ -209,14 +226,19 @@ class Replays:
             else:
                 self._waiting[feed].append(each)
 
-    def known(self, topic: str, entries: Iterable[tuple[Mark, bytes]]) -> Sequence[Known]:
-        """The events of a part of a history."""
-        known = []
+    def known(self, feed: Feed, entries: Iterable[tuple[Mark, bytes]]) -> Sequence[Known]:
+        """The events of a part of a history; those that were removed meanwhile are not among
+        them."""
+        known: list[Known] = []
         for mark, data in entries:
             try:
                 event = Event(str(mark), unpack(data).envelope)
             except UnreadableError as exc:
-                self._server.unreadable(f"the history of topic {topic!r}", exc)
+                self._server.unreadable(f"the history of topic {feed.topic!r}", exc)
+                continue
+            if event.envelope.clears:
+                known.clear()
+                feed.clear(mark)
             else:
                 known.append(Known(mark.order, event, len(data)))
         return known
@@ -248,6 +270,7 @@ class StoredReplay:
     Attributes:
         place: the last place that was taken.
         recovered: whether nothing is missing before the first one.
+        cleared: how often the history was cleared meanwhile.
     """
 
     def __init__(
@@ -265,6 +288,7 @@ class StoredReplay:
         self._lost = False
         self.place = place
         self.recovered = recovered
+        self.cleared = 0
 
     def found(self, result: Portion | BrokerError | None) -> None:
         self._found, self._lost = result, result is None
@@ -281,6 +305,9 @@ class StoredReplay:
         if isinstance(found, BrokerError):
             raise found
         lost, self._lost = self._lost, False
+        if feed.is_cleared(self.place):
+            self.place, found, lost = feed.cleared, None, False
+            self.cleared += 1
         if lost and feed.position is not None and feed.position.epoch == self.place.epoch:
             self.place = Mark(self.place.epoch)  # it goes on with what is left
             raise OvertakenError

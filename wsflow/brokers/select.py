@@ -7,14 +7,17 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import entry_points
+from urllib.parse import parse_qsl, urlencode
 
 from wsflow.brokers.base import Broker, BrokerListener
+from wsflow.brokers.carried import CarriedBroker
 from wsflow.brokers.engine import Engine
 from wsflow.brokers.memory import MemoryBroker
 from wsflow.brokers.remote import PATIENCE, RemoteBroker
-from wsflow.brokers.urls import shown
+from wsflow.brokers.urls import PREFIX, shown
 from wsflow.limits import HISTORY_TOTAL
 from wsflow.messages.events import TopicOptions
+from wsflow.tasks.detached import on_trio
 
 MEMORY = "memory://"
 ENTRY_POINTS = "wsflow.engines"
@@ -103,6 +106,25 @@ def _find(url: str) -> Callable[[str], Engine]:
     raise ValueError(f"{shown(url)!r} is no broker: it begins with one of {schemes}")
 
 
+def kind(url: str) -> str:
+    """What sort of broker a URL names: ``memory``, ``redis``, ``nats``, ``workers``, or the scheme
+    of a registered engine."""
+    scheme = url.partition("://")[0].lower()
+    return _BUILT_IN[scheme][1].rpartition(".")[2] if scheme in _BUILT_IN else scheme
+
+
+def beside(url: str, suffix: str) -> str:
+    """The URL of the same broker for another app beside one: its topics have another prefix. It is
+    the same where a broker has no prefix."""
+    if kind(url) not in ("redis", "nats"):
+        return url
+    place, _, query = url.partition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    prefix = f"{dict(options).get('prefix', PREFIX)}{suffix}"
+    others = [(name, value) for name, value in options if name != "prefix"]
+    return f"{place}?{urlencode([*others, ('prefix', prefix)])}"
+
+
 def broker(
     url: str,
     timeout: float,
@@ -123,7 +145,18 @@ def broker(
     """
     if url == MEMORY:
         return partial(MemoryBroker, history_bytes=history_bytes)
-    return partial(RemoteBroker, engine=engine(url), timeout=timeout, declared=declared)
+    return partial(remote, engine=engine(url), timeout=timeout, declared=declared)
+
+
+def remote(
+    listener: BrokerListener | None,
+    engine: Engine,
+    timeout: float,
+    declared: Mapping[str, TopicOptions],
+) -> RemoteBroker | CarriedBroker:
+    """A ``RemoteBroker``, wherever it is used."""
+    make = partial(RemoteBroker, engine=engine, timeout=timeout, declared=declared)
+    return CarriedBroker(make, listener) if on_trio() else make(listener)
 
 
 async def reach(url: str) -> None:
@@ -132,6 +165,6 @@ async def reach(url: str) -> None:
     Raises:
         BrokerError: it cannot be reached.
     """
-    broker = RemoteBroker(None, engine(url), PATIENCE, {})
+    broker = remote(None, engine(url), PATIENCE, {})
     await broker.start()
     await broker.stop()

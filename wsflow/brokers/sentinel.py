@@ -18,6 +18,15 @@ LOOK = 1.0
 """Seconds between two looks at whether there is another master."""
 
 
+PROMOTES = {b"send_slaveof_noone", b"wait_promotion", b"reconf_slaves", b"update_config"}
+"""The states of a failover in which one server may be the master already, and Sentinel still names
+the one before."""
+
+
+class PromotesError(ConnectionLostError):
+    """A failover is going on, and nobody should write to the server that is still named."""
+
+
 class Master(Protocol):
     """Which server is the master."""
 
@@ -78,10 +87,14 @@ class Sentinels:
         one before the last failover.
 
         Raises:
-            ConnectionLostError: none of them answers; a retry may succeed.
+            ConnectionLostError: none of them answers, or one of them makes another server the
+                master; a retry may succeed.
             BrokerError: none of them knows the master, or they refuse the user.
         """
         answers = await asyncio.gather(*map(self._ask, self._connections))
+        for each in answers:
+            if isinstance(each, PromotesError):
+                raise each
         named = [each for each in answers if isinstance(each, Named)]
         if named:
             self._place = max(named)[1:]
@@ -98,6 +111,8 @@ class Sentinels:
                 await connection.connect()
                 await connection.send_command("SENTINEL", "MASTER", self._service)
                 said = pairs(await connection.read_response())
+            if said.get(b"failover-state") in PROMOTES:
+                return PromotesError("a failover is going on")
             return Named(
                 int(said[b"config-epoch"]), said[b"ip"].decode(), int(said[b"port"].decode())
             )

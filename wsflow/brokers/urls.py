@@ -28,6 +28,10 @@ SPLIT = (
 )
 
 
+PREFIX = "wsflow"
+"""What the names at a broker begin with, unless the option ``prefix`` says another one."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Server:

@@ -1,12 +1,12 @@
 """The format of messages at the broker: a small versioned header, and one payload per codec.
 
 A MessagePack array: version, sender, number, whether it is sent again, excluded ids, the
-placeholder of the event's id, per codec the payload with its kind, and whom it is for. A payload
-has the exact bytes that are sent to the peers.
+placeholder of the event's id, per codec the payload with its kind, whom it is for, and what travels
+with it for traces. A payload has the exact bytes that are sent to the peers.
 
 Fields are added at the end, with a default: a reader ignores those that it does not know. What it
 must not ignore has a version of its own: a reader that knows only version 1 would give what is for
-one user to all.
+one user to all, and must not take for a message what is none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from wsflow.messages.events import UNREADABLE, Envelope, Target, UnreadableError
 VERSION: Literal[1] = 1
 TARGETED: Literal[2] = 2
 """The version of what is not for all members of its topic."""
+CLEARS: Literal[3] = 3
+"""The version of what is no message: the history begins anew with it."""
 MAX_SIZE = 64 * 1024 * 1024
 """Bytes of the largest message that is accepted from a broker."""
 
@@ -40,9 +42,10 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
         token: the placeholder of the event's id in the payloads, "" if there is none.
         payloads: per codec, the kind and the bytes.
         target: whom it is for, in version 2; None for all members of the topic.
+        context: what travels with it for traces.
     """
 
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     sender: str
     number: int
     again: bool
@@ -50,6 +53,7 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
     token: str
     payloads: dict[str, tuple[int, bytes]]
     target: Target | None = None
+    context: dict[str, str] = {}
 
     @property
     def envelope(self) -> Envelope:
@@ -57,7 +61,14 @@ class Packet(msgspec.Struct, array_like=True, frozen=True):
             codec: EncodedMessage(payload, bool(kind & _TEXT), bool(kind & _RAW))
             for codec, (kind, payload) in self.payloads.items()
         }
-        return Envelope(payloads, frozenset(self.exclude), self.token or None, self.target)
+        return Envelope(
+            payloads,
+            frozenset(self.exclude),
+            self.token or None,
+            self.target,
+            clears=self.version == CLEARS,
+            context=self.context,
+        )
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -72,7 +83,7 @@ def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
     }
     target = envelope.target
     packet = Packet(
-        VERSION if target is None else TARGETED,
+        CLEARS if envelope.clears else VERSION if target is None else TARGETED,
         sender,
         number,
         again,
@@ -80,6 +91,7 @@ def pack(envelope: Envelope, sender: str, number: int, again: bool) -> bytes:
         envelope.id_token or "",
         payloads,
         target,
+        dict(envelope.context),
     )
     return _encode(packet)
 
@@ -100,6 +112,8 @@ def unpack(data: bytes) -> Packet:
                 payload.decode()
         if (packet.target is None) is (packet.version == TARGETED):
             raise UnreadableError(f"version {packet.version}, and it is for {packet.target}")
+        if packet.payloads and packet.version == CLEARS:
+            raise UnreadableError(f"version {packet.version}, and it has a payload")
         if packet.target is not None and packet.target.code:
             check_close_code(packet.target.code)
         return packet

@@ -13,6 +13,7 @@ import logging
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol, final
 
@@ -20,9 +21,10 @@ from wsflow.brokers.base import Broker, BrokerListener, Nothing, OvertakenError,
 from wsflow.end import End
 from wsflow.errors import BrokerError
 from wsflow.log import Log
-from wsflow.messages.codec import Codec
+from wsflow.messages.codec import MSGPACK, BoundCodec
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.events import Event, TopicOptions, UnreadableError, WhenFull
+from wsflow.messages.events import Envelope, Event, TopicOptions, UnreadableError, WhenFull
+from wsflow.observer import NOBODY, Observers
 from wsflow.tasks.waiting import EMPTY, Latch
 from wsflow.topics.presence import Presence, nobody
 from wsflow.topics.type import TopicType
@@ -71,7 +73,7 @@ class Subscriber(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def codec(self) -> Codec: ...
+    def codec(self) -> BoundCodec: ...
     @property
     def accepted(self) -> bool: ...
     @property
@@ -163,10 +165,10 @@ class Membership:
         while self.replaying is not None:
             for event in self._portion:
                 if self.subscriber.id not in event.envelope.exclude:
-                    try:
-                        return self.channel.type.encoded(event, self.subscriber.codec)
-                    except UnreadableError as exc:
-                        self.channel.unreadable(exc)
+                    message = self.channel.encoded(event, self.subscriber.codec)
+                    if message is not None:
+                        self.channel.replayed()
+                        return message
             try:
                 events = self.replaying.take(ready)
             except OvertakenError:
@@ -185,11 +187,6 @@ class Membership:
                 self.replaying = None
             self._portion = iter(events)
         return None
-
-    def receive(self, event: Event) -> None:
-        if self.replaying is None or not event.id:  # else it is in the history that is replayed
-            message = self.channel.type.encoded(event, self.subscriber.codec)
-            self.subscriber.outbox.deliver(self, message)
 
 
 @final
@@ -281,7 +278,7 @@ class Listener:
 class Channel:
     """One topic in this process: its members and its listeners."""
 
-    __slots__ = ("_channels", "listeners", "members", "name", "options", "type")
+    __slots__ = ("_channels", "_reading", "listeners", "members", "name", "options", "type")
 
     def __init__(self, channels: Channels, name: str, type: TopicType) -> None:
         self._channels = channels
@@ -290,28 +287,64 @@ class Channel:
         self.options = type.options
         self.members: dict[str, Membership] = {}
         self.listeners: dict[Listener, None] = {}
+        self._reading = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for members that lag."""
+        return sum(len(each.waiting) for each in self.members.values())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep it subscribed while its history is read."""
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
+            self.forget_if_idle()
 
     def receive(self, event: Event) -> None:
         """Deliver an event to all members that it is for except those that it excludes, and to
         listeners."""
+        observers = self._channels.observers
+        if observers.around_topics:
+            with observers.delivering(self.name, len(self.members), event.envelope.context):
+                self._deliver(event)
+        else:
+            self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
         exclude, target = event.envelope.exclude, event.envelope.target
         members = self.members
         if target is not None:
             meant = [each.id for each in self._channels.users.targets(target)]
             members = {id: members[id] for id in meant if id in members}
-        unreadable: dict[Codec, None] = {}
-        for id, membership in list(members.items()):
-            codec = membership.subscriber.codec
-            if id in exclude or codec in unreadable:
+        messages: dict[BoundCodec, EncodedMessage | None] = {}
+        replayed = bool(event.id)  # it is in the history that some members are still sent
+        for membership in list(members.values()):
+            subscriber = membership.subscriber
+            if exclude and subscriber.id in exclude:
                 continue
-            try:
-                membership.receive(event)
-            except UnreadableError as exc:
-                unreadable[codec] = None
-                self.unreadable(exc)
+            if replayed and membership.replaying is not None:
+                continue
+            codec = subscriber.codec
+            if codec not in messages:
+                messages[codec] = self.encoded(event, codec)
+            message = messages[codec]
+            if message is not None:
+                subscriber.outbox.deliver(membership, message)
         for listener in list(self.listeners):
             if listener.subscriber is None or listener.subscriber.id not in exclude:
                 listener.receive(event)
+
+    def encoded(self, event: Event, codec: BoundCodec) -> EncodedMessage | None:
+        """The message of an event for members of a codec; None if there is none for them."""
+        try:
+            return self.type.encoded(event, codec)
+        except UnreadableError as exc:
+            self._channels.unreadable(f"topic {self.name!r}", exc)
+            return None
 
     def missed(self) -> None:
         """Tell the members that they may have missed messages, if there is a message for that. Who
@@ -339,17 +372,18 @@ class Channel:
             self._channels.presence.left(self.name, membership.subscriber.id)
         self.forget_if_idle()
 
-    def unreadable(self, exc: UnreadableError) -> None:
-        """An event cannot be sent."""
-        self._channels.unreadable(f"topic {self.name!r}", exc)
+    def replayed(self) -> None:
+        """Count a message of the history that a member is sent."""
+        self._channels.counters["replayed"] += 1
 
     def lose(self, membership: Membership) -> None:
         """Count a message that is dropped because a member lags."""
         membership.dropped += 1
         self._channels.counters["dropped"] += 1
+        self._channels.dropped[self._channels.label(self.name)] += 1
 
     def forget_if_idle(self) -> None:
-        if not self.members and not self.listeners:
+        if not (self.members or self.listeners or self._reading):
             self._channels.forget(self)
 
     def announce(self, membership: Membership) -> None:
@@ -385,10 +419,14 @@ class Channels:
         broker: creates the broker that carries them between processes.
         presence_type: returns the declared type of a topic's presences.
         connections: the connections of this process that have not ended, by id.
+        presences: encodes presences.
+        observers: are told what is delivered.
+        template_of: returns the template of a topic's name; ``""`` if it is not declared.
 
     Attributes:
         users: the connections of each user.
         counters: what has happened, by the names of ``Registry.counters``.
+        dropped: how many messages were dropped for members that lag, by the topic's template.
         usage: is notified of what other processes tell of rate limits.
         spoken: the names of the codecs that connections here have, or have had.
     """
@@ -398,14 +436,20 @@ class Channels:
         broker: Callable[[BrokerListener], Broker],
         presence_type: Callable[[str], Any] = lambda _topic: None,
         connections: Mapping[str, Identified] = MappingProxyType({}),
+        presences: BoundCodec = MSGPACK,
+        observers: Observers = NOBODY,
+        template_of: Callable[[str], str] = lambda _topic: "",
     ) -> None:
         self._channels: dict[str, Channel] = {}
         self.spoken: set[str] = set()
         self.presence_type = presence_type
         self.broker = broker(self)
-        self.presence = Presence(self.broker, self)
+        self.presence = Presence(self.broker, self, presences)
         self.users = Users(connections)
         self.usage: Usage = NoUsage()
+        self.observers = observers
+        self.template_of = template_of
+        self.dropped: Counter[str] = Counter()
         self.counters: Counter[str] = Counter(
             dropped=0,
             closed=0,
@@ -416,6 +460,7 @@ class Channels:
             deferred=0,
             ignored=0,
             missed=0,
+            replayed=0,
         )
 
     async def start(self) -> None:
@@ -431,11 +476,26 @@ class Channels:
     def __len__(self) -> int:
         return len(self._channels)
 
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(self._channels.values())
+
     @property
     def waiting(self) -> int:
         """How many messages wait for members that lag."""
-        channels = self._channels.values()
-        return sum(len(each.waiting) for channel in channels for each in channel.members.values())
+        return sum(channel.waiting for channel in self)
+
+    def label(self, name: str) -> str:
+        """What a topic is counted under: its template, of which there are few; ``*`` for what is
+        sent to all connections, and ``-`` for all topics that are not declared."""
+        return "*" if name == EVERYBODY else self.template_of(name) or "-"
+
+    def waiting_by_topic(self) -> Counter[str]:
+        """How many messages wait for members that lag, by the topic's template."""
+        found: Counter[str] = Counter()
+        for channel in self:
+            if waiting := channel.waiting:
+                found[self.label(channel.name)] += waiting
+        return found
 
     def get(self, name: str) -> Channel | None:
         return self._channels.get(name)
@@ -502,6 +562,11 @@ class Channels:
             membership.channel.leave(membership)
         for listener in list(subscriber.listeners):
             listener.stop()
+
+    def with_context(self, envelope: Envelope) -> Envelope:
+        """An envelope with what observers have travel with it."""
+        context = self.observers.carry()
+        return dataclasses.replace(envelope, context=context) if context else envelope
 
     # -- for the broker
 

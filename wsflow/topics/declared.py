@@ -31,12 +31,13 @@ class DeclaredTopics:
     def find(self, name: str) -> TopicType | None:
         """The type of the topic whose template matches ``name``; None if no template does. A name
         that is declared as it is comes first."""
-        if (found := self.types.get(name)) is not None:
-            return found
-        for template, type in self.types.items():
-            if is_name_of(template, name):
-                return type
-        return None
+        return self.types.get(self.template_of(name))
+
+    def template_of(self, name: str) -> str:
+        """The template that has made a topic's name; ``""`` if none is declared that could have."""
+        if name in self.types:
+            return name
+        return next((each for each in self.types if is_name_of(each, name)), "")
 
     def name(
         self, template: str, values: Mapping[str, object], cure: Cure

@@ -50,6 +50,7 @@ class MessageIterator(AsyncIterator[M]):
             except (UnreadableError, BadMessage) as exc:
                 self._channels.unreadable(f"topic {self._name!r}", exc)
             else:
+                self._channels.observers.received(self._name, event.envelope.context)
                 return message
 
     async def _wait(self) -> None:

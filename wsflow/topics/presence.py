@@ -20,6 +20,7 @@ import anyio
 import msgspec
 
 from wsflow.brokers.base import Broker
+from wsflow.messages.codec import MSGPACK, BoundCodec, decoder_for
 from wsflow.messages.events import UNREADABLE
 from wsflow.tasks.waiting import Latch
 
@@ -270,9 +271,10 @@ class Presence:
         local: the members of this process.
     """
 
-    def __init__(self, broker: Broker, local: Local) -> None:
+    def __init__(self, broker: Broker, local: Local, codec: BoundCodec = MSGPACK) -> None:
         self._broker = broker
         self._local = local
+        self._codec = codec
         self._rosters: dict[str, Roster] = {}
         self._questions: dict[int, Question] = {}  # that are not answered yet
         self._numbers = itertools.count(1)
@@ -366,13 +368,13 @@ class Presence:
         """
         if presence is None:
             return
-        _show(presence)
+        self._show(presence)
         self._types[_name(type(presence))] = type(presence)
 
     def joined(self, topic: str, id: str, presence: object) -> None:
         """A member has joined, or has changed its presence."""
         if self._notify(topic, id):
-            self._tell_watchers(Changes(topic, {id: _show(presence)}, []))
+            self._tell_watchers(Changes(topic, {id: self._show(presence)}, []))
 
     def left(self, topic: str, id: str) -> None:
         """A member has left."""
@@ -428,7 +430,7 @@ class Presence:
             case Watch():
                 for topic in told.topics:
                     self._watchers.setdefault(topic, {})[process] = None
-                    members = {id: _show(one) for id, one in self._local.present(topic)}
+                    members = {id: self._show(one) for id, one in self._local.present(topic)}
                     self._tell(process, Present(topic, members))
             case Unwatch():
                 for topic in told.topics:
@@ -469,10 +471,20 @@ class Presence:
                 name, data = shown
                 kind = declared if declared is not None else self._types.get(name, Any)
                 try:
-                    read[id] = msgspec.msgpack.decode(data, type=kind)
+                    read[id] = decoder_for(self._codec, kind)(data)
                 except Exception as exc:  # of msgspec, or of the type's own code
                     self._local.unreadable(f"a presence in topic {topic!r}", exc)
         return read
+
+    def _show(self, presence: object) -> Shown:
+        """Encode a presence for other processes.
+
+        Raises:
+            TypeError: msgspec cannot encode it.
+        """
+        if presence is None:
+            return None
+        return _name(type(presence)), self._codec.encode(presence)
 
     def _unwatch(self, topic: str, process: str) -> None:
         if (asked := self._watchers.get(topic)) is not None:
@@ -483,12 +495,3 @@ class Presence:
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _show(presence: object) -> Shown:
-    """Encode a presence for other processes.
-
-    Raises:
-        TypeError: msgspec cannot encode it.
-    """
-    return None if presence is None else (_name(type(presence)), _encode(presence))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
@@ -11,8 +11,9 @@ from wsflow.connection import Connection, check_user
 from wsflow.declare.markers import TopicName
 from wsflow.errors import Close
 from wsflow.http import check_name
-from wsflow.messages.codec import CODECS, Codec
+from wsflow.messages.codec import CODECS, BoundCodec
 from wsflow.messages.events import Envelope, Target, TopicOptions
+from wsflow.metrics import Family
 from wsflow.topics.channels import EVERYBODY, Channels, Subscriber, check_options
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.names import said
@@ -33,12 +34,16 @@ class Directory:
         connections: the connections whose handshake is accepted, by id.
         declared: the topics that the app declares.
         codecs: the codecs that any path allows.
+        measure: returns what is measured in this process.
+        broker: the sort of the broker.
     """
 
     channels: Channels
     connections: dict[str, Connection] = field(default_factory=dict)
     declared: DeclaredTopics = field(default_factory=DeclaredTopics)
-    codecs: tuple[Codec, ...] = tuple(CODECS.values())
+    codecs: tuple[BoundCodec, ...] = tuple(CODECS.values())
+    measure: Callable[[], list[Family]] = list
+    broker: str = "memory"
 
     @property
     def anything(self) -> TopicType:
@@ -88,7 +93,7 @@ class RegistryUser:
         self, message: object, exclude: Connection | Iterable[Connection] | None = None
     ) -> None:
         """Send a message to all connections of the user, as ``Registry.broadcast`` does to those of
-        all users. Without one it is lost.
+        all users. If there are none, the message is lost.
 
         Args:
             message: anything that msgspec encodes; ``str`` and ``bytes`` are sent as they are.
@@ -146,8 +151,11 @@ class RegistryUser:
 
 
 class Registry:
-    """The connections of the app. ``len``, iteration, ``get`` and ``of_user`` are limited to this
-    process."""
+    """The connections of the app, its users and its topics. Injected by its type.
+
+    ``len(registry)``, ``for connection in registry``, ``get``, ``of_user`` and ``counters`` are
+    limited to this process; all else reaches all processes of the app.
+    """
 
     __slots__ = ("_directory", "_subscriber")
 
@@ -160,6 +168,13 @@ class Registry:
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._directory.connections.values()))
+
+    @property
+    def broker(self) -> str:
+        """What carries the app's topics: ``"memory"``, whose histories end with the process;
+        ``"redis"`` or ``"nats"``, also if ``--workers`` has started it; or the scheme of an engine
+        of your own."""
+        return self._directory.broker
 
     def get(self, id: str) -> Connection | None:
         """The connection with that id, None if this process has none."""
@@ -193,7 +208,8 @@ class Registry:
 
         Args:
             id: the connection's id.
-            code, reason: as those of ``RegistryUser.disconnect``.
+            code: as that of ``RegistryUser.disconnect``.
+            reason: as that of ``RegistryUser.disconnect``.
 
         Raises:
             ValueError: the code may not be sent, or the id is empty.
@@ -211,6 +227,7 @@ class Registry:
         exclude: Connection | Iterable[Connection] | None,
     ) -> None:
         envelope = self._directory.anything.envelope(message, excluded_ids(exclude))
+        envelope = self._directory.channels.with_context(envelope)
         await self._tell_everybody(replace(envelope, target=target))
 
     async def _disconnect(
@@ -231,7 +248,7 @@ class Registry:
         """Send a message to all connections of the app, in all processes.
 
         It is encoded once, and a slow peer does not delay it: a peer that lags more than 1,024
-        messages behind is closed with 1013.
+        messages behind is closed with 1013. If this is cancelled, the message may have been sent.
 
         Args:
             message: anything that msgspec encodes; ``str`` and ``bytes`` are sent as they are.
@@ -277,8 +294,9 @@ class Registry:
             histories in this process were too large (``history_dropped``), messages that were over
             a rate limit (``rate_limited``), whatever became of them, large messages that waited
             until there was memory to decode them (``deferred``), messages with an unknown tag that
-            were ``ignored``, and how often the members of a topic here may have ``missed``
-            messages, because the broker was away, or had lost some.
+            were ``ignored``, how often the members of a topic here may have ``missed`` messages,
+            because the broker was away, or had lost some, and messages of histories that were
+            ``replayed`` to members that had missed them.
         """
         channels = self._directory.channels
         return {
@@ -346,7 +364,7 @@ def find_topic(
     name: str | TopicName,
     types: Sequence[Any],
     values: Mapping[str, str | int],
-    codecs: tuple[Codec, ...],
+    codecs: tuple[BoundCodec, ...],
 ) -> tuple[str, TopicType, str | None]:
     """What ``Registry.topic`` is asked for: the topic's name, its type, and the template that it
     declares by that, None if it declares none.
@@ -359,7 +377,7 @@ def find_topic(
     kinds = types or (found.types if found else (Any,))
     options = found.options if found else TopicOptions()
     if isinstance(name, TopicName):
-        if (wrong := name._problem()) is not None:
+        if (wrong := name._problem(codecs[0].hooks)) is not None:
             raise ValueError(f"topic {template!r}: {wrong[0]} Fix: {wrong[1]}")
         if found is not None:
             check_options(filled, options, name._options)

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from wsflow.brokers.base import Nothing
+import anyio.lowlevel
+
+from wsflow.brokers.base import PORTION, Nothing, Page
 from wsflow.connection import Connection
 from wsflow.errors import Disconnected
+from wsflow.messages.codec import BadMessage
+from wsflow.messages.events import UnreadableError
 from wsflow.topics.channels import Channels, Listener, Subscriber
 from wsflow.topics.iterators import MemberIterator, MessageIterator, TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
@@ -32,6 +36,35 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryEvent(Generic[M]):
+    """A message of a topic's history.
+
+    Attributes:
+        id: the event's id, for ``after``.
+        message: what was published.
+    """
+
+    id: str
+    message: M
+
+
+@dataclass(frozen=True, slots=True)
+class History(Generic[M]):
+    """What ``Topic.history`` has read.
+
+    Attributes:
+        events: oldest first.
+        recovered: whether nothing is missing between the given id and the last one of these; as of
+            ``Joined``.
+        more: whether others follow, which ``limit`` has left out: read on after the last one.
+    """
+
+    events: list[HistoryEvent[M]]
+    recovered: bool
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TopicCounters:
     """Counters of a topic's members in this process; see ``Topic.counters``.
 
@@ -51,7 +84,8 @@ class TopicCounters:
 class Topic(Generic[M]):
     """A named stream of messages of type ``M``.
 
-    Ask for one by ``Annotated[Topic[Said], "room.{room}"]``, or by ``Registry.topic``.
+    Ask for one by ``Annotated[Topic[Said], "room.{room}"]``, or by ``Registry.topic``. Connections
+    ``join`` it to be sent its messages; ``async for message in topic`` iterates them.
 
     Attributes:
         name: the topic's name, with path parameters filled in.
@@ -171,7 +205,70 @@ class Topic(Generic[M]):
         self._channels.check(self.name, self._type.options)
         spoken = self._channels.spoken
         envelope = self._type.envelope(checked, excluded_ids(exclude), spoken)
+        envelope = self._channels.with_context(envelope)
         return await self._channels.broker.publish(self.name, envelope, self._type.options)
+
+    async def history(self, after: str | None = None, *, limit: int = 100) -> History[M]:
+        """Read what the topic's history has, whether or not this connection has joined.
+
+        All that was published before is seen. Messages are given whomever they excluded. Cancelling
+        it is safe.
+
+        Args:
+            after: an event id: the first events after it are read; without it, or with ``""``, the
+                latest ones.
+            limit: how many events are read, at most; 100 by default.
+
+        Raises:
+            ValueError: ``limit`` is not at least 1, or the topic has no ``history``; or it is used
+                with other options elsewhere.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
+                seconds), or refuses.
+        """
+        check_limit(limit)
+        check_kept(self.name, "history()", self._type.options.history)
+        channels, broker = self._channels, self._channels.broker
+        events: list[HistoryEvent[M]] = []
+        recovered = True
+        with channels.use(self.name, self._type).reading():
+            await broker.subscribed(self.name)
+            while True:  # again, if some of them cannot be decoded
+                page = await broker.read(self.name, after or "", limit - len(events))
+                recovered = recovered and page.recovered
+                events += await self._decoded(page)
+                if not page.more or len(events) == limit:
+                    return History(events, recovered, page.more)
+                after = page.events[-1].id
+
+    async def _decoded(self, page: Page) -> list[HistoryEvent[M]]:
+        """The events of a page, without those that cannot be decoded."""
+        events: list[HistoryEvent[M]] = []
+        for number, event in enumerate(page.events):
+            try:
+                events.append(HistoryEvent(event.id, self._type.decode(event)))
+            except (UnreadableError, BadMessage) as exc:
+                self._channels.unreadable(f"topic {self.name!r}", exc)
+            if not number % PORTION:
+                await anyio.lowlevel.checkpoint()  # others have their turn
+        return events
+
+    async def clear_history(self) -> None:
+        """Remove all that the topic's history has, for all processes. Members stay, and receive
+        what is published from now on.
+
+        It is not replayed or read any more. To who comes back with an id of before, ``recovered``
+        is false, also if it was the last one. What waits to be sent to slow peers is sent.
+
+        If it is cancelled or raises, some or all of it may still be there: call it again.
+
+        Raises:
+            ValueError: the topic has no ``history``, or is used with other options elsewhere.
+            BrokerError: the broker was unreachable for longer than ``publish_timeout`` (at least 3
+                seconds), or refuses.
+        """
+        check_kept(self.name, "clear_history()", self._type.options.history)
+        self._channels.check(self.name, self._type.options)
+        await self._channels.broker.clear(self.name, self._type.options)
 
     async def members(self) -> list[TopicMember]:
         """The members, in all processes: connections that have joined and whose handshake is
@@ -264,10 +361,30 @@ def check_last(topic: str, last: object, history: int) -> None:
     """
     if isinstance(last, bool) or not isinstance(last, int) or last < 0:
         raise ValueError(f"last is {last!r}: use a number of events, at least 0")
-    if last and not history:
+    if last:
+        check_kept(topic, f"join(last={last})", history, last)
+
+
+def check_limit(limit: object) -> None:
+    """Check the ``limit`` of ``history``.
+
+    Raises:
+        ValueError: it is no number of events.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"limit is {limit!r}: use a number of events, at least 1")
+
+
+def check_kept(topic: str, what: str, history: int, wanted: int = 100) -> None:
+    """Check that a topic has a history.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not history:
         raise ValueError(
-            f"join(last={last}) needs a history, and topic {topic!r} has none: declare it with "
-            f'TopicName("…", history={last})'
+            f"{what} needs a history, and topic {topic!r} has none: declare it with "
+            f'TopicName("…", history={wanted})'
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,7 +10,13 @@ from typing import Any, Union
 
 import msgspec
 
-from wsflow.messages.codec import CODECS, Codec, TooLargeError, decode_or_refuse
+from wsflow.messages.codec import (
+    CODECS,
+    BoundCodec,
+    TooLargeError,
+    decode_or_refuse,
+    decoder_for,
+)
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import (
     Carries,
@@ -19,8 +24,10 @@ from wsflow.messages.events import (
     Event,
     MissingError,
     TopicOptions,
+    UnreadableError,
     event_id_field,
 )
+from wsflow.messages.families import replaced
 from wsflow.messages.shapes import exact_structs, runtime_classes, sure_classes
 
 # The placeholder in an encoded payload until the broker has assigned the event's id. It is random,
@@ -42,7 +49,7 @@ class TopicType:
 
     types: tuple[Any, ...]
     options: TopicOptions
-    codecs: tuple[Codec, ...]
+    codecs: tuple[BoundCodec, ...]
 
     @property
     def carries_id(self) -> Carries:
@@ -53,9 +60,9 @@ class TopicType:
     def check(self, name: str, message: object) -> object:
         """Check that a message is of the topic's type: that msgspec decodes one from it.
 
-        An instance of a Struct or a dataclass among the types is right, and so is a value of a type
-        like ``int`` that has no constraint: nothing more is looked at. All else is encoded and
-        decoded.
+        An instance of a Struct, a dataclass or a model among the types is right, and so is a value
+        of a type like ``int`` that has no constraint: nothing more is looked at. All else is
+        encoded and decoded.
 
         Returns:
             The message; decoded if otherwise the place of its event id were not known.
@@ -84,7 +91,7 @@ class TopicType:
                 encoded = codec.encode(message)
             except OverflowError:  # another one may have integers as large
                 continue
-            decoded: object = _decoder(codec.name, self.types)(encoded)
+            decoded: object = decoder_for(codec, *self.types)(encoded)
             lacks_id = self.carries_id and event_id_field(message.__class__) is None
             return decoded if lacks_id else message
         return message  # encoding it says so
@@ -106,14 +113,9 @@ class TopicType:
             codecs = tuple(each for each in codecs if each is codecs[0] or each.name in spoken)
         token = None
         kind: Any = type(message)
-        if self.options.history and (field := event_id_field(kind)):
+        if self.options.history and event_id_field(kind):
             token = _ID_TOKEN
-            change: Any = (
-                msgspec.structs.replace
-                if isinstance(message, msgspec.Struct)
-                else dataclasses.replace
-            )
-            message = change(message, **{field: token})
+            message = with_id(message, token)
         payloads: dict[str, EncodedMessage] = {}
         for number, codec in enumerate(codecs, 1):
             try:
@@ -123,19 +125,22 @@ class TopicType:
                     raise
         return Envelope(payloads, exclude, token)
 
-    def encoded(self, event: Event, codec: Codec) -> EncodedMessage:
+    def encoded(self, event: Event, codec: BoundCodec) -> EncodedMessage:
         """The message of an event for peers of a codec; encoded anew if it has come in another one.
 
         Raises:
             UnreadableError: it cannot be encoded in that codec.
         """
         try:
-            return event.encoded(codec.name)
+            return event.encoded(codec)
         except MissingError:
             return event.add(codec, self._decoder_of)
 
     def _decoder_of(self, codec: str) -> Callable[[bytes], Any]:
-        return _decoder(codec, self.types if _exact(self.types) else (object,))
+        known = {**CODECS, **{each.name: each for each in self.codecs}}
+        if codec not in known:
+            raise UnreadableError(f"no path of this process has the codec {codec}")
+        return decoder_for(known[codec], *(self.types if _exact(self.types) else (object,)))
 
     def decode(self, event: Event) -> Any:
         """The message of an event, for loops over the topic in this process.
@@ -145,10 +150,19 @@ class TopicType:
             BadMessage: it is of another type.
         """
         codec = self.codecs[0]
-        encoded = event.encoded(codec.name)
+        encoded = event.encoded(codec)
         if encoded.raw:
             return encoded.payload.decode() if encoded.text else encoded.payload
-        return decode_or_refuse(_decoder(codec.name, self.types), encoded.payload)
+        return decode_or_refuse(decoder_for(codec, *self.types), encoded.payload)
+
+
+def with_id(message: Any, id: str) -> Any:
+    """A message with its event id, if it carries one."""
+    kind: Any = type(message)
+    field = event_id_field(kind)
+    if field is None:
+        return message
+    return replaced(message, **{field: id})
 
 
 @lru_cache(maxsize=1024)
@@ -176,8 +190,3 @@ def _parts(types: tuple[Any, ...]) -> tuple[frozenset[type], frozenset[type]]:
     if None in found:
         return frozenset(), frozenset()
     return frozenset(_classes(types)), frozenset().union(*(each or () for each in found))
-
-
-@lru_cache(maxsize=1024)
-def _decoder(codec: str, types: tuple[Any, ...]) -> Callable[[bytes], Any]:
-    return CODECS[codec].decoder(Union[types])  # noqa: UP007
