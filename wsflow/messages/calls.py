@@ -8,7 +8,7 @@ are messages like others, distinguished by their tag. Tags that begin with ``$``
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -90,11 +90,13 @@ def answer_type(kind: Any) -> Any:
 
 
 class Ask(msgspec.Struct, tag="$call", omit_defaults=True):
-    """A call. ``items`` is how many items of a stream may be sent before ``$more``."""
+    """A call. ``items`` is how many items of a stream may be sent before ``$more``; ``context`` is
+    what travels with it for traces."""
 
     id: int
     message: msgspec.Raw
     items: int = WINDOW
+    context: dict[str, str] = {}
 
 
 class Answer(msgspec.Struct, tag="$answer"):
@@ -149,7 +151,15 @@ class Auth(msgspec.Struct, tag="$auth", omit_defaults=True):
         return f"Auth({'token=…, ' * bool(self.token)}expires_in={self.expires_in})"
 
 
-FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More, Auth)
+class Ping(msgspec.Struct, tag="$ping"):
+    """Asks whether the peer is there, of clients that cannot send a ping of RFC 6455: pages."""
+
+
+class Pong(msgspec.Struct, tag="$pong"):
+    """The answer to it."""
+
+
+FRAMES = (Ask, Answer, StreamItem, Done, Failed, Cancel, More, Auth, Ping, Pong)
 
 
 @functools.cache
@@ -170,10 +180,37 @@ def call_frames(tag_field: str) -> Mapping[Any, Any]:
     }
 
 
-def tag_field_of(kinds: tuple[Any, ...]) -> str:
-    """The name of the field in which messages of these types carry their tag."""
-    for kind in kinds:
-        config = getattr(class_of(kind), "__struct_config__", None)
-        if config is not None and config.tag_field is not None:
-            return str(config.tag_field)
-    return "type"
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return msgspec.field(default_factory=field.default_factory)
+    return field.default
+
+
+@functools.cache
+def without_raw(frame: Any) -> Any:
+    """What a frame is converted to from plain values, which have nothing raw; any other type
+    itself."""
+    config = getattr(frame, "__struct_config__", None)
+    if config is None or not str(config.tag).startswith("$"):
+        return frame
+    return msgspec.defstruct(
+        frame.__name__,
+        [
+            (each.name, Any if each.type is msgspec.Raw else each.type)
+            if each.required
+            else (each.name, each.type, _default(each))
+            for each in msgspec.structs.fields(frame)
+        ],
+        tag=config.tag,
+        tag_field=config.tag_field,
+    )
+
+
+def with_raw(frame: Any, plain: Any, encode: Callable[[Any], bytes]) -> Any:
+    """A frame, of what it was converted to."""
+    values = {
+        each.name: msgspec.Raw(encode(value)) if each.type is msgspec.Raw else value
+        for each in msgspec.structs.fields(frame)
+        for value in [getattr(plain, each.name)]
+    }
+    return frame(**values)

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, final, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Final, Literal, final, get_args
 
 import msgspec
 
-from wsflow.messages.codec import CODECS, Codec
+from wsflow.messages.codec import BoundCodec
 from wsflow.messages.encoded import EncodedMessage
+from wsflow.messages.families import marked_fields
 
 WhenFull = Literal["close", "drop_oldest", "drop_newest", "latest"]
 
@@ -39,6 +41,7 @@ class TopicOptions:
             none.
         event_id: as a broker has stored it, whether messages carry their event id: ``"all"`` of
             them, ``"some"`` of the types, or ``""``.
+        idle: how many seconds after the last event the history is forgotten; 0 for never.
     """
 
     history: int = 0
@@ -49,6 +52,13 @@ class TopicOptions:
     presence: Any = None
     gap: Any = dataclasses.field(default=None, hash=False)
     event_id: Carries = ""
+    idle: float = 0
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds after the last event after which the history has none any more; 0 for no
+        limit."""
+        return min(filter(None, (self.max_age, self.idle)), default=0)
 
 
 class EventId:
@@ -61,22 +71,19 @@ class EventId:
 
 
 def event_id_fields(kind: Any) -> list[tuple[str, Any, Any]]:
-    """The fields of a Struct or dataclass that are marked with ``EventId()``, or with the class by
+    """The fields of a message type that are marked with ``EventId()``, or with the class by
     mistake: each with its type and the mark."""
-    if not (issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind)):
-        return []
     return [
-        (name, get_args(hint)[0], mark)
-        for name, hint in get_type_hints(kind, include_extras=True).items()
-        if get_origin(hint) is Annotated
-        for mark in get_args(hint)[1:]
+        (name, inner, mark)
+        for name, inner, marks in marked_fields(kind)
+        for mark in marks
         if mark is EventId or isinstance(mark, EventId)
     ]
 
 
 @lru_cache(maxsize=1024)
 def event_id_field(kind: Any) -> str | None:
-    """The field of a Struct or dataclass that is marked with ``EventId()``."""
+    """The field of a message type that is marked with ``EventId()``."""
     return next((name for name, _, _ in event_id_fields(kind)), None)
 
 
@@ -109,6 +116,13 @@ class Target(msgspec.Struct, array_like=True, frozen=True):
     reason: str = ""
 
 
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def _no_context() -> Mapping[str, str]:
+    return _NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A published message: a payload per codec.
@@ -118,12 +132,16 @@ class Envelope:
         exclude: ids of connections that do not receive it.
         id_token: the placeholder of the event's id in the payloads, None if there is none.
         target: whom it is for; None for all members of the topic.
+        clears: whether it is no message, and what came before it in the history is removed.
+        context: what travels with it for traces.
     """
 
     payloads: Mapping[str, EncodedMessage]
     exclude: frozenset[str] = frozenset()
     id_token: str | None = None
     target: Target | None = None
+    clears: bool = False
+    context: Mapping[str, str] = dataclasses.field(default_factory=_no_context)
 
 
 @final
@@ -138,25 +156,24 @@ class Event:
         self._messages: Mapping[str, EncodedMessage]
         self._messages = envelope.payloads if envelope.id_token is None else {}
 
-    def encoded(self, codec: str) -> EncodedMessage:
+    def encoded(self, codec: BoundCodec) -> EncodedMessage:
         """The message for peers of this codec, with the event's id; built once.
 
         Raises:
             MissingError: there is no payload in this codec.
         """
-        message = self._messages.get(codec)
+        message = self._messages.get(codec.name)
         if message is None:
-            raw = self.envelope.payloads.get(codec)
+            raw = self.envelope.payloads.get(codec.name)
             if raw is None:
-                raise MissingError(f"it has no payload in {codec}")
-            encode = CODECS[codec].encode
-            payload = raw.payload.replace(encode(self.envelope.id_token), encode(self.id), 1)
+                raise MissingError(f"it has no payload in {codec.name}")
+            payload = codec.with_id(raw.payload, self.envelope.id_token or "", self.id)
             message = EncodedMessage(payload, raw.text, raw.raw)
-            self._messages = {**self._messages, codec: message}
+            self._messages = {**self._messages, codec.name: message}
         return message
 
     def add(
-        self, codec: Codec, decoder_of: Callable[[str], Callable[[bytes], Any]]
+        self, codec: BoundCodec, decoder_of: Callable[[str], Callable[[bytes], Any]]
     ) -> EncodedMessage:
         """Encode the message in a codec in which it has not come.
 
@@ -179,4 +196,4 @@ class Event:
         self.envelope = dataclasses.replace(self.envelope, payloads=added)
         if self.envelope.id_token is None:
             self._messages = added
-        return self.encoded(codec.name)
+        return self.encoded(codec)

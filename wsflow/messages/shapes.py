@@ -10,10 +10,13 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, final, get_origin
+from typing import Any, Final, final, get_origin, is_typeddict
 
 import msgspec
 from msgspec import inspect
+
+from wsflow.messages.calls import class_of
+from wsflow.messages.families import is_model, is_object, members, tags_of
 
 _PLAIN: Final[Mapping[type, type]] = {
     inspect.AnyType: object,
@@ -61,17 +64,26 @@ _UNTYPED: Final[Mapping[type, tuple[type, ...]]] = {
     tuple: (list,),
 }
 """What a value of a class is decoded to without a type; without an entry, it is its own class."""
+_ANYTHING = {list, str, bytes, int, float, bool, type(None)}
 
 
 def runtime_classes(kind: Any) -> Iterable[type]:
     """The classes of the decoded values of a type; ``object`` if it can be any."""
-    return [cls for info in _parts(_info(kind)) for cls in _classes_of(info)]
+    return [cls for info in alternatives(kind) for cls in _classes_of(info)]
+
+
+def taken_by(kind: Any) -> Iterable[type]:
+    """The same, to see whether two types take one message: a TypedDict with tags takes no other
+    ``dict``."""
+    cls = class_of(kind)
+    return [cls] if is_typeddict(cls) and tags_of(kind) else runtime_classes(kind)
 
 
 _BY_CLASS = (
     inspect.StructType,
     inspect.DataclassType,
     inspect.EnumType,
+    inspect.CustomType,
 )
 _SCALARS = (
     inspect.NoneType,
@@ -90,12 +102,10 @@ _SCALARS = (
 
 def sure_classes(kind: Any) -> Iterable[type]:
     """The classes whose every instance a type takes, as far as a class can tell: Structs,
-    dataclasses, enums, and what has no constraint and no items."""
-    info = _info(kind)
-    parts = info.types if isinstance(info, inspect.UnionType) else (info,)
+    dataclasses, models, enums, what has a hook, and what has no constraint and no items."""
     return [
         cls
-        for part in parts
+        for part in _parts(kind)
         if isinstance(part, _BY_CLASS) or (type(part) in _SCALARS and part == type(part)())
         for cls in _classes_of(part)
     ]
@@ -105,7 +115,7 @@ def takes_the_rest(kind: Any) -> bool:
     """Whether a type takes what no other takes: ``Any``, ``msgspec.Raw``, and ``dict`` for
     objects."""
     rest = inspect.AnyType | inspect.RawType | inspect.DictType
-    return all(isinstance(info, rest) for info in _parts(_info(kind)))
+    return all(isinstance(info, rest) for info in alternatives(kind))
 
 
 def is_any(info: Any) -> bool:
@@ -117,7 +127,7 @@ def is_any(info: Any) -> bool:
 
 def has_raw(kind: Any) -> bool:
     """Whether values of a type may hold what is not decoded."""
-    return any(isinstance(info, inspect.RawType) for info in all_within(inspect.type_info(kind)))
+    return any(isinstance(info, inspect.RawType) for info in all_within(kind))
 
 
 _EXACT = (
@@ -148,7 +158,7 @@ def exact_structs(kind: Any) -> frozenset[type] | None:
     Instances of subclasses would lose fields: whether there are any is for the caller to see.
     """
     structs: set[type] = set()
-    for info in all_within(inspect.type_info(kind)):
+    for info in all_within(kind):
         if isinstance(info, inspect.StructType):
             cls = get_origin(info.cls) or info.cls
             structs.add(cls)
@@ -159,24 +169,26 @@ def exact_structs(kind: Any) -> frozenset[type] | None:
     return frozenset(structs)
 
 
-def _info(kind: Any) -> Any:
-    return inspect.type_info(Any if kind is object else kind)
+def _parts(kind: Any) -> Iterator[Any]:
+    """The types of a union, each with its constraints; else the type itself. As msgspec describes
+    them, which has no union with models of pydantic."""
+    for part in members(kind):
+        yield inspect.type_info(Any if part is object else part)
 
 
-def _parts(info: Any) -> Iterator[Any]:
-    """The types of a union; else the type itself."""
-    if isinstance(info, inspect.Metadata):
-        yield from _parts(info.type)
-    elif isinstance(info, inspect.UnionType):
-        for part in info.types:
-            yield from _parts(part)
-    else:
-        yield info
+def alternatives(kind: Any) -> Iterator[Any]:
+    """The same, without constraints."""
+    for part in _parts(kind):
+        while isinstance(part, inspect.Metadata):
+            part = part.type
+        yield part
 
 
-def all_within(info: Any) -> Iterator[Any]:
+def all_within(kind: Any) -> Iterator[Any]:
     """All types within a type, itself included, each class once; as msgspec describes them."""
-    return _within(info, {})
+    seen: dict[Any, None] = {}
+    for part in members(kind):
+        yield from _within(inspect.type_info(part), seen)
 
 
 def _within(info: Any, seen: dict[Any, None]) -> Iterator[Any]:
@@ -208,36 +220,35 @@ class Shapes:
 
     Args:
         kinds: the types.
+        tag_field: the field of an object that has its tag; None if none of them has tags.
 
     Attributes:
-        tag_field: the field of an object that has its tag; None if none of them has tags.
+        tag_field: that field.
         untagged: whether objects without a tag are taken, and so all.
     """
 
-    def __init__(self, kinds: Iterable[Any]) -> None:
-        self.tag_field: str | None = None
-        self._tags: dict[Any, None] = {}
-        self._tagged: type = dict  # or list: msgspec allows Structs of one kind
+    def __init__(self, kinds: Iterable[Any], tag_field: str | None) -> None:
+        self.tag_field = tag_field
+        self._tags: dict[type, dict[Any, None]] = {dict: {}, list: {}}
         self.untagged = False
         self._classes: set[type] = set()
         for kind in kinds:
-            for info in _parts(inspect.type_info(kind)):
-                self._add(info)
+            if is_object(kind):
+                tags = tags_of(kind).get(tag_field or "", ())
+                self._tags[dict] |= dict.fromkeys(tags)
+                self.untagged |= not tags
+            elif is_model(class_of(kind)):  # a RootModel: what it takes is for pydantic to say
+                self.untagged = True
+                self._classes |= _ANYTHING
+            else:
+                for info in alternatives(kind):
+                    self._add(info)
 
     def _add(self, info: Any) -> None:
         if isinstance(info, inspect.StructType) and info.tag is not None:
-            self._tags[info.tag] = None
-            if info.array_like:
-                self._tagged = list
-            else:
-                self.tag_field = info.tag_field
+            self._tags[list][info.tag] = None
         elif isinstance(info, inspect.StructType | inspect.NamedTupleType):
-            if getattr(info, "array_like", True):
-                self._classes.add(list)
-            else:
-                self.untagged = True
-        elif isinstance(info, inspect.DataclassType | inspect.TypedDictType):
-            self.untagged = True
+            self._classes.add(list)
         elif isinstance(info, inspect.EnumType):
             self._classes |= {type(each.value) for each in info.cls}
         else:
@@ -247,7 +258,7 @@ class Shapes:
     def tags(self, value: object) -> Iterable[Any]:
         """The tags that are taken, in the order of the types, if a value that was decoded without a
         type is of the kind that has them: an object, or an array."""
-        return self._tags if type(value) is self._tagged else {}
+        return self._tags.get(type(value), {})
 
     def tag_of(self, value: object) -> Any:
         """The tag of a value that was decoded without a type; None if it has none."""
