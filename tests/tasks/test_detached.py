@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from wsflow.tasks import detached
-from wsflow.tasks.detached import Begun, begin, detach, signal, start_task
+from wsflow.tasks.detached import Begun, Stepper, detach, signal, start_task
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -21,6 +21,7 @@ class Host:
 
     def __init__(self) -> None:
         self.waiting = signal()
+        self.stepper = Stepper()
         self.begun: Begun | None = None
         self.outcome: Any = None
         self.over = asyncio.Event()
@@ -35,7 +36,7 @@ class Host:
             cancelled = exc
         try:
             assert self.begun is not None
-            self.outcome = await self.begun.finish(cancelled)
+            await self.begun.finish(cancelled)
         except BaseException as exc:
             self.outcome = exc
         self.over.set()
@@ -55,7 +56,7 @@ async def in_place(host: Any, run: Any) -> None:
     done: asyncio.Future[None] = loop.create_future()
 
     def callback() -> None:
-        host.begun = host.detached.within(begin, run())
+        host.begun = host.detached.within(host.stepper.begin, run())
         done.set_result(None)
 
     loop.call_soon(callback)
@@ -72,13 +73,13 @@ async def test_it_is_the_task_and_its_context_all_the_way(host: Host) -> None:
         async with asyncio.timeout(5):
             await asyncio.sleep(0)
         seen.append(asyncio.current_task())
-        return "done"
+        return "ignored"
 
     await in_place(host, work)
     host.waiting.set()
     host.waiting.set()  # again changes nothing
     await host.over.wait()
-    assert host.outcome == "done"
+    assert host.outcome is None
     assert seen == [host.task, host.task]
 
 
@@ -89,6 +90,33 @@ async def test_what_never_waits_is_over_at_once(host: Host) -> None:
     assert host.begun is None
     assert host.task is not None
     host.task.cancel()
+
+
+async def test_one_after_another() -> None:
+    """Also after one that has raised, at once or later."""
+    stepper, done = Stepper(), []
+
+    async def work(name: str, exc: Exception | None = None, wait: bool = False) -> None:
+        if wait:
+            await asyncio.sleep(0)
+        if exc is not None:
+            raise exc
+        done.append(name)
+
+    assert stepper.begin(work("first")) is None
+    assert stepper.begin(work("second")) is None
+    with pytest.raises(KeyError):
+        stepper.begin(work("at once", KeyError()))
+    assert stepper.begin(work("third")) is None
+    begun = stepper.begin(work("later", wait=True))
+    assert begun is not None
+    await begun.finish()
+    begun = stepper.begin(work("", LookupError(), wait=True))
+    assert begun is not None
+    with pytest.raises(LookupError):
+        await begun.finish()
+    assert stepper.begin(work("last")) is None
+    assert done == ["first", "second", "third", "later", "last"]
 
 
 async def test_a_cancellation_in_between_reaches_what_is_waited_for(host: Host) -> None:
@@ -111,19 +139,20 @@ async def test_a_cancellation_in_between_reaches_who_only_gives_way(host: Host) 
     def give_way() -> Any:
         yield
 
-    async def work() -> str:
+    said: list[str] = []
+
+    async def work() -> None:
         try:
             await give_way()
         except asyncio.CancelledError as exc:
             await asyncio.sleep(0)
-            return str(exc)
-        return "not cancelled"
+            said.append(str(exc))
 
     await in_place(host, work)
     assert host.task is not None
     host.task.cancel("why")
     await host.over.wait()
-    assert host.outcome == "why"
+    assert (host.outcome, said) == (None, ["why"])
 
 
 async def test_a_cancellation_of_what_is_over_by_then(host: Host) -> None:

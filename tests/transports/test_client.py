@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import ssl
 import time
 from typing import Annotated, Any
 
+import anyio
 import msgspec
 import pytest
 from websockets.exceptions import InvalidProxyStatus
@@ -18,16 +18,20 @@ from wsflow import Disconnected, Header, Registry, Router, Topic, run_client
 from wsflow.client.connecting import Peer
 from wsflow.server import Settings
 from wsflow.server.serve import serve
+from wsflow.tasks.loops import event_loop
+from wsflow.transports.base import Nobody
+from wsflow.transports.client import Dialler, Target
 from wsflow.transports.connect_errors import connect_error, retry_after
+from wsflow.transports.shared import Shared
 
 
 class Say(msgspec.Struct, tag="say"):
     text: str
 
 
-@pytest.fixture
-def anyio_backend() -> object:
-    return "asyncio"
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
 
 
 def silent() -> Router:
@@ -81,24 +85,22 @@ async def test_a_ping_that_nobody_answers() -> None:
         async with wsflow.connect(f"ws://127.0.0.1:{server.port}/") as peer:
             socket = wire(peer).transport
             socket.pause_reading()
-            ping = asyncio.create_task(peer.ping())
-            late = asyncio.create_task(peer.ping())
-            await asyncio.sleep(0)
             wire(peer)._pong_received(b"of nobody")
-            late.cancel()
-            await asyncio.wait([late])
-            socket.abort()
+            with anyio.move_on_after(0.001) as late:
+                await peer.ping()
+            assert late.cancelled_caught
+            wire(peer).loop.call_later(0.001, socket.abort)
             with pytest.raises(Disconnected):
-                await ping
+                await peer.ping()
 
 
 async def test_a_topic_of_the_clients_own() -> None:
     """What is published in the client's process goes to the server that it is connected to."""
-    server, client, heard = Router(), Router(), asyncio.get_running_loop().create_future()
+    server, client, heard = Router(), Router(), list[str]()
 
     @server.consumer
     async def hear(message: Say) -> None:
-        heard.set_result(message.text)
+        heard.append(message.text)
 
     @client.producer(on_end="keep")
     async def join(topic: Annotated[Topic[Say], "mine"], registry: Registry) -> None:
@@ -106,14 +108,54 @@ async def test_a_topic_of_the_clients_own() -> None:
         await registry.topic("mine", Say).publish(Say("hi"))
 
     async with serve(server, Settings(port=0)) as serving:
-        task = asyncio.create_task(run_client(client, f"ws://127.0.0.1:{serving.port}/"))
-        assert await heard == "hi"
-        task.cancel()
-        await asyncio.wait([task])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run_client, client, f"ws://127.0.0.1:{serving.port}/")
+            while not heard:
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+    assert heard == ["hi"]
+
+
+async def test_closing_in_the_moment_when_it_is_connected() -> None:
+    """It is connected, and nobody was told yet."""
+    ends: list[wsflow.End] = []
+    router = silent()
+
+    @router.on_disconnect
+    async def bye(end: wsflow.End) -> None:
+        ends.append(end)
+
+    class Told(Nobody):
+        def opened(self, subprotocol: str | None) -> None:
+            assert closed
+            opened.append(subprotocol)
+
+    async with serve(router, Settings(port=0)) as server:
+        target = Target(f"ws://127.0.0.1:{server.port}/", options={"proxy": None})
+        told, closed, opened = Told(), False, list[str | None]()
+        shared = Shared(event_loop())
+        dialler = Dialler(lambda: target, lambda _: told, wsflow.ClientLimits(), shared)
+        dialler.accept(None)
+        dialling: Any = dialler._dialling
+
+        def look() -> None:
+            nonlocal closed
+            if dialling.done():
+                closed = True
+                dialler.close(4001, "never mind")
+            else:
+                shared.loop.call_soon(look)
+
+        shared.loop.call_soon(look)
+        await dialler.closed()
+        while not ends:
+            await anyio.sleep(0.001)
+    assert ends == [wsflow.End("peer", 4001, "never mind")]
+    assert opened == [None]
 
 
 async def test_a_slow_client_pauses_reading() -> None:
-    server, client, heard, go = Router(), Router(), [], asyncio.Event()
+    server, client, heard, go = Router(), Router(), [], anyio.Event()
     connections: list[Any] = []
 
     @server.producer
@@ -131,11 +173,11 @@ async def test_a_slow_client_pauses_reading() -> None:
         heard.append(int(message.text.split()[0]))
 
     async with serve(server, Settings(port=0)) as serving:
-        task = asyncio.create_task(run_client(client, f"ws://127.0.0.1:{serving.port}/"))
-        while not (connections and connections[0]._driver._inbox.full):
-            await asyncio.sleep(0.001)
-        go.set()
-        assert (await task).code == 1000
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run_client, client, f"ws://127.0.0.1:{serving.port}/")
+            while not (connections and connections[0]._driver._inbox.full):
+                await anyio.sleep(0.001)
+            go.set()
     assert heard == list(range(2000))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import socket
 import ssl
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 from websockets.sync import server as sync_server
@@ -25,6 +25,7 @@ from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
 from wsflow import Call, Connection, End, Router
 from wsflow.server import Server, Settings, serve
+from wsflow.tasks.loops import event_loop
 from wsflow.transports.deadline import Deadline
 
 
@@ -49,7 +50,7 @@ class App:
     async def end(self) -> tuple[str, int]:
         with anyio.fail_after(20):
             while not self.ends:
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
         return self.ends[0].cause, self.ends[0].code
 
 
@@ -90,11 +91,17 @@ async def test_one_byte_at_a_time_is_no_way_out() -> None:
     async with serving(app, message_timeout=0.1) as server, raw(server) as client:
         await client.opened()
         client.send(frame(b"x" * 100_000, 2)[:10])
-        closed = asyncio.ensure_future(client.close_code())
-        while not closed.done():
-            client.send(b"x")
-            await asyncio.sleep(0.005)
-        assert closed.result() == 1008
+        codes: list[int] = []
+
+        async def closed() -> None:
+            codes.append(await client.close_code())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(closed)
+            while not codes:
+                client.send(b"x")
+                await anyio.sleep(0.005)
+        assert codes == [1008]
 
 
 async def test_each_message_has_a_time_of_its_own() -> None:
@@ -108,7 +115,7 @@ async def test_each_message_has_a_time_of_its_own() -> None:
         client.send(data[:50])
         for _ in range(5):
             while transport._message_timer is None or transport._message_timer in deadlines:
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             deadlines.add(transport._message_timer)
             client.send(data[50:] + data[:50])
             assert await client.frame() == (2, b"x" * 100)
@@ -124,7 +131,7 @@ async def test_no_limit_and_no_reading() -> None:
         client.send(PARTS["a small frame"])
         (transport,) = server._transports._open
         while not transport._held:
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         assert transport._message_timer is None
     app = App()
     app.gate = anyio.Event()
@@ -134,7 +141,7 @@ async def test_no_limit_and_no_reading() -> None:
             (transport,) = server._transports._open
             client.send(frame(b"x", 2) * 4 + PARTS["a small frame"])
             while not transport._reading_paused:
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             assert transport._message_timer is None  # this side does not read
             app.gate.set()
             assert await client.close_code() == 1008
@@ -150,7 +157,7 @@ async def test_messages_are_no_answer_to_a_ping() -> None:
         with anyio.fail_after(20):
             while not app.ends:
                 client.send(frame(b"x", 2))
-                await asyncio.sleep(0.005)
+                await anyio.sleep(0.005)
         assert await app.end() == ("vanished", 1006)
 
 
@@ -164,7 +171,7 @@ async def test_parts_of_messages_are_none_either() -> None:
         with anyio.fail_after(20):
             while not app.ends:
                 client.send(data[50:] + data[:50])  # each is complete in time
-                await asyncio.sleep(0.005)
+                await anyio.sleep(0.005)
         assert await app.end() == ("vanished", 1006)
 
 
@@ -181,7 +188,7 @@ async def test_who_is_sending_a_long_message_may_answer_behind_it() -> None:
         while len(timers) < 4:  # it was looked for the answer
             assert not app.ends
             timers.add(transport._ping_timer)
-            await asyncio.sleep(0.001)
+            await anyio.sleep(0.001)
         client.send(data[100_000:] + frame(b"", 10))
         assert await client.frame() == (2, b"x" * 200_000)
 
@@ -268,10 +275,10 @@ async def test_what_has_come_when_a_deadline_is_due(
     if tls:
         options |= {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
     async with serving(app, **{**options, "close_timeout": 60}) as server:
-        peer = await asyncio.to_thread(Peer, server.port, tls)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, tls)
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
         while not server._transports._open or not next(iter(server._transports._open))._deadline:
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         (transport,) = server._transports._open
         theirs = transport._socket.get_extra_info("socket")
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 400_000)
@@ -279,32 +286,32 @@ async def test_what_has_come_when_a_deadline_is_due(
         if awaited == "request":
             arrived(transport, len(request()))
             due(transport._deadline)
-        assert (await asyncio.to_thread(peer.head)).startswith(b"HTTP/1.1 101 ")
+        assert (await anyio.to_thread.run_sync(peer.head)).startswith(b"HTTP/1.1 101 ")
         if awaited == "pong":
-            assert await asyncio.to_thread(peer.receive, 2) == b"\x89\x00"
+            assert await anyio.to_thread.run_sync(peer.receive, 2) == b"\x89\x00"
             peer.send(before + frame(b"", 10))
             arrived(transport, len(before) + 6)
             due(transport._ping_timer)
             while not transport._ponged:
                 assert not app.ends
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         elif awaited == "rest":
             whole = frame(b"y" * 1000, 2)
             peer.send(whole[:500])
             while transport._message_timer is None:
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             peer.send(whole[500:])
             arrived(transport, len(whole) - 500)
             due(transport._message_timer)
-            assert await asyncio.to_thread(peer.receive, 4) == b"\x82\x7e\x03\xe8"
+            assert await anyio.to_thread.run_sync(peer.receive, 4) == b"\x82\x7e\x03\xe8"
             assert not app.ends
         elif awaited == "close":
             transport.close(1000, "")
-            assert await asyncio.to_thread(peer.receive, 4) == b"\x88\x02\x03\xe8"
+            assert await anyio.to_thread.run_sync(peer.receive, 4) == b"\x88\x02\x03\xe8"
             peer.send(frame(b"\x03\xe8", 8))
             arrived(transport, 8)
             due(transport._deadline)
-            assert await asyncio.to_thread(peer.socket.recv, 1) == b""  # it is not reset
+            assert await anyio.to_thread.run_sync(peer.socket.recv, 1) == b""  # it is not reset
         peer.socket.close()
 
 
@@ -324,8 +331,8 @@ def block(due: float) -> None:
 async def blocked_until_due(peer: Peer, transport: Any, answer: bytes, seconds: float) -> None:
     """Block the event loop until an answer lies in the socket's buffer, and the time is over."""
     due = time.monotonic() + seconds
-    header = await asyncio.to_thread(peer.receive, 2)
-    await asyncio.to_thread(peer.receive, header[1] & 0x7F)
+    header = await anyio.to_thread.run_sync(peer.receive, 2)
+    await anyio.to_thread.run_sync(peer.receive, header[1] & 0x7F)
     peer.send(answer)
     arrived(transport, len(answer))
     block(due)
@@ -346,9 +353,9 @@ async def test_an_answer_that_has_come_when_the_time_of_its_call_is_over(behind:
 
     limits = {"ping_interval": 0, "inbox_messages": 10_000, "inbox_bytes": 10**7}
     async with serve(router, Settings(port=0, close_timeout=0.2, **limits)) as server:
-        peer = await asyncio.to_thread(Peer, server.port, False)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, False)
         peer.send(request())
-        await asyncio.to_thread(peer.head)
+        await anyio.to_thread.run_sync(peer.head)
         (transport,) = server._transports._open
         peer.send(frame(b'{"type":"go"}'))
         before = frame(b'{"type":"go"}') * (behind * 150)
@@ -356,7 +363,7 @@ async def test_an_answer_that_has_come_when_the_time_of_its_call_is_over(behind:
         await blocked_until_due(peer, transport, before + answer, 0.2)
         with anyio.fail_after(10):
             while results[0] is None:
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
         assert results[0] == 5
         peer.socket.close()
 
@@ -370,10 +377,10 @@ async def test_a_first_message_that_has_come_when_its_time_is_over() -> None:
         given.append(await connection.ask_credential())
 
     async with serving(app, open_timeout=0.2) as server:
-        peer = await asyncio.to_thread(Peer, server.port, False)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, False)
         peer.send(request(headers=b"Sec-WebSocket-Protocol: wsflow.json\r\n"))
         due = time.monotonic() + 0.2
-        await asyncio.to_thread(peer.head)
+        await anyio.to_thread.run_sync(peer.head)
         (transport,) = server._transports._open
         auth = frame(b'{"type":"$auth","token":"ada"}')
         peer.send(auth)
@@ -381,7 +388,7 @@ async def test_a_first_message_that_has_come_when_its_time_is_over() -> None:
         block(due)
         with anyio.fail_after(10):
             while not given and not app.ends:
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
         assert given == ["ada"]
         peer.socket.close()
 
@@ -400,13 +407,19 @@ async def test_a_message_that_has_come_when_the_time_of_its_receiver_is_over() -
         thread.start()
         port = server.socket.getsockname()[1]
         async with wsflow.connect(f"ws://127.0.0.1:{port}/", receives=(str,)) as client:
-            receiving = asyncio.ensure_future(client.receive(timeout=0.1))
-            await asyncio.sleep(0)
-            due = time.monotonic() + 0.1
-            release.set()
-            assert sent.wait(10)
-            block(due)
-            assert await receiving == "late"
+            received: list[str] = []
+
+            async def receive() -> None:
+                received.append(await client.receive(timeout=0.1))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                await anyio.lowlevel.checkpoint()
+                due = time.monotonic() + 0.1
+                release.set()
+                assert sent.wait(10)
+                block(due)
+            assert received == ["late"]
             await client.send("bye")
         server.shutdown()
         thread.join(10)
@@ -423,15 +436,15 @@ async def test_what_was_not_read_before_a_deadline() -> None:
         (transport,) = server._transports._open
         client.send(frame(b"x", 2) * 5000 + frame(b"", 10))
         while not transport._reading_paused:
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         arrived(transport, 10_000)
         app.gate.set()
         while transport._reading_paused:
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         due(transport._ping_timer)
         while not transport._ponged:
             assert not app.ends
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_a_deadline_does_not_look_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,10 +453,10 @@ async def test_a_deadline_does_not_look_for_ever(monkeypatch: pytest.MonkeyPatch
     class Flooded:
         reads = 0
         full = True
-        loop = asyncio.get_running_loop()
+        loop = event_loop()
 
     monkeypatch.setattr("wsflow.transports.deadline.LOOKS", 8)
-    late = asyncio.Event()
+    late = anyio.Event()
     flooded = Flooded()
     deadline = Deadline(flooded, 0, late.set)
     looked = 0
@@ -452,7 +465,7 @@ async def test_a_deadline_does_not_look_for_ever(monkeypatch: pytest.MonkeyPatch
         before = deadline._timer
         while deadline._timer is before and not late.is_set():
             flooded.reads += 1
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         looked += 1
     assert 8 < looked <= 2 * 8 + 3
     deadline.cancel()
@@ -468,10 +481,10 @@ async def test_dripping_into_a_busy_event_loop(
     if tls:
         options |= {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
     async with serving(app, **options) as server:
-        peer = await asyncio.to_thread(Peer, server.port, tls)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, tls)
         peer.send(b"GET / HTTP/1.1\r\nX: ")
         while not server._transports._open or not next(iter(server._transports._open)).reads:
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         (transport,) = server._transports._open
         looks = 0
         look = Deadline._look
@@ -487,7 +500,7 @@ async def test_dripping_into_a_busy_event_loop(
         with anyio.fail_after(20):
             while server._transports._open:
                 assert looks < 100
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         peer.socket.close()
 
 
@@ -495,7 +508,7 @@ async def test_a_deadline_that_was_met() -> None:
     class Quiet:
         reads = 0
         full = False
-        loop = asyncio.get_running_loop()
+        loop = event_loop()
 
     late: list[int] = []
     for _ in range(2):
@@ -504,10 +517,10 @@ async def test_a_deadline_that_was_met() -> None:
     looking = Deadline(Quiet(), 0, lambda: late.append(1))
     before = looking._timer
     while looking._timer is before:
-        await asyncio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     looking.cancel()
-    await asyncio.sleep(0.01)
+    await anyio.sleep(0.01)
     assert not late
-    last = asyncio.Event()
+    last = anyio.Event()
     Deadline(Quiet(), 0, last.set)
     await last.wait()

@@ -16,7 +16,17 @@ from websockets.frames import Opcode
 
 from tests.benchmarks.servers import BUILD, ROOT, prepare_compiled
 from wsflow.transports.base import NOBODY
-from wsflow.transports.frames import BATCH, Boundary, Found, split, waits, whole
+from wsflow.transports.frames import (
+    BATCH,
+    Boundary,
+    Found,
+    all_whole,
+    control,
+    short,
+    split,
+    waits,
+    whole,
+)
 
 LARGEST = 1000
 
@@ -83,6 +93,29 @@ def test_where_a_frame_ends(payload: bytes, mask: bool, piece: int, behind: byte
 def test_frames_that_are_sent(size: int, text: bool) -> None:
     opcode = Opcode.TEXT if text else Opcode.BINARY
     assert whole(bytes(size), text) == WireFrame(opcode, bytes(size)).serialize(mask=False)
+
+
+@given(
+    st.lists(
+        st.tuples(st.binary(max_size=140) | st.just(bytes(65536)), st.booleans(), st.booleans())
+    )
+)
+def test_frames_that_are_sent_together(messages: list[tuple[bytes, bool, bool]]) -> None:
+    assert all_whole(messages) == b"".join(whole(data, text) for data, text, _ in messages)
+
+
+@given(st.binary(max_size=140), st.sampled_from(Opcode), st.binary(max_size=9))
+def test_control_frames(payload: bytes, opcode: Opcode, behind: bytes) -> None:
+    frame = masked(payload, opcode)
+    taken = opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG) and len(payload) < 126
+    for start in (0, 3):
+        data = bytes(start) + frame
+        assert control(data + behind, start) == (payload if taken else None)
+        assert all(control(data[:end], start) is None for end in range(start, len(data)))
+    assert control(WireFrame(opcode, payload).serialize(mask=False) + bytes(6), 0) is None
+    if taken:
+        sent = WireFrame(opcode, payload).serialize(mask=False)
+        assert short(0x80 | opcode, payload) == sent
 
 
 def test_nobody_takes_all_and_says_nothing() -> None:

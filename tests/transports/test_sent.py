@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tests.loops import anyio_backend as anyio_backend
@@ -38,30 +38,30 @@ async def test_a_peer_that_reads_slowly(
     if tls:
         options |= {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
     async with serving(app, **options) as server:
-        peer = await asyncio.to_thread(Peer, server.port, tls, 64_000)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, tls, 64_000)
         peer.send(request())
-        assert (await asyncio.to_thread(peer.head)).startswith(b"HTTP/1.1 101 ")
+        assert (await anyio.to_thread.run_sync(peer.head)).startswith(b"HTTP/1.1 101 ")
         (transport,) = server._transports._open
         transport._socket.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, 64_000
         )
         for _ in range(before):  # what TLS adds is estimated: it must not add up
             peer.send(frame(b"x", 2))
-            assert await asyncio.to_thread(peer.receive, 3) == b"\x82\x01x"
+            assert await anyio.to_thread.run_sync(peer.receive, 3) == b"\x82\x01x"
         peer.send(frame(b"fill"))
         with anyio.fail_after(20):
             while transport._sent.bytes < SIZE:
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
         transport._ping_timer.cancel()
         transport._ping()
 
         async def due(size: int) -> None:
             """The peer reads, and it is looked for the pong."""
             at = transport._acknowledged
-            await asyncio.to_thread(peer.receive, size)
+            await anyio.to_thread.run_sync(peer.receive, size)
             with anyio.fail_after(20):
                 while transport._sent.acknowledged() <= at:
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)
             transport._ping_timer.cancel()
             transport._check_pong()
 
@@ -70,20 +70,20 @@ async def test_a_peer_that_reads_slowly(
             await due(500_000)
             left -= 500_000
             assert not app.ends
-        await asyncio.to_thread(peer.receive, left)
-        assert await asyncio.to_thread(peer.receive, 2) == b"\x89\x00"
+        await anyio.to_thread.run_sync(peer.receive, left)
+        assert await anyio.to_thread.run_sync(peer.receive, 2) == b"\x89\x00"
         if answers:
             peer.send(frame(b"", 10))
             with anyio.fail_after(20):
                 while not transport._ponged:
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)
         looks = 0
         while not app.ends and not transport._ponged:  # once more, as long as it still moves
             looks += 1
             assert looks <= 2
             transport._ping_timer.cancel()
             transport._check_pong()
-            await asyncio.sleep(0.01)
+            await anyio.sleep(0.01)
         assert bool(app.ends) is not answers
         peer.socket.close()
 
@@ -93,19 +93,19 @@ async def test_over_tls_each_position_is_reached(certificate: tuple[Path, Path])
     app = App()
     options = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
     async with serving(app, **options) as server:
-        peer = await asyncio.to_thread(Peer, server.port, True)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, True)
         peer.send(request())
-        assert (await asyncio.to_thread(peer.head)).startswith(b"HTTP/1.1 101 ")
+        assert (await anyio.to_thread.run_sync(peer.head)).startswith(b"HTTP/1.1 101 ")
         (transport,) = server._transports._open
         counted = transport._sent
         for size in (1, 10, 125, 126, 1000, 16_000, 17_000, 100_000, 1_000_000):
             peer.send(frame(b"x" * size, 2))
             header = 2 if size < 126 else 4 if size < 65536 else 10
-            await asyncio.to_thread(peer.receive, header + size)
+            await anyio.to_thread.run_sync(peer.receive, header + size)
             estimated = counted.position()
             with anyio.fail_after(20):
                 while (now := counted.position()) != counted.acknowledged():
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)
             assert now <= estimated
             assert (counted.bytes, counted.writes) == (0, 0)
         peer.socket.close()
@@ -145,15 +145,15 @@ async def test_a_connection_that_is_closed(certificate: tuple[Path, Path]) -> No
     app = App()
     options = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
     async with serving(app, **options) as server:
-        peer = await asyncio.to_thread(Peer, server.port, True)
+        peer = await anyio.to_thread.run_sync(Peer, server.port, True)
         peer.send(request())
-        await asyncio.to_thread(peer.head)
+        await anyio.to_thread.run_sync(peer.head)
         (transport,) = server._transports._open
         counted, at = transport._sent, transport._sent.acknowledged()
         peer.socket.close()
         assert await app.end() == ("vanished", 1006)
         while server._transports._open:
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0)
+            await anyio.sleep(0.001)
+        await anyio.lowlevel.checkpoint()
         assert counted.acknowledged() >= at
         assert counted.position() >= at

@@ -7,6 +7,7 @@ can stay open in between.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import final
 
 from wsflow.tasks.detached import detach
@@ -19,18 +20,20 @@ class Background:
 
     Attributes:
         over: set when it has returned or raised.
+        settled: set when it is ready, or over.
     """
 
     def __init__(self) -> None:
         self.over = Latch()
         self._error: BaseException | None = None
-        self._settled = Latch()  # it is ready, or over
+        self.settled = Latch()
 
     def begin(
         self,
         run: Callable[[Callable[[], None]], Awaitable[None]],
         name: str,
         ended: Callable[[], None] = lambda: None,
+        context: Context | None = None,
     ) -> None:
         """Start the function, without waiting for it.
 
@@ -38,19 +41,20 @@ class Background:
             run: the function; it calls its argument when it is ready.
             name: the name of the task.
             ended: called when the function has returned or raised.
+            context: the context of the task; by default a copy of the current one.
         """
 
         async def live() -> None:
             try:
-                await run(self._settled.set)
+                await run(self.settled.set)
             except BaseException as exc:
                 self._error = exc
             finally:
                 self.over.set()
-                self._settled.set()
+                self.settled.set()
                 ended()
 
-        detach(live, name=name)
+        detach(live, name=name, context=context)
 
     async def ready(self, abort: Callable[[], None]) -> None:
         """Wait until the function is ready or has ended. If this is cancelled, it calls ``abort``
@@ -60,7 +64,7 @@ class Background:
             BaseException: what the function raised.
         """
         try:
-            await self._settled.wait()
+            await self.settled.wait()
         except BaseException:
             abort()
             await self.over.wait_shielded()

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar, cast, final
 import anyio
 import anyio.lowlevel
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _running: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
@@ -31,13 +32,18 @@ _EAGER = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", objec
 """The code of the factories of ``asyncio.create_eager_task_factory``, from Python 3.12 on."""
 
 
-def start_task(coroutine: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
-    """Start an asyncio task, whose first step is in a later iteration of the event loop.
+def start_task(
+    coroutine: Coroutine[Any, Any, T],
+    loop: asyncio.AbstractEventLoop | None = None,
+    **options: Any,
+) -> asyncio.Task[T]:
+    """Start an asyncio task, whose first step is in a later iteration of the event loop: of the
+    running one, unless another one is given.
 
     That holds also where tasks begin at once (``asyncio.eager_task_factory``): who starts a task
     has to have it before it runs.
     """
-    loop = asyncio.get_running_loop()
+    loop = loop or asyncio.get_running_loop()
     factory = loop.get_task_factory()
     if getattr(factory, "__code__", None) is _EAGER:
         make: Any = cast(Any, factory).__closure__[0].cell_contents
@@ -50,21 +56,42 @@ def start_task(coroutine: Coroutine[Any, Any, T], **options: Any) -> asyncio.Tas
 class Detached:
     """An asyncio task, in whose place code can run while it waits."""
 
-    __slots__ = ("_context", "_loop", "_task")
+    __slots__ = ("_loop", "_run", "_task")
 
     def __init__(self, task: asyncio.Task[None], context: Context) -> None:
         self._task = task
-        self._context = context
+        self._run = context.run
         self._loop = task.get_loop()
 
-    def within(self, call: Callable[..., T], *args: Any) -> T:
+    def within(self, call: Callable[[A], T], argument: A) -> T:
         """Call a function as the task. Must be called from the event loop, without a current
         task."""
-        _enter_task(self._loop, self._task)
+        loop, task = self._loop, self._task
+        _enter_task(loop, task)
         try:
-            return self._context.run(call, *args)
+            return self._run(call, argument)
         finally:
-            _leave_task(self._loop, self._task)
+            _leave_task(loop, task)
+
+
+@coroutine_of
+def telling(work: Coroutine[Any, Any, T], suspends: Callable[[], object]) -> Generator[Any, Any, T]:
+    """Run a coroutine; ``suspends`` is called each time that it suspends, and when it ends."""
+    try:
+        yielded = work.send(None)
+        while True:
+            suspends()
+            try:
+                value = yield yielded
+            except BaseException as exc:
+                yielded = work.throw(exc)
+            else:
+                yielded = work.send(value)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        suspends()
 
 
 def detach(
@@ -82,7 +109,7 @@ def detach(
     Returns:
         The task, to run code in its place; None on Trio, where that is not possible.
     """
-    context = context or copy_context()
+    context = copy_context() if context is None else context
     if on_trio():
         sys.modules["trio"].lowlevel.spawn_system_task(run, name=name, context=context)
         return None
@@ -153,48 +180,78 @@ def _give_way() -> Generator[None, None, None]:
     yield
 
 
+_FINISHED = object()
+"""Yielded where a coroutine has finished, and the next one may begin."""
+
+
+@coroutine_of
+def _one_after_another() -> Generator[Any, Any, None]:
+    while True:
+        yield from (yield _FINISHED)
+
+
+_OVER: Generator[Any, Any, None] = _one_after_another()
+_OVER.close()
+
+
+@final
+class Stepper:
+    """Starts coroutines in a task's place, one after another.
+
+    One generator awaits them all, so that one that finishes raises no ``StopIteration``: that costs
+    a good part of what a short handler does.
+    """
+
+    __slots__ = ("_steps",)
+
+    def __init__(self) -> None:
+        self._steps = _OVER
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Begun | None:
+        """Run a coroutine up to its first suspension. The one before must have finished.
+
+        Returns:
+            The rest of it; None if it has finished.
+
+        Raises:
+            BaseException: what the coroutine raised.
+        """
+        try:
+            yielded = self._steps.send(coroutine)
+        except StopIteration:  # it is the first one, or the one before has raised
+            self._steps = _one_after_another()
+            self._steps.send(None)
+            yielded = self._steps.send(coroutine)
+        return None if yielded is _FINISHED else Begun(self._steps, yielded)
+
+
 @final
 class Begun:
     """A coroutine that was started in a task's place and has suspended. The task must finish it."""
 
-    __slots__ = ("_coroutine", "_yielded")
+    __slots__ = ("_steps", "_yielded")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], yielded: Any) -> None:
-        self._coroutine = coroutine
+    def __init__(self, steps: Generator[Any, Any, None], yielded: Any) -> None:
+        self._steps = steps
         self._yielded = yielded
 
     @coroutine_of
-    def finish(self, cancelled: BaseException | None = None) -> Generator[Any, Any, Any]:
+    def finish(self, cancelled: BaseException | None = None) -> Generator[Any, Any, None]:
         """Run the coroutine to its end.
 
         Args:
             cancelled: the task's cancellation, if it came before the task could continue the
                 coroutine. It is delivered to what the coroutine waits for, as usual.
         """
-        coroutine, yielded = self._coroutine, self._yielded
-        try:
-            if cancelled is not None:
-                message = cancelled.args[0] if cancelled.args else None
-                if yielded is None or not yielded.cancel(msg=message):
-                    yielded = coroutine.throw(cancelled)
-            while True:
-                try:
-                    value = yield yielded
-                except BaseException as exc:
-                    yielded = coroutine.throw(exc)
-                else:
-                    yielded = coroutine.send(value)
-        except StopIteration as done:
-            return done.value
-
-
-def begin(coroutine: Coroutine[Any, Any, Any]) -> Begun | None:
-    """Run a coroutine up to its first suspension. Returns None if it has finished.
-
-    Raises:
-        BaseException: what the coroutine raised.
-    """
-    try:
-        return Begun(coroutine, coroutine.send(None))
-    except StopIteration:
-        return None
+        steps, yielded = self._steps, self._yielded
+        if cancelled is not None:
+            message = cancelled.args[0] if cancelled.args else None
+            if yielded is None or not yielded.cancel(msg=message):
+                yielded = steps.throw(cancelled)
+        while yielded is not _FINISHED:
+            try:
+                value = yield yielded
+            except BaseException as exc:
+                yielded = steps.throw(exc)
+            else:
+                yielded = steps.send(value)

@@ -1,4 +1,4 @@
-"""What carries one connection: sockets on asyncio, and memory.
+"""What carries one connection: sockets, and memory.
 
 A transport of one's own implements ``Transport`` and reports to a ``Receiver``. It hands each
 opening request to an ``Acceptor``, which is the app: ``wsflow.runtime.app.App``. The suite in

@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from wsflow.addresses import Address
+from wsflow.messages.codec import Packed
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.request import Request
 from wsflow.tasks.waiting import Clock
 from wsflow.transports.frames import Found
+
+
+class Sends(Protocol):
+    """What sends a message: ``Transport.send``."""
+
+    def send(self, payload: bytes, text: bool, raw: bool) -> bool: ...
 
 
 class Transport(Clock, Protocol):
@@ -28,6 +36,11 @@ class Transport(Clock, Protocol):
 
     from_loop: bool
     dials: bool
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes received and sent so far: on the wire, before TLS; those of the messages where
+        there are no frames."""
 
     def accept(self, subprotocol: str | None) -> None:
         """Answer the handshake with 101. At most once, and not after ``reject``.
@@ -53,6 +66,9 @@ class Transport(Clock, Protocol):
             Whether enough was collected: others should get their turn.
         """
 
+    def send_all(self, messages: Sequence[Packed]) -> bool:
+        """Write several messages, as ``send`` does."""
+
     def share(self, message: EncodedMessage) -> None:
         """Write a message that is sent to many peers, as ``send`` does."""
 
@@ -70,6 +86,15 @@ class Transport(Clock, Protocol):
 
     def resume_reading(self) -> None:
         """Report messages again."""
+
+
+class OneByOne:
+    """A transport that gains nothing by writing several messages at once."""
+
+    __slots__ = ()
+
+    def send_all(self: Sends, messages: Sequence[Packed]) -> bool:
+        return True in [self.send(*each) for each in messages]
 
 
 class DiallingTransport(Transport, Protocol):
@@ -134,8 +159,34 @@ class Nobody:
 NOBODY: Receiver = Nobody()
 
 
+def nothing() -> None:
+    """Nobody is told when an answer was sent."""
+
+
+class Exchange(Clock, Protocol):
+    """A request that waits for its answer, as pages see it."""
+
+    def answer(
+        self,
+        status: int,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+        sent: Callable[[], None] = nothing,
+    ) -> None:
+        """Answer it. Without effect after the first time.
+
+        ``sent`` is called once nothing of the answer waits here: it has gone out, or never will.
+        """
+
+
 class Acceptor(Protocol):
     """Who decides on opening requests: the app."""
 
     def open(self, request: Request, transport: Transport) -> Receiver | None:
         """Begin a connection, or reject it through the transport and return None."""
+
+    def page(self, method: str, request: Request, exchange: Exchange) -> None:
+        """Answer a request that is none for a WebSocket."""
+
+    def refused(self, path: str, client: Address | None, status: int) -> None:
+        """The transport has answered an opening request with an HTTP error itself."""

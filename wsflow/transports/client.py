@@ -23,7 +23,8 @@ from wsflow.limits import SocketLimits
 from wsflow.log import shown, shown_uri
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import start_task
-from wsflow.transports.base import Begin, Receiver
+from wsflow.tasks.waiting import Latch
+from wsflow.transports.base import Begin, OneByOne, Receiver
 from wsflow.transports.connect_errors import connect_error
 from wsflow.transports.handshake import Head
 from wsflow.transports.library import QUIET, Library
@@ -65,17 +66,17 @@ def aimed(target: Callable[[], Target]) -> Target:
 
 
 @final
-class ClientTransport(SocketTransport):
+class ClientTransport(OneByOne, SocketTransport):
     """One attempt to connect, and then the connection."""
 
     __slots__ = ("_answered", "_head", "_pings", "closed", "protocol")
 
     def __init__(self, protocol: ClientProtocol, limits: SocketLimits, shared: Shared) -> None:
-        super().__init__(Library(protocol, limits), limits, shared)
+        super().__init__(Library(limits, protocol), limits, shared)
         self._head = Head()
         self._answered = asyncio.Event()
-        self._pings: dict[bytes, asyncio.Event] = {}
-        self.closed = asyncio.Event()
+        self._pings: dict[bytes, Latch] = {}
+        self.closed = Latch()
         self.protocol = protocol
 
     # -- called by websockets.connect
@@ -149,6 +150,7 @@ class ClientTransport(SocketTransport):
     def begin(self, receiver: Receiver) -> None:
         """Report to ``receiver`` from now on."""
         self._receiver = receiver
+        self._library.extensions = tuple(self.protocol.extensions)
         self._opened()
 
     # -- frames; a client masks each frame (RFC 6455 §5.3)
@@ -171,7 +173,7 @@ class ClientTransport(SocketTransport):
         if self._phase is not Phase.OPEN:
             return None
         data = time.monotonic_ns().to_bytes(8, "big")
-        pinged = self._pings[data] = asyncio.Event()
+        pinged = self._pings[data] = Latch()
         began = self.loop.time()
         self._library.protocol.send_ping(data)
         self._flush_protocol()
@@ -189,7 +191,7 @@ class ClientTransport(SocketTransport):
 
 
 @final
-class Dialler:
+class Dialler(OneByOne):
     """The Transport of a client: connects when ``accept`` is called.
 
     Args:
@@ -202,7 +204,6 @@ class Dialler:
         wire: the transport of the open connection, once there is one.
     """
 
-    from_loop = True
     dials = True
 
     def __init__(
@@ -211,9 +212,16 @@ class Dialler:
         self._target = target
         self._limits = limits
         self._shared = shared
-        self._dialling: asyncio.Task[None] | None = None
+        self.from_loop = shared.from_loop
+        self._dialling: asyncio.Task[ClientTransport | BaseException] | None = None
+        self._dialled = Latch()
+        self._goodbye: tuple[int, str] | None = None
         self.wire: ClientTransport | None = None
         self._receiver = begin(self)
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        return (0, 0) if self.wire is None else self.wire.traffic
 
     def now(self) -> float:
         return self._shared.loop.time()
@@ -222,21 +230,30 @@ class Dialler:
         return self._shared.loop.call_later(seconds, call)
 
     def accept(self, subprotocol: str | None) -> None:
-        self._dialling = start_task(self._dial(), name="wsflow connecting")
-        self._dialling.add_done_callback(self._dialled)
+        self._dialling = start_task(self._dial(), self._shared.loop, name="wsflow connecting")
+        self._dialling.add_done_callback(self._report)
 
-    def _dialled(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # before its first step: ``_dial`` has not seen it
-            self._receiver.refused(asyncio.CancelledError())
-
-    async def _dial(self) -> None:
+    async def _dial(self) -> ClientTransport | BaseException:
         """Connect. Whatever that raises is reported: nobody else would see it."""
         try:
-            wire = self.wire = await self._connect()
-            self._receiver.opened(wire.protocol.subprotocol)
-            wire.begin(self._receiver)
+            return await self._connect()
         except BaseException as exc:
-            self._receiver.refused(exc)
+            return exc
+
+    def _report(self, task: asyncio.Task[ClientTransport | BaseException]) -> None:
+        """It has connected, or not; also if the task was cancelled before its first step."""
+        self._dialled.set()
+        made = asyncio.CancelledError() if task.cancelled() else task.result()
+        if isinstance(made, asyncio.CancelledError):  # which is none for who runs on Trio
+            made = RuntimeError("connecting was cancelled from outside")
+        if isinstance(made, BaseException):
+            self._receiver.refused(made)
+            return
+        self.wire = made
+        self._receiver.opened(made.protocol.subprotocol)
+        made.begin(self._receiver)
+        if self._goodbye is not None:  # it was closed since the task has ended
+            made.close(*self._goodbye)
 
     async def _connect(self) -> ClientTransport:
         target = aimed(self._target)
@@ -265,6 +282,7 @@ class Dialler:
         """Does nothing: a client that is rejected does not connect."""
 
     def close(self, code: int, reason: str) -> None:
+        self._goodbye = code, reason
         if self.wire is not None:
             self.wire.close(code, reason)
         elif self._dialling is not None:
@@ -287,6 +305,6 @@ class Dialler:
     async def closed(self) -> None:
         """Wait until the socket is closed; each step has a timeout."""
         if self._dialling is not None:
-            await asyncio.wait([self._dialling])
+            await self._dialled.wait()
         if self.wire is not None:
             await self.wire.closed.wait()

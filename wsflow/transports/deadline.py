@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, final
 
+import anyio
+
+from wsflow.tasks.detached import checkpoint
+
 LOOK = 0.001
 """Seconds in which an event loop reads what has come. uvloop counts in milliseconds."""
 
@@ -16,6 +20,12 @@ the buffer: together they are as much as a kernel buffers for a socket (6 MiB on
 SHORT = 64
 """How many looks a read takes that does not fill the buffer. Over TLS more may lie behind it, once
 in 256 KiB. Else that was all, and a peer that sends byte after byte gains nothing by it."""
+
+
+async def look() -> None:
+    """Wait until what has come is read: somebody's time is over."""
+    await anyio.sleep(LOOK)
+    await checkpoint()  # Trio wakes who sleeps and who reads together, in any order
 
 
 class Reading(Protocol):

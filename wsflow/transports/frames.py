@@ -1,4 +1,5 @@
-"""Frames on the fast path (RFC 6455 §5.2): those that carry one complete, small message.
+"""Frames on the fast path (RFC 6455 §5.2): those that carry one complete, small message, and
+control frames between messages.
 
 ::
 
@@ -16,10 +17,10 @@
      +---------------------------------------------------------------+
 
 Most frames that a server reads have 0x81 or 0x82 as their first byte (FIN set, RSV bits not set,
-opcode text or binary), MASK set, and a length of at most 16 bits. ``split`` parses such frames. It
-stops at the first other frame, which is for the protocol of ``websockets``: fragments, control
-frames, compressed and long messages, and malformed data. ``Boundary`` finds where such a frame
-ends, and where the fast path may continue.
+opcode text or binary), MASK set, and a length of at most 16 bits. ``split`` parses such frames, and
+``control`` the control frames between them. They stop at the first other frame, which is for the
+protocol of ``websockets``: fragments and what comes between them, compressed and long messages, and
+malformed data. ``Boundary`` finds where such a frame ends, and where the fast path may continue.
 
 A server does not mask, so one frame serves every peer: it is built once (``EncodedMessage.wire``),
 and the same bytes are written to all.
@@ -29,6 +30,7 @@ This module may be compiled by mypyc; it works the same without.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 try:
@@ -38,6 +40,9 @@ except ImportError:  # the library's extension module is not available
 
 TEXT: Final = 0x81  # FIN and opcode 1
 BINARY: Final = 0x82  # FIN and opcode 2
+CLOSE: Final = 0x88  # FIN and opcode 8
+PING: Final = 0x89
+PONG: Final = 0x8A
 _MASK: Final = 0x80
 _16_BITS: Final = 126
 _64_BITS: Final = 127
@@ -107,6 +112,18 @@ def waits(data: bytes, start: int, largest: int) -> bool:
     return 0 <= size <= largest and data[start + 1] != _MASK + _64_BITS
 
 
+def control(data: bytes, start: int) -> bytes | None:
+    """The payload of the control frame at ``start``; None if that is another frame, incomplete, or
+    malformed."""
+    if len(data) - start < 6 or not CLOSE <= data[start] <= PONG:
+        return None
+    size = data[start + 1] - _MASK
+    begin = start + 6
+    if not 0 <= size < _16_BITS or begin + size > len(data):
+        return None
+    return apply_mask(data[begin : begin + size], data[start + 2 : begin])
+
+
 class Boundary:
     """Finds where one frame ends, in data that comes in parts."""
 
@@ -156,3 +173,21 @@ def whole(payload: bytes, text: bool) -> bytes:
     if size < 65536:
         return bytes((first, _16_BITS, size >> 8, size & 0xFF)) + payload
     return bytes((first, _64_BITS)) + size.to_bytes(8, "big") + payload
+
+
+def all_whole(messages: Sequence[tuple[bytes, bool, bool]]) -> bytes:
+    """The frames of messages that a server sends: each is a payload, whether it is text, and
+    something else."""
+    return b"".join(
+        [
+            (_SMALL_TEXT[len(payload)] if text else _SMALL_BINARY[len(payload)]) + payload
+            if len(payload) < _16_BITS
+            else whole(payload, text)
+            for payload, text, _ in messages
+        ]
+    )
+
+
+def short(first: int, payload: bytes) -> bytes:
+    """A control frame that a server sends."""
+    return bytes((first, len(payload))) + payload

@@ -1,8 +1,8 @@
 """All of RFC 6455 that is not on the fast path, by the Sans-I/O protocol of ``websockets``.
 
 The library receives complete frames, so that it and the fast path agree on where the next one
-begins. Between two messages of an open connection its protocol object has no state: it is released,
-and created again when a frame needs it. An idle connection has none.
+begins. A protocol object is created when a frame needs it. Between two messages of an open
+connection it has no state, and is released: an idle connection has none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import cast, final
 
+from websockets.client import ClientProtocol
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
@@ -18,7 +19,7 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
-from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
+from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from wsflow.limits import SocketLimits
@@ -41,7 +42,7 @@ QUIET.setLevel(logging.ERROR)
 
 
 def server_protocol(limits: SocketLimits) -> ServerProtocol:
-    """The protocol of a server."""
+    """The protocol of a server's handshake."""
     return ServerProtocol(
         extensions=[_DEFLATE] if limits.compression == "deflate" else None,
         max_size=limits.max_message_size,
@@ -49,13 +50,23 @@ def server_protocol(limits: SocketLimits) -> ServerProtocol:
     )
 
 
+def release(protocol: Protocol) -> None:
+    """Break its reference cycles: it is not needed any more."""
+    protocol.parser.close()  # it refers to the protocol, and holds the last message
+    exc: BaseException | None = protocol.parser_exc or protocol.handshake_exc
+    while exc is not None:  # their frames refer to it, too
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
+
+
 @final
 class Library:
-    """The library's part of one connection, from its handshake on.
+    """The library's part of one connection.
 
     Args:
-        protocol: the protocol, for the handshake.
         limits: the limits of received messages.
+        client: the protocol of a client, from its handshake on. A server's has none until a frame
+            needs it.
 
     Attributes:
         partial: whether a frame or a message is incomplete.
@@ -71,10 +82,10 @@ class Library:
     )
     # fmt: on
 
-    def __init__(self, protocol: Protocol, limits: SocketLimits) -> None:
+    def __init__(self, limits: SocketLimits, client: ClientProtocol | None = None) -> None:
         self._limits = limits
-        self._protocol: Protocol | None = protocol
-        self._masks = protocol.side is CLIENT  # a client has no fast path for received frames
+        self._protocol: Protocol | None = client
+        self._masks = client is not None  # a client has no fast path for received frames
         self._boundary: Boundary | None = None  # of a frame that is incomplete
         self._parts: list[bytes] | None = None  # fragments of a message
         self._text = False  # whether they are of a text message
@@ -85,17 +96,13 @@ class Library:
 
     @property
     def protocol(self) -> Protocol:
-        """The protocol; created again if it was released."""
+        """The protocol; created if there is none."""
         protocol = self._protocol
         if protocol is None:
             protocol = Protocol(SERVER, max_size=self._limits.max_message_size, logger=QUIET)
             protocol.extensions = list(self.extensions)
             self._protocol = protocol
         return protocol
-
-    def accepted(self) -> None:
-        """The handshake is accepted."""
-        self.extensions = tuple(self.protocol.extensions)
 
     def let_go(self) -> None:
         """Release the protocol if it has no state."""
@@ -110,11 +117,7 @@ class Library:
     def _release(self) -> None:
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
-            protocol.parser.close()  # it refers to the protocol, and holds the last message
-            exc: BaseException | None = protocol.parser_exc or protocol.handshake_exc
-            while exc is not None:  # their frames refer to it, too
-                exc.__traceback__ = None
-                exc = exc.__cause__ or exc.__context__
+            release(protocol)
 
     def data_to_send(self) -> list[bytes]:
         """The data that the protocol sends; an empty item is the end of the stream."""

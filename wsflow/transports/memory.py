@@ -16,7 +16,7 @@ import anyio
 from wsflow.limits import WireLimits
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import detach
-from wsflow.transports.base import NOBODY, Receiver, Transport
+from wsflow.transports.base import NOBODY, OneByOne, Receiver, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class MemoryClock:
 
 
 @final
-class MemoryTransport(MemoryClock):
+class MemoryTransport(MemoryClock, OneByOne):
     """One in-memory connection.
 
     Args:
@@ -90,6 +90,7 @@ class MemoryTransport(MemoryClock):
         self._changed = changed
         self._to_peer: deque[EncodedMessage] = deque()
         self._to_peer_bytes = 0
+        self._received_bytes = self._sent_bytes = 0
         self._writing_paused = False
         self._held: deque[tuple[bytes, bool]] = deque()  # sent by the peer while reading is paused
         self._held_bytes = 0
@@ -102,6 +103,10 @@ class MemoryTransport(MemoryClock):
         self._receiver = begin(self) or NOBODY
 
     # -- the server's side
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        return self._received_bytes, self._sent_bytes
 
     def accept(self, subprotocol: str | None) -> None:
         self.accepted = True
@@ -122,6 +127,7 @@ class MemoryTransport(MemoryClock):
             return
         self._to_peer.append(message)
         self._to_peer_bytes += len(message.payload)
+        self._sent_bytes += len(message.payload)
         if self._to_peer_bytes > self._limits.write_buffer and not self._writing_paused:
             self._writing_paused = True
             self._receiver.pause_writing()
@@ -167,6 +173,7 @@ class MemoryTransport(MemoryClock):
             self._received(data, text)
 
     def _received(self, data: bytes, text: bool) -> None:
+        self._received_bytes += len(data)
         self._receiver.messages_received([(data, text, len(data))])
 
     def _fail(self, code: int, reason: str) -> None:

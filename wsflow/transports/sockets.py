@@ -1,8 +1,9 @@
 """Sockets on asyncio: an ``asyncio.BufferedProtocol`` around the Sans-I/O protocol of
 ``websockets``; the common part of the transports of servers and clients.
 
-Frames that carry one small message take the fast path of ``frames``. The library implements the
-rest of RFC 6455: handshake, control frames, fragments, extensions, the closing handshake.
+Frames that carry one small message, and control frames between messages, take the fast path of
+``frames``. The library implements the rest of RFC 6455: fragments, extensions, what is malformed,
+and the closing handshake if this side begins it.
 
 This module moves bytes between them and the socket, and implements keepalive and backpressure. What
 is sent is written once per iteration of the event loop. A connection goes through the phases in
@@ -14,17 +15,31 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
 from websockets.protocol import OPEN
 from websockets.protocol import Protocol as WebSocketProtocol
 
 from wsflow.limits import SocketLimits
+from wsflow.messages.codec import Packed
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.transports.base import NOBODY, Receiver
+from wsflow.transports.base import NOBODY, OneByOne, Receiver
 from wsflow.transports.deadline import Deadline
-from wsflow.transports.frames import Found, split, waits, whole
+from wsflow.transports.frames import (
+    CLOSE,
+    PING,
+    PONG,
+    Found,
+    all_whole,
+    control,
+    short,
+    split,
+    waits,
+    whole,
+)
 from wsflow.transports.library import Library
 from wsflow.transports.sent import Sent
 from wsflow.transports.shared import READ_BYTES, Shared
@@ -35,8 +50,6 @@ SMALL = 16 * 1024
 WRITE_BYTES = 16 * 1024
 """How many bytes are collected before they are written within the iteration."""
 
-_PONG = 0x8A  # FIN and opcode 10
-
 
 class Phase(enum.IntEnum):
     """The phase of a connection."""
@@ -44,8 +57,10 @@ class Phase(enum.IntEnum):
     REQUESTING = 1  # the opening request, or the answer to it, is being read
     DECIDING = 2  # the app decides; what the peer sends meanwhile is held back
     OPEN = 3
-    CLOSING = 4  # messages are ignored; the socket is closed within ``close_timeout``
-    CLOSED = 5
+    ANSWERING = 4  # an HTTP answer takes the place of a connection; what comes is not looked at
+    CLOSING = 5  # messages are ignored; the socket is closed within ``close_timeout``
+    LEFT = 6  # the peer has closed, and is answered; what comes is not looked at
+    CLOSED = 7
 
 
 # For the fast path, where each attribute look-up matters.
@@ -64,12 +79,12 @@ class SocketTransport(asyncio.BufferedProtocol):
     __slots__ = (
         "_acknowledged", "_buffer", "_deadline", "_eof", "_held", "_library", "_limits", "_lost",
         "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged", "_pong",
-        "_pong_due", "_ponged", "_reading_paused", "_receiver", "_sent", "_shared", "_small",
-        "_socket", "_socket_paused", "_to_flush", "_writing_paused", "full", "loop", "reads",
+        "_pong_due", "_ponged", "_reading_paused", "_received", "_receiver", "_sent", "_shared",
+        "_small", "_socket", "_socket_paused", "_to_flush", "_writing_paused", "from_loop", "full",
+        "loop",
+        "reads",
     )
     # fmt: on
-
-    from_loop = True
 
     def __init__(self, library: Library, limits: SocketLimits, shared: Shared) -> None:
         self._library = library
@@ -77,6 +92,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._shared = shared
         self._buffer = shared.buffer  # shared: each read is copied out of it at once
         self.loop = shared.loop
+        self.from_loop = shared.from_loop
         self._small = min(SMALL, limits.max_message_size)
         self._phase = Phase.REQUESTING
         self._receiver: Receiver = NOBODY
@@ -92,21 +108,28 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._pong = b""  # the answer to the latest ping, while there is no room for it
         self.reads = 0
         self.full = False
+        self._received = 0  # bytes
         self._acknowledged = 0  # how far what was sent had come, when it was looked last
         self._pinged = 0  # the position behind the last ping
         self._ponged = False  # since the last ping
         self._pong_due = 0.0  # for a peer that is sending a message
         self._ping_timer: Deadline | asyncio.TimerHandle | None = None
         self._message_timer: Deadline | None = None  # while a message is incomplete
-        self._deadline: Deadline | None = None  # of the handshake, then of the close
+        # Of the handshake, then of the answer or the close.
+        self._deadline: Deadline | asyncio.TimerHandle | None = None
         library.ponged = self._pong_received
 
     # -- the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
-        self._socket.set_write_buffer_limits(high=self._limits.write_buffer)
+        self._limit_writing(self._limits.write_buffer)
         self._sent = Sent(self._socket)
+
+    def _limit_writing(self, most: int) -> None:
+        """How many bytes may be buffered before ``pause_writing`` is called."""
+        # With 0, an event loop pauses TLS although nothing is buffered, and may never resume it.
+        self._socket.set_write_buffer_limits(high=max(1, most))
 
     def _read_head(self, data: bytes) -> None:
         """Read the opening request, or the answer to it."""
@@ -116,6 +139,7 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.reads += 1
+        self._received += nbytes
         full = self.full = nbytes == READ_BYTES
         data = self._buffer[:nbytes].tobytes()
         if self._phase is _REQUESTING:
@@ -201,21 +225,28 @@ class SocketTransport(asyncio.BufferedProtocol):
             if not data:
                 protocol = library.protocol
                 self._end(clean=protocol.close_rcvd is not None and protocol.parser_exc is None)
-            elif self._writing_paused and data[0] == _PONG:
-                self._pong = data  # only the latest ping need be answered (RFC 6455 §5.5.3)
+            elif data[0] == PONG:
+                self._answer_ping(data)
             else:
                 self._write(data)
         if self._phase is _OPEN:
             library.let_go()
 
     def _end(self, *, clean: bool) -> None:
-        """Close the socket, or only its sending half if the peer may still be sending: a reset
-        would discard the close frame before the peer reads it (RFC 6455 §7.1.1)."""
+        """Close the socket behind what was sent."""
         self.flush()
         self._begin_closing()
+        if clean and not self._lost:
+            self._socket.close()
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Close the socket, or only its sending half if the peer may still be sending: a reset
+        would discard what was sent at last before the peer reads it (RFC 6455 §7.1.1)."""
         if self._lost:
             return
-        if clean or self._eof or not self._socket.can_write_eof():
+        if self._eof or not self._socket.can_write_eof():
             self._socket.close()
             return
         try:
@@ -250,7 +281,6 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _opened(self) -> None:
         """The handshake is complete: frames may be sent and received."""
         self._phase = Phase.OPEN
-        self._library.accepted()
         self._schedule_ping()
         if self._socket_paused:
             self._read_on()
@@ -258,6 +288,10 @@ class SocketTransport(asyncio.BufferedProtocol):
             self.loop.call_soon(self._parse_held)  # not now: the caller is not ready for a message
 
     # -- called by the runtime
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        return self._received, self._sent.bytes
 
     def now(self) -> float:
         return self.loop.time()
@@ -281,6 +315,13 @@ class SocketTransport(asyncio.BufferedProtocol):
             self._shared.flush_later(self)
         return False
 
+    def send_all(self, messages: Sequence[Packed]) -> bool:
+        if self._phase is not _OPEN:
+            return False
+        if self._library.extensions:
+            return OneByOne.send_all(self, messages)
+        return self._write(all_whole(messages))
+
     def share(self, message: EncodedMessage) -> None:
         if self._phase is not _OPEN:
             return
@@ -288,7 +329,14 @@ class SocketTransport(asyncio.BufferedProtocol):
         wire = library.shared(message) if library.extensions else message.wire
         if wire is None:
             wire = message.wire = whole(message.payload, message.text)
-        self._write(wire)
+        # The same as _write, inlined for speed.
+        self._out.append(wire)
+        self._out_bytes += len(wire)
+        if self._out_bytes >= WRITE_BYTES:
+            self.flush()
+        elif not self._to_flush:
+            self._to_flush = True
+            self._shared.flush_later(self)
 
     def close(self, code: int, reason: str) -> None:
         if self._phase is not Phase.OPEN:
@@ -324,8 +372,7 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse what was read, while there is room for messages."""
-        if self._phase is _DECIDING:
-            self._hold(data)
+        if self._phase is not _OPEN and self._hold(data):
             return
         self._to_flush = True  # what is sent meanwhile is written together, below
         library, at, end, took = self._library, 0, len(data), False
@@ -340,6 +387,10 @@ class SocketTransport(asyncio.BufferedProtocol):
                     continue
                 if waits(data, at, self._small) and not self._eof:
                     break
+                payload = control(data, at)
+                if payload is not None and self._take_control(data[at], payload):
+                    at = end if self._phase is Phase.LEFT else at + 6 + len(payload)
+                    continue
             at = library.give(data, at)
             took = self._after_parsing() or took
         self._held = data[at:]
@@ -352,19 +403,51 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._socket_paused and not self._reading_paused:
             self._read_on()
         if self._eof and not self._held and self._phase is not _CLOSED:
-            library.protocol.receive_eof()
-            self._after_parsing()
+            self._vanished()
+            self._end(clean=False)
         if self._out:
             self.flush()
         else:
             self._to_flush = False
 
-    def _hold(self, data: bytes) -> None:
-        """Hold what comes before the handshake is answered."""
+    def _take_control(self, first: int, payload: bytes) -> bool:
+        """Do what a control frame between two messages asks for. Returns False if that is for the
+        library."""
+        if first == PING:
+            self._answer_ping(short(PONG, payload))
+        elif first == PONG:
+            self._pong_received(payload)
+        else:
+            try:
+                close = Close.parse(payload)
+            except (ProtocolError, UnicodeDecodeError):
+                return False
+            self._begin_closing()
+            self._phase = Phase.LEFT
+            self._receiver.peer_closed(int(close.code), close.reason)
+            self._write(short(CLOSE, payload))
+            self._end(clean=True)
+        return True
+
+    def _answer_ping(self, pong: bytes) -> None:
+        if self._writing_paused:
+            self._pong = pong  # only the latest ping need be answered (RFC 6455 §5.5.3)
+        else:
+            self._write(pong)
+
+    def _hold(self, data: bytes) -> bool:
+        """Hold what comes before the handshake is answered, and skip what comes after the end.
+        Returns whether it is one of these."""
+        if self._phase is Phase.LEFT:
+            self._held = b""
+            return True
+        if self._phase is not _DECIDING:
+            return False
         self._held = data
         if len(data) > self._limits.write_buffer:
             self._socket_paused = True
             self._socket.pause_reading()
+        return True
 
     def _after_parsing(self) -> bool:
         """Do what the library found in the data. Returns whether that has a message."""
@@ -399,11 +482,9 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     def _report_close(self, protocol: WebSocketProtocol) -> None:
         """The protocol is closing, and this side has not started that: report it."""
-        sent, got = protocol.close_sent, protocol.close_rcvd
+        sent, got = cast(Close, protocol.close_sent), protocol.close_rcvd
         self._begin_closing()
-        if sent is None:
-            self._receiver.peer_vanished()
-        elif got is not None and protocol.parser_exc is None:
+        if got is not None and protocol.parser_exc is None:
             self._receiver.peer_closed(int(got.code), got.reason)
         else:
             self._receiver.peer_failed(int(sent.code), sent.reason)
