@@ -1,0 +1,1 @@
+"""An app inside the server of somebody else."""
