@@ -28,6 +28,7 @@ from wsflow.runtime import calls
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.turns import Turns
 from wsflow.testing import connect, serve_in_memory
+from wsflow.transports.deadline import look
 
 T = TypeVar("T")
 
@@ -730,7 +731,7 @@ def test_urging_after_the_end() -> None:
     sent: list[bytes] = []
     transport: Any = SimpleNamespace(send=lambda payload, text, raw: sent.append(payload))
     lagging: list[str] = []
-    outbox = Outbox(transport, JSON, 100, lagging.append, Turns())
+    outbox = Outbox(transport, JSON, 100, lagging.append, Turns(), 65536)
     outbox.urge(b"not open yet")
     outbox.open()
     outbox.urge(b"open")
@@ -859,15 +860,15 @@ async def test_a_flood_when_the_time_is_over(
 
     async with connect(router) as peer:
 
-        async def flooded(seconds: float) -> None:
+        async def flooded() -> None:
             nonlocal looks
             looks += 1
             if answered and looks == 2:
                 await peer.send({"type": "$answer", "id": 1, "value": None})
             await peer.send(Say("more"))
-            await anyio.sleep(seconds)
+            await look()
 
-        monkeypatch.setattr(calls, "sleep", flooded)
+        monkeypatch.setattr(calls, "look", flooded)
         await peer.send(Say("go"))
         while not results:
             await anyio.lowlevel.checkpoint()
@@ -1111,7 +1112,8 @@ async def test_what_is_asked_of_a_peer_in_a_test(life: Life) -> None:
 
 
 def test_what_answers(life: Life) -> None:
-    from wsflow.messages.calls import answer_type, call_frames, is_call, tag_field_of
+    from wsflow.messages.apart import tag_field
+    from wsflow.messages.calls import answer_type, call_frames, is_call
 
     assert answer_type(Add) is Sum
     assert answer_type(Call) is Any
@@ -1121,5 +1123,5 @@ def test_what_answers(life: Life) -> None:
     assert is_call(Call[int])
     assert not is_call(Say)
     assert not is_call(str)
-    assert tag_field_of((str, Add)) == "type"
+    assert tag_field((str, Add)) == "type"
     assert call_frames("type") is call_frames("type")

@@ -40,6 +40,17 @@ from wsflow.testing import serve_in_memory
         ("https://*.example.com", "https://a.example.com:8443", False),
         ("https://*.example.com", "https://aexample.com", False),
         ("https://*.bücher.example", "https://a.xn--bcher-kva.example", True),
+        ("http://localhost:*", "http://localhost:3000", True),
+        ("http://localhost:*", "http://localhost", True),
+        ("http://LOCALHOST:*", "http://localhost:1", True),
+        ("http://localhost:*", "https://localhost:3000", False),
+        ("http://localhost:*", "http://localhost.evil.example:3000", False),
+        ("http://localhost:*", "http://a.localhost:3000", False),
+        ("http://*.localhost:*", "http://a.localhost:3000", True),
+        ("http://*.localhost:*", "http://localhost:3000", False),
+        ("http://[::1]:*", "http://[::1]:3000", True),
+        ("http://[::1]:*", "http://[::1]", True),
+        ("capacitor://localhost:*", "capacitor://localhost", True),
         ("http://[::1]:3000", "http://[::1]:3000", True),
         ("http://[0:0:0:0:0:0:0:1]:3000", "http://[::1]:3000", True),
         ("chrome-extension://abcdef", "chrome-extension://abcdef", True),
@@ -102,6 +113,18 @@ def test_a_page_of_the_same_host(origin: str, host: str, same: bool) -> None:
         ("https://a.*.example.com", "only the first label can be"),
         ("https://*.*.example.com", "only the first label can be"),
         ("https://a*.example.com", "only the first label can be"),
+        ("http://localhost:80:*", "write scheme and host"),
+        ("http://localhost:*:*", "write scheme and host"),
+        ("http://localhost:*0", "nothing behind them"),
+        ("http://:*", "write scheme and host"),
+        ("http://*:*", "only the first label can be"),
+        ("http://*.:*", "only the first label can be *, before a name"),
+        ("http://*.", "only the first label can be *, before a name"),
+        ("http://*..", "only the first label can be *, before a name"),
+        ("http://.", "only the first label can be *, before a name"),
+        ("ws://localhost:*", "http or https, as in http://localhost:*"),
+        ("WSS://localhost", "http or https, as in https://localhost"),
+        ("null:*", "write scheme and host"),
         ("https://\u2100\u2044.example", "write scheme and host"),
     ],
 )
@@ -109,6 +132,7 @@ def test_origins_that_no_page_has(setting: str, why: str) -> None:
     with pytest.raises(ValueError, match="origin is ") as failure:
         Settings(origin=(setting,))
     assert why in str(failure.value)
+    assert "None" not in str(failure.value)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +174,8 @@ def test_hosts(allowed: tuple[str, ...], host: str, may: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a.example:80", "http://a.example", "a b", "a.*.b", "a*.b", "*a.b"]
+    "name",
+    ["", "a.example:80", "http://a.example", "a b", "a.*.b", "a*.b", "*a.b", "*.", "*..", "."],
 )
 def test_hosts_that_are_none(name: str) -> None:
     with pytest.raises(ValueError, match="write a name without a port"):

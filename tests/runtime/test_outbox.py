@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, cast
 
@@ -18,14 +19,16 @@ from wsflow.end import End
 from wsflow.messages.codec import JSON
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.messages.events import Envelope, Event, TopicOptions
-from wsflow.runtime.outbox import MAX_URGENT, Outbox
+from wsflow.observer import NOBODY
+from wsflow.runtime.outbox import BURST_MESSAGES, MAX_URGENT, Outbox
 from wsflow.runtime.turns import Turns
 from wsflow.testing import connect
-from wsflow.topics.channels import Membership
+from wsflow.topics.channels import Channel, Membership
 from wsflow.topics.type import TopicType
+from wsflow.transports.base import OneByOne
 
 
-class Wire:
+class Wire(OneByOne):
     """A transport that remembers."""
 
     def __init__(self) -> None:
@@ -53,7 +56,7 @@ class Wire:
 def opened(
     wire: Wire, backlog_bytes: int = 1000, lagging: Callable[[str], None] = lambda topic: None
 ) -> Outbox:
-    outbox = Outbox(cast(Any, wire), JSON, backlog_bytes, lagging, Turns())
+    outbox = Outbox(cast(Any, wire), JSON, backlog_bytes, lagging, Turns(), 65536)
     outbox.open()
     return outbox
 
@@ -120,7 +123,13 @@ def member(
     lost: list[Membership] = []
     options = TopicOptions(backlog=backlog, when_full=when_full)
     kind = TopicType((object,), options, (JSON,))
-    channel = SimpleNamespace(name="news", options=options, type=kind, lose=lost.append)
+    channel = SimpleNamespace(
+        name="news",
+        options=options,
+        encoded=kind.encoded,
+        lose=lost.append,
+        replayed=lambda: None,
+    )
     lagged: list[str] = []
     errors: list[object] = []
     subscriber = SimpleNamespace(
@@ -159,6 +168,237 @@ def test_the_backlog_counts_bytes_over_all_topics_and_gives_them_back() -> None:
     assert [len(each) for each in wire.sent] == [60, 40] * 3
 
 
+# -- items of a producer
+
+
+def letters(outbox: Outbox, between: Callable[[], Any]) -> AsyncIterator[Any]:
+    """Two items, and what the producer does between them."""
+
+    async def produce() -> AsyncIterator[Any]:
+        yield "a"
+        done = between()
+        if done is not None:
+            await done
+        yield "b"
+
+    return produce()
+
+
+BETWEEN: dict[str, Callable[[Outbox, Any], Any]] = {
+    "a message of a topic": lambda outbox, to: outbox.deliver(to, EncodedMessage(b"x", True)),
+    "what it sends itself": lambda outbox, to: outbox.send("x"),
+    "an urgent message": lambda outbox, to: outbox.urge("x"),
+    "a replay": lambda outbox, to: to.replay(Missed(events("x"), [])),
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nothing_overtakes_an_item(between: Callable[[Outbox, Any], Any]) -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    to, _ = member(outbox)
+    to.subscriber.memberships[to.channel.name] = to
+    sending = asyncio.create_task(outbox.send_all(letters(outbox, lambda: between(outbox, to))))
+    while not sending.done():
+        wire.run()
+        await asyncio.sleep(0)
+    await sending
+    assert wire.sent == [b"a", b"x", b"b"]
+    assert outbox.clear
+    assert outbox.sent == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_yielded_is_written_when_the_producer_waits() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    gate = asyncio.Event()
+    sending = asyncio.create_task(outbox.send_all(letters(outbox, gate.wait)))
+    await asyncio.sleep(0)
+    assert wire.sent == [b"a"]
+    assert outbox.clear
+    assert outbox.reply("another")
+    gate.set()
+    await sending
+    assert wire.sent == [b"a", b"another", b"b"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_has_waited_longer_goes_first() -> None:
+    """Also if there was room when the producer began to wait."""
+    wire = Wire()
+    outbox = opened(wire)
+    gate = asyncio.Event()
+    sending = asyncio.create_task(outbox.send_all(letters(outbox, gate.wait)))
+    await asyncio.sleep(0)
+    outbox.pause()
+    longer = asyncio.create_task(outbox.send("longer"))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.sleep(0.01)
+    assert wire.sent == [b"a"]
+    outbox.resume()
+    await asyncio.gather(sending, longer)
+    assert wire.sent == [b"a", b"longer", b"b"]
+
+
+@pytest.mark.parametrize("producers", [2, 3])
+async def test_producers_that_wait_together_take_turns(producers: int) -> None:
+    """Each writes in its turn: none gives it up for the next one, and so on."""
+    wire = Wire()
+    outbox = opened(wire)
+    outbox.pause()
+
+    async def produce(name: str) -> AsyncIterator[str]:
+        for number in range(3):
+            yield f"{name}{number}"
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for name in "abc"[:producers]:
+                tasks.start_soon(outbox.send_all, produce(name))
+            await anyio.wait_all_tasks_blocked()
+            outbox.resume()
+    assert sorted(wire.sent) == [
+        b"%c%d" % (name, n) for name in b"abc"[:producers] for n in (0, 1, 2)
+    ]
+    for name in b"abc"[:producers]:
+        assert [each for each in wire.sent if each[0] == name] == [
+            b"%c%d" % (name, n) for n in range(3)
+        ]
+    assert outbox.clear
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_no_item_is_requested_before_there_is_room() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    outbox.pause()
+    requested: list[str] = []
+
+    async def produce() -> AsyncIterator[str]:
+        for item in "ab":
+            requested.append(item)
+            yield item
+
+    sending = asyncio.create_task(outbox.send_all(produce()))
+    await asyncio.sleep(0.01)
+    assert requested == []
+    outbox.resume()
+    await sending
+    assert wire.sent == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("size", "write_buffer", "batch"),
+    [(1, 65536, BURST_MESSAGES), (64, 65536, 128), (64, 1024, 2), (9000, 65536, 1), (1, 0, 1)],
+)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_how_much_is_written_at_once(size: int, write_buffer: int, batch: int) -> None:
+    batches: list[int] = []
+
+    class Counting(Wire):
+        def send_all(self, messages: Any) -> bool:
+            batches.append(len(messages))
+            return False
+
+    outbox = Outbox(cast(Any, Counting()), JSON, 1000, lambda topic: None, Turns(), write_buffer)
+    outbox.open()
+
+    async def produce() -> AsyncIterator[bytes]:
+        for _ in range(2 * batch):
+            yield bytes(size)
+
+    await outbox.send_all(produce())
+    assert batches == [batch, batch]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_others_have_their_turn_between_items(full: bool) -> None:
+    """After so many items, or at once if the transport has collected enough."""
+
+    class Collecting(Wire):
+        def send_all(self, messages: Any) -> bool:
+            super().send_all(messages)
+            return full
+
+    wire = Collecting()
+    outbox = opened(wire)
+
+    async def produce() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(64)
+
+    sending = asyncio.create_task(outbox.send_all(produce()))
+    seen: list[int] = []
+    for _ in range(5):
+        await asyncio.sleep(0)
+        seen.append(len(wire.sent))
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    most = 128 if full else BURST_MESSAGES
+    assert [after - before for before, after in pairwise(seen)] == [most] * 4
+
+
+@pytest.mark.parametrize("how", ["raises", "yields what cannot be sent", "ends", "is cancelled"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_was_yielded_is_written_however_the_producer_ends(how: str) -> None:
+    wire = Wire()
+    outbox = opened(wire)
+
+    async def produce() -> AsyncIterator[Any]:
+        yield "a"
+        yield None
+        yield "b"
+        if how == "raises":
+            raise KeyError
+        if how == "yields what cannot be sent":
+            yield Add()
+        if how == "is cancelled":
+            await asyncio.sleep(1000)
+
+    sending = asyncio.create_task(outbox.send_all(produce()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    sending.cancel()
+    (outcome,) = await asyncio.gather(sending, return_exceptions=True)
+    expected: dict[str, type] = {
+        "raises": KeyError,
+        "yields what cannot be sent": TypeError,
+        "ends": type(None),
+        "is cancelled": asyncio.CancelledError,
+    }
+    assert isinstance(outcome, expected[how])
+    assert wire.sent == [b"a", b"b"]
+    assert outbox.clear
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_producer_that_ends_the_connection() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    end = End("app", 1000, "")
+    with pytest.raises(Disconnected):
+        await outbox.send_all(letters(outbox, lambda: outbox.refuse(end)))
+    assert wire.sent == [b"a"]
+    with pytest.raises(Disconnected):
+        await outbox.send_all(letters(outbox, lambda: None))
+    assert wire.sent == [b"a"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_items_for_a_peer_that_has_left_are_counted() -> None:
+    wire = Wire()
+    outbox = opened(wire)
+    await outbox.send_all(letters(outbox, outbox.drop))
+    assert (wire.sent, outbox.dropped) == ([b"a"], 1)
+    await outbox.send_all(letters(outbox, lambda: None))
+    assert (wire.sent, outbox.dropped) == ([b"a"], 3)
+
+
 # -- replays
 
 
@@ -195,6 +435,22 @@ def joined(outbox: Outbox, *portions: Any, when_full: Any = "close") -> tuple[An
     to.replay(missed)
     to.subscriber.lost = lost
     return to, missed
+
+
+def channel_of(to: Any, unreadable: Callable[[str, Exception], None]) -> Channel:
+    """The topic of a member, who is alone in it."""
+    channels = SimpleNamespace(observers=NOBODY, unreadable=unreadable, counters=Counter())
+    kind = TopicType((object,), to.channel.options, (JSON,))
+    channel = Channel(cast(Any, channels), "news", kind)
+    channel.members[to.subscriber.id] = to
+    return channel
+
+
+def publish(to: Any, event: Event) -> None:
+    def unreadable(where: str, why: Exception) -> None:
+        raise why
+
+    channel_of(to, unreadable).receive(event)
 
 
 def test_a_replay_goes_before_what_handlers_send_and_not_before_other_topics() -> None:
@@ -252,11 +508,11 @@ def test_what_comes_meanwhile_is_in_the_replay() -> None:
     to, missed = joined(outbox, events("1"), None)
     wire.run()
     (live,) = events("2")
-    to.receive(live)  # it will be taken
+    publish(to, live)  # it will be taken
     missed.portions += [[live], []]
     missed.ready()
     wire.run()
-    to.receive(*events("3"))
+    publish(to, *events("3"))
     assert wire.sent == [b"1", b"2", b"3"]
 
 
@@ -266,7 +522,7 @@ def test_a_replay_leaves_out_what_excludes_its_connection_or_cannot_be_read() ->
     to: Any
     to, _ = member(outbox)
     unread: list[Any] = []
-    to.channel.unreadable = unread.append
+    to.channel = channel_of(to, lambda where, why: unread.append(why))
     to.subscriber.memberships[to.channel.name] = to
     excluded = events("2", exclude=[to.subscriber.id])
     to.replay(Missed([*events("1"), *excluded, Event("x", Envelope({})), *events("3")], []))
@@ -328,7 +584,7 @@ def test_what_is_in_no_history_passes_a_replay() -> None:
     outbox = opened(wire)
     to, _ = joined(outbox, events("1"), None)
     wire.run()
-    to.receive(Event("", events("2")[0].envelope))
+    publish(to, Event("", events("2")[0].envelope))
     assert wire.sent == [b"1", b"2"]
 
 
@@ -350,7 +606,7 @@ async def test_who_waits_behind_a_replay_goes_on_when_its_topic_is_left() -> Non
 
 def test_before_the_handshake_is_accepted_nothing_is_taken() -> None:
     wire = Wire()
-    outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, Turns())
+    outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, Turns(), 65536)
     joined(outbox, events("1"), [])
     assert wire.run() == 0
     outbox.open()
@@ -362,7 +618,7 @@ def test_replays_take_turns() -> None:
     turns = Turns()
     wires = [Wire() for _ in range(3)]
     for number, wire in enumerate(wires):
-        outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns)
+        outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns, 65536)
         outbox.open()
         joined(outbox, *[events(str(number)) for _ in range(PORTION + 1)], [])
     counts = []
@@ -379,7 +635,7 @@ def test_a_turn_that_fails_stops_no_other() -> None:
             raise ZeroDivisionError
 
     turns, wire = Turns(), Wire()
-    outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns)
+    outbox = Outbox(cast(Any, wire), JSON, 1000, lambda topic: None, turns, 65536)
     outbox.open()
     turns.want(Failing(), cast(Any, wire))
     joined(outbox, events("1"), [])

@@ -33,6 +33,52 @@ async def echo(message: str) -> str:
     return message
 
 
+@pytest.mark.parametrize("producers", [1, 2])
+async def test_fast_producers_and_a_peer_that_was_slow_once(producers: int) -> None:
+    app = Router("/")
+
+    async def produce() -> AsyncIterator[str]:
+        for number in range(300):
+            yield str(number)
+
+    for _ in range(producers):
+
+        @app.producer(on_end="keep")
+        async def numbers() -> AsyncIterator[str]:
+            async for each in produce():
+                yield each
+
+    async with (
+        serve_in_memory(app, limits=Limits(write_buffer=1)) as server,
+        server.connect("/") as peer,
+    ):
+        await anyio.wait_all_tasks_blocked()  # the buffer is full
+        got = [await peer.receive() for _ in range(300 * producers)]
+        assert sorted(got, key=int) == sorted([str(n) for n in range(300)] * producers, key=int)
+
+
+async def test_a_producer_that_sends_what_it_does_not_yield() -> None:
+    """What it has yielded comes first; also if what sends is cancelled by then."""
+    app, seen = Router("/"), []
+
+    @app.producer
+    async def both(connection: Connection) -> AsyncIterator[str]:
+        yield "1"
+        await connection.send("2")
+        yield "3"
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await connection.send("4")
+            seen.append("sent")
+        yield "5"
+
+    async with connect(app) as linked:
+        with anyio.fail_after(5):
+            assert [await linked.receive() for _ in range(5)] == list("12345")
+            assert (await linked.wait_closed()).code == 1000
+    assert seen == ["sent"]
+
+
 class TestStubborn(InFakeTime):
     async def test_a_block_fails_by_name_and_does_not_hang(self) -> None:
         begun, stop = anyio.Event(), anyio.Event()

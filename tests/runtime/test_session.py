@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import anyio.lowlevel
@@ -15,7 +15,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from tests.clocks import InFakeTime
-from wsflow import Close, Connection, Disconnected, Forbidden, Reject, Router
+from wsflow import Close, Connection, Disconnected, Forbidden, Query, Reject, Router
 from wsflow.limits import Limits
 from wsflow.runtime.session import NEXT, Phase
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
@@ -948,3 +948,68 @@ def test_phases_go_one_way() -> None:
         assert all(each > phase for each in following)
         assert phase >= Phase.STOPPING or Phase.STOPPING in following
     assert NEXT[Phase.STOPPING] == (Phase.OVER,)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "reason"),
+    [
+        ("/none", 4404, "Not Found"),
+        ("/chat?why=401", 4401, "who is it?"),
+        ("/chat?why=503", 4503, "who is it?"),
+        ("/chat?why=fail", 4500, "Internal Server Error"),
+        ("/chat", 4400, "query 'why' is missing"),
+    ],
+)
+async def test_a_refusal_that_a_page_can_see(
+    path: str, code: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By who offers ``wsflow.refuse``: an open connection that is closed at once. It is logged as a
+    refusal."""
+    caplog.set_level("INFO", "wsflow.access")
+    app = Router("/chat")
+
+    @app.on_connect
+    async def enter(why: Annotated[str, Query()]) -> None:
+        if why == "fail":
+            raise ValueError("of the app")
+        raise Reject(int(why), "who is it?\nand more\n")
+
+    @app.consumer
+    async def take(message: str) -> None: ...
+
+    offers = ["wsflow.json", "wsflow.refuse"]
+    async with serve_in_memory(app) as server, server.connect(path, subprotocols=offers) as peer:
+        await server.idle()
+        assert peer.subprotocol == "wsflow.refuse"
+        assert (peer.close_code, peer.close_reason) == (code, reason)
+        assert peer.end is None or peer.end.error is None or why_failed(peer.end.error)
+    assert f"refused={code - 4000}" in caplog.text
+    async with serve_in_memory(app) as server, server.connect(path) as peer:
+        assert peer.rejected.status == code - 4000
+        assert peer.end is None or peer.end.error is None or why_failed(peer.end.error)
+
+
+def why_failed(error: BaseException) -> bool:
+    return isinstance(error, ValueError | Reject)
+
+
+async def test_a_ping_of_who_cannot_send_one() -> None:
+    """It is answered at once, also with another tag field, and while a handler works."""
+    for field in ("type", "kind"):
+        app, go = Router("/", rate="1/h", when_over="close"), anyio.Event()
+        say = msgspec.defstruct("Say", [("text", str)], tag="say", tag_field=field)
+        app.consumer(waits_for(go, say))
+        async with serve_in_memory(app) as server, server.connect("/") as peer:
+            await peer.send(say("x"))
+            for _ in range(3):
+                await peer.send(msgspec.Raw(msgspec.json.encode({field: "$ping"})))
+                assert await peer.receive() == {field: "$pong"}
+            go.set()
+
+
+def waits_for(go: anyio.Event, kind: Any) -> Any:
+    async def take(message: Any) -> None:
+        await go.wait()
+
+    take.__annotations__["message"] = kind
+    return take

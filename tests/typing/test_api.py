@@ -1,14 +1,16 @@
 """The public API as users write it: checked by mypy, and run once as a test."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, assert_type
+from typing import Annotated, Any, Literal, assert_type
 
 import msgspec
+import pydantic
 
 import wsflow
 from wsflow import (
     Call,
     Close,
+    Codec,
     Connection,
     Cookie,
     Credential,
@@ -33,6 +35,7 @@ from wsflow.testing import (
     FakeBroker,
     FakeClock,
     FakeConnection,
+    FakeRegistry,
     FakeTopic,
     Link,
     Linked,
@@ -64,7 +67,33 @@ class Database:
 
 Room = Annotated[Topic[Said], TopicName("typed.{room}", history=10, when_full="drop_oldest")]
 
-app = Router("/typed/{room}")
+
+class Plain:
+    name = "plain"
+    text = True
+
+    def encode(self, value: object) -> bytes:
+        return msgspec.json.encode(value)
+
+    def decode(self, data: bytes) -> object:
+        return msgspec.json.decode(data)
+
+
+class Typed(pydantic.BaseModel):
+    type: Literal["typed"] = "typed"
+    text: str
+
+
+def decode(kind: Any, value: Any) -> Any:
+    raise NotImplementedError
+
+
+def encode(value: Any) -> Any:
+    raise NotImplementedError
+
+
+codec: Codec = Plain()
+app = Router("/typed/{room}", codec=codec, dec_hook=decode, enc_hook=encode)
 
 
 @app.lifespan
@@ -225,6 +254,23 @@ async def connects() -> None:
     assert_type(end, End)
 
 
+@app.consumer
+async def typed(message: Typed, connection: Connection) -> Typed:
+    await connection.send(Typed(text="before"))
+    return message
+
+
+async def models(peer: MemoryPeer) -> None:
+    assert_type(await peer.receive(Typed), Typed)
+    async with wsflow.connect(
+        "ws://x/", receives=(Typed, Said), codec=Plain(), dec_hook=decode, enc_hook=encode
+    ) as held:
+        assert_type(held, wsflow.Peer[Typed | Said])
+    FakeConnection(enc_hook=encode)
+    FakeRegistry(dec_hook=decode)
+    assert_type(FakeTopic[Typed](enc_hook=encode), FakeTopic[Typed])
+
+
 @app.producer(on_end="keep")
 async def greet(since: Annotated[int, Query()] = 0) -> AsyncIterator[Said]:
     yield Said(f"since {since}")
@@ -268,6 +314,8 @@ async def test_typed_app_runs() -> None:
         assert await peer.receive(Said) == Said("since 3")
         await peer.send(Say("hi"))
         assert await peer.receive(Said) == Said("hi")
+        await peer.send(Typed(text="hi"))
+        assert [await peer.receive(Typed) for _ in "ab"] == [Typed(text="before"), Typed(text="hi")]
         await peer.send(b"raw")
         assert await peer.receive(bytes) == b"raw"
         assert_type(peer, MemoryPeer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final, get_args
 
 import msgspec
@@ -12,22 +12,29 @@ import msgspec
 from wsflow.credential import same
 from wsflow.errors import Forbidden
 from wsflow.messages.events import HISTORY_BYTES, TopicOptions, WhenFull
+from wsflow.messages.hooks import Hooks
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query parameter. ``Annotated[list[T], Query()]`` collects all of its values.
+    """A query parameter: ``Annotated[int, Query()]``. It is converted to its type;
+    ``Annotated[list[T], Query()]`` collects all of its values. One that is missing and has no
+    default, or that cannot be converted, is answered with 400, which names it.
 
     Args:
         name: its name in the URL; the parameter's own by default.
+        resumes: whether it is the id of the last event that the client has seen, for
+            ``topic.join(after=…)``: generated clients send it when they come back.
     """
 
     name: str | None = None
+    resumes: bool = field(default=False, kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header of the opening request.
+    """A header of the opening request: ``Annotated[str, Header()]``. One that is missing and has no
+    default, or that cannot be converted to its type, is answered with 400, which names it.
 
     Args:
         name: its name; by default the parameter's own with ``_`` replaced by ``-``.
@@ -38,7 +45,8 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Cookie:
-    """A cookie of the opening request.
+    """A cookie of the opening request: ``Annotated[str, Cookie()]``. One that is missing and has no
+    default, or that cannot be converted to its type, is answered with 400, which names it.
 
     Args:
         name: its name; the parameter's own by default.
@@ -52,22 +60,31 @@ class Message:
     """The message that is being handled, in ``on_message``: ``Annotated[object, Message()]``."""
 
 
+TEN_YEARS = 10 * 365 * 24 * 3600
+
+
 class TopicName:
     """The name and the options of a topic.
 
     ``Annotated[Topic[Said], TopicName("room.{room}", history=100)]``; a plain string is the name
-    with default options. ``registry.topic(TopicName(…), Said, room=room)`` takes one, too.
+    with default options. ``registry.topic(TopicName(…), Said, room=room)`` takes one, too. Options
+    that are out of bounds are a mistake in a declaration, and a ValueError of ``Registry.topic``.
 
     Args:
         template: the name; ``{param}`` is replaced by a path parameter, or by the value that is
             given with the name, percent-encoded outside of ``[A-Za-z0-9_-]``.
         history: how many of the last events the broker keeps for ``join(after=…)`` and
-            ``join(last=…)``.
-        max_age: how many seconds an event is kept at most; 0 for no limit in time.
+            ``join(last=…)``; 0, the default, for none.
+        max_age: how many seconds an event is kept at most, up to ten years; 0, the default, for no
+            limit in time. It needs ``history``.
+        idle: how many seconds after its last event a history is forgotten as a whole, up to ten
+            years; 0, the default, for never.
+            For topics that come and go, such as rooms that somebody opens: what nobody writes to
+            any more takes no room. It needs ``history``.
         history_bytes: how many bytes of events are kept at most, 16 MiB by default; beyond that the
             oldest are dropped. 0 for no limit in bytes. It needs ``history``.
-        backlog: how many messages one peer may lag behind.
-        when_full: what happens beyond that: ``"close"`` with 1013, ``"drop_oldest"``,
+        backlog: how many messages one peer may lag behind: at least 1, 1,024 by default.
+        when_full: what happens beyond that: ``"close"`` with 1013, the default, ``"drop_oldest"``,
             ``"drop_newest"``, or keep only the ``"latest"``.
         presence: the type of the members' presence: ``members`` returns values of that type, for
             members in other processes too. Without it, a presence from another process is decoded
@@ -90,6 +107,7 @@ class TopicName:
         when_full: WhenFull = "close",
         presence: Any = None,
         gap: Any = None,
+        idle: float = 0,
     ) -> None:
         self.template = template
         self._bounds_bytes = history_bytes is not None
@@ -101,12 +119,13 @@ class TopicName:
             when_full,
             presence,
             gap,
+            idle=idle,
         )
 
     def __repr__(self) -> str:
         return f"TopicName({self.template!r})"
 
-    def _problem(self) -> tuple[str, str] | None:
+    def _problem(self, hooks: Hooks) -> tuple[str, str] | None:
         """Why a topic cannot have these options, and the fix; None if it can."""
         options = self._options
         for name, value in (
@@ -117,13 +136,17 @@ class TopicName:
             least = 1 if name == "backlog" else 0
             if not _is_count(value, least):
                 return f"{name} is {value!r}.", f"use a whole number of at least {least}."
-        if not _is_seconds(options.max_age):
-            return f"max_age is {options.max_age!r}.", "use seconds, at least 0; 0 is no limit."
-        if options.max_age and not options.history:
-            return (
-                "max_age is the age limit of a history, and there is none.",
-                "set the number of events, too: history=100, max_age=3600.",
-            )
+        for name, seconds in (("max_age", options.max_age), ("idle", options.idle)):
+            if not _is_seconds(seconds):
+                return (
+                    f"{name} is {seconds!r}.",
+                    "use seconds, at least 0 and at most ten years; 0 is no limit.",
+                )
+            if seconds and not options.history:
+                return (
+                    f"{name} is a limit of a history in seconds, and there is none.",
+                    f"set the number of events, too: history=100, {name}=3600.",
+                )
         if self._bounds_bytes and not options.history:
             return (
                 "history_bytes is the limit of a history in bytes, and there is none.",
@@ -134,17 +157,17 @@ class TopicName:
                 f"when_full is {options.when_full!r}.",
                 'use "close", "drop_oldest", "drop_newest" or "latest".',
             )
-        return _gap_problem(options.gap)
+        return _gap_problem(options.gap, hooks)
 
 
-def _gap_problem(gap: Any) -> tuple[str, str] | None:
+def _gap_problem(gap: Any, hooks: Hooks) -> tuple[str, str] | None:
     """Why a message cannot be sent where some are missing, and the fix; None if it can."""
     if isinstance(gap, type):
         return f"gap is the class {gap.__name__}.", f"write the message: gap={gap.__name__}()."
     try:
-        msgspec.json.encode(gap)
+        msgspec.json.encode(gap, enc_hook=hooks.encode)
     except Exception as exc:  # whatever its own code raises
-        return f"gap cannot be encoded: {exc}.", "use a msgspec.Struct, as for other messages."
+        return f"gap cannot be encoded: {exc}.", "use a type that other messages have, too."
     return None
 
 
@@ -155,7 +178,7 @@ def _is_count(value: object, least: int) -> bool:
 def _is_seconds(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return 0 <= value < float("inf")
+    return value == 0 or 0.001 <= value <= TEN_YEARS
 
 
 @final

@@ -12,11 +12,14 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal, TypeVar, get_origin, overload
+from typing import Any, Literal, TypeVar, cast, get_origin, overload
 
 from wsflow.declare.functions import checked, named, place
 from wsflow.errors import Problem
 from wsflow.http import is_token
+from wsflow.messages.codec import Codec
+from wsflow.messages.hooks import DecHook, EncHook
+from wsflow.observer import HOOKS, Observer
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any] | AsyncIterable[Any]])
 """A coroutine function or an async generator."""
@@ -24,7 +27,14 @@ C = TypeVar("C", bound=Callable[..., Awaitable[Any]])
 """A coroutine function."""
 
 Kind = Literal[
-    "lifespan", "on_connect", "on_message", "consumer", "producer", "on_disconnect", "on_error"
+    "lifespan",
+    "on_connect",
+    "on_message",
+    "consumer",
+    "producer",
+    "on_disconnect",
+    "on_error",
+    "get",
 ]
 WhenOver = Literal["close", "slow", "drop"]
 Per = Literal["connection", "client", "user"]
@@ -54,6 +64,7 @@ class Handler:
         on_end: of a producer: whether its end closes the connection.
         limit: of a consumer: how many messages it takes.
         at: the file and line where the decorator was applied.
+        path: of a page: its path, behind that of its Router.
     """
 
     kind: Kind
@@ -64,6 +75,7 @@ class Handler:
     on_end: Literal["close", "keep"] = "close"
     limit: RateLimit = RateLimit()
     at: str = ""
+    path: str = ""
 
     @functools.cached_property
     def name(self) -> str:
@@ -86,6 +98,16 @@ class Handler:
         return f"{self.kind} {self.name}"
 
 
+@dataclass(frozen=True)
+class About:
+    """What a Router says of itself, for the people on the other side."""
+
+    title: str = ""
+    description: str = ""
+    version: str = ""
+    deprecated: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Included:
     """A Router that another one includes."""
@@ -105,6 +127,7 @@ class Declared:
     handlers: list[Handler] = field(default_factory=list)
     included: list[Included] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    observers: list[Observer] = field(default_factory=list)
     served: int = 0
 
     def check_open(self, what: str) -> None:
@@ -122,12 +145,16 @@ class Declared:
 class Router:
     """A path and the functions that serve connections to it; includes other Routers.
 
+    The decorators record a function and return it unchanged. Mistakes, in arguments too, are found
+    together when the app is served, tested or checked: see ``DeclarationError``.
+
     Args:
         path: the path, with parameters as ``{name}``; each matches one segment that is not empty.
             A slash at the end makes no difference, here and in a request. A Router with neither a
-            consumer nor a producer serves no path of its own.
-        codec: how messages are encoded by default: ``"json"`` or ``"msgpack"``. A client chooses
-            with the subprotocols ``wsflow.json`` and ``wsflow.msgpack``.
+            consumer nor a producer nor a page serves no path of its own.
+        codec: how messages are encoded by default: ``"json"``, ``"msgpack"``, or a ``Codec`` of
+            your own. A client chooses with the subprotocols ``wsflow.json`` and
+            ``wsflow.msgpack``, and ``wsflow.<name>`` of the Router's own.
         subprotocols: more subprotocols that can be negotiated, in order of preference.
         unknown: what happens to a message with a tag that no consumer takes. ``"close"``: the
             connection is closed with 1007, as for any message that cannot be decoded; the default
@@ -153,13 +180,25 @@ class Router:
             ``Registry.topic``, by values that the path does not have:
             ``Annotated[Topic[Alert], TopicName("alerts.{kind}", history=100)]``. They have these
             types and options wherever they are named.
+        title: a short name of what this is, for who reads its schema (``wsflow schema``).
+        description: what it is for, as Markdown.
+        version: the version of the app's contract; of the outermost Router.
+        deprecated: whether clients should go elsewhere. It holds for Routers that are included,
+            too.
+        dec_hook: decodes types that neither msgspec nor pydantic knows, also within others:
+            ``dec_hook(type, value)`` returns an instance. What it gets is a plain value. If it
+            raises ValueError or TypeError, the message is invalid; NotImplementedError says that
+            it does not know the type; any other exception is an error of the app (1011). It holds
+            for Routers that are included, too, whose own are asked first.
+        enc_hook: encodes such types: ``enc_hook(value)`` returns what is sent, anything that
+            msgspec encodes. NotImplementedError says that it does not know the type.
     """
 
     def __init__(
         self,
         path: str = "/",
         *,
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
         subprotocols: Sequence[str] = (),
         unknown: Literal["close", "ignore"] | None = None,
         rate: str | None = None,
@@ -167,6 +206,12 @@ class Router:
         when_over: WhenOver = "slow",
         per: Per = "connection",
         topics: Sequence[Any] = (),
+        title: str = "",
+        description: str = "",
+        version: str = "",
+        deprecated: bool = False,
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
     ) -> None:
         self._declared = Declared()
         self._where = _frame_place(sys._getframe(1))
@@ -174,6 +219,9 @@ class Router:
         self.codec = codec
         self.subprotocols = self._several("subprotocols", subprotocols, "'chat.v2'")
         self.unknown = unknown
+        self._about = About(title, description, version, deprecated)
+        self._dec_hook = dec_hook
+        self._enc_hook = enc_hook
         self._limit = RateLimit(rate, burst, when_over, per)
         self._topics = self._several("topics", topics, "Alerts")
         for each in self.subprotocols:
@@ -188,6 +236,21 @@ class Router:
     def __repr__(self) -> str:
         return f"<Router {self.path} ({self._where})>"
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """A Router is no ASGI application: ``wsflow.asgi`` makes one.
+
+        Raises:
+            TypeError: always.
+        """
+        why = (
+            f"{self!r} is no ASGI application: write app = wsflow.asgi(router), and serve or mount "
+            "that; or serve the Router itself with `wsflow run module:router`"
+        )
+        if scope["type"] == "lifespan":  # a server that hears of it here does not start
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": why})
+        raise TypeError(why)
+
     def include(self, other: Router, prefix: str = "") -> None:
         """Serve another Router's paths too.
 
@@ -195,8 +258,12 @@ class Router:
         ``on_connect``, ``on_message``, ``on_disconnect`` and ``on_error`` functions apply to it as
         well.
 
+        Args:
+            other: the Router.
+            prefix: what stands before its path, as in ``"/v1"``; it may have parameters.
+
         Raises:
-            RuntimeError: it is being served.
+            RuntimeError: this Router is being served.
         """
         self._declared.check_open("include")
         if isinstance(other, Router):
@@ -212,6 +279,28 @@ class Router:
             if callable(other)
             else f"{called}.",
         )
+
+    def observe(self, observer: Observer) -> None:
+        """Have an observer told what happens in the app that this Router is a part of: in all of
+        it, also if another Router includes this one.
+
+        Raises:
+            RuntimeError: it is being served.
+        """
+        self._declared.check_open("observe")
+        if isinstance(observer, type) or not any(
+            callable(getattr(observer, name, None)) for name in HOOKS
+        ):
+            self._problem(
+                _frame_place(sys._getframe(1)),
+                f"observe({_describe(observer)})",
+                f"{_describe(observer)} is not an Observer.",
+                f"make an object of it: observe({observer.__name__}())."
+                if isinstance(observer, type)
+                else "derive its class from wsflow.Observer, and write the methods that you need.",
+            )
+            return
+        self._declared.observers.append(observer)
 
     def _path(self, where: str, name: str, given: Any) -> str:
         """A path that was given; ``/`` in place of what is none."""
@@ -286,7 +375,8 @@ class Router:
     def lifespan(self, fn: Any = None, /) -> Any:
         """Run once per process, before connections are served; its value is injected by type.
 
-        A coroutine, or an async generator that yields once and is resumed when the process stops.
+        A coroutine, or an async generator that yields once and is resumed when the process stops,
+        whatever stopped it. What it raises before its ``yield`` keeps the server from starting.
         """
         return self._record("lifespan", fn, sys._getframe(1))
 
@@ -298,7 +388,9 @@ class Router:
         """Run once per connection, before the handshake is answered; its value is injected by type.
 
         A coroutine, or an async generator that yields once and is resumed when the connection has
-        ended, whatever ended it. ``raise Reject(…)`` answers with an HTTP error.
+        ended, whatever ended it. ``raise Reject(…)`` answers with an HTTP error; after any other
+        exception the answer is 500. It has ``open_timeout`` to set up, else the answer is 503, and
+        ``close_timeout`` to tear down, in which it is not cancelled.
         """
         return self._record("on_connect", fn, sys._getframe(1))
 
@@ -310,7 +402,7 @@ class Router:
         """Run around every message that a consumer handles; its value is injected by type.
 
         A coroutine, or an async generator that yields once. What the consumer raises is raised at
-        the ``yield``.
+        the ``yield``, its cancellation too: let it pass on.
         """
         return self._record("on_message", fn, sys._getframe(1))
 
@@ -343,7 +435,14 @@ class Router:
         """Handle messages of the type of the first parameter.
 
         What it returns, if not None, is sent to the peer; what a generator yields is sent, item by
-        item. A ``Call`` is answered with what it returns, a ``Stream`` with what it yields.
+        item. A ``Call`` is answered with what it returns, a ``Stream`` with what it yields. One
+        whose first parameter is an ``AsyncIterator[M]`` runs once per connection and iterates its
+        messages itself; when it returns, the connection is closed with 1000.
+
+        What it raises closes the connection with 1011 and is logged, unless an ``on_error``
+        function takes it; ``Close`` says another code. When the peer has left it may finish, within
+        ``close_timeout``, and when the server stops, within ``grace``; any other end of the
+        connection cancels it.
 
         Args:
             fn: the function, when used without parentheses.
@@ -353,8 +452,11 @@ class Router:
                 are handled one by one in the order in which they came. Calls share 256 slots.
             key: with ``concurrency`` above 1: messages with equal ``message.<key>`` keep their
                 order.
-            rate, burst, when_over, per: limit the messages that it takes, as those of ``Router``
-                limit the messages of all its consumers.
+            rate: limits the messages that it takes, as that of ``Router`` limits the messages of
+                all its consumers.
+            burst: as that of ``Router``.
+            when_over: as that of ``Router``.
+            per: as that of ``Router``.
         """
         limit = RateLimit(rate, burst, when_over, per)
         return self._record(
@@ -371,11 +473,38 @@ class Router:
         An async generator: each item is sent. ``async def f() -> M``: called in a loop, each
         result is sent. ``async def f() -> None``: runs once and sends through its Connection.
 
+        It waits while the peer does not read (backpressure). Items between which it does not wait
+        are written together, up to 256 of them or about 8 KiB. When the connection ends it is
+        cancelled; what it raises closes the connection with 1011 and is logged.
+
         Args:
             fn: the function, when used without parentheses.
             on_end: ``"close"`` ends the connection with 1000 when it finishes; ``"keep"`` does not.
         """
         return self._record("producer", fn, sys._getframe(1), on_end=on_end)
+
+    def get(self, path: str, /) -> Callable[[C], C]:
+        """Answer plain HTTP requests with the method GET or HEAD, on the same port: for a page
+        beside its WebSocket. ``@router.get("/page")``.
+
+        It returns a ``str`` (HTML), ``bytes``, a ``Response``, or any other value, as JSON; with
+        None the answer is 204. ``raise Reject(…)`` answers with an HTTP error, and any other
+        exception with 500. It has ``open_timeout`` to answer. ``on_connect`` functions do not run
+        for it.
+
+        Args:
+            path: its path, behind that of the Router.
+        """
+        if not isinstance(path, str):
+            self._problem(
+                _frame_place(sys._getframe(1)),
+                f"get({_describe(path)})",
+                "get needs a path.",
+                'write @router.get("/page") above the function.',
+            )
+            return lambda fn: fn
+        path = self._path(_frame_place(sys._getframe(1)), "path", path)
+        return cast(Callable[[C], C], self._record("get", None, sys._getframe(1), path=path))
 
     @overload
     def on_disconnect(self, fn: C, /) -> C: ...
@@ -383,7 +512,8 @@ class Router:
     def on_disconnect(self, /) -> Callable[[C], C]: ...
     def on_disconnect(self, fn: Any = None, /) -> Any:
         """Run once per connection that was set up, after all its other tasks have stopped, and
-        before its ``on_connect`` functions tear down."""
+        before its ``on_connect`` functions tear down. It may ask for the ``End``, has
+        ``close_timeout``, and is not cancelled within that. What it raises is logged."""
         return self._record("on_disconnect", fn, sys._getframe(1))
 
     @overload

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from types import NoneType, SimpleNamespace, UnionType
 from typing import (
     Annotated,
@@ -25,6 +25,8 @@ import msgspec
 
 from wsflow.declare.functions import bound_names, global_names, style
 from wsflow.declare.router import Handler
+from wsflow.messages.families import members as members
+from wsflow.messages.families import unaliased
 
 EMPTY: Any = inspect.Parameter.empty
 STARS: Mapping[Any, str] = {
@@ -214,7 +216,7 @@ def spelled_out(annotation: Any) -> Any:
 
     What msgspec checks (``Meta``) stays where it is.
     """
-    annotation = _unaliased(annotation)
+    annotation = unaliased(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return Annotated[(spelled_out(args[0]), *args[1:])]
@@ -230,19 +232,6 @@ def spelled_out(annotation: Any) -> Any:
     return Annotated[(union, *marks)] if marks else union
 
 
-def _unaliased(annotation: Any) -> Any:
-    """What an alias stands for; of a generic one, with its arguments in place."""
-    while True:
-        alias = get_origin(annotation) or annotation
-        if not hasattr(alias, "__value__"):
-            return annotation
-        value = alias.__value__
-        if asked := getattr(value, "__parameters__", ()):
-            given = dict(zip(alias.__type_params__, get_args(annotation), strict=True))
-            value = value[tuple(given[each] for each in asked)]
-        annotation = value
-
-
 def without_none(annotation: Any) -> Any:
     """``T`` for ``T | None``, and for ``A | B | None`` that without None; else the type itself."""
     if get_origin(annotation) not in (Union, UnionType):
@@ -252,32 +241,6 @@ def without_none(annotation: Any) -> Any:
 
 def _union(parts: Sequence[Any]) -> Any:
     return cast(Any, Union)[tuple(parts)]
-
-
-def members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, also within ``Annotated`` and type aliases; else the type itself.
-    Of what is written beside a type, the constraints of msgspec stay."""
-    annotation = _unaliased(annotation)
-    origin = get_origin(annotation)
-    if origin in (Union, UnionType):
-        return tuple(each for part in get_args(annotation) for each in members(part))
-    if origin is Annotated:
-        inner, *marks = get_args(annotation)
-        if get_origin(inner) in (Union, UnionType):
-            return members(inner)
-        kept = tuple(mark for mark in marks if isinstance(mark, msgspec.Meta))
-        return (Annotated[(inner, *kept)] if kept else inner,)  # others say nothing of the type
-    return (annotation,)
-
-
-def field_names(kind: Any) -> tuple[str, ...] | None:
-    """The fields of a Struct or a dataclass; None for any other type."""
-    kind = get_origin(kind) or kind
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return kind.__struct_fields__
-    if is_dataclass(kind):
-        return tuple(each.name for each in fields(kind))
-    return None
 
 
 def type_name(annotation: Any) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 from urllib.parse import urlsplit
 
@@ -16,12 +16,13 @@ from wsflow.declare.signatures import type_name
 from wsflow.errors import Reject
 from wsflow.limits import Limits
 from wsflow.log import Log, shown_uri
+from wsflow.messages.hooks import HookError
 from wsflow.request import Request
 from wsflow.runtime.origins import Hosts, Origins, allowed_origin
 from wsflow.runtime.rates import client_of, count_down, retry_after
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
-from wsflow.wiring.sources import FromPath, Source
+from wsflow.wiring.sources import FromPath, FromRequest, Source
 
 log = Log("wsflow")
 
@@ -70,19 +71,27 @@ class Admission:
         """
         if self.closed:
             raise Reject(503)
-        self._check_host(request)
+        self.check_host(request)
         found = self._routes.match(request.path)
         if found is None:
             raise Reject(404)
         plan, params = found
         self._check_origin(request)
+        self.check_room(request)
+        return _admitted(plan, request.at(params))
+
+    def check_room(self, request: Request) -> None:
+        """Refuse what is one too many, of all or of its client.
+
+        Raises:
+            Reject: it is.
+        """
         most = self._limits.max_connections
         if most and self._count >= most:
             raise Reject(503, headers=[retry_after(LATER)])
         per_client = self._limits.max_connections_per_client
         if per_client and self._clients[client_of(request)] >= per_client:
             raise Reject(429, headers=[retry_after(LATER)])
-        return _read(plan, request.at(params))
 
     def why(self, request: Request, refusal: Reject) -> str:
         """Why ``admit`` has refused a request, for the log and for tests: the peer is not told
@@ -102,7 +111,7 @@ class Admission:
         return f"{plan.template}: {'; '.join(dict.fromkeys(wrong))}"
 
     def begun(self, request: Request) -> None:
-        """Count a connection that has begun."""
+        """Count a connection, or a page, that has begun."""
         self._count += 1
         self._clients[client_of(request)] += 1
 
@@ -118,14 +127,18 @@ class Admission:
         self._users[user] += 1
 
     def ended(self, request: Request, user: str | None) -> None:
-        """Count a connection that has ended."""
+        """Count a connection, or a page, that has ended."""
         self._count -= 1
         count_down(self._clients, client_of(request))
         if user is not None:
             count_down(self._users, user)
 
-    def _check_host(self, request: Request) -> None:
-        """Refuse a page that was told a name of its own for this host (DNS rebinding)."""
+    def check_host(self, request: Request) -> None:
+        """Refuse a page that was told a name of its own for this host (DNS rebinding).
+
+        Raises:
+            Reject: it is one, or there is not one Host.
+        """
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1:
             raise Reject(400, "one Host header is needed\n")  # RFC 9112 §3.2
@@ -184,16 +197,23 @@ def prepare(routes: RouteTable[RoutePlan], uri: str, headers: Headers) -> Admitt
         found = next(iter(routes)), {}
     plan, params = found
     try:
-        return _read(plan, request.at(params))
+        return _admitted(plan, request.at(params))
     except Reject as exc:
         raise ValueError(f"{shown_uri(uri)}: {exc.body.strip()}") from None
 
 
-def _read(plan: RoutePlan, request: Request) -> Admitted:
-    """Read and convert the parameters that functions take from the opening request.
+def _admitted(plan: RoutePlan, request: Request) -> Admitted:
+    return Admitted(plan, request, read(plan.request_sources, request))
+
+
+def read(sources: Iterable[FromPath | FromRequest], request: Request) -> Mapping[Source, Any]:
+    """Read and convert the parameters that functions take from a request.
 
     Raises:
         Reject: a parameter is missing or invalid.
     """
-    read: dict[Source, Any] = {source: source.convert(request) for source in plan.request_sources}
-    return Admitted(plan, request, read)
+    try:
+        return {source: source.convert(request) for source in sources}
+    except HookError as exc:
+        log.error("a dec_hook failed on a request", exc_info=exc.__cause__)
+        raise Reject(500) from None

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import math
 import random
 from typing import Any, final
 
 import anyio
 
+from wsflow.addresses import Address
 from wsflow.brokers import select
 from wsflow.declare.router import Handler
 from wsflow.errors import Reject, unwrap
 from wsflow.limits import Limits
 from wsflow.log import Log
+from wsflow.messages.codec import bound
+from wsflow.observer import ConnectionSummary, Observers
 from wsflow.request import Request
-from wsflow.runtime.access import TOO_MANY, log_connection, log_opened, log_refusal
+from wsflow.runtime.access import TOO_MANY, AccessLog
 from wsflow.runtime.admission import Admission, Admitted
 from wsflow.runtime.ending import RESTART, SHUTDOWN, is_cancellation, refuse
 from wsflow.runtime.memory import Memory
+from wsflow.runtime.metrics import Metrics
+from wsflow.runtime.pages import Pages
 from wsflow.runtime.rates import SharedRates, client_key
 from wsflow.runtime.scopes import Nest, Step
 from wsflow.runtime.session import Dialling, Session
+from wsflow.runtime.status import Status
 from wsflow.runtime.turns import Turns
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import detach
 from wsflow.topics.channels import Channels
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.registry import Directory, Registry
-from wsflow.transports.base import Transport
+from wsflow.transports.base import Exchange, Transport
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.plan import AppPlan
 from wsflow.wiring.sources import APP_TASK_GROUP
@@ -52,12 +59,16 @@ class App:
     Attributes:
         sessions: the connections that have not ended, by id.
         directory: the connections that are open, and the topics.
+        metrics: counts what happens here.
+        observers: are told what happens here.
         values: what lifespans have provided.
         must_stop: set when the app must stop, because one of its own tasks has failed.
         left_behind: the names of handlers and tasks that did not end although they were cancelled.
         rates: the rate limits that connections share.
         context: the context of connections, with the context variables that lifespans have set.
         overran: whether, during shutdown, handlers were cancelled because their time was over.
+        pages: answers plain HTTP requests.
+        told_to_stop: whether it was told to stop, though it may still take connections.
 
     Raises:
         ValueError: the broker's URL is invalid, or its client is not installed.
@@ -74,10 +85,25 @@ class App:
         )
         topics = DeclaredTopics(plan.topics.types)  # more may be declared while it runs
         self.sessions: dict[str, Session] = {}
-        channels = Channels(make, topics.presence_type, self.sessions)
+        self.metrics = Metrics(self)
+        self.observers = Observers((AccessLog(), self.metrics, *plan.observers))
+        channels = Channels(
+            make,
+            topics.presence_type,
+            self.sessions,
+            bound("msgpack", plan.hooks),
+            self.observers,
+            topics.template_of,
+        )
         self.plan = plan
         self.limits = limits
-        self.directory = Directory(channels, declared=topics, codecs=plan.codecs)
+        self.directory = Directory(
+            channels,
+            declared=topics,
+            codecs=plan.codecs,
+            measure=self.metrics.families,
+            broker=select.kind(broker),
+        )
         self.values: dict[Handler, Any] = {}
         self.must_stop = anyio.Event()
         self.left_behind: list[str] = []
@@ -87,6 +113,9 @@ class App:
         self.turns = Turns()
         self.memory = Memory(limits.inbox_total_bytes, channels.counters)
         self._admission = Admission(plan.routes, limits)
+        self.pages = Pages(self, self._admission)
+        self.pages.status = Status(lambda take: take(self.unready))
+        self.told_to_stop = False
         self._environment = Environment(self.directory, self.values)
         self._children = Children(detach, self._child_failed)
         self._error: BaseException | None = None
@@ -133,7 +162,9 @@ class App:
             if started and not self.stopping:
                 await self._serve(serve)
             self._children.close()
+            self.pages.cut_short()
             self.left_behind += await self._children.reap_within(self.limits.close_timeout)
+            self.left_behind += await self.pages.reap_within(self.limits.close_timeout)
 
         limits = float("inf"), float("inf")  # a lifespan takes its time
         await Nest(self.plan.lifespans, self._environment, *limits, self).run(live)
@@ -198,6 +229,19 @@ class App:
         log.error("%s failed: the app stops", name, exc_info=exc)
         self.fail(unwrap(exc))
 
+    async def wait_for(self, event: anyio.Event, seconds: float = math.inf) -> None:
+        """Wait for an event, for at most so many seconds, and no longer than the app goes on."""
+        async with anyio.create_task_group() as tasks:
+            tasks.cancel_scope.deadline = anyio.current_time() + seconds
+
+            async def fails() -> None:
+                await self.must_stop.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(fails)
+            await event.wait()
+            tasks.cancel_scope.cancel()
+
     def fail(self, exc: BaseException) -> None:
         """Stop the app because of an error. ``run`` raises the first one, the others are logged."""
         if self._error is None:
@@ -213,7 +257,8 @@ class App:
     @property
     def running(self) -> list[str]:
         """The names of the handlers that run."""
-        return [name for each in list(self.sessions.values()) for name in each.running]
+        handlers = [name for each in list(self.sessions.values()) for name in each.running]
+        return [*handlers, *self.pages.running]
 
     def open(self, request: Request, transport: Transport) -> Session | None:
         """Begin a connection, or refuse it with an HTTP answer. Needs no current task."""
@@ -224,12 +269,28 @@ class App:
         except Reject as refusal:
             if refusal.status in TOO_MANY:
                 self.directory.channels.counters["refused"] += 1
-            log_refusal(request.path, request.client, refusal.status)
+            self.refused(request.path, request.client, refusal.status)
             if log.enabled(logging.DEBUG):
                 log.debug("refused with %d: %s", refusal.status, self.why_refused(request, refusal))
-            refuse(transport, refusal)
+            refuse(transport, refusal, request.subprotocols)
             return None
         return self.begin(admitted, transport)
+
+    def page(self, method: str, request: Request, exchange: Exchange) -> None:
+        """Answer a request that is none for a WebSocket. Needs no current task."""
+        self.pages.open(method, request, exchange)
+
+    @property
+    def unready(self) -> list[str]:
+        """Why no connections should be sent here now; empty if they should."""
+        why = []
+        if not self._started:
+            why.append("it has not started")
+        if self.told_to_stop or self._admission.closed or self.must_stop.is_set():
+            why.append("it stops")
+        if not self.directory.channels.broker.connected:
+            why.append("the broker is away")
+        return why
 
     def why_refused(self, request: Request, refusal: Reject) -> str:
         """Why ``open`` has refused a request: for the log and for tests, and not for the peer."""
@@ -237,7 +298,11 @@ class App:
 
     def opened(self, session: Session) -> None:
         """A connection is open: its handshake was accepted."""
-        log_opened(session)
+        self.observers.opened(session.connection, session.plan.template)
+
+    def refused(self, path: str, client: Address | None, status: int) -> None:
+        """A request was answered with an HTTP error, before there was a connection."""
+        self.observers.refused(path, client, status)
 
     def turned_away(self, why: str) -> None:
         """A connection was refused before it could send its opening request."""
@@ -286,25 +351,30 @@ class App:
         """A connection has ended, and its peer was told: keep how it went."""
         self.left_behind += session.ending.left_behind
         self.overran = self.overran or (self._admission.closed and session.ending.overran)
-        if not session.transport.dials:
-            log_connection(session)
+        self.observers.ended(session.connection, _summary(session))
 
     async def drain(self, grace: float, *, over: float = 0.0, restart: bool = False) -> None:
         """Refuse new connections, and end all connections: with 1001, or with 1012 on a restart.
 
         They are ended at once, or spread evenly over ``over`` seconds, in random order. Consumers
         of each handle what was received, for a grace period of at most ``grace`` seconds; then they
-        are cancelled, and named in the log. Returns when every connection has ended.
+        are cancelled, and named in the log, and so are pages. Returns when every connection has
+        ended.
         """
         self._admission.closed = True
         self._goodbye = RESTART if restart else SHUTDOWN
+        began = anyio.current_time()
+        await self._drain_sessions(grace, over, began)
+        in_time = await self.pages.stop(began + over + grace - anyio.current_time())
+        self.overran = self.overran or (not in_time and grace > 0)
+
+    async def _drain_sessions(self, grace: float, over: float, began: float) -> None:
         sessions = list(self.sessions.values())
         if not sessions:
             return
         idle = self._idle = self._idle or anyio.Event()
         if over:
             random.shuffle(sessions)
-        began = anyio.current_time()
         for number, session in enumerate(sessions):
             if over:
                 with anyio.CancelScope(deadline=began + over * number / len(sessions)):
@@ -319,3 +389,22 @@ class App:
         if self._admission.closed:
             for session in list(self.sessions.values()):
                 session.cut_short(self._goodbye)
+            self.pages.cut_short()
+
+
+def _summary(session: Session) -> ConnectionSummary:
+    """How a connection went."""
+    came, went = session.transport.traffic
+    return ConnectionSummary(
+        session.plan.template,
+        session.end,
+        session.announced,
+        session.ending.refused,
+        session.received,
+        session.outbox.sent,
+        came,
+        went,
+        session.outbox.dropped,
+        session.duration,
+        session.transport.dials,
+    )

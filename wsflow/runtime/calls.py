@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, final
 
 import anyio
-from anyio import sleep
 
 from wsflow.end import End
 from wsflow.errors import CallError, Disconnected
@@ -35,16 +34,17 @@ from wsflow.messages.calls import (
 )
 from wsflow.messages.codec import (
     BadMessage,
-    Codec,
+    BoundCodec,
     answer_decoder,
     bad_message,
     decode_or_refuse,
 )
+from wsflow.observer import NOBODY, Observers
 from wsflow.runtime.inbox import Inbox
 from wsflow.runtime.outbox import Outbox
 from wsflow.tasks.detached import Signal, signal
 from wsflow.tasks.waiting import Condition
-from wsflow.transports.deadline import LOOK, LOOKS
+from wsflow.transports.deadline import LOOKS, look
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Owner(Protocol):
     def end(self) -> End | None: ...
     async def send(self, message: object) -> None: ...
     def refuse(self, bad: BadMessage) -> None: ...
+    def call_failed(self, what: object, exc: BaseException) -> None: ...
 
 
 @final
@@ -98,10 +99,11 @@ class Answering:
 
     Attributes:
         message: the message to answer.
+        carried: what the caller has sent along.
         cancelled: whether the caller no longer waits for the answer.
     """
 
-    __slots__ = ("_calls", "_granted", "_id", "_more", "_scope", "cancelled", "message")
+    __slots__ = ("_calls", "_granted", "_id", "_more", "_scope", "cancelled", "carried", "message")
 
     def __init__(self, calls: Calls, ask: Ask, message: Any) -> None:
         self._calls = calls
@@ -110,6 +112,7 @@ class Answering:
         self._more: Signal | None = None
         self._scope: anyio.CancelScope | None = None
         self.message = message
+        self.carried: Mapping[str, str] = ask.context
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -173,6 +176,7 @@ class Calls:
         frames: the call frames, by their class in ``wsflow.messages.calls``.
         inbox: does not pause reading while a call is pending.
         supported: whether call frames can be told apart from the path's messages.
+        observers: say what travels with a call.
     """
 
     __slots__ = (
@@ -181,6 +185,7 @@ class Calls:
         "_frames",
         "_ids",
         "_inbox",
+        "_observers",
         "_outbox",
         "_owner",
         "_room",
@@ -195,12 +200,14 @@ class Calls:
         frames: Mapping[Any, Any],
         inbox: Inbox,
         supported: bool,
+        observers: Observers = NOBODY,
     ) -> None:
         self._outbox = outbox
         self._owner = owner
         self._frames = frames
         self._inbox = inbox
         self._supported = supported
+        self._observers = observers
         self._tag_field = frames[Ask].__struct_config__.tag_field
         self._ids = itertools.count(1)
         self._asked: dict[int, Asked] = {}
@@ -242,7 +249,7 @@ class Calls:
             if asked.over is not None:
                 break
             before = self._owner.received
-            await sleep(LOOK)
+            await look()
             if self._owner.received == before:
                 break
 
@@ -267,7 +274,7 @@ class Calls:
         self._asked[id] = asked
         self._inbox.expect()
         try:
-            await self.send(Ask, id=id, message=message)
+            await self.send(Ask, id=id, message=message, context=self._observers.carry())
         except BaseException:
             self._drop(id)  # it was not sent
             raise
@@ -343,6 +350,10 @@ class Calls:
             message = decode(ask.message)
         except Exception as exc:
             bad = bad_message(exc)
+            if bad.code == 1011 and bad.__cause__ is not None:
+                self._owner.call_failed("dec_hook", bad.__cause__)
+                self.urge(Failed, id=ask.id, code="internal")
+                return None
             unknown = bad.code == 1003 or bad.where == f"$.{self._tag_field}"
             code = "unknown" if unknown else "invalid"
             why = "no consumer takes such calls" if unknown else str(bad)
@@ -418,16 +429,19 @@ class Items(Generic[T]):
         return item
 
 
-def decode_answer(message: Any, codec: Codec, value: Any) -> Any:
+def decode_answer(message: Any, codec: BoundCodec, value: Any) -> Any:
     """Decode the value of an answer to a message, or of an item.
 
     Raises:
         CallError: it is not of the expected type.
+        Exception: a hook has raised it.
     """
     try:
         kind: Any = type(message)
         return decode_or_refuse(answer_decoder(kind, codec), value)
     except BadMessage as bad:
+        if bad.code == 1011 and bad.__cause__ is not None:
+            raise bad.__cause__ from None
         raise CallError("invalid", f"the answer is not valid: {bad}") from bad
 
 

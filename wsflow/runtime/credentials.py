@@ -15,7 +15,7 @@ import anyio
 
 from wsflow.credential import EXPIRED, FORBIDDEN, Credential, same
 from wsflow.end import End, cut_reason
-from wsflow.errors import Reject
+from wsflow.errors import Reject, let_go
 from wsflow.log import Log
 from wsflow.messages.calls import Auth
 from wsflow.tasks.children import Run
@@ -185,6 +185,7 @@ class Held(_Timed):
             with anyio.fail_after(self._limit):
                 new = await old.renew(token)
         except Reject as refused:
+            let_go(refused)
             why = cut_reason(refused.body.strip()) or "the credential is not accepted"
             self._owner.finish(End("policy", EXPIRED, why))
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol, cast, final
@@ -10,9 +10,10 @@ from typing import Any, Protocol, cast, final
 from wsflow.declare.router import Handler
 from wsflow.end import End
 from wsflow.errors import Disconnected, InvalidMessage, unwrap
-from wsflow.messages.calls import Ask, Auth
-from wsflow.messages.codec import BadMessage, Codec
+from wsflow.messages.calls import Ask, Auth, Ping, Pong
+from wsflow.messages.codec import BadMessage, BoundCodec
 from wsflow.messages.weight import HEAVY, LARGE, estimated, weight
+from wsflow.observer import NOBODY, Observers
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
 from wsflow.runtime.handlers import Handlers
@@ -66,6 +67,7 @@ class Dispatcher:
         "_inbox",
         "_lane",
         "_lanes",
+        "_observers",
         "_outbox",
         "_owner",
         "_plan",
@@ -84,6 +86,7 @@ class Dispatcher:
         outbox: Outbox,
         children: Children,
         owner: Owner,
+        observers: Observers = NOBODY,
         throttle: Throttle | None = None,
         seen: Callable[[Any, str], None] | None = None,
     ) -> None:
@@ -94,6 +97,7 @@ class Dispatcher:
         self._outbox = outbox
         self._children = children
         self._owner = owner
+        self._observers = observers
         self._seen = seen  # called with messages and their event ids as they are handled
         self._lane = Lane(inbox)
         self._lanes: dict[ConsumerPlan, KeyedLane | StreamLane] = {}
@@ -116,7 +120,7 @@ class Dispatcher:
         self.ready = False
         self.doing: Handler | None = None
 
-    def speak(self, codec: Codec) -> None:
+    def speak(self, codec: BoundCodec) -> None:
         """Set the codec, once the subprotocol is negotiated."""
         self._outbox.codec = codec
         self._decoding = self._plan.decodings[codec.name]
@@ -230,6 +234,8 @@ class Dispatcher:
         """Process a frame: a new call waits for its consumer, others take effect at once."""
         if isinstance(frame, Auth):
             self._owner.credential_received(frame)
+        elif isinstance(frame, Ping):
+            self.calls.urge(Pong)
         elif not isinstance(frame, Ask):
             self.calls.receive(frame)
         elif not self._inbox.closed:
@@ -291,7 +297,12 @@ class Dispatcher:
         """The connection's functions, bound when they are first needed."""
         if self._handlers is None:
             self._handlers = Handlers(
-                self._plan, self._environment, self._outbox, self._owner.call_failed, self._seen
+                self._plan,
+                self._environment,
+                self._outbox,
+                self._owner.call_failed,
+                self._observers,
+                self._seen,
             )
         return self._handlers
 
@@ -315,6 +326,7 @@ class Dispatcher:
                 self._plan.call_frames,
                 self._inbox,
                 self._decoding.calls,
+                self._observers,
             )
         return self._calls
 
@@ -414,7 +426,7 @@ class Dispatcher:
         try:
             if plan.style == "each":
                 async with aclosing(bound()) as items:
-                    await self._pump(items)
+                    await self._outbox.send_all(items)
             elif plan.style == "once":
                 if await bound() is not None:
                     raise TypeError(
@@ -428,17 +440,6 @@ class Dispatcher:
             await self._raised(handlers, exc)
         if plan.handler.on_end == "close" and not self._inbox.closed:
             self._owner.finish(FINISHED)
-
-    async def _pump(self, items: AsyncIterator[Any]) -> None:
-        """Send items. The next one is requested when there is room for it (backpressure)."""
-        outbox = self._outbox
-        async for item in items:
-            if item is None:
-                await checkpoint()
-            elif not outbox.post(item):
-                await outbox.send(item)
-            if not outbox.clear:
-                await outbox.drained()
 
     async def _poll(self, bound: Bound) -> None:
         """Call a function in a loop, and send what it returns."""

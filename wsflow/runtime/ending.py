@@ -24,12 +24,14 @@ from wsflow.errors import (
     InvalidMessage,
     Reject,
     leaves,
+    let_go,
     unwrap,
 )
 from wsflow.http import status_phrase
 from wsflow.log import Log
 from wsflow.messages.codec import BadMessage
 from wsflow.transports.base import Transport
+from wsflow.transports.handshake import NO_CONTENT
 
 log = Log("wsflow")
 
@@ -95,11 +97,26 @@ def end_of_refusal(error: ConnectError) -> End:
     return End("unreachable", 1006, cut_reason(str(error)), error)
 
 
-def refuse(transport: Transport, rejection: Reject) -> None:
-    """Answer a handshake with an HTTP error; the default body is the reason phrase."""
+VISIBLE = "wsflow.refuse"
+"""The subprotocol of clients that cannot see an HTTP answer to their handshake: pages."""
+
+
+def refuse(transport: Transport, rejection: Reject, offered: Sequence[str] = ()) -> None:
+    """Refuse a handshake: with an HTTP error; or, if the client has offered ``VISIBLE``, by
+    accepting it and closing at once with 4000 and the status."""
+    if VISIBLE not in offered:
+        transport.reject(rejection.status, rejection.headers, body_of(rejection))
+        return
+    reason = body_of(rejection).decode().partition("\n")[0]
+    transport.accept(VISIBLE)
+    transport.close(4000 + rejection.status, cut_reason(reason))
+
+
+def body_of(rejection: Reject) -> bytes:
+    """The body of an HTTP error; by default the reason phrase."""
     phrase = status_phrase(rejection.status)
     body = rejection.body or (f"{phrase}\n" if phrase else "")
-    transport.reject(rejection.status, rejection.headers, body.encode("utf-8", "replace"))
+    return b"" if rejection.status in NO_CONTENT else body.encode("utf-8", "replace")
 
 
 @final
@@ -163,6 +180,9 @@ class Ending:
             errors = []
         elif isinstance(exc, MEANT):
             errors = []
+        for each in leaves(exc):
+            if isinstance(each, MEANT):
+                let_go(each)
         try:
             cause = _copied(cause)
         except Exception as broken:
@@ -199,8 +219,14 @@ class Ending:
 
     # -- closing
 
-    def tell(self, transport: Transport, accepted: bool, subprotocol: str | None) -> bool:
-        """Send the end to the peer: by an HTTP answer before the handshake, else by a close frame.
+    def tell(
+        self,
+        transport: Transport,
+        accepted: bool,
+        subprotocol: str | None,
+        offered: Sequence[str] = (),
+    ) -> bool:
+        """Send the end to the peer: by a refusal before the handshake, else by a close frame.
 
         An end that has only a close code is sent by a close frame in any case: the handshake is
         accepted first.
@@ -217,7 +243,7 @@ class Ending:
         status = end.code if end.cause == "rejected" else ANSWERS.get(end.cause)
         if not accepted and status is not None:
             self.refused = status
-            refuse(transport, self._rejection or Reject(status))
+            refuse(transport, self._rejection or Reject(status), offered)
             return False
         if not accepted:
             transport.accept(subprotocol)

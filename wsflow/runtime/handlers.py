@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
-from contextlib import aclosing
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, aclosing
 from functools import partial
-from types import CoroutineType
+from time import perf_counter_ns
 from typing import Any, cast, final
 
 from wsflow.declare.router import Handler
-from wsflow.errors import CallError, Close, Disconnected, Forbidden, Reject, leaves, unwrap
+from wsflow.errors import CallError, Close, Disconnected, Forbidden, Reject, leaves, let_go, unwrap
 from wsflow.messages.events import event_id_field
+from wsflow.observer import Observers
 from wsflow.runtime.calls import Answering
-from wsflow.runtime.outbox import BURST_MESSAGES, Outbox
+from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.scopes import enter, leave, throw
-from wsflow.tasks.detached import Begun, begin, checkpoint
+from wsflow.tasks.detached import Begun, Stepper, checkpoint
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound, Invocation, MessageValues
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan, ScopePlan
 
 Bind = Callable[[MessageValues], Bound]
+_Consumer = tuple[Callable[[Any], Any], Callable[[int], object]]
+"""A consumer that is bound to a connection, and what is told how long each message took."""
+BURST = 64
+"""How many messages that have waited are handled in a row before other tasks run."""
+
+TIMED = 16
+"""One of so many messages of a connection is timed, the first among them: all would be felt."""
+
 Caught = list[tuple[ErrorPlan, BaseException]]
 
 
@@ -32,6 +41,7 @@ class Handlers:
         environment: the values of the connection.
         outbox: sends to the peer.
         call_failed: called with an unhandled error of a consumer that answers a call.
+        observers: are told of the handling of messages.
         seen: called with each message that carries an event id, as it is handled.
     """
 
@@ -41,10 +51,13 @@ class Handlers:
         "_environment",
         "_errors",
         "_handled",
+        "_observers",
         "_outbox",
         "_plan",
         "_scopes",
         "_seen",
+        "_stepper",
+        "_turn",
     )
 
     def __init__(
@@ -53,16 +66,20 @@ class Handlers:
         environment: Environment,
         outbox: Outbox,
         call_failed: Callable[[object, BaseException], None],
+        observers: Observers,
         seen: Callable[[Any, str], None] | None = None,
     ) -> None:
         self._plan = plan
         self._environment = environment
         self._outbox = outbox
         self._call_failed = call_failed
+        self._observers = observers
         self._seen = seen
-        self._bound: dict[ConsumerPlan, Callable[[Any], Any]] = {}  # with the first message
+        self._bound: dict[ConsumerPlan, _Consumer] = {}  # with the first message
         self._errors: dict[Handler, Bound] = {}
         self._handled = 0
+        self._stepper = Stepper()
+        self._turn = -1  # of the messages, for those that are timed
         self._scopes: list[tuple[ScopePlan, Bind]] | None = None  # bound with the first message
 
     def rebind(self) -> None:
@@ -77,7 +94,7 @@ class Handlers:
         bound = call.bind(self._environment)
         return lambda _values: bound
 
-    def _bind_consumer(self, consumer: ConsumerPlan) -> Callable[[Any], Any]:
+    def _bind_consumer(self, consumer: ConsumerPlan) -> _Consumer:
         """Bind a consumer. Without ``on_message`` functions, calls and generators, it is the bound
         function itself."""
         call: Callable[[Any], Any]
@@ -88,8 +105,26 @@ class Handlers:
             call = consumer.invocation.bind(self._environment, leads=True)
         if self._seen is not None and not consumer.calls:
             call = partial(self._noting, call)
-        self._bound[consumer] = call
-        return call
+        route, name = self._plan.template, str(consumer.handler)
+        if self._observers.around_messages and not consumer.calls:
+            call = partial(self._observed, consumer, call)
+        bound = self._bound[consumer] = call, self._observers.timer(route, name)
+        return bound
+
+    async def _observed(
+        self, consumer: ConsumerPlan, call: Callable[[Any], Any], message: Any
+    ) -> Any:
+        with self._handling(consumer, message, {}):
+            return await call(message)
+
+    def _handling(
+        self, consumer: ConsumerPlan, message: Any, carried: Mapping[str, str]
+    ) -> AbstractContextManager[None]:
+        """What observers have to be entered around the handling of a message."""
+        connection = self._environment.connection
+        assert connection is not None  # it is a consumer's
+        route, name = self._plan.template, str(consumer.handler)
+        return self._observers.handling(connection, route, name, message, carried)
 
     def _noting(self, call: Callable[[Any], Any], message: Any) -> Any:
         self.seen(message)
@@ -104,52 +139,39 @@ class Handlers:
             self._seen(message, getattr(message, field))
 
     def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
-        """Have a consumer handle a message, up to its first wait.
+        """Have a consumer handle a message in the host's place, up to its first wait.
 
         Returns:
             The rest of the work, None if it is done.
 
         Raises:
-            Close, Reject: the handler raised it.
-            Exception: the handler raised it, and no ``on_error`` function has handled it.
+            Close, Reject, Exception: as ``handle``.
         """
-        rest: Awaitable[Any]
-        try:
-            call = self._bound.get(consumer) or self._bind_consumer(consumer)
-            coroutine = call(message)
-            if type(coroutine) is not CoroutineType:
-                coroutine = _wait_for(coroutine)
-            try:
-                yielded = coroutine.send(None)
-            except StopIteration as done:
-                reply = done.value
-                if reply is None or self._outbox.reply(reply):
-                    return None
-                rest = self._outbox.send(reply)
-            else:
-                rest = Begun(coroutine, yielded).finish()
-        except Exception as exc:
-            caught = self._catch(exc)
-            return begin(self._recover(exc, caught)) if caught else None
-        return begin(self._settle(rest))
+        return self._stepper.begin(self._handle(consumer, message))
 
     async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
         """Have a consumer handle a message. Lets other tasks run every 64 messages.
 
         Raises:
-            Close, Reject, Exception: as ``begin``.
+            Close, Reject: the handler raised it.
+            Exception: the handler raised it, and no ``on_error`` function has handled it.
         """
         self._handled += 1
-        if self._handled % BURST_MESSAGES == 0:
+        if self._handled % BURST == 0:
             await checkpoint()
-        begun = self.begin(consumer, message)
-        if begun is not None:
-            await begun.finish()
+        await self._handle(consumer, message)
 
-    async def _settle(self, handling: Awaitable[Any]) -> None:
-        """Send what a handler returns, and have ``on_error`` handle what it raises."""
+    async def _handle(self, consumer: ConsumerPlan, message: Any) -> None:
         try:
-            if (reply := await handling) is not None:
+            call, timer = self._bound.get(consumer) or self._bind_consumer(consumer)
+            self._turn = turn = (self._turn + 1) % TIMED
+            if turn:
+                reply = await call(message)
+            else:
+                began = perf_counter_ns()
+                reply = await call(message)
+                timer(perf_counter_ns() - began)
+            if reply is not None and not self._outbox.reply(reply):
                 await self._outbox.send(reply)
         except Exception as exc:
             await self.recover(exc)
@@ -198,7 +220,7 @@ class Handlers:
 
         try:
             if not call.cancelled:
-                with call.working():
+                with call.working(), self._handling(consumer, call.message, call.carried):
                     await self._within(0, inner, {None: call.message})
                     await (call.end() if consumer.generator else call.answer(answer))
         except Exception as exc:
@@ -223,9 +245,11 @@ class Handlers:
             if _is_meant(unhandled):
                 raise
             if isinstance(refused := unwrap(unhandled), Forbidden):
+                let_go(refused)
                 return CallError("forbidden", str(refused))
             self._call_failed(consumer.handler, unhandled)
             error = CallError("internal")
+        let_go(error)
         return error
 
     async def reply(self, bound: Bound, generator: bool, *leading: Any) -> None:
@@ -302,8 +326,3 @@ class Handlers:
 def _is_meant(exc: Exception) -> bool:
     """Whether it ends the connection on purpose: ``Close`` or ``Reject``."""
     return any(isinstance(each, Close | Reject) for each in leaves(exc))
-
-
-async def _wait_for(awaitable: Awaitable[Any]) -> Any:
-    """A coroutine for an awaitable that is not a plain coroutine."""
-    return await awaitable

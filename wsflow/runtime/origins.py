@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import idna
 
 from wsflow.addresses import Address, IPNetwork, ip_address, ip_network
 
-ANY = "*"
+ANY: Literal["*"] = "*"
 LOOPBACK = ("localhost", "*.localhost", "127.0.0.0/8", "::1")
 """Names and addresses of this host, which no name server can give to another."""
 
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\\\s,]+)"
 _ORIGIN = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://{_HOST}(?::(\d{{1,5}}))?")
+_ANY_PORT = re.compile(rf"([^:]*://{_HOST}):\*")
 _NAMED = re.compile(rf"{_HOST}(?::(\d{{1,5}})?)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -29,7 +30,7 @@ class Origin(NamedTuple):
 
     scheme: str
     host: str
-    port: int | None
+    port: int | Literal["*"] | None
 
     def __str__(self) -> str:
         shown = "" if self.port == _DEFAULT_PORTS.get(self.scheme) else f":{self.port}"
@@ -41,7 +42,7 @@ class Origins:
     """The origins whose pages may connect, besides those of the same host.
 
     Args:
-        allowed: origins, whose first label may be ``*``; ``"*"`` allows any page.
+        allowed: origins, whose first label and port may be ``*``; ``"*"`` allows any page.
 
     Attributes:
         any: whether all pages may connect.
@@ -72,9 +73,10 @@ class Origins:
         if origin is None:
             return False
         label, _, rest = origin.host.partition(".")
+        as_allowed = (origin, origin._replace(port=ANY))
         return (
-            origin in self._exact
-            or (bool(label) and origin._replace(host=rest) in self._below)
+            any(each in self._exact for each in as_allowed)
+            or (bool(label) and any(each._replace(host=rest) in self._below for each in as_allowed))
             or _same(origin, host)
         )
 
@@ -104,7 +106,7 @@ class Hosts:
                 self._networks.append(ip_network(text.strip("[]")))
             except ValueError:
                 name = _normal(text) if _NAMED.fullmatch(text) and ":" not in text else None
-                if name is None or "*" in name.removeprefix("*."):
+                if name is None or not _is_pattern(name):
                     raise ValueError(
                         f"allowed_host is {text!r}: write a name without a port, as in example.com "
                         "or *.example.com, an address or a network"
@@ -137,9 +139,11 @@ def allowed_origin(text: str) -> Origin:
     """Read an origin that is to be allowed.
 
     Raises:
-        ValueError: it is none that a page can have, or more than its first label is ``*``.
+        ValueError: it is none that a page can have, or more than its first label and port are
+            ``*``.
     """
-    origin = parse_origin(text)
+    found = _ANY_PORT.fullmatch(text)
+    origin = parse_origin(found[1] if found else text)
     if origin is None:
         if text == "null" or text.lower().startswith("file:"):
             why = (
@@ -150,13 +154,20 @@ def allowed_origin(text: str) -> Origin:
             why = "write scheme and host and nothing behind them, as in https://example.com"
         raise ValueError(f"origin is {text!r}: {why}")
     if origin.scheme in ("ws", "wss"):
-        page = origin._replace(scheme=origin.scheme.replace("ws", "http"))
+        page = origin.scheme.replace("ws", "http") + text[len(origin.scheme) :]
         raise ValueError(f"origin is {text!r}: a page has http or https, as in {page}")
-    if "*" in origin.host.removeprefix("*."):
+    if not _is_pattern(origin.host):
         raise ValueError(
-            f"origin is {text!r}: only the first label can be *, as in https://*.example.com"
+            f"origin is {text!r}: only the first label can be *, before a name, as in "
+            "https://*.example.com"
         )
-    return origin
+    return origin._replace(port=ANY) if found else origin
+
+
+def _is_pattern(host: str) -> bool:
+    """Whether it is a host, or those one label below a name."""
+    name = host.removeprefix("*.")
+    return "*" not in name and name.strip(".") != ""
 
 
 def _same(origin: Origin, host: str) -> bool:

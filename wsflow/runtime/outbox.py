@@ -8,25 +8,29 @@ the topic's policy applies.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import final
+from collections.abc import AsyncIterator, Callable
+from typing import Any, final
 
 import anyio
 
 from wsflow.brokers.base import PORTION
 from wsflow.end import End
 from wsflow.errors import Disconnected
-from wsflow.messages.codec import Codec
+from wsflow.messages.codec import BoundCodec, Packed
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.runtime.turns import Turns
-from wsflow.tasks.detached import checkpoint
+from wsflow.tasks.detached import checkpoint, on_trio, telling
 from wsflow.tasks.waiting import EMPTY
 from wsflow.topics.channels import Membership
 from wsflow.transports.base import Transport
 
-BURST_MESSAGES = 64
+BURST_MESSAGES = 256
 """How many messages may be sent in a row before other tasks run. They run before that if the
 transport has collected enough to write: 16 KiB."""
+
+BATCH_BYTES = 8 * 1024
+"""How many bytes of a producer's items are written at once, at most, and one item more. It is at
+most an eighth of what the transport buffers, too."""
 
 MAX_URGENT = 1024 * 1024
 """How many bytes are written to a full buffer before the peer is closed for not reading."""
@@ -36,8 +40,12 @@ MAX_URGENT = 1024 * 1024
 class Outbox:
     """Sends the messages of one connection.
 
-    ``send`` waits for room; ``post`` and ``reply`` send if they need not wait; ``urge``,
+    ``send`` and ``send_all`` wait for room; ``reply`` sends if it need not wait; ``urge``,
     ``deliver`` and ``replay`` never wait.
+
+    Items of a producer are written in batches: what it has yielded is written when it waits, when
+    the batch is full, and before anything else is written or the connection ends. Others run only
+    while it waits, so that they never see a batch that has begun.
 
     Args:
         transport: what it writes to.
@@ -45,6 +53,7 @@ class Outbox:
         backlog_bytes: how many bytes of topics' messages may wait.
         lagging: called when the peer is too slow, with the name of what it does not read.
         turns: says when a part of a replay may be sent.
+        write_buffer: how many bytes the transport buffers.
 
     Attributes:
         codec: how messages are encoded; a client's is negotiated in the handshake.
@@ -56,6 +65,9 @@ class Outbox:
 
     __slots__ = (
         "_backlog_bytes",
+        "_batch",
+        "_batch_bytes",
+        "_batching",
         "_behind",
         "_burst_ends",
         "_dropping",
@@ -79,14 +91,18 @@ class Outbox:
     def __init__(
         self,
         transport: Transport,
-        codec: Codec,
+        codec: BoundCodec,
         backlog_bytes: int,
         lagging: Callable[[str], None],
         turns: Turns,
+        write_buffer: int,
     ) -> None:
         self._transport = transport
         self.codec = codec
         self._backlog_bytes = backlog_bytes
+        self._batch_bytes = min(BATCH_BYTES, write_buffer // 8)
+        self._batch: list[Packed] = []  # items that were taken, and are not written yet
+        self._batching = False  # whether items are taken
         self._lagging = lagging
         self._open = False
         self._paused = False
@@ -124,11 +140,13 @@ class Outbox:
 
     def drop(self) -> None:
         """The peer has left: drop and count messages from now on."""
+        self._end_batch()
         self._dropping = True
         self._discard()
 
     def refuse(self, end: End) -> None:
         """This side has ended the connection: sending raises from now on."""
+        self._end_batch()
         self._refusing = end
         self.clear = False
         if self._order or self._replays:
@@ -156,6 +174,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Send what can be sent."""
+        self._end_batch()
         while self._order and not self._paused and not self._granted:
             turn = self._order.popleft()
             if not isinstance(turn, Membership):
@@ -196,6 +215,8 @@ class Outbox:
             TypeError: the message cannot be sent.
         """
         packed = self.codec.pack(message)
+        if self._batching:  # of the producer that sends this
+            self._end_batch()
         its_turn = False
         while True:
             if not its_turn and self.sent >= self._burst_ends:
@@ -234,28 +255,70 @@ class Outbox:
         self._transport.send(payload, text, raw)
         return True
 
-    def post(self, message: object) -> bool:
-        """Write an item of a producer, if it need not wait, and other tasks need not run first.
-
-        Returns:
-            Whether it was written.
+    async def send_all(self, items: AsyncIterator[Any]) -> None:
+        """Write the items of a producer. They are requested when there is room for them
+        (backpressure).
 
         Raises:
-            TypeError: the message cannot be sent.
+            Disconnected: this side has ended the connection.
+            TypeError: an item cannot be sent.
         """
-        if not self.clear or self.sent >= self._burst_ends:
-            return False
-        payload, text, raw = self.codec.pack(message)
-        self.sent += 1
-        if self._transport.send(payload, text, raw):
-            self._burst_ends = 0
-        return True
+        more = True
+        while more:
+            await self._begin_batch()
+            more = await telling(self._take_items(items), self._end_batch)
+
+    async def _begin_batch(self) -> None:
+        """Wait until an item may be requested. If nothing is before it then, it begins a batch;
+        else it takes its turn, as other messages do. So do all items on Trio: there a batch could
+        not be written where its task begins to wait, since nothing may wake the task there."""
+        await self.drained()
+        if self.sent >= self._burst_ends:
+            self._burst_ends = self.sent + BURST_MESSAGES
+            await checkpoint()
+        if self._refusing is not None:
+            raise Disconnected(self._refusing)
+        if self.clear and not on_trio():
+            self._batching = True
+            self.clear = False
+
+    async def _take_items(self, items: AsyncIterator[Any]) -> bool:
+        """Take items while there is room for them. Returns whether there may be more."""
+        batch, pack = self._batch, self.codec.pack
+        most, left = self._burst_ends - self.sent, self._batch_bytes
+        async for item in items:
+            if item is None:
+                await checkpoint()
+            elif self._batching:
+                packed = pack(item)
+                batch.append(packed)
+                left -= len(packed[0])
+                if left <= 0 or len(batch) >= most:
+                    return True
+            else:  # the producer has waited, or something else was written
+                await self.send(item)
+                return True
+        return False
+
+    def _end_batch(self) -> None:
+        """Write the items that were taken. Nothing else comes before them."""
+        if not self._batching:
+            return
+        self._batching = False
+        batch = self._batch
+        if batch:
+            self.sent += len(batch)
+            if self._transport.send_all(batch):
+                self._burst_ends = 0
+            batch.clear()
+        self.flush()
 
     def urge(self, message: object) -> None:
         """Write a small message now, ahead of senders that wait for room.
 
         A peer that causes many of them, and does not read, is closed as a slow peer (1013).
         """
+        self._end_batch()
         if not self._open or self._dropping or self._refusing:
             return
         packed = self.codec.pack(message)
@@ -303,7 +366,12 @@ class Outbox:
         """Write a topic's message, or keep it until there is room. It does not wait for what is
         replayed of other topics."""
         if self.clear or (self._replays and not membership.waiting and self._is_free()):
-            self._share(message)
+            # The same as _share, inlined for speed.
+            self.sent += 1
+            self._transport.share(message)
+        elif self._batching:
+            self._end_batch()
+            self.deliver(membership, message)
         elif self._dropping or self._refusing is not None:
             self.dropped += 1
         elif self._fits(membership, message):

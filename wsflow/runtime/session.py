@@ -42,7 +42,8 @@ from wsflow.end import End
 from wsflow.errors import Close, ConnectError, Disconnected, Reject, leaves, unwrap
 from wsflow.limits import Limits
 from wsflow.messages.calls import Auth
-from wsflow.messages.codec import BadMessage, Codec
+from wsflow.messages.codec import BadMessage, BoundCodec
+from wsflow.observer import Observers
 from wsflow.opening import Opening
 from wsflow.request import Request
 from wsflow.runtime.calls import Calls
@@ -74,7 +75,7 @@ from wsflow.tasks.waiting import Latch, Timer
 from wsflow.topics.channels import Membership
 from wsflow.topics.registry import Directory
 from wsflow.transports.base import Transport
-from wsflow.transports.deadline import LOOK
+from wsflow.transports.deadline import look
 from wsflow.transports.frames import Found
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.plan import RoutePlan
@@ -126,6 +127,8 @@ class Owner(Protocol):
     def memory(self) -> Memory: ...
     @property
     def turns(self) -> Turns: ...
+    @property
+    def observers(self) -> Observers: ...
     def ignored(self, template: str, tag: object) -> None: ...
     def identified(self, user: str) -> None: ...
     def opened(self, session: Session) -> None: ...
@@ -172,6 +175,7 @@ class Session:
         ending: how it ends, and its errors.
         phase: the current phase.
         accepted: whether the handshake was answered with 101, or was begun by a client.
+        announced: whether the registry knows it, and its peer may be sent something.
         received: how many messages were received.
         begun: how many users had been disconnected when it began.
         user: the name of its user; None without one.
@@ -181,11 +185,12 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_announced", "_answered", "_app", "_children", "_credential", "_dialling", "_dispatcher",
+        "_answered", "_app", "_children", "_context", "_credential", "_dialling",
+        "_dispatcher",
         "_due", "_echo", "_environment", "_first", "_goodbye", "_host", "_in", "_inbox", "_scope",
-        "_started", "_throttle", "_timer", "accepted", "begun", "connection", "duration", "ending",
-        "id", "listeners", "memberships", "outbox", "over", "phase", "plan", "received",
-        "subprotocol", "transport", "user",
+        "_started", "_throttle", "_timer", "accepted", "announced", "begun", "connection",
+        "duration", "ending", "id", "listeners", "memberships", "outbox", "over", "phase", "plan",
+        "received", "subprotocol", "transport", "user",
     )
     # fmt: on
 
@@ -215,7 +220,9 @@ class Session:
         self.listeners: dict[Any, None] = {}
         self.subprotocol = plan.select_subprotocol(request.subprotocols)
         codec = plan.codec(self.subprotocol)
-        self.outbox = Outbox(transport, codec, limits.backlog_bytes, self.lagging, app.turns)
+        self.outbox = Outbox(
+            transport, codec, limits.backlog_bytes, self.lagging, app.turns, limits.write_buffer
+        )
         self._app = app
         self._dialling = dialling
         self._answered = Latch() if transport.dials else None  # a client's handshake, until it is
@@ -241,10 +248,12 @@ class Session:
             self.outbox,
             self._children,
             self,
+            app.observers,
             self._throttle,
             seen,
         )
-        self._announced = False  # whether the registry knows it, and its peer may be sent something
+        self._context: Context | None = None  # with what observers have set, if there are any
+        self.announced = False
         self._echo: str | None = None  # the subprotocol of the answer, if none is negotiated
         self._first: _First | None = None  # the first message, while it has to be a credential
         self._credential: Held | Renewing | None = None
@@ -262,7 +271,7 @@ class Session:
         return self.ending.end
 
     @property
-    def codec(self) -> Codec:
+    def codec(self) -> BoundCodec:
         """How its messages are encoded."""
         return self.outbox.codec
 
@@ -275,6 +284,11 @@ class Session:
     def stopping(self) -> bool:
         """Whether nothing more may start on it."""
         return self.phase >= STOPPING
+
+    @property
+    def age(self) -> float:
+        """Seconds since the opening request."""
+        return self.transport.now() - self._started
 
     @property
     def running(self) -> list[str]:
@@ -354,7 +368,7 @@ class Session:
     # -- requests of handlers, topics and the dispatcher
 
     async def send(self, message: object) -> None:
-        if not self._announced:
+        if not self.announced:
             self.codec.pack(message)  # if it cannot be encoded, the handshake is not accepted
             self._accept()
             if self._answered is not None:
@@ -365,7 +379,7 @@ class Session:
         check_user(user)
         if self.ending.end is not None:
             raise Disconnected(self.ending.end)
-        if self._announced or self.phase is not CONNECTING:
+        if self.announced or self.phase is not CONNECTING:
             raise RuntimeError(
                 "the connection is open already: call identify in an on_connect function, before "
                 "its yield and before anything is sent"
@@ -393,7 +407,10 @@ class Session:
         self.finish(SLOW)
 
     def refuse(self, bad: BadMessage) -> None:
-        """The peer has sent a message that is not accepted."""
+        """The peer has sent a message that is not accepted, or a hook has failed on it."""
+        if bad.code == 1011 and bad.__cause__ is not None:
+            self.left("dec_hook", bad.__cause__)
+            return
         if bad.__cause__ is not None:
             self.ending.note("decoding a message", bad.__cause__)
         elif bad.code == 1007:
@@ -424,7 +441,7 @@ class Session:
         if self.phase >= DRAINING:
             held.stop()
         held.hold(credential)
-        if self._announced:
+        if self.announced:
             held.tell()
 
     async def ask_credential(self) -> str:
@@ -442,7 +459,7 @@ class Session:
         with anyio.move_on_after(limits.open_timeout):
             await first.came.wait()
         if not first.came.is_set:
-            await anyio.sleep(LOOK)  # it may have come and not be read yet
+            await look()  # it may have come and not be read yet
         self._first = None
         if first.token is None:
             other = "the first message is no credential"
@@ -601,6 +618,13 @@ class Session:
 
     def start(self) -> None:
         """Begin. The host starts when it is needed."""
+        observers = self._app.observers
+        if observers.begins:
+            self._context = self._app.context.copy()
+            dialled = self.transport.dials
+            self._context.run(observers.begun, self.connection, self.plan.template, dialled)
+            if self._dialling is not None:
+                self._dialling.opening.headers.update(self._context.run(observers.carry))
         if self.plan.needs_host:
             self._start_host()
         else:
@@ -608,9 +632,8 @@ class Session:
             self._accept()
 
     def _start_host(self) -> None:
-        self._host = detach(
-            self._run, name=f"wsflow {self.plan.template}", context=self._app.context.copy()
-        )
+        context = self._context or self._app.context.copy()
+        self._host = detach(self._run, name=f"wsflow {self.plan.template}", context=context)
 
     def _need_host(self) -> None:
         """Start the host, if the connection is at rest."""
@@ -691,7 +714,7 @@ class Session:
                 self.left("the rate limit", refusal)
                 return
         self._shake()
-        if self.ending.end is None and self._answered is None and not self._announced:
+        if self.ending.end is None and self._answered is None and not self.announced:
             self._announce()
             if self.phase is READY:
                 self._open()
@@ -703,7 +726,7 @@ class Session:
 
     def _announce(self) -> None:
         """The connection is open: the registry may know it, and messages may be sent."""
-        self._announced = True
+        self.announced = True
         self._app.directory.add(self.connection, self)
         self.outbox.open()
         self._app.opened(self)
@@ -782,7 +805,7 @@ class Session:
         self.over.set()
         if self._timer is not None:
             self._timer.cancel()
-        self.duration = self.transport.now() - self._started
+        self.duration = self.age
         self.ending.confirm()
         for step in (self._leave_topics, self._tell):
             try:
@@ -793,8 +816,9 @@ class Session:
 
     def _tell(self) -> None:
         """Send the end to the peer."""
+        offered = self.connection.request.subprotocols
         self.accepted = self.ending.tell(
-            self.transport, self.accepted, self.subprotocol or self._echo
+            self.transport, self.accepted, self.subprotocol or self._echo, offered
         )
 
     async def join(self) -> None:

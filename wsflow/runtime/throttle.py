@@ -245,7 +245,7 @@ class Throttle:
             self._inbox.handled(item.memory)
             bad = bad_message(exc)
             if isinstance(item.message, Answering):
-                item.message.refuse("invalid", str(bad))
+                item.message.refuse("invalid" if bad.code == 1007 else "internal", str(bad))
             else:
                 self._owner.refuse(bad)
             return

@@ -52,7 +52,8 @@ def fits(given: Any, expected: Any) -> bool:
     try:
         return _fits(inspect.type_info(given), inspect.type_info(expected), set())
     except Exception:  # msgspec raises various exceptions for types that it does not support
-        return True
+        alone = members(expected)  # which it may do, though not their union
+        return len(alone) == 1 or any(fits(given, each) for each in alone)
 
 
 def _fits(given: Any, expected: Any, seen: set[Pair]) -> bool:
@@ -161,6 +162,10 @@ def _struct(given: Any, expected: Any, seen: set[Pair]) -> bool:
     return _fields(given, expected, seen)
 
 
+def _custom(given: Any, expected: Any, seen: set[Pair]) -> bool:
+    return issubclass(class_of(given.cls), class_of(expected.cls))
+
+
 def _dataclass(given: Any, expected: Any, seen: set[Pair]) -> bool:
     return issubclass(class_of(given.cls), class_of(expected.cls)) and _fields(
         given, expected, seen
@@ -195,6 +200,7 @@ RULES: tuple[tuple[Any, Any, Rule], ...] = (
     (inspect.StructType, inspect.StructType, _struct),
     (inspect.DataclassType, inspect.DataclassType, _dataclass),
     (inspect.NamedTupleType, inspect.NamedTupleType, _dataclass),
+    (inspect.CustomType, inspect.CustomType, _custom),
 )
 """What fits what: the kind of type that is given, that which is expected, and when it does."""
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import NoneType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, is_typeddict
 
 from wsflow.declare.markers import Message, Sends
 from wsflow.declare.router import Declared, Handler, Kind, RateLimit, Router
 from wsflow.declare.signatures import EMPTY, Signature, Unresolved, members, read, type_name
 from wsflow.errors import DeclarationError, Problem
 from wsflow.limits import check_is
-from wsflow.messages.calls import call_frames, is_call, tag_field_of
-from wsflow.messages.codec import CODECS, JSON
+from wsflow.messages.apart import tag_field
+from wsflow.messages.calls import call_frames, is_call
+from wsflow.messages.codec import CODECS, BoundCodec, Codec, bound
+from wsflow.messages.hooks import NO_HOOKS, Hooks, hooks_of
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.names import is_name_of, shape
 from wsflow.topics.type import TopicType
+from wsflow.wiring.codecs import codec_problem, hook_problem
 from wsflow.wiring.functions import Functions, shape_problem
 from wsflow.wiring.invocation import Invocation
 from wsflow.wiring.place import Place
@@ -25,6 +28,7 @@ from wsflow.wiring.plan import (
     AppPlan,
     ConsumerPlan,
     Offer,
+    PagePlan,
     RatePlan,
     RoutePlan,
     ScopePlan,
@@ -82,13 +86,17 @@ class _Compiler:
         self.signatures: dict[Handler, Signature | None] = {}
         self.lifespans: dict[Handler, ScopePlan] = {}
         self.routes: RouteTable[RoutePlan] = RouteTable()
+        self.pages: RouteTable[PagePlan] = RouteTable()
         self.overridden: set[Handler] = set()
         self.limited: Counter[str] = Counter()  # the names of rate limits
         self.topics: dict[Router, list[FromTopic]] = {}  # that Routers declare
+        self.hooks: dict[Router, Hooks] = {}  # that Routers have themselves
+        self.codecs: dict[str, Codec] = {}  # of the app's own, by name
+        self.bound: dict[tuple[str, Hooks], BoundCodec] = {}
 
     def compile(self, router: Router) -> AppPlan:
-        self._walk(router, (), "/")
-        served = list(self.routes)
+        self._walk(router, (), "/", NO_HOOKS)
+        served = [*self.routes, *self.pages]
         if not served and not self.resolver.problems:
             self._router_problem(
                 router,
@@ -96,20 +104,34 @@ class _Compiler:
                 "producer.",
                 "decorate a function with @router.consumer or @router.producer.",
             )
-        topics = self._topics()
+        hooks = self._hooks_of_all()
+        codecs = self._codecs_of_all(hooks)
+        topics = self._topics(codecs)
         if not self.resolver.problems:
             self.resolver.check_overrides(router._where)
         if self.resolver.problems:
             raise DeclarationError(sorted(self.resolver.problems, key=_by_place))
         declared = tuple(router._declared for router in self.topics)
-        return AppPlan(tuple(self.lifespans.values()), self.routes, topics, declared)
+        lifespans = tuple(self.lifespans.values())
+        observers = {id(each): each for routers in declared for each in routers.observers}
+        return AppPlan(
+            lifespans,
+            self.routes,
+            self.pages,
+            topics,
+            declared,
+            codecs,
+            hooks,
+            tuple(observers.values()),
+            router._about,
+        )
 
     def _router_problem(self, router: Router, why: str, cure: str) -> None:
         problem = Problem(router._where, f"Router {router.path!r}", why, cure)
         if problem not in self.resolver.problems:
             self.resolver.problems.append(problem)
 
-    def _walk(self, router: Router, outer: Levels, prefix: str) -> None:
+    def _walk(self, router: Router, outer: Levels, prefix: str, hooks: Hooks) -> None:
         """Wire a Router and all Routers that it includes."""
         if any(level.router is router for level in outer):
             self._router_problem(router, "It includes itself.", "remove one include.")
@@ -119,24 +141,78 @@ class _Compiler:
         self.resolver.problems += new
         template = join(prefix, router.path)
         names = self._parameters(router, template)
+        hooks = self._hooks(router, hooks)
         if router not in self.topics:
-            self.topics[router] = self._topics_of(router)
+            self.topics[router] = self._topics_of(router, hooks)
         level = self._level(router, template)
         levels = (*outer, level)
-        place = Place(template, names or ())
+        place = Place(template, names or (), self._codecs(router, hooks))
         for handler in level.of("lifespan"):
             if handler not in self.lifespans and handler not in self.overridden:
                 self.lifespans[handler] = self._scope(handler, levels, place)
         if names is not None and (level.of("consumer") or level.of("producer")):
             self._serve(levels, place)
+        for handler in level.of("get") if names is not None else ():
+            self._page(handler, levels, join(template, handler.path), place.codecs)
         for included in declared.included:
-            self._walk(included.router, levels, join(template, included.prefix))
+            self._walk(included.router, levels, join(template, included.prefix), hooks)
 
-    def _topics_of(self, router: Router) -> list[FromTopic]:
+    def _hooks(self, router: Router, outer: Hooks) -> Hooks:
+        """The hooks of a Router, its own first. Reports those that cannot be."""
+        for name, hook in (("dec_hook", router._dec_hook), ("enc_hook", router._enc_hook)):
+            if (wrong := hook_problem(name, hook)) is not None:
+                self._router_problem(router, *wrong)
+        own = hooks_of(router._dec_hook, router._enc_hook)
+        self.hooks.setdefault(router, own)
+        if own is NO_HOOKS:
+            return outer
+        return Hooks((*own.dec, *outer.dec), (*own.enc, *outer.enc))
+
+    def _codecs(self, router: Router, hooks: Hooks) -> tuple[BoundCodec, ...]:
+        """The codecs of a Router, the default first. Reports one that cannot be."""
+        default = router.codec
+        if (wrong := codec_problem(default)) is not None:
+            self._router_problem(router, *wrong)
+            default = "json"
+        if not isinstance(default, str):
+            other = self.codecs.setdefault(default.name, default)
+            if type(other) is not type(default):
+                self._router_problem(
+                    router,
+                    f"Its codec is named {default.name!r}, and so is one of another class.",
+                    "give one of them another name.",
+                )
+            default = other
+        others = [each for each in CODECS if each != default]
+        return tuple(self._bound(each, hooks) for each in (default, *others))
+
+    def _bound(self, codec: str | Codec, hooks: Hooks) -> BoundCodec:
+        name = codec if isinstance(codec, str) else codec.name
+        if (name, hooks) not in self.bound:
+            self.bound[name, hooks] = bound(codec, hooks)
+        return self.bound[name, hooks]
+
+    def _hooks_of_all(self) -> Hooks:
+        """The hooks of all Routers, the outermost first."""
+        dec = tuple(each for hooks in self.hooks.values() for each in hooks.dec)
+        enc = tuple(each for hooks in self.hooks.values() for each in hooks.enc)
+        return Hooks(dec, enc) if dec or enc else NO_HOOKS
+
+    def _codecs_of_all(self, hooks: Hooks) -> tuple[BoundCodec, ...]:
+        """The codecs that any path allows."""
+        used = {codec.name: codec.codec for plan in self.routes for codec in plan.codecs}
+        used = used or {"json": "json"}  # there are only pages
+        return tuple(self._bound(used[name], hooks) for name in self._in_order(used))
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        """Names of codecs in an order that is always the same."""
+        return [each for each in (*CODECS, *self.codecs) if each in names]
+
+    def _topics_of(self, router: Router, hooks: Hooks) -> list[FromTopic]:
         """The topics that a Router declares. Reports those that cannot be."""
         topics = []
         for annotation in router._topics:
-            topic = read_topic(annotation)
+            topic = read_topic(annotation, hooks)
             if isinstance(topic, FromTopic):
                 topics.append(topic)
             else:
@@ -230,23 +306,39 @@ class _Compiler:
 
     # -- one path
 
+    def _page(
+        self, handler: Handler, levels: Levels, template: str, codecs: tuple[BoundCodec, ...]
+    ) -> None:
+        """Wire a function that answers plain requests."""
+        try:
+            names = parameters(template)
+        except ValueError as exc:
+            why, _, cure = str(exc).partition("\n")
+            why = f"The path {template!r} is malformed: {why}."
+            self.resolver.problem(handler, "", why, f"{cure}.")
+            return
+        signature = self._known(handler)
+        place = Place(template, names, codecs)
+        call = self._call(handler, signature, levels, place, leading=0)
+        other = self.pages.add(template, PagePlan(template, call, place.hooks))
+        if other is not None:
+            self.resolver.problem(
+                handler,
+                "",
+                f"The path {template!r} is that of {other.handler} ({other.handler.where}), too.",
+                "change one of the two paths.",
+            )
+
     def _serve(self, levels: Levels, place: Place) -> None:
         level = levels[-1]
         router = level.router
-        if router.codec not in tuple(CODECS):
-            self._router_problem(
-                router,
-                f"codec is {router.codec!r}.",
-                f"use one of {', '.join(map(repr, CODECS))}.",
-            )
-            return
         consumers = self._consumers(level.of("consumer"), levels, place)
         self._check_message_types(self._all(levels, "on_message"), consumers)
-        frames = call_frames(tag_field_of(tuple(k for c in consumers for k in c.kinds)))
+        kinds = [kind for each in consumers for kind in each.kinds]
+        frames = call_frames(tag_field(kinds) or "type")
         messages = [each for each in consumers if not each.calls]
         asked = [each for each in consumers if each.calls]
-        codec = CODECS[router.codec]
-        decodings = self.functions.decodings(codec, messages, tuple(frames.values()), asked)
+        decodings = self.functions.decodings(place.codecs, messages, tuple(frames.values()), asked)
         handlers = {kind: self._all(levels, kind) for kind in ("on_disconnect", "on_error")}
         senders = [
             *(each.handler for each in messages),
@@ -256,13 +348,14 @@ class _Compiler:
         plan = RoutePlan(
             template=place.template,
             where=router._where,
-            codecs=tuple(CODECS[name] for name in decodings) or (JSON,),
+            codecs=tuple(each for each in place.codecs if each.name in decodings)
+            or place.codecs[:1],
             subprotocols=router.subprotocols,
             on_connect=self._scopes("on_connect", levels, place),
             on_message=self._scopes("on_message", levels, place),
             consumers=tuple(consumers),
             producers=tuple(
-                self.functions.producer(handler, signature, call)
+                self.functions.producer(handler, signature, call, place.hooks)
                 for handler, signature, call in self._calls(
                     level.of("producer"), levels, place, leading=0
                 )
@@ -276,14 +369,18 @@ class _Compiler:
                     for handler, signature, call in self._calls(
                         handlers["on_error"], levels, place, leading=1
                     )
-                ]
+                ],
+                place.hooks,
             ),
             decodings=decodings,
-            call_decodings=self.functions.decodings(codec, asked),
+            call_decodings=self.functions.decodings(place.codecs, asked),
             call_frames=frames,
             sends=self._sends(senders, levels),
             rates=tuple(rate for each in levels for rate in each.rates),
             ignores_unknown=self._ignores_unknown(levels),
+            about=replace(
+                router._about, deprecated=any(each.router._about.deprecated for each in levels)
+            ),
         )
         other = self.routes.add(place.template, plan)
         if other is not None and other.where == router._where:
@@ -317,14 +414,19 @@ class _Compiler:
             signature = self._known(handler)
             if signature.gives not in (None, EMPTY, NoReturn):
                 found.update(dict.fromkeys(members(signature.gives)))
-        for level in levels:
-            for handler in level.handlers:
-                for parameter in self._known(handler).parameters:
-                    for mark in parameter.marks:
-                        if isinstance(mark, Sends):
-                            found.update((kind, None) for t in mark.types for kind in members(t))
+        run = [
+            handler
+            for level in levels
+            for handler in level.handlers
+            if level is levels[-1] or handler.kind not in ("consumer", "producer", "get")
+        ]
+        for handler in run:
+            for parameter in self._known(handler).parameters:
+                for mark in parameter.marks:
+                    if isinstance(mark, Sends):
+                        found.update((kind, None) for t in mark.types for kind in members(t))
         for handler, topic in self.resolver.topics:
-            if any(handler in level.handlers for level in levels):
+            if handler in run:
                 found.update(dict.fromkeys(topic.types))
         for level in levels:
             for topic in self.topics[level.router]:
@@ -357,7 +459,7 @@ class _Compiler:
         for handler in handlers:
             signature = self._known(handler)
             provided = [offer.provides for offer in self._visible(handler, levels)]
-            message = self.functions.message(handler, signature, provided)
+            message = self.functions.message(handler, signature, provided, place.hooks)
             if message is None:
                 continue
             kinds, stream = message
@@ -421,6 +523,8 @@ class _Compiler:
         Routers, nearest first."""
         if handler.kind in SCOPES:
             kinds = SCOPES[SCOPES.index(handler.kind) :]
+        elif handler.kind == "get":
+            kinds = ("lifespan",)
         else:
             kinds = SCOPES if handler.kind == "consumer" and not stream else SCOPES[1:]
         depth = _depth(handler, levels)
@@ -434,8 +538,12 @@ class _Compiler:
                         visible.append(offer)
         return visible
 
-    def _topics(self) -> DeclaredTopics:
-        """The types of all declared topics. Reports topics with the same name that differ."""
+    def _topics(self, codecs: tuple[BoundCodec, ...]) -> DeclaredTopics:
+        """The types of all declared topics. Reports topics with the same name that differ.
+
+        Args:
+            codecs: those that any path allows, for topics of no path.
+        """
         first: dict[str, tuple[Handler | Router, FromTopic]] = {}
         users: dict[str, set[Handler]] = {}
         everywhere: set[str] = set()
@@ -455,13 +563,13 @@ class _Compiler:
             for other_owner, other in first.values():
                 if topic is not other and is_name_of(other.template, topic.template):
                     self._compare(owner, topic, other_owner, other)
-        used = {codec.name for plan in self.routes for codec in plan.codecs}
+        used = {each.name: each for each in codecs}
         types: dict[str, TopicType] = {}
         for template, topic in found.items():
             form = shape(template)
             allowed = used if form in everywhere else self._codecs_of(users[form]) or used
-            codecs = tuple(codec for codec in CODECS.values() if codec.name in allowed)
-            types[template] = TopicType(topic.types, topic.options, codecs)
+            own = tuple(allowed[name] for name in self._in_order(allowed))
+            types[template] = TopicType(topic.types, topic.options, own)
         return DeclaredTopics(types)
 
     def _compare(
@@ -482,14 +590,14 @@ class _Compiler:
         else:
             self._router_problem(owner, why, cure)
 
-    def _codecs_of(self, handlers: set[Handler]) -> set[str]:
-        """The codecs that the paths of these functions allow."""
-        return {
-            codec.name
-            for plan in self.routes
-            if handlers & {each.handler for each in plan.functions}
-            for codec in plan.codecs
-        }
+    def _codecs_of(self, handlers: set[Handler]) -> dict[str, BoundCodec]:
+        """The codecs that the paths of these functions allow, with the hooks of the first."""
+        found: dict[str, BoundCodec] = {}
+        for plan in self.routes:
+            if handlers & {each.handler for each in plan.functions}:
+                for codec in plan.codecs:
+                    found.setdefault(codec.name, codec)
+        return found
 
 
 def _depth(handler: Handler, levels: Levels) -> int:
@@ -500,7 +608,8 @@ def _is_of(kind: Any, wanted: Any) -> bool:
     """Whether all messages of a type are of another one."""
     if kind == wanted or wanted in (Any, object):
         return True
-    return isinstance(kind, type) and isinstance(wanted, type) and issubclass(kind, wanted)
+    classes = isinstance(kind, type) and isinstance(wanted, type) and not is_typeddict(wanted)
+    return classes and issubclass(kind, wanted)
 
 
 def _disagreement(one: FromTopic, other: FromTopic) -> str:

@@ -29,6 +29,7 @@ class Environment:
         connection: the connection; None in a ``lifespan``.
         opening: a client's opening request; None in a server.
         task_group: the injected task group, once it is open; None if no function asks for it.
+        page: the request that a page answers; None elsewhere.
     """
 
     directory: Directory
@@ -38,11 +39,20 @@ class Environment:
     connection: Connection | None = None
     opening: Opening | None = None
     task_group: TaskGroup | None = None
+    page: Request | None = None
 
     @property
     def request(self) -> Request:
+        if self.page is not None:
+            return self.page
         assert self.connection is not None  # wiring uses it only where there is one
         return self.connection.request
+
+    @property
+    def path_params(self) -> Mapping[str, str]:
+        """The parameters of the path; none in a ``lifespan``."""
+        there = self.page is not None or self.connection is not None
+        return self.request.path_params if there else {}
 
     @property
     def registry(self) -> Registry:

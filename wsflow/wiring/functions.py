@@ -20,19 +20,21 @@ from wsflow.declare.signatures import (
     Signature,
     as_provided,
     bare,
-    field_names,
     members,
     type_name,
 )
 from wsflow.end import End
 from wsflow.errors import Close, Disconnected, Reject
+from wsflow.messages.apart import tag_field
 from wsflow.messages.calls import Stream, answer_type, class_of, is_call
-from wsflow.messages.codec import CODECS, Codec, Decoding
-from wsflow.messages.shapes import Shapes, runtime_classes, takes_the_rest
+from wsflow.messages.codec import BoundCodec, Decoding
+from wsflow.messages.families import fields_of
+from wsflow.messages.hooks import Hooks
+from wsflow.messages.shapes import Shapes, has_raw, runtime_classes, taken_by, takes_the_rest
 from wsflow.topics.topic import Topic
 from wsflow.wiring.answers import other_answer
 from wsflow.wiring.invocation import Invocation
-from wsflow.wiring.messages import RAW, message_problem, union_problem
+from wsflow.wiring.messages import A_TAG, RAW, message_problem, union_problem
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, ProducerPlan
 from wsflow.wiring.rates import rate_problem
 from wsflow.wiring.resolve import SIMPLE, Resolver
@@ -65,7 +67,7 @@ def shape_problem(handler: Handler, signature: Signature) -> WhyAndCure | None:
         )
     if signature.generator and handler.kind not in MAY_GENERATE:
         return (
-            f"An {handler.kind} function is a coroutine, and this one yields.",
+            f"A function of {handler.kind} is a coroutine, and this one yields.",
             "remove the yield, and return the result.",
         )
     if signature.generator and signature.gives is EMPTY and signature.returns is not EMPTY:
@@ -120,7 +122,7 @@ class Functions:
     # -- consumers
 
     def message(
-        self, handler: Handler, signature: Signature, provided: Sequence[Any]
+        self, handler: Handler, signature: Signature, provided: Sequence[Any], hooks: Hooks
     ) -> tuple[tuple[Any, ...], bool] | None:
         """The types of a consumer's message, and whether it iterates them itself."""
         first = signature.parameters[0] if signature.parameters else None
@@ -152,17 +154,18 @@ class Functions:
         stream = get_origin(first.bare) in ITERATORS
         kinds = members(get_args(first.bare)[0] if stream else first.annotation)
         for kind in kinds:
-            carried = (kind, answer_type(kind)) if is_call(kind) else (kind,)
-            for each in carried:
-                if (wrong := message_problem(each)) is not None:
-                    self._problem(handler, first, *wrong)
-                    return None
+            wrong = message_problem(kind, hooks, ["dec_hook"])
+            if wrong is None and is_call(kind):
+                wrong = message_problem(answer_type(kind), hooks, ["enc_hook"])
+            if wrong is not None:
+                self._problem(handler, first, *wrong)
+                return None
         if any(map(is_call, kinds)):
             wrong = call_problem(kinds, stream, signature)
             if wrong is not None:
                 self._problem(handler, first, *wrong)
                 return None
-        self._outgoing(handler, signature)
+        self._outgoing(handler, signature, hooks)
         self._options(handler, kinds, stream)
         return kinds, stream
 
@@ -199,7 +202,7 @@ class Functions:
             )
         elif handler.key is not None:
             for kind in kinds:
-                if (names := field_names(kind)) is None or handler.key not in names:
+                if (names := fields_of(kind)) is None or handler.key not in names:
                     has = f"has {', '.join(names)}" if names else "has no fields"
                     self._problem(
                         handler,
@@ -208,17 +211,18 @@ class Functions:
                         "name a field that all message types of the consumer have.",
                     )
 
-    def _outgoing(self, handler: Handler, signature: Signature) -> None:
+    def _outgoing(self, handler: Handler, signature: Signature, hooks: Hooks) -> None:
         """Check the types of the messages that a function sends."""
         if signature.gives in (None, EMPTY, NoReturn):
             return
         for kind in members(signature.gives):
-            if kind is not NoneType and (wrong := message_problem(kind)) is not None:
+            wrong = None if kind is NoneType else message_problem(kind, hooks, ["enc_hook"])
+            if wrong is not None:
                 self._problem(handler, "", *wrong)
 
     def decodings(
         self,
-        default: Codec,
+        codecs: tuple[BoundCodec, ...],
         consumers: Sequence[ConsumerPlan],
         call_frames: tuple[Any, ...] = (),
         asked: Sequence[ConsumerPlan] = (),
@@ -226,7 +230,7 @@ class Functions:
         """How a path decodes messages, by codec that it can allow, the default first.
 
         Args:
-            default: the path's codec.
+            codecs: the codecs of the path's Router, the default first.
             consumers: the consumers of messages.
             call_frames: the call frames, which are decoded too if they can be told apart.
             asked: the consumers of calls.
@@ -246,8 +250,7 @@ class Functions:
                         plan.handler,
                         "",
                         f"Its messages cannot be told apart from the path's others: {why}.",
-                        "use a msgspec.Struct for each, with a distinct tag: "
-                        'class Say(msgspec.Struct, tag="say").',
+                        A_TAG,
                     )
                     continue
                 takers[kind] = plan
@@ -260,13 +263,22 @@ class Functions:
                     plan.handler,
                     "",
                     f"Calls cannot be told apart from the path's messages: {why}.",
-                    "use a msgspec.Struct with a tag for every message of the path: "
-                    'class Say(msgspec.Struct, tag="say").',
+                    A_TAG,
                 )
         calls = tuple(kind for plan in asked for kind in plan.kinds)
         found: dict[str, Decoding[ConsumerPlan]] = {}
-        others = [codec for codec in CODECS.values() if codec is not default]
-        for codec in (default, *others):
+        default = codecs[0]
+        held = [] if default.is_native else [each for each in takers if each is not msgspec.Raw]
+        for kind in held:
+            if has_raw(kind):
+                self._problem(
+                    takers[kind].handler,
+                    "",
+                    f"{type_name(kind)} has a msgspec.Raw, and the codec {default.name!r} decodes "
+                    "messages as a whole.",
+                    "annotate that as Any; a consumer may take the whole message as msgspec.Raw.",
+                )
+        for codec in codecs:
             mixed = raw.get(str if codec.text else bytes) if takers or asked else None
             if mixed is None:
                 found[codec.name] = Decoding(
@@ -285,7 +297,9 @@ class Functions:
 
     def _never_taken(self, takers: Mapping[Any, ConsumerPlan]) -> None:
         """Report consumers of ``dict`` beside one that takes objects without a tag."""
-        owners = [kind for kind in takers if not takes_the_rest(kind) and Shapes([kind]).untagged]
+        typed = [kind for kind in takers if not takes_the_rest(kind)]
+        field = tag_field(typed)
+        owners = [kind for kind in typed if Shapes([kind], field).untagged]
         for kind, plan in takers.items():
             if owners and takes_the_rest(kind) and {*runtime_classes(kind)} == {dict}:
                 owner = takers[owners[0]]
@@ -294,16 +308,16 @@ class Functions:
                     "",
                     f"It takes the objects that no other consumer takes, and {owner.handler} "
                     f"({owner.handler.where}) takes all: {type_name(owners[0])} has no tag.",
-                    'give that one a tag: class Say(msgspec.Struct, tag="say").',
+                    A_TAG,
                 )
 
     def _taken(self, plan: ConsumerPlan, kind: Any, takers: Mapping[Any, ConsumerPlan]) -> bool:
-        classes = set(runtime_classes(kind))
+        classes = set(taken_by(kind))
         for other, taker in takers.items():
             all_of_it = {object, msgspec.Raw}
             if taker is not plan and (
-                classes & set(runtime_classes(other))
-                or (classes & all_of_it and all_of_it & set(runtime_classes(other)))
+                classes & set(taken_by(other))
+                or (classes & all_of_it and all_of_it & set(taken_by(other)))
             ):
                 self._problem(
                     plan.handler,
@@ -317,17 +331,19 @@ class Functions:
 
     # -- the others
 
-    def producer(self, handler: Handler, signature: Signature, call: Invocation) -> ProducerPlan:
+    def producer(
+        self, handler: Handler, signature: Signature, call: Invocation, hooks: Hooks
+    ) -> ProducerPlan:
         if handler.on_end not in ("close", "keep"):
             self._problem(handler, "", f"on_end is {handler.on_end!r}.", 'use "close" or "keep".')
-        self._outgoing(handler, signature)
+        self._outgoing(handler, signature, hooks)
         style: Literal["each", "poll", "once"] = "each"
         if not signature.generator:
             style = "once" if signature.gives in (None, EMPTY, NoReturn) else "poll"
         return ProducerPlan(call, style)
 
     def errors(
-        self, handlers: Sequence[tuple[Handler, Signature, Invocation, int]]
+        self, handlers: Sequence[tuple[Handler, Signature, Invocation, int]], hooks: Hooks
     ) -> tuple[ErrorPlan, ...]:
         plans: list[ErrorPlan] = []
         for handler, signature, call, depth in handlers:
@@ -362,7 +378,7 @@ class Functions:
                     "put the error first: async def f(error: ValueError, …).",
                 )
                 continue
-            self._outgoing(handler, signature)
+            self._outgoing(handler, signature, hooks)
             for other in plans:
                 others = other.invocation.handler
                 if other.depth == depth and set(other.types) & set(types):

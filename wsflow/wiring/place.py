@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from wsflow.declare.markers import TopicName
 from wsflow.declare.router import Handler
+from wsflow.messages.codec import CODECS, BoundCodec
+from wsflow.messages.hooks import Hooks
 from wsflow.topics.names import parameters
 
 
@@ -17,13 +19,20 @@ class Place:
     Attributes:
         template: the complete path.
         names: its parameters.
+        codecs: the codecs of its Router, the default first.
     """
 
     template: str
     names: Sequence[str]
+    codecs: tuple[BoundCodec, ...] = tuple(CODECS.values())
+
+    @property
+    def hooks(self) -> Hooks:
+        """The hooks of its Router."""
+        return self.codecs[0].hooks
 
 
-def topic_problem(name: TopicName) -> tuple[str, str] | None:
+def topic_problem(name: TopicName, hooks: Hooks) -> tuple[str, str] | None:
     """Why no topic can have that name or these options, and the fix; None if one can."""
     if not isinstance(name.template, str):
         return (
@@ -35,12 +44,12 @@ def topic_problem(name: TopicName) -> tuple[str, str] | None:
     except ValueError as exc:
         why, _, cure = str(exc).partition("\n")
         return why, cure
-    return name._problem()
+    return name._problem(hooks)
 
 
 def name_problem(handler: Handler, name: TopicName, place: Place) -> tuple[str, str] | None:
     """Why a topic cannot have that name there, and the fix; None if it can."""
-    if (wrong := topic_problem(name)) is not None:
+    if (wrong := topic_problem(name, place.hooks)) is not None:
         return wrong
     used = parameters(name.template)
     if used and handler.kind == "lifespan":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from wsflow.declare.router import Declared, Handler, Per, WhenOver
+from wsflow.declare.router import About, Declared, Handler, Per, WhenOver
 from wsflow.declare.signatures import Parameter
 from wsflow.errors import DeclarationError, InvalidMessage, Problem
 from wsflow.limits import Limits
-from wsflow.messages.codec import CODECS, Codec, Decoding
+from wsflow.messages.codec import BoundCodec, Decoding, bound
+from wsflow.messages.hooks import Hooks
+from wsflow.observer import Observer
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.registry import Registry
 from wsflow.wiring.invocation import Invocation
@@ -129,6 +131,38 @@ class ErrorPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class PagePlan:
+    """The plan of a page: what answers plain HTTP requests to one path."""
+
+    template: str
+    invocation: Invocation
+    hooks: Hooks
+
+    @property
+    def handler(self) -> Handler:
+        return self.invocation.handler
+
+    @functools.cached_property
+    def to_json(self) -> Callable[[Any], bytes]:
+        """Encodes what it returns."""
+        return bound("json", self.hooks).encode
+
+    @functools.cached_property
+    def request_sources(self) -> tuple[FromPath | FromRequest, ...]:
+        """The sources that read the request; path parameters first."""
+        return request_sources([self.invocation])
+
+
+def request_sources(functions: Iterable[Invocation]) -> tuple[FromPath | FromRequest, ...]:
+    """The sources of functions that read the request; path parameters first."""
+    sources = [source for each in functions for source in each.sources]
+    return (
+        *(source for source in sources if isinstance(source, FromPath)),
+        *(source for source in sources if isinstance(source, FromRequest)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class RoutePlan:
     """The plan of one path, compiled at start-up.
 
@@ -142,11 +176,12 @@ class RoutePlan:
         sends: the types of the messages that are sent to the peer, as far as they are annotated.
         rates: the limits of the Routers around it.
         ignores_unknown: whether messages with an unknown tag are ignored.
+        about: what its Router says of itself.
     """
 
     template: str
     where: str
-    codecs: tuple[Codec, ...]
+    codecs: tuple[BoundCodec, ...]
     subprotocols: tuple[str, ...]
     on_connect: tuple[ScopePlan, ...]
     on_message: tuple[ScopePlan, ...]
@@ -160,6 +195,7 @@ class RoutePlan:
     sends: tuple[Any, ...]
     rates: tuple[RatePlan, ...]
     ignores_unknown: bool = False
+    about: About = About()
 
     def select_subprotocol(self, offered: tuple[str, ...]) -> str | None:
         """Negotiate the subprotocol: the Router's own first, then a codec's; None without one."""
@@ -168,7 +204,7 @@ class RoutePlan:
                 return name
         return None
 
-    def codec(self, subprotocol: str | None) -> Codec:
+    def codec(self, subprotocol: str | None) -> BoundCodec:
         """The codec of a connection with this subprotocol."""
         chosen = {codec.subprotocol: codec for codec in self.codecs}
         return chosen.get(subprotocol or "", self.codecs[0])
@@ -187,11 +223,7 @@ class RoutePlan:
     @functools.cached_property
     def request_sources(self) -> tuple[FromPath | FromRequest, ...]:
         """The sources that read the opening request; path parameters first."""
-        sources = [source for each in self.functions for source in each.sources]
-        return (
-            *(source for source in sources if isinstance(source, FromPath)),
-            *(source for source in sources if isinstance(source, FromRequest)),
-        )
+        return request_sources(self.functions)
 
     @functools.cached_property
     def needs_task_group(self) -> bool:
@@ -273,6 +305,11 @@ class TakesCredential(Protocol):
         """How ``wsflow connect`` is given one, as far as that is done by its options: each with its
         value, and ``…`` for the secret."""
 
+    @property
+    def credential_places(self) -> Sequence[tuple[str, str]]:
+        """Where clients may put it: ``("header", "Authorization")``, ``("cookie", name)``,
+        ``("subprotocol", prefix)`` or ``("message", "")``."""
+
 
 @runtime_checkable
 class Prepares(Protocol):
@@ -293,14 +330,24 @@ class AppPlan:
     Attributes:
         lifespans: its lifespan functions, outermost first.
         routes: its paths.
+        pages: its pages, by path.
         topics: its topics.
         declared: what it was made of, by Router.
+        codecs: the codecs that any path allows, with ``hooks``.
+        hooks: those of all Routers, the outermost first, for what is encoded once for all.
+        observers: are told what happens in it.
+        about: what the outermost Router says of itself.
     """
 
     lifespans: tuple[ScopePlan, ...]
     routes: RouteTable[RoutePlan]
+    pages: RouteTable[PagePlan]
     topics: DeclaredTopics
     declared: tuple[Declared, ...]
+    codecs: tuple[BoundCodec, ...]
+    hooks: Hooks
+    observers: tuple[Observer, ...]
+    about: About
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -308,6 +355,7 @@ class AppPlan:
         found = {scope.handler: None for scope in self.lifespans}
         for route in self.routes:
             found.update({each.handler: None for each in route.functions})
+        found.update({page.handler: None for page in self.pages})
         return tuple(found)
 
     def check_limits(self, limits: Limits) -> None:
@@ -334,12 +382,6 @@ class AppPlan:
         for handler in self.handlers:
             if isinstance(handler.fn, Prepares):
                 await handler.fn.prepare(registry)
-
-    @property
-    def codecs(self) -> tuple[Codec, ...]:
-        """The codecs that any path allows."""
-        used = {codec.name for plan in self.routes for codec in plan.codecs}
-        return tuple(codec for codec in CODECS.values() if codec.name in used)
 
     @property
     def shared_limits(self) -> dict[str, RatePlan]:

@@ -31,7 +31,6 @@ from wsflow.declare.signatures import (
     Parameter,
     as_provided,
     bare,
-    field_names,
     members,
     spelled_out,
     type_name,
@@ -39,6 +38,8 @@ from wsflow.declare.signatures import (
 )
 from wsflow.end import End
 from wsflow.errors import Problem
+from wsflow.messages.families import fields_of
+from wsflow.messages.hooks import Hooks
 from wsflow.opening import Opening
 from wsflow.topics.topic import Topic
 from wsflow.wiring.foreign import mark_problem, type_cure
@@ -193,7 +194,7 @@ class Resolver:
                 if scope.provides == annotation:
                     return _provided(scope)
         if handler.kind != "lifespan" and parameter.name in place.names:
-            return self._from_path(handler, parameter)
+            return self._from_path(handler, parameter, place.hooks)
         source, decided = self._special(handler, parameter)
         if decided:
             return source
@@ -226,13 +227,17 @@ class Resolver:
                     "name what is sent: Sends(Board, Won).",
                 )
                 return None, True
-            if isinstance(mark, Sends) and (wrong := sends_problem(parameter, mark)) is not None:
+            if (
+                isinstance(mark, Sends)
+                and (wrong := sends_problem(parameter, mark, place.hooks)) is not None
+            ):
                 self.problem(handler, parameter, *wrong)
                 return None, True
         source = GIVEN.get(parameter.core) if _hashable(parameter.core) else None
         if source is None:
             return None, False
-        if handler.kind == "lifespan" and source.attribute != "registry":
+        nothing = handler.kind == "lifespan" and source.attribute != "registry"
+        if nothing or (handler.kind == "get" and source.attribute == "connection"):
             self._no_connection(handler, parameter)
             return None, True
         return source, True
@@ -241,7 +246,9 @@ class Resolver:
         self.problem(
             handler,
             parameter,
-            "A lifespan runs once per process, when there is no connection and no request.",
+            "A page answers one request, and has no connection."
+            if handler.kind == "get"
+            else "A lifespan runs once per process, when there is no connection and no request.",
             "ask for it in on_connect, or in a handler.",
         )
 
@@ -287,11 +294,12 @@ class Resolver:
         if mark.name is None and isinstance(mark, Header):
             name = name.replace("_", "-")
         kind = parameter.checked
-        wrong = text_problem(kind, several=not isinstance(mark, Cookie))
+        wrong = text_problem(kind, place.hooks, several=not isinstance(mark, Cookie))
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
-        return FromRequest(mark, name, kind, parameter.default, collects(kind)), True
+        several = collects(kind)
+        return FromRequest(mark, name, kind, parameter.default, several, place.hooks), True
 
     def _from_topic(
         self, handler: Handler, parameter: Parameter, place: Place
@@ -307,7 +315,8 @@ class Resolver:
         if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
-        if (wrong := topic_types_problem(types, name._options.presence)) is not None:
+        wrong = topic_types_problem(types, name._options.presence, place.hooks)
+        if wrong is not None:
             self.problem(handler, parameter, *wrong)
             return None, True
         keeps_hearing = handler.kind == "producer"
@@ -390,11 +399,11 @@ class Resolver:
         )
         return None
 
-    def _from_path(self, handler: Handler, parameter: Parameter) -> Source:
+    def _from_path(self, handler: Handler, parameter: Parameter, hooks: Hooks) -> Source:
         kind = str if parameter.annotation is EMPTY else parameter.checked
-        if (wrong := text_problem(kind, several=False)) is not None:
+        if (wrong := text_problem(kind, hooks, several=False)) is not None:
             self.problem(handler, parameter, *wrong)
-        return FromPath(parameter.name, kind)
+        return FromPath(parameter.name, kind, hooks)
 
     def _special(self, handler: Handler, parameter: Parameter) -> tuple[Source | None, bool]:
         """The message in ``on_message``, the task group, the end in ``on_disconnect``."""
@@ -407,6 +416,9 @@ class Resolver:
                 "Message() is only for on_message functions.",
                 "in a consumer the first parameter is the message; elsewhere there is none.",
             )
+            return None, True
+        if parameter.core in (TaskGroup, End) and handler.kind == "get":
+            self._no_connection(handler, parameter)
             return None, True
         if parameter.core is TaskGroup:
             return (APP_TASK_GROUP if handler.kind == "lifespan" else TASK_GROUP), True
@@ -541,7 +553,7 @@ class Resolver:
         )
 
 
-def sends_problem(parameter: Parameter, mark: Sends) -> tuple[str, str] | None:
+def sends_problem(parameter: Parameter, mark: Sends, hooks: Hooks) -> tuple[str, str] | None:
     """Why a parameter cannot say what is sent, and the fix; None if it can."""
     if parameter.core is not Connection:
         return (
@@ -550,7 +562,8 @@ def sends_problem(parameter: Parameter, mark: Sends) -> tuple[str, str] | None:
         )
     if not mark.types:
         return "Sends() names no type.", "name those that are sent: Sends(Board, Won)."
-    found = (message_problem(kind) for each in mark.types for kind in members(each))
+    kinds = [kind for each in mark.types for kind in members(each)]
+    found = (message_problem(kind, hooks, ["enc_hook"]) for kind in kinds)
     return next((wrong for wrong in found if wrong is not None), None)
 
 
@@ -576,7 +589,7 @@ def topic_of(parameter: Parameter) -> tuple[TopicName | tuple[str, str], tuple[A
     return names[0] if isinstance(names[0], TopicName) else TopicName(names[0]), types
 
 
-def read_topic(annotation: Any) -> FromTopic | tuple[str, str]:
+def read_topic(annotation: Any, hooks: Hooks) -> FromTopic | tuple[str, str]:
     """A topic that a Router declares; or what is wrong with it, and the fix."""
     parameter = Parameter("topic", spelled_out(annotation), EMPTY, False, "")
     if (get_origin(parameter.bare) or parameter.bare) is not Topic:
@@ -587,7 +600,7 @@ def read_topic(annotation: Any) -> FromTopic | tuple[str, str]:
     name, types = topic_of(parameter)
     if not isinstance(name, TopicName):
         return name
-    wrong = topic_problem(name) or topic_types_problem(types, name._options.presence)
+    wrong = topic_problem(name, hooks) or topic_types_problem(types, name._options.presence, hooks)
     if wrong is not None:
         return wrong
     return FromTopic(name.template, types, name._options, keeps_hearing=False)
@@ -635,6 +648,8 @@ def _round(asks: Handler, provides: Offer, offers: Sequence[Offer]) -> str:
 
 def _see(asks: Handler, provides: Handler) -> str:
     order: list[str] = ["lifespan", "on_connect", "on_message"]
+    if asks.kind == "get":
+        return f"provide it from a lifespan: no {provides.kind} runs for a page."
     if asks.kind == provides.kind:
         return f"declare {provides.name} before {asks.name}, on the same Router or an outer one."
     if asks.kind not in order or order.index(asks.kind) > order.index(provides.kind):
@@ -695,7 +710,7 @@ def _has_roles(kind: Any, *, certainly: bool = False) -> bool:
     for each in members(kind):
         if each in (None, NoneType):
             continue
-        names = field_names(each)
+        names = fields_of(each)
         known = "roles" in (names or ()) or hasattr(get_origin(each) or each, "roles")
         if not known and (certainly or names is not None):
             return False

@@ -19,6 +19,7 @@ from wsflow.declare.router import Handler
 from wsflow.declare.signatures import EMPTY, type_name
 from wsflow.errors import Reject
 from wsflow.messages.events import TopicOptions
+from wsflow.messages.hooks import NO_HOOKS, HookError, Hooks
 from wsflow.request import Request
 from wsflow.topics.names import fill_name
 from wsflow.topics.registry import Registry
@@ -89,17 +90,18 @@ class PerMessage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FromPath:
-    """A parameter of the path, converted."""
+    """A parameter of the path, converted; ``hooks`` convert to types that msgspec does not know."""
 
     name: str
     kind: Any
+    hooks: Hooks = NO_HOOKS
 
     def get(self, environment: Environment) -> Any:
         return environment.read[self]
 
     def convert(self, request: Request) -> Any:
         try:
-            return msgspec.convert(request.path_params[self.name], self.kind, strict=False)
+            return self.hooks.convert_text(request.path_params[self.name], self.kind)
         except msgspec.ValidationError:
             raise Reject(404, "not found\n") from None
 
@@ -107,7 +109,7 @@ class FromPath:
         """Whether the value of a path's segment can be converted."""
         try:
             self.convert(Request("/", {self.name: value}))
-        except Reject:
+        except (Reject, HookError):
             return False
         return True
 
@@ -125,6 +127,7 @@ class FromRequest:
         kind: its type.
         default: its default; EMPTY without one.
         collects: whether its type takes all values; else it is the last one.
+        hooks: convert to types that msgspec does not know.
     """
 
     mark: Query | Header | Cookie
@@ -132,6 +135,7 @@ class FromRequest:
     kind: Any
     default: Any
     collects: bool
+    hooks: Hooks = NO_HOOKS
 
     def get(self, environment: Environment) -> Any:
         return environment.read[self]
@@ -148,8 +152,7 @@ class FromRequest:
                 return self.default
             raise Reject(400, f"{self} is missing\n")
         try:
-            raw = found if self.collects else found[-1]
-            return msgspec.convert(raw, self.kind, strict=False)
+            return self.hooks.convert_text(found if self.collects else found[-1], self.kind)
         except msgspec.ValidationError as exc:
             raise Reject(400, f"{self} is not valid: {_why(exc)}\n") from None
 
@@ -175,9 +178,8 @@ class FromTopic:
 
     def get(self, environment: Environment) -> Topic[Any]:
         subscriber, directory = environment.subscriber, environment.directory
-        params = environment.request.path_params if subscriber is not None else {}
         return Topic(
-            fill_name(self.template, params),
+            fill_name(self.template, environment.path_params),
             directory.declared.types[self.template],
             directory.channels,
             subscriber,
