@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
-from websockets.asyncio.client import connect
 
+from tests.conformance.wires import connecting
 from tests.loops import anyio_backend as anyio_backend
+from tests.loops import on_asyncio
 from tests.raw import raw, request
 from wsflow import Router
 from wsflow.addresses import Address
@@ -58,7 +60,7 @@ def silent(server: Server, count: int) -> Iterator[list[socket.socket]]:
 async def until(server: Server, pending: int) -> None:
     with anyio.fail_after(10):
         while len(server._transports._requesting) != pending:
-            await asyncio.sleep(0.001)
+            await anyio.sleep(0.001)
 
 
 async def works(server: Server) -> None:
@@ -77,18 +79,27 @@ async def test_healthy_clients_all_get_in(tls: bool, certificate: tuple[Path, Pa
         context = ssl.create_default_context(cafile=str(certificate[0]))
     async with serving(**options) as server:
         uri = f"{'wss' if tls else 'ws'}://127.0.0.1:{server.port}/"
-        options = {"ssl": context, "compression": None, "open_timeout": 20, "ping_interval": None}
-        clients = await asyncio.gather(*[connect(uri, **options) for _ in range(60)])
-        assert len(server._app.sessions) == 60
-        assert server.registry.counters()["refused"] == 0
-        await asyncio.gather(*[client.close() for client in clients])
+        leave = anyio.Event()
+
+        async def come() -> None:
+            async with connecting(uri, ssl=context, open_timeout=20, ping_interval=None):
+                await leave.wait()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(60):
+                tasks.start_soon(come)
+            while len(server._app.sessions) < 60:
+                await anyio.sleep(0.001)
+            assert server.registry.counters()["refused"] == 0
+            leave.set()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_small_messages_do_not_wait_for_others(host: str) -> None:
     """Nagle's algorithm is off (RFC 896): with it, an answer may take 40 ms."""
     async with serving(host=host) as server:
-        async with connect(f"ws://localhost:{server.port}/", host=host):
+        async with raw(server, host) as client:
+            await client.opened()
             (transport,) = server._transports._open
             accepted = transport._socket.get_extra_info("socket")
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -101,7 +112,7 @@ async def test_silent_sockets_do_not_lock_out_others() -> None:
             with silent(server, 20):  # are turned away
                 with anyio.fail_after(10):
                     while server.registry.counters()["refused"] < 20:
-                        await asyncio.sleep(0.001)
+                        await anyio.sleep(0.001)
             assert len(server._transports._open) == 3
             some[0].close()
             await until(server, 2)
@@ -116,7 +127,7 @@ async def test_those_who_wait_get_in_when_there_is_room() -> None:
                 client.send(request())
                 with anyio.fail_after(10):  # it rests, instead of looking all the time
                     while server._listeners[0]._again is None:
-                        await asyncio.sleep(0.001)
+                        await anyio.sleep(0.001)
                 some[1].close()
                 assert (await client.head())[0] == 101
 
@@ -136,7 +147,7 @@ async def test_a_tls_handshake_counts(certificate: tuple[Path, Path]) -> None:
     async with serving(max_handshakes_per_client=2, **tls) as server:
         with silent(server, 2) as some:
             await until(server, 2)
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            reader, writer = await on_asyncio(asyncio.open_connection, "127.0.0.1", server.port)
             assert await reader.read() == b""  # there is no answer without a TLS handshake
             writer.close()
             some[0].sendall(b"no TLS at all\r\n\r\n")
@@ -158,11 +169,11 @@ async def test_a_tls_handshake_and_a_request_have_one_timeout(
             await until(server, 0)
     async with serving(open_timeout=20, **tls) as server:
         context = ssl.create_default_context(cafile=str(certificate[0]))
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+        _, writer = await on_asyncio(asyncio.open_connection, "127.0.0.1", server.port, ssl=context)
         (transport,) = server._transports._requesting
         with anyio.fail_after(10):
             while transport._deadline is None:
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         when = transport._deadline._timer.when()
         assert when == pytest.approx(transport.since + 20, abs=0.01)
         writer.close()
@@ -189,7 +200,7 @@ async def test_stopping_amid_tls_handshakes(restart: bool, certificate: tuple[Pa
             server.stop(restart=restart)
             with anyio.fail_after(10):
                 while server._listeners:
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)
 
 
 async def test_a_stop_answers_those_who_have_just_come() -> None:
@@ -198,29 +209,26 @@ async def test_a_stop_answers_those_who_have_just_come() -> None:
             server.stop()
             with anyio.fail_after(10):
                 while server._listeners:
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)
             for each in some:
-                answer = await asyncio.to_thread(each.recv, 1000)
+                answer = await anyio.to_thread.run_sync(each.recv, 1000)
                 assert answer.startswith(b"HTTP/1.1 503 ")
 
 
-def test_what_counts_as_one_client() -> None:
-    async def main() -> None:
-        settings = Settings(max_handshakes_per_client=2, trusted_proxy=("10.0.0.0/8", "unix"))
-        server = Server(server_plan(), settings)
-        accepted = server._transports.accepted
-        taken = [accepted(Address(f"2001:db8::{n}", 1)) is not None for n in range(3)]
-        assert taken == [True, True, False]
-        assert accepted(Address("2001:db8:0:1::1", 1)) is not None
-        for proxy in (Address("10.1.2.3", 1), None):  # the clients behind it are counted later
-            for _ in range(5):
-                assert accepted(proxy) is not None
-        assert dict(server._transports._from) == {"2001:db8::/64": 2, "2001:db8:0:1::/64": 1}
-        for transport in list(server._transports._open):
-            server._transports.closed(transport)
-        assert not server._transports._from
-
-    asyncio.run(main())
+async def test_what_counts_as_one_client() -> None:
+    settings = Settings(max_handshakes_per_client=2, trusted_proxy=("10.0.0.0/8", "unix"))
+    server = Server(server_plan(), settings)
+    accepted = server._transports.accepted
+    taken = [accepted(Address(f"2001:db8::{n}", 1)) is not None for n in range(3)]
+    assert taken == [True, True, False]
+    assert accepted(Address("2001:db8:0:1::1", 1)) is not None
+    for proxy in (Address("10.1.2.3", 1), None):  # the clients behind it are counted later
+        for _ in range(5):
+            assert accepted(proxy) is not None
+    assert dict(server._transports._from) == {"2001:db8::/64": 2, "2001:db8:0:1::/64": 1}
+    for transport in list(server._transports._open):
+        server._transports.closed(transport)
+    assert not server._transports._from
 
 
 def server_plan() -> Any:
@@ -279,7 +287,7 @@ async def test_really_out_of_descriptors(caplog: pytest.LogCaptureFixture) -> No
                 client.connect_ex(("127.0.0.1", server.port))
                 with anyio.fail_after(10):
                     while "no connection can be accepted: Too many open files" not in caplog.text:
-                        await asyncio.sleep(0.001)
+                        await anyio.sleep(0.001)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             await until(server, 2)  # it gets in once there is one again
@@ -318,7 +326,7 @@ def test_descriptors_at_start(
 async def test_listeners_are_idempotent() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     server = Server(server_plan(), Settings())
-    listener = Listener(listening, server._transports, None, (1, 1))
+    listener = Listener(listening, server._transports, None, 1.0)
     listener.resume()
     listener.start()
     listener.stop()
@@ -396,12 +404,12 @@ async def test_a_listener_is_stopped_while_it_has_paused() -> None:
 
     arrivals: Any = Full()
     listening = socket.create_server(("127.0.0.1", 0))
-    listener = Listener(listening, arrivals, None, (1.0, 1.0))
+    listener = Listener(listening, arrivals, None, 1.0)
     listener.start()
     with socket.create_connection(listening.getsockname()):
         with anyio.fail_after(5):
             while not arrivals.asked:
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         listener.stop()
         assert listener._again is None
         listener.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.processes import free_port, running
+from wsflow.server.process import engine
+from wsflow.server.settings import Settings
+from wsflow.transports import frames
 
 ROOT = Path(__file__).parents[2]
 GATED = """
-import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
+import anyio
 from wsflow import Connection, Router, Topic, TopicName
 
 app = Router("/")
@@ -32,7 +36,7 @@ async def work(message: str, connection: Connection, kept: Kept) -> str:
     if message == "block":
         time.sleep(1000)
     while message == "gate" and not Path("open").exists():
-        await asyncio.sleep(0.01)
+        await anyio.sleep(0.01)
     if message == "gate":
         await kept.publish("done")
     return message
@@ -66,7 +70,7 @@ async def finished(client: Any) -> int:
     return closed.value.rcvd.code
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 @pytest.mark.parametrize(
     ("second", "says"),
     [
@@ -93,7 +97,7 @@ async def test_a_drain_that_goes_on(
         assert "stopping at once" not in run.log
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 async def test_newcomers_come_while_peers_are_closed_later(
     gated: dict[str, Any], loop: str
 ) -> None:
@@ -113,3 +117,11 @@ async def test_newcomers_come_while_peers_are_closed_later(
                     with pytest.raises(ConnectionClosed, match="1001"):
                         await each.recv()
         assert await run.ended() == 0
+
+
+def test_the_fastest_event_loop_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine(Settings()) == "uvloop; frames are in Python"
+    assert engine(Settings(loop="trio")) == "trio; frames are in Python"
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setattr(frames, "__file__", "/x/frames.so")
+    assert engine(Settings()) == "asyncio; frames are compiled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -13,11 +14,13 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.abc import TaskGroup
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.trio.client import connect as trio_connect
 
-from wsflow import ClientLimits, DeclarationError, Limits, Request, Router
+from wsflow import ClientLimits, DeclarationError, End, Limits, Reject, Request, Router
 from wsflow.addresses import Address
 from wsflow.server import Server, Settings, serve
 from wsflow.server.listening import listen
@@ -145,6 +148,35 @@ async def test_a_restart_lets_in_who_has_come() -> None:
         assert answer.startswith(b"HTTP/1.1 101 ")
         assert answer.endswith((1012).to_bytes(2, "big"))
         half[1].close()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_restart_does_not_wait_for_who_says_nothing(
+    begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Browsers open connections that they do not use; but who has begun to ask is answered."""
+    monkeypatch.setattr("wsflow.server.transports.SILENT", 0.01)
+    async with serve(echo_app(), quick(open_timeout=100.0)) as server:
+        idle = await asyncio.open_connection("127.0.0.1", server.port)
+        if begun:
+            idle[1].write(REQUEST[:-1])
+        async with connect(f"ws://127.0.0.1:{server.port}/") as client:
+            while len(server._transports._requesting) < 1 or (
+                begun and all(each.silent for each in server._transports._requesting)
+            ):
+                await asyncio.sleep(0)
+            server.stop(restart=True)
+            if begun:
+                await asyncio.sleep(0.05)
+                assert client.close_code is None
+                idle[1].write(REQUEST[-1:])
+                assert (await idle[0].readline()).startswith(b"HTTP/1.1 101 ")
+            try:
+                with pytest.raises(ConnectionClosed), anyio.fail_after(10):
+                    await client.recv()
+            finally:
+                idle[1].close()
+            assert client.close_code == 1012
 
 
 REQUEST = (
@@ -673,7 +705,7 @@ async def test_those_who_linger_count(caplog: pytest.LogCaptureFixture) -> None:
         lingering = []
         for _ in range(2):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 426 ")
             lingering.append(writer)  # and does not close
         _, waiting = await asyncio.open_connection("127.0.0.1", server.port)
@@ -756,3 +788,99 @@ def test_limits_that_make_no_sense(
 ) -> None:
     with pytest.raises(error, match=re.escape(says)):
         kind(**{name: value})
+
+
+# -- in a program on Trio
+
+
+def telling_app(events: list[str]) -> Router:
+    """An app that says how connections and lifespans have ended."""
+    app = echo_app()
+
+    @app.lifespan
+    async def life() -> AsyncIterator[None]:
+        yield
+        events.append("lifespan over")
+
+    @app.on_disconnect
+    async def bye(end: End) -> None:
+        events.append(f"{end.cause} {end.code}")
+
+    return app
+
+
+def test_a_scope_around_the_block_is_cancelled_on_trio() -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            async with (
+                serve(telling_app(events), quick()) as server,
+                trio_connect(f"ws://127.0.0.1:{server.port}/") as client,
+            ):
+                await client.send("x")
+                assert await client.recv() == "x"
+                trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)  # by another task
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+    trio.run(main)
+    assert events[-1] == "lifespan over"
+    assert len(events) == 2
+
+
+def test_ctrl_c_in_a_program_on_trio() -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        async with serve(telling_app(events), quick()):
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert events == ["lifespan over"]
+
+
+def test_a_task_of_the_program_fails_on_trio(tmp_path: Path) -> None:
+    """Beside a server at a Unix socket."""
+    events: list[str] = []
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        path = tmp_path / "socket"
+        async with trio.open_nursery() as nursery, serve(telling_app(events), Settings(uds=path)):
+            stream = await trio.open_unix_socket(path)
+            async with trio_connect("ws://localhost/", stream=stream) as client:
+                await client.send("x")
+                assert await client.recv() == "x"
+            nursery.start_soon(fail)
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        trio.run(main)
+    assert raised.group_contains(ZeroDivisionError)
+    assert events == ["peer 1000", "lifespan over"]
+
+
+@pytest.mark.parametrize("path", ["/none", "/"])
+async def test_a_refusal_that_a_page_can_see(path: str) -> None:
+    """Before and after there is a connection: it is open, and closed at once."""
+    app = echo_app()
+
+    @app.on_connect
+    async def refuse() -> None:
+        raise Reject(404, "not here\n")
+
+    async with serve(app, quick()) as server:
+        offers: Any = ["wsflow.json", "wsflow.refuse"]
+        async with connect(f"ws://127.0.0.1:{server.port}{path}", subprotocols=offers) as client:
+            assert client.subprotocol == "wsflow.refuse"
+            with pytest.raises(ConnectionClosed):
+                await client.recv()
+            assert client.close_code == 4404
+            assert client.close_reason in ("Not Found", "not here")
+        with pytest.raises(InvalidStatus):
+            await connect(f"ws://127.0.0.1:{server.port}{path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import signal
@@ -12,12 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.loops import anyio_backend  # noqa: F401
 from tests.processes import running
 from tests.server.test_process import gated  # noqa: F401
 from wsflow.server.service import ServiceManager
+from wsflow.tasks.loops import event_loop
 
 
 class Manager:
@@ -32,12 +33,12 @@ class Manager:
 
     async def until(self, *wanted: str) -> str:
         """Wait for a message that begins like this; the others are kept in ``told``."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(60):
+        loop = event_loop()
+        with anyio.fail_after(60):
             while True:
-                readable = loop.create_future()
-                loop.add_reader(self._socket, readable.set_result, None)
-                await readable
+                readable = anyio.Event()
+                loop.add_reader(self._socket, readable.set)
+                await readable.wait()
                 loop.remove_reader(self._socket)
                 self.told.append(self._socket.recv(4096).decode())
                 if self.told[-1].startswith(wanted):
@@ -70,12 +71,12 @@ async def test_signs_of_life_come_as_long_as_the_loop_turns(manager: Manager) ->
     }
     service = ServiceManager(environment)
     assert environment == {"OTHER": "stays"}
-    with service.kept_alive(asyncio.get_running_loop()):
+    with service.kept_alive(event_loop()):
         await manager.until("WATCHDOG=1")
         began = time.monotonic()
         await manager.until("WATCHDOG=1")
         assert time.monotonic() - began > 0.03
-    await asyncio.sleep(0.06)
+    await anyio.sleep(0.06)
     assert not manager.unread()
 
 
@@ -89,8 +90,8 @@ async def test_signs_of_life_come_as_long_as_the_loop_turns(manager: Manager) ->
 )
 async def test_no_sign_of_life_is_wanted(manager: Manager, environment: dict[str, str]) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": manager.address, **environment})
-    with service.kept_alive(asyncio.get_running_loop()):
-        await asyncio.sleep(0.02)
+    with service.kept_alive(event_loop()):
+        await anyio.sleep(0.02)
     assert not manager.unread()
 
 
@@ -114,7 +115,7 @@ def test_a_manager_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("manager", ["path"], indirect=True)
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 async def test_a_process(manager: Manager, gated: dict[str, Any], loop: str) -> None:  # noqa: F811
     gated["env"] |= {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
     flags = ("--port", "0", "--grace", "5", "--drain-delay", "1", "--drain-over", "2")

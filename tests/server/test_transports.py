@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import socket
@@ -12,8 +11,8 @@ from typing import Any
 
 import anyio
 import pytest
-from websockets.asyncio.client import connect
 
+from tests.conformance.wires import connecting
 from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
 from tests.server.test_accepting import Failing, server_plan, serving
@@ -43,12 +42,12 @@ async def test_who_does_not_close_its_socket_keeps_nobody_out(
     async with serving(**options) as server:
         with contextlib.ExitStack() as open_ones:
             for count in range(1, 4):
-                peer = await asyncio.to_thread(
+                peer = await anyio.to_thread.run_sync(
                     lambda: socket.create_connection(("127.0.0.1", server.port))
                 )
                 if context is not None:
                     plain = peer
-                    peer = await asyncio.to_thread(
+                    peer = await anyio.to_thread.run_sync(
                         lambda: context.wrap_socket(plain, server_hostname="localhost")  # noqa: B023
                     )
                 open_ones.enter_context(peer)
@@ -56,15 +55,15 @@ async def test_who_does_not_close_its_socket_keeps_nobody_out(
                 while len(server._transports._closing) < count:
                     if len(server._transports._open) == 0:
                         break  # this side has closed it
-                    await asyncio.sleep(0.001)
-            async with connect(
+                    await anyio.sleep(0.001)
+            async with connecting(
                 f"{'wss' if tls else 'ws'}://localhost:{server.port}/", ssl=context
             ) as client:
                 await client.send("a")
-                assert await client.recv() == "a"
+                assert await client.receive() == "a"
         transports = server._transports
         while transports._open:
-            await asyncio.sleep(0.001)
+            await anyio.sleep(0.001)
         assert (transports._closing, transports._requesting, transports._from) == ({}, {}, {})
 
 
@@ -77,7 +76,7 @@ async def test_who_is_closing_is_given_a_moment(monkeypatch: pytest.MonkeyPatch)
                 assert (await each.head())[0] == 404
             waiting.send(request())
             while server._listeners[0]._again is None:
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
             assert len(server._transports._open) == 2
             one.writer.close()
             assert (await waiting.head())[0] == 101
@@ -133,4 +132,4 @@ async def test_stopping_at_once_from_peers_that_do_not_close(
                 if second == "before":
                     assert await peer.close_code() == 1001
                 while server._transports._open:
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)

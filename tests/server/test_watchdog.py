@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pdb
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
-import uvloop
 
 from tests.loops import anyio_backend as anyio_backend
-from wsflow.server import watchdog
+from wsflow.server import Settings, watchdog
+from wsflow.server.exits import Exit
+from wsflow.server.process import runner
 from wsflow.server.watchdog import watching
+from wsflow.tasks.loops import event_loop
+from wsflow.tasks.waiting import Latch
 
 LONGEST = 0.05
 
 
 @contextlib.contextmanager
-def watched(longest: float = LONGEST) -> Iterator[asyncio.Event]:
-    told = asyncio.Event()
-    with watching(asyncio.get_running_loop(), longest, told.set):
+def watched(longest: float = LONGEST) -> Iterator[Latch]:
+    told = Latch()
+    with watching(event_loop(), longest, told.set):
         yield told
 
 
@@ -45,32 +52,33 @@ async def test_it_names_who_blocks(caplog: pytest.LogCaptureFixture) -> None:
     threading.Timer(4 * LONGEST, released.set).start()
     with watched() as told:
         await a_blocking_handler(released)
-        await asyncio.wait_for(told.wait(), 10)
+        with anyio.fail_after(10):
+            await told.wait()
         while "the event loop was blocked for 0." not in caplog.text:
-            await asyncio.sleep(0.001)
+            await anyio.sleep(0.001)
     assert "test_it_names_who_blocks" in caplog.text  # the outermost function
     assert "in Condition.wait (" in caplog.text  # and the innermost
     assert "anyio.to_thread.run_sync" in caplog.text
 
 
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_many_short_calls_are_not_blamed(factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_many_short_calls_are_not_blamed(loop: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Each of them runs when it is looked, and none is the reason."""
     caplog.set_level("DEBUG")
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
+    async def main() -> Exit:
         stop = time.monotonic() + 3 * LONGEST
         with watched() as told:
-            await asyncio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             for _ in range(1000):
-                loop.call_soon(lambda: time.monotonic() < stop and time.sleep(LONGEST / 20))
-            await asyncio.wait_for(told.wait(), 10)
+                event_loop().call_soon(lambda: time.monotonic() < stop and time.sleep(LONGEST / 20))
+            with anyio.fail_after(10):
+                await told.wait()
             while "the event loop was blocked for" not in caplog.text:  # by the thread
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
+        return Exit.STOPPED
 
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main())
+    runner(Settings(loop=loop))(main)
     assert "by no single function of the app" in caplog.text
     assert not [each for each in caplog.records if each.levelname == "WARNING"]
 
@@ -83,20 +91,68 @@ async def test_it_says_so_while_it_goes_on(
         block(lambda: "the event loop is blocked since 0 s: " in caplog.text)
 
 
+def passed(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
+
+
+def debugging(until: Callable[[], bool]) -> None:
+    """What a debugger does in the place where it waits."""
+    block(until)
+
+
+debugging.__code__ = debugging.__code__.replace(co_filename=pdb.__file__)
+
+
+@pytest.mark.parametrize("busy_before", [False, True])
+async def test_what_is_looked_at_in_a_debugger(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, busy_before: bool
+) -> None:
+    """It blocks the loop for as long as one likes, and that is no news."""
+    monkeypatch.setattr(watchdog, "AGAIN", LONGEST)
+    looked = threading.Semaphore(0)
+    debugged = watchdog._debugged
+
+    def seen(frame: Any) -> bool:
+        result = debugged(frame)
+        if result:
+            looked.release()
+        return result
+
+    monkeypatch.setattr(watchdog, "_debugged", seen)
+    with watched() as told:
+        await anyio.lowlevel.checkpoint()
+        if busy_before:
+            block(lambda: "the event loop is blocked since" in caplog.text)
+        debugging(lambda: looked.acquire(blocking=False))
+        caplog.clear()
+        debugging(passed(4 * LONGEST))
+        turned = Latch()
+        event_loop().call_soon_threadsafe(turned.set)
+        await turned.wait()
+        assert "blocked" not in caplog.text
+        block(passed(3 * LONGEST))
+        with anyio.fail_after(10):
+            await told.wait()  # that was no debugger
+            while "the event loop was blocked for 0." not in caplog.text:
+                await anyio.sleep(0.001)
+    assert caplog.text.count("was blocked") == 1
+
+
 async def test_a_loop_that_never_turns_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was closed: the watchdog ends, too."""
     monkeypatch.setattr(watchdog, "AGAIN", 0.01)
     told: list[int] = []
-    dog = watchdog._Watchdog(asyncio.get_running_loop(), 0.01, lambda: told.append(1))
+    dog = watchdog._Watchdog(event_loop(), 0.01, lambda: told.append(1))
     dog.stop.set()
-    await asyncio.to_thread(dog._watch)
+    await anyio.to_thread.run_sync(dog._watch)
     assert not told
 
 
 async def test_a_loop_that_waits_is_not_blocked(caplog: pytest.LogCaptureFixture) -> None:
     with watched() as told:
-        await asyncio.sleep(3 * LONGEST)
-    assert not told.is_set()
+        await anyio.sleep(3 * LONGEST)
+    assert not told.is_set
     assert "blocked" not in caplog.text
 
 
@@ -114,6 +170,21 @@ def test_a_loop_that_is_closed() -> None:
         for thread in {*threading.enumerate()} - before:
             thread.join(10)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("folder", [Path(watchdog.__file__).parents[1], watchdog._LIBRARIES[0]])
+def test_a_folder_whose_name_begins_as_that_of_a_library(folder: Path) -> None:
+    """What is in it is the app's."""
+    found: list[tuple[bool, str]] = []
+
+    def own() -> None:
+        found.append(watchdog._place(sys._getframe()))
+
+    own.__code__ = own.__code__.replace(co_filename=f"{folder}_app/mine.py")
+    thread = threading.Thread(target=own)  # called by a library only
+    thread.start()
+    thread.join()
+    assert f"own ({folder}_app/mine.py:" in found[0][1]
 
 
 def test_what_a_loop_does() -> None:

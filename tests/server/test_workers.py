@@ -26,6 +26,8 @@ from tests.server.test_process import at_work, finished, gated  # noqa: F401
 from wsflow.server import Settings, workers
 from wsflow.server.listening import listen
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 decode = msgspec.json.Decoder(chat.Said | chat.Came | chat.Went | chat.Tick).decode
 
@@ -172,6 +174,68 @@ async def test_nothing_is_left_of_a_supervisor_that_is_killed() -> None:
         assert log.count("the supervisor is gone") == 2
 
 
+HANGS = """
+import time
+from pathlib import Path
+
+if Path("hang").exists():
+    Path("begun").touch()
+    time.sleep(1000)
+"""
+
+
+async def test_nothing_is_left_of_a_supervisor_that_is_killed_while_a_worker_starts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text(HANGS + APP)
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    async with serving("mine:app", "--workers", "2", "--port", "0", cwd=tmp_path, env=path) as run:
+        (tmp_path / "hang").touch()
+        run.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(30):
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+        pids = children_of(run)
+        assert len(pids) == 4
+        run.process.kill()
+        await all_gone(pids)
+        await run.ended()
+
+
+@pytest.mark.long
+async def test_nothing_is_left_of_a_supervisor_that_is_killed_while_a_worker_is_blocked(
+    gated: dict[str, Any],  # noqa: F811
+) -> None:
+    flags = ("--grace", "0", "--close-timeout", "0", "--worker-timeout", "0")
+    async with at_work_in_a_worker(gated, *flags) as (run, client):
+        (gated["cwd"] / "open").touch()
+        await client.send("block")
+        await run.until("the event loop is blocked since")
+        pids = children_of(run)
+        run.process.kill()
+        await all_gone(pids)
+        await run.ended()
+
+
+async def test_workers_are_started_as_their_supervisor(tmp_path: Path) -> None:
+    """With the same flags of the interpreter; and the app's files are the app's alone."""
+    (tmp_path / "random.py").write_text("MINE = 1")
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('not me')")
+    (tmp_path / "mine.py").write_text(
+        "import sys\n" + APP.replace("os.getpid()", "[__debug__, sys.flags.utf8_mode]")
+    )
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    port = free_port()
+    flags = ["-P", "-O", "-X", "utf8"]
+    arguments = ("mine:app", "--workers", "2", "--port", str(port))
+    async with serving(*arguments, flags=flags, cwd=tmp_path, env=path) as run:
+        async with connect(f"ws://127.0.0.1:{port}/") as peer:
+            await peer.send("what")
+            assert msgspec.json.decode(await peer.recv()) == [False, 1]
+        run.process.terminate()
+        assert await run.ended() == 0
+
+
 APP = """
 import os
 from pathlib import Path
@@ -287,6 +351,32 @@ async def test_a_worker_that_keeps_dying(
     supervisor.stop()
     await running
     assert supervisor.codes == []
+    for each in sockets[0]:
+        each.close()
+
+
+async def test_a_renewal_does_not_wait_until_a_dead_worker_would_be_replaced(
+    server_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(broker=server_of("valkey").url, workers=1, port=0)
+    sockets = listen(settings, 1)
+    serving = asyncio.Event()
+    supervisor = workers.Supervisor(
+        "examples.echo:app", settings, sockets, lambda: iter([3600.0, 3600.0])
+    )
+    running = asyncio.create_task(supervisor.run(serving.set))
+    await serving.wait()
+    (worker,) = supervisor._workers
+    worker.signal(signal.SIGKILL)
+    for target, renewed in [("examples.nowhere:app", False), ("examples.echo:app", True)]:
+        await logged(caplog, "another one starts in 3600.0 s")
+        caplog.clear()
+        supervisor._target = target
+        supervisor.renew()
+        assert await supervisor.renewed() is renewed
+    supervisor.stop()
+    await running
+    assert supervisor.codes == [0]
     for each in sockets[0]:
         each.close()
 
@@ -519,7 +609,7 @@ def at_once_to_all(run: Run, number: signal.Signals) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 async def test_a_signal_to_all_processes_drains(
     gated: dict[str, Any],  # noqa: F811
     number: signal.Signals,

@@ -20,6 +20,8 @@ from wsflow.addresses import Address, address_of
 from wsflow.log import Log
 from wsflow.runtime.admission import LATER
 from wsflow.runtime.rates import retry_after
+from wsflow.tasks.loops import event_loop
+from wsflow.tasks.waiting import Condition
 from wsflow.transports.handshake import refusal
 from wsflow.transports.server import ServerTransport
 
@@ -30,6 +32,8 @@ BACKLOG = 4096
 
 PAUSE = 0.25
 """Seconds after which a listener that had no room looks again."""
+
+LONG = 24 * 60 * 60.0
 
 _TRANSIENT = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH)
 
@@ -62,7 +66,7 @@ class Listener:
         listening: the socket; it is closed by ``close``.
         arrivals: who knows how much room there is.
         context: the TLS context, if any.
-        timeouts: seconds for the TLS handshake and for its end.
+        timeout: seconds for the TLS handshake.
     """
 
     def __init__(
@@ -70,20 +74,20 @@ class Listener:
         listening: socket.socket,
         arrivals: Arrivals,
         context: ssl.SSLContext | None,
-        timeouts: tuple[float, float],
+        timeout: float,
     ) -> None:
         self.socket = listening
         self._arrivals = arrivals
-        self._loop = asyncio.get_running_loop()
+        self._loop = event_loop()
         self._secure: dict[str, Any] = {}
         if context is not None:
-            handshake, shutdown = timeouts
             self._secure = {
                 "ssl": context,
-                "ssl_handshake_timeout": handshake,
-                "ssl_shutdown_timeout": shutdown,
+                "ssl_handshake_timeout": timeout,
+                "ssl_shutdown_timeout": LONG,  # a transport has deadlines of its own
             }
         self._arriving: set[asyncio.Task[Any]] = set()
+        self._settled = Condition()
         self._accepting = False  # it was started, and not stopped
         self._again: asyncio.TimerHandle | None = None  # while it has paused
 
@@ -123,8 +127,7 @@ class Listener:
         self.stop()
         if self._secure:
             self._drop()
-        if self._arriving:
-            await asyncio.wait(self._arriving)
+        await self._settled.wait_for(lambda: not self._arriving)
 
     def close(self) -> None:
         """Close the socket, and drop those that are not connected."""
@@ -185,6 +188,7 @@ class Listener:
             self._arrivals.closed(transport)
             accepted.close()
             log.debug("a connection was lost in the TLS handshake: %s", error or "the server stops")
+        self._settled.notify_all()
 
     def _turn_away(self, accepted: socket.socket) -> None:
         """Answer 429, where that needs no TLS handshake, and close the socket."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import secrets
 import signal
 import sys
@@ -41,7 +42,7 @@ PING_INTERVAL = 1.0
 ATTEMPTS = 2
 """How often connecting to it must fail before it is taken to hang."""
 MEBI = 1024 * 1024
-COPIES = 2
+COPIES = 3
 """In how many codecs a message may be."""
 MOST_PAYLOAD = 64 * MEBI
 """What NATS allows at most."""
@@ -226,6 +227,9 @@ async def _until_lost(connection: EngineConnection) -> None:
 class _Deaf:
     """Hears nothing of what is said at the broker."""
 
+    def refused(self, topic: str, exc: BrokerError) -> None:
+        """A topic is refused."""
+
     def arrived(self, topic: str, stamp: Stamp | None, data: bytes) -> None:
         """A message has come."""
 
@@ -240,4 +244,10 @@ def _end_with_parent() -> Callable[[], object] | None:
     """A function that has the kernel end a new process when its parent dies; on Linux only."""
     if sys.platform != "linux":
         return None
-    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
+    return partial(_follow, os.getpid(), ctypes.CDLL(None).prctl)
+
+
+def _follow(parent: int, prctl: Callable[[int, int], object]) -> None:
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has died before that
+        os._exit(1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from enum import IntEnum
 
+from wsflow.addresses import Address
+from wsflow.console.live import PATH
 from wsflow.errors import BrokerError, ConnectError, DeclarationError
 from wsflow.log import say
 from wsflow.server.loading import LoadError
@@ -22,6 +25,10 @@ class Exit(IntEnum):
     BROKER = 5  # the broker cannot be reached
     UNREACHABLE = 6  # the server cannot be reached, or refuses the connection
     CLOSED = 7  # the connection did not end normally
+
+
+class AdminAddressError(OSError):
+    """The admin port cannot be listened on; its file name is the address."""
 
 
 class UsageError(Exception):
@@ -53,16 +60,17 @@ def not_bound(exc: OSError, settings: Settings) -> Exit:
     Raises:
         UsageError: the address cannot be listened on for another reason.
     """
+    where, flag = address(settings), "--uds" if settings.uds else "--port"
+    port: int | None = settings.port
+    if isinstance(exc, AdminAddressError):
+        where, flag, port = exc.filename, "--admin-port", settings.admin_port
     if exc.errno == errno.EADDRINUSE:
-        say(
-            f"wsflow: {address(settings)} is in use: stop what listens there, or choose "
-            f"another with {'--uds' if settings.uds else '--port'}"
-        )
+        say(f"wsflow: {where} is in use: stop what listens there, or choose another with {flag}")
         return Exit.ADDRESS
     why = exc.strerror or str(exc)
-    if exc.errno == errno.EACCES and 0 < settings.port < 1024:
-        why += "; ports below 1024 need privileges: choose another with --port"
-    raise UsageError(f"cannot listen on {address(settings)}: {why}") from None
+    if exc.errno == errno.EACCES and port and port < 1024:
+        why += f"; ports below 1024 need privileges: choose another with {flag}"
+    raise UsageError(f"cannot listen on {where}: {why}") from None
 
 
 def address(settings: Settings) -> str:
@@ -70,3 +78,25 @@ def address(settings: Settings) -> str:
     if settings.fd is not None:
         return f"file descriptor {settings.fd}"
     return str(settings.uds or f"{settings.host}:{settings.port}")
+
+
+def base(settings: Settings, port: int) -> str | None:
+    """The beginning of the URLs of a server, for this machine; None on a Unix socket."""
+    if not port:
+        return None
+    scheme = "ws" if settings.ssl_certfile is None else "wss"
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"{scheme}://{Address(host, port)}"
+
+
+def pages(settings: Settings, port: int) -> Iterator[str]:
+    """Lines that say where the pages of a server are, but for the app's own; none on a Unix socket.
+    The token of the console is not written down."""
+    url = base(settings, port)
+    if url is None:
+        return
+    url = f"http{url.removeprefix('ws')}"
+    if settings.static is not None:
+        yield f"       files: {url}/"
+    if settings.console is not None:
+        yield f"     console: {url}{PATH}/{'?token=…' if settings.console else ''}"

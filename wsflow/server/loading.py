@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -68,17 +69,34 @@ def load(target: str) -> Router:
 
 
 def wired(target: str) -> AppPlan:
-    """Load and wire an app.
+    """Load and wire an app. Its title is that of its module, unless it has one.
 
     Raises:
         LoadError: it cannot be loaded.
         DeclarationError: its declarations are invalid.
     """
-    return compile_app(load(target))
+    plan = compile_app(load(target))
+    title = plan.about.title or target.partition(":")[0]
+    return replace(plan, about=replace(plan.about, title=title))
+
+
+def current_directory() -> Path:
+    """The current directory.
+
+    Raises:
+        LoadError: it does not exist any more.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise LoadError(
+            "the current directory does not exist any more: change to another one, or to the one "
+            "that was made in its place"
+        ) from None
 
 
 def _module(name: str) -> ModuleType:
-    here = str(Path.cwd())
+    here = str(current_directory())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -95,7 +113,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _call(target: str, factory: object) -> object:
-    if not callable(factory):
+    if isinstance(factory, Router) or not callable(factory):
         raise LoadError(f"{target.removesuffix('()')!r} cannot be called: remove the ()")
     if inspect.iscoroutinefunction(factory):
         raise LoadError(f"{target!r} is async: a factory must be a plain function")

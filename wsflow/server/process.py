@@ -6,29 +6,44 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import importlib.util
+import json
 import logging
+import logging.config
 import os
 import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+from wsflow.addresses import Address
 from wsflow.brokers import select
 from wsflow.errors import BrokerError
-from wsflow.log import Log, log_to_stderr
+from wsflow.log import JSONFormatter, Log, TextFormatter, log_to_stderr, say
+from wsflow.runtime.status import prometheus
 from wsflow.server.accepting import AddressInUse
-from wsflow.server.exits import Exit, UsageError, no_broker, not_bound
+from wsflow.server.exits import AdminAddressError, Exit, UsageError, no_broker, not_bound
 from wsflow.server.parent import Parent
 from wsflow.server.serve import Server
 from wsflow.server.service import NOBODY, ServiceManager
 from wsflow.server.settings import Settings
 from wsflow.server.watchdog import watching
+from wsflow.tasks.loops import event_loop
+from wsflow.transports import frames
 from wsflow.wiring.plan import AppPlan
 
 log = Log("wsflow")
+
+Run = Callable[[Callable[[], Coroutine[Any, Any, Exit]]], Exit]
+"""Runs an async function on an event loop."""
+
+EXTRAS = {"uvloop": "speed", "trio": "trio"}
+"""What event loops are installed with, but for asyncio's own."""
 
 LAST_WORDS = 2.0
 """Seconds that logging has before a process exits that was not stopped in time."""
@@ -65,34 +80,93 @@ def run_server(
         UsageError: a setting cannot be used.
     """
     try:
-        with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
-            return runner.run(_serve(plan, settings, started, sockets, parent, manager))
+        run = runner(settings)
+        return run(partial(_serve, plan, settings, started, sockets, parent, manager))
     except KeyboardInterrupt:  # before the signal handlers were installed
         return Exit.STOPPED
 
 
-def configure_logging(settings: Settings) -> None:
-    """Log to standard error; with several workers each line has the process id."""
+def configure_logging(settings: Settings, *, dev: bool = False) -> None:
+    """Log to standard error, or as a file says; with several workers each line has the process id.
+
+    Args:
+        settings: what is logged.
+        dev: whether tracebacks begin at the app's own frame.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
     process = "[%(process)d] " if settings.workers > 1 else ""
-    log_to_stderr(settings.log_level, f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s")
+    line = f"%(asctime)s %(levelname)s {process}%(name)s: %(message)s"
+    if settings.log_config is not None:
+        _configure_logging(settings.log_config)
+    elif settings.log_format == "json":
+        log_to_stderr(settings.log_level, JSONFormatter(own_frames=dev))
+    else:
+        log_to_stderr(settings.log_level, TextFormatter(line, own_frames=dev))
     logging.getLogger("wsflow.access").disabled = not settings.access_log
 
 
-def loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The factory of the event loop in the settings; None for the default.
+def _configure_logging(path: Path) -> None:
+    """Configure ``logging`` as a file says: that of ``dictConfig`` as TOML or JSON, or that of
+    ``fileConfig``."""
+    defaults = {"version": 1, "disable_existing_loggers": False}
+    try:
+        if path.suffix == ".toml":
+            logging.config.dictConfig(defaults | tomllib.loads(path.read_text()))
+        elif path.suffix == ".json":
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it has no object of JSON")
+            logging.config.dictConfig(defaults | found)
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False)
+    except Exception as exc:  # of whatever the file names
+        what = f"it has no {exc.args[0]!r}" if isinstance(exc, KeyError) else str(exc)
+        cause = f" ({exc.__cause__})" if exc.__cause__ is not None else ""
+        raise UsageError(f"--log-config {path}: {what}{cause}") from None
+
+
+def loop_of(settings: Settings) -> str:
+    """The name of the event loop in the settings; by default the fastest that is installed."""
+    if settings.loop != "auto":
+        return settings.loop
+    return "asyncio" if importlib.util.find_spec("uvloop") is None else "uvloop"
+
+
+def engine(settings: Settings) -> str:
+    """What runs the connections, in words."""
+    form = "in Python" if str(frames.__file__).endswith(".py") else "compiled"
+    return f"{loop_of(settings)}; frames are {form}"
+
+
+def runner(settings: Settings) -> Run:
+    """What runs a function on the event loop in the settings.
 
     Raises:
         UsageError: it is not installed.
     """
-    if settings.loop == "asyncio":
-        return None
+    loop = loop_of(settings)
+    if loop == "asyncio":
+        return _run_on_asyncio
     try:
-        uvloop: Any = importlib.import_module("uvloop")
+        installed: Any = importlib.import_module(loop)
     except ModuleNotFoundError:
         raise UsageError(
-            "--loop uvloop needs uvloop, which is not installed: pip install 'wsflow[speed]'"
+            f"--loop {loop} needs {loop}, which is not installed: "
+            f"pip install 'wsflow[{EXTRAS[loop]}]'"
         ) from None
-    return uvloop.new_event_loop  # type: ignore[no-any-return]
+    if loop == "trio":
+        return cast(Run, installed.run)
+    return partial(_run_on_asyncio, factory=installed.new_event_loop)
+
+
+def _run_on_asyncio(
+    serve: Callable[[], Coroutine[Any, Any, Exit]],
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> Exit:
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(serve())
 
 
 async def _serve(
@@ -105,7 +179,8 @@ async def _serve(
 ) -> Exit:
     check_broker(settings)
     check_descriptors(settings)
-    server = Server(plan, settings, sockets)
+    check_metrics(settings)
+    server = Server(plan, settings, sockets, parent and parent.measured)
     try:
         server.bind()
     except ValueError as exc:
@@ -113,10 +188,11 @@ async def _serve(
     except OSError as exc:
         return not_bound(exc, settings)
     stopping = Stopping(server, settings, manager)
-    loop = asyncio.get_running_loop()
+    loop = event_loop()
 
     def ready() -> None:
         started(server.port)
+        say_admin(settings, server.admin)
         manager.serving("serving")
 
     with (
@@ -131,7 +207,7 @@ async def _serve(
             await server.run(ready)
         except BrokerError as exc:
             return no_broker(exc)
-        except AddressInUse as exc:
+        except (AddressInUse, AdminAddressError) as exc:
             return not_bound(exc, settings)
         except Exception as exc:
             log.error("the app failed", exc_info=exc)
@@ -139,6 +215,26 @@ async def _serve(
         finally:
             stopping.done()
     return Exit.FAILED if server.overran else Exit.STOPPED
+
+
+def check_metrics(settings: Settings) -> None:
+    """Check that what shows metrics is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        if settings.metrics:
+            prometheus()
+    except ModuleNotFoundError as exc:
+        raise UsageError(str(exc)) from None
+
+
+def say_admin(settings: Settings, at: Address | None) -> None:
+    """Print where the admin port is, if there is one."""
+    if at is not None:
+        pages = "/healthz, /readyz and /metrics" if settings.metrics else "/healthz and /readyz"
+        say(f"  {pages} on http://{at}")
 
 
 def check_descriptors(settings: Settings) -> None:
@@ -216,7 +312,11 @@ class Stopping:
                 hand_over = partial(self.drain, restart=True)
                 around.enter_context(
                     parent.followed(
-                        loop, hand_over=hand_over, at_once=self.at_once, gone=self.drain
+                        loop,
+                        hand_over=hand_over,
+                        at_once=self.at_once,
+                        gone=self.drain,
+                        report=self._server.report,
                     )
                 )
                 handled = dict.fromkeys(handled, self.drain)

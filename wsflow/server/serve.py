@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,14 +10,20 @@ from typing import Any, final
 
 import anyio
 
+from wsflow.addresses import Address
+from wsflow.console.front import Front
 from wsflow.declare.router import Router
 from wsflow.limits import check_is
+from wsflow.metrics import Measured, Report
 from wsflow.runtime.app import App
+from wsflow.runtime.status import Ask, Status
 from wsflow.server.accepting import Listener
+from wsflow.server.admin import Admin
 from wsflow.server.listening import bind, tls_context
 from wsflow.server.settings import Settings
 from wsflow.server.transports import Transports
 from wsflow.tasks.background import Background
+from wsflow.tasks.detached import detach
 from wsflow.topics.registry import Registry
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
@@ -32,6 +37,8 @@ class Server:
         plan: the wired app.
         settings: how to serve it.
         sockets: the sockets to listen on, instead of the address in the settings.
+        measured: asks for what is measured in all processes; None if this is the only one. Then it
+            has the admin port, too.
 
     Attributes:
         registry: the connections of the app.
@@ -42,12 +49,26 @@ class Server:
     """
 
     def __init__(
-        self, plan: AppPlan, settings: Settings, sockets: Sequence[socket.socket] = ()
+        self,
+        plan: AppPlan,
+        settings: Settings,
+        sockets: Sequence[socket.socket] = (),
+        measured: Ask[Measured] | None = None,
     ) -> None:
         self._settings = settings
         self._app = App(plan, settings.effective(), settings.broker)
-        self._transports = Transports(settings, self._app)
+        shown = (measured or self._measured) if settings.metrics else None
+        self._status = Status(lambda take: take(self._app.unready), shown)
+        self._app.pages.status = self._status if settings.admin_port is None else None
+        self._alone = measured is None
+        self._admin: Admin | None = None
+        self._app.pages.files = settings.static and settings.static.resolve()
         self.registry = Registry(self._app.directory)
+        self._console: Front | None = None
+        if settings.console is not None:
+            limits, broker = settings.effective(), settings.broker
+            self._console = Front(self._app, settings.console, limits, broker)
+        self._transports = Transports(settings, self._console or self._app)
         self.started = anyio.Event()
         self._stop = anyio.Event()
         self._at_once = anyio.Event()
@@ -63,6 +84,18 @@ class Server:
         """The TCP port that it listens on; 0 on a Unix socket, or before it listens."""
         name = self._listeners[0].socket.getsockname() if self._listeners else ""
         return int(name[1]) if isinstance(name, tuple) else 0
+
+    @property
+    def admin(self) -> Address | None:
+        """Where the admin port is; None if there is none here."""
+        return None if self._admin is None else self._admin.address
+
+    def _measured(self, take: Callable[[Measured], None]) -> None:
+        take(self._app.metrics.families())
+
+    def report(self) -> Report:
+        """How this process is, for its supervisor."""
+        return Report(self._app.unready, self._app.metrics.families())
 
     @property
     def overran(self) -> bool:
@@ -92,9 +125,16 @@ class Server:
         if not self._listeners:
             self.bind()
         try:
-            await self._app.run(partial(self._serve, ready))
+            if self._admin is not None:
+                self._admin.start()
+            serve = partial(self._serve, ready)
+            if self._console is not None:
+                serve = partial(self._console.run, serve)
+            await self._app.run(serve)
         finally:
             self._unbind()
+            if self._admin is not None:
+                await self._admin.stop()
 
     def stalled(self) -> None:
         """The event loop was blocked for too long: count it."""
@@ -111,7 +151,10 @@ class Server:
                 accepted first, and none is answered with 503.
         """
         self._restart = self._restart or restart
+        self._app.told_to_stop = True
         self._app.abort_start()
+        if self._console is not None:
+            self._console.stop()
         if now:
             self._at_once.set()
             self._app.cut_short()
@@ -123,11 +166,20 @@ class Server:
             listener.start()
         self.started.set()
         ready()
-        await self._wait_for(self._stop)
+        detach(self._app.metrics.watch_loop, name="wsflow loop lag")
+        try:
+            await self._serve_until_stopped()
+        finally:
+            self._app.metrics.close()
+
+    async def _serve_until_stopped(self) -> None:
+        await self._app.wait_for(self._stop)
         await self._hand_over()
         grace, over = self._settings.grace, self._settings.drain_over
         if self._is_now():
             grace = over = 0
+        if self._console is not None:
+            await self._console.drain(restart=self._restart)
         await self._app.drain(grace, over=over, restart=self._restart)
         # Not before: connections that came meanwhile were answered.
         for listener in self._listeners:
@@ -140,7 +192,7 @@ class Server:
         """Go on until no more connections come: a load balancer has its time to notice. On a
         restart, leave the address to another process at once, and accept pending connections."""
         if not self._restart:
-            await self._wait_for(self._at_once, self._settings.drain_delay)
+            await self._app.wait_for(self._at_once, self._settings.drain_delay)
         elif not self._is_now():
             for listener in self._listeners:
                 listener.stop()
@@ -159,19 +211,6 @@ class Server:
             if path is not None and path.exists() and path.stat().st_ino == self._inode:
                 path.unlink()  # bound by this server, not by a later one
 
-    async def _wait_for(self, event: anyio.Event, seconds: float = math.inf) -> None:
-        """Wait for an event, for at most so many seconds, and no longer than the app goes on."""
-        async with anyio.create_task_group() as tasks:
-            tasks.cancel_scope.deadline = anyio.current_time() + seconds
-
-            async def app_fails() -> None:
-                await self._app.must_stop.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(app_fails)
-            await event.wait()
-            tasks.cancel_scope.cancel()
-
     def bind(self) -> None:
         """Bind the address. No connection is accepted before the lifespans are entered.
 
@@ -181,12 +220,13 @@ class Server:
         """
         settings = self._settings
         context = tls_context(settings)
-        timeouts = settings.open_timeout, settings.close_timeout
         self._listeners = [
-            Listener(each, self._transports, context, timeouts)
+            Listener(each, self._transports, context, settings.open_timeout)
             for each in self._sockets or bind(settings)
         ]
         self._transports.listen(self._listeners)
+        if settings.admin_port is not None and self._alone:
+            self._admin = Admin(settings, self._status)
         if settings.uds is not None and not self._sockets:
             self._inode = settings.uds.stat().st_ino
 
@@ -198,7 +238,7 @@ async def serve(
     *,
     override: Mapping[Any, Any] | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve an app on a socket as long as the block runs. For asyncio.
+    """Serve an app on a socket as long as the block runs. For asyncio and Trio.
 
     Leaving the block drains the server, as ``SIGTERM`` does: after ``drain_delay`` connections are
     closed, spread over ``drain_over``, each with its grace period.
@@ -211,8 +251,9 @@ async def serve(
     Raises:
         DeclarationError: the app's declarations are invalid.
         ValueError: a setting is one that only ``wsflow run`` does: ``workers``, ``loop``,
-            ``log_level``, ``access_log``, ``stall_timeout``, ``worker_timeout``,
-            ``start_timeout``.
+            ``log_level``, ``log_format``, ``log_config``, ``access_log``, ``stall_timeout``,
+            ``worker_timeout``, ``start_timeout``.
+        ModuleNotFoundError: ``metrics`` is set, and ``prometheus_client`` is not installed.
         TypeError: the app is no Router, or the settings are no Settings.
         OSError: the address cannot be listened on.
     """

@@ -9,15 +9,26 @@ from typing import Literal
 
 from wsflow.addresses import ip_address
 from wsflow.brokers.select import MEMORY
-from wsflow.limits import Limits, SocketLimits, option
+from wsflow.limits import Limits, SocketLimits, documented, option
 from wsflow.runtime.origins import LOOPBACK, Hosts, Origins
 from wsflow.server.proxies import Proxies, ProxyHeader
 
+SHORTEST_TOKEN = 16
+"""The fewest characters of the console's token."""
 
+
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Settings(Limits, SocketLimits):
-    """How an app is served. Every field is a flag of ``wsflow run``, an environment variable
-    ``WSFLOW_…`` and a key of ``[tool.wsflow]``."""
+    """How an app is served: for ``wsflow.server.serve``, and ``wsflow.asgi`` under uvicorn with
+    ``wsflow.uvicorn.Protocol``. Every field is a flag of ``wsflow run``, an environment variable
+    ``WSFLOW_…`` and a key of ``[tool.wsflow]``.
+
+    Raises:
+        TypeError: a value is of another type, or a fraction where a whole number is needed.
+        ValueError: a number is negative, infinite or NaN, or with it nothing could work; a text is
+            none of those that are allowed; or settings contradict each other.
+    """
 
     host: str = option("127.0.0.1", "Address to listen on.", group="Listening")
     port: int = option(8000, "TCP port to listen on; 0 for any free port.", group="Listening")
@@ -40,6 +51,35 @@ class Settings(Limits, SocketLimits):
     )
     ssl_keyfile_password: str | None = option(
         None, "Password of the private key. Better set in the environment.", group="TLS"
+    )
+    static: Path | None = option(
+        None,
+        "Serve the files of this directory, too, for pages beside their WebSockets. Files and "
+        "directories whose names begin with a dot are left out.",
+        group="Listening",
+    )
+    metrics: bool = option(
+        False,
+        "Show metrics for Prometheus at /metrics, those of all workers together. Needs "
+        "wsflow[metrics].",
+        group="Listening",
+    )
+    admin_port: int | None = option(
+        None,
+        "TCP port for /healthz, /readyz and /metrics, in place of the app's own: who reaches the "
+        "app does not reach these. It answers from the start until the end. 0 for any free port.",
+        group="Listening",
+    )
+    admin_host: str | None = option(
+        None,
+        "Address for the admin port; by default that of the app, or 127.0.0.1 on a Unix socket.",
+        group="Listening",
+    )
+    console: str | None = option(
+        None,
+        "Serve the console at /_wsflow/, to who knows this token: 16 characters or more. If it is "
+        "empty, to browsers on this machine.",
+        group="Listening",
     )
     trusted_proxy: tuple[str, ...] = option(
         (),
@@ -67,13 +107,14 @@ class Settings(Limits, SocketLimits):
     )
     grace: float = option(
         20.0,
-        "Grace period in seconds: for consumers to handle what was received when the server stops.",
+        "Grace period in seconds: for consumers to handle what was received when the server stops, "
+        "and for HTTP answers to be taken.",
         group="Timeouts",
     )
     drain_delay: float = option(
         0.0,
         "Seconds for which a server that is told to stop still lets in newcomers, and closes no "
-        "connection: for a load balancer to notice. None when a worker is replaced.",
+        "connection: for a load balancer to notice. 0 when a worker is replaced.",
         group="Timeouts",
     )
     drain_over: float = option(
@@ -115,17 +156,31 @@ class Settings(Limits, SocketLimits):
         group="Running",
         command="use wsflow run --workers",
     )
-    loop: Literal["asyncio", "uvloop"] = option(
-        "asyncio",
-        "Event loop. uvloop needs wsflow[speed].",
+    loop: Literal["auto", "asyncio", "uvloop", "trio"] = option(
+        "auto",
+        "Event loop. By default uvloop if it is installed, by wsflow[speed], else that of asyncio. "
+        "Trio needs wsflow[trio].",
         group="Running",
-        command="start the program with uvloop.run(…)",
+        command="start the program with uvloop.run(…) or trio.run(…)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
         "info",
         "Lowest level of log messages that are written.",
         group="Running",
         command='set the level of logging.getLogger("wsflow")',
+    )
+    log_format: Literal["text", "json"] = option(
+        "text",
+        "Form of log lines: text, or a JSON object each.",
+        group="Running",
+        command="give your handler a wsflow.log.JSONFormatter",
+    )
+    log_config: Path | None = option(
+        None,
+        "Configure logging as this file says, in place of log-level and log-format: that of "
+        "dictConfig in .toml or .json, or that of fileConfig.",
+        group="Running",
+        command="configure logging in the program",
     )
     access_log: bool = option(
         True,
@@ -148,8 +203,25 @@ class Settings(Limits, SocketLimits):
         if not re.fullmatch("0?[0-7]{3}", self.uds_mode):
             raise ValueError(f"uds_mode is {self.uds_mode!r}: write three octal digits, as in 660")
         self._check_address()
-        if self.port > 65535:
-            raise ValueError(f"port is {self.port}: ports go up to 65535")
+        if self.log_config is not None:
+            for name in ("log_level", "log_format"):
+                if getattr(self, name) != getattr(Settings, name):
+                    raise ValueError(f"{name} and log_config are both set: the file says it all")
+            if not self.log_config.is_file():
+                raise ValueError(f"log_config is {str(self.log_config)!r}, which is no file")
+        if self.static is not None and not self.static.is_dir():
+            raise ValueError(f"static is {str(self.static)!r}, which is no directory")
+        for name in ("port", "admin_port"):
+            if (port := getattr(self, name)) is not None and port > 65535:
+                raise ValueError(f"{name} is {port}: ports go up to 65535")
+        if self.console and len(self.console) < SHORTEST_TOKEN:
+            raise ValueError(
+                f"console has {len(self.console)} characters, and nothing else keeps others out: "
+                f"use {SHORTEST_TOKEN} or more, as python -c 'import secrets; "
+                "print(secrets.token_urlsafe())' makes them"
+            )
+        if self.admin_host is not None and self.admin_port is None:
+            raise ValueError("admin_host is set and admin_port is not: there is no admin port")
         for name in ("ssl_keyfile", "ssl_keyfile_password"):
             if self.ssl_certfile is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} is set and ssl_certfile is not: TLS needs a certificate")
@@ -178,13 +250,21 @@ class Settings(Limits, SocketLimits):
             raise ValueError(
                 f"{both[0]} and {both[1]} are both set: a server listens on one of them"
             )
+        same_host = self.admin_host is None or self.admin_host == self.host
+        if not instead and same_host and self.port and self.port == self.admin_port:
+            raise ValueError(f"port and admin_port are both {self.port}: they listen on one each")
         if self.uds is None and self.uds_mode != Settings.uds_mode:
             raise ValueError("uds_mode is set and uds is not: it is of a Unix socket")
 
     @property
+    def handlers_time(self) -> float:
+        """Seconds after which the handlers of a server that was told to stop are cancelled."""
+        return self.drain_delay + self.drain_over + self.grace
+
+    @property
     def drain_time(self) -> float:
         """Seconds after which a server that was told to stop has stopped."""
-        return self.drain_delay + self.drain_over + self.grace + 3 * self.close_timeout
+        return self.handlers_time + 3 * self.close_timeout
 
     def check_program(self) -> None:
         """Check that a program that serves by itself does all of it.

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Protocol, final
 
 import anyio
 from websockets.datastructures import Headers
 
 from wsflow.addresses import Address
 from wsflow.log import Log
-from wsflow.runtime.access import log_refusal
-from wsflow.runtime.app import App
 from wsflow.runtime.rates import count_down
 from wsflow.server.accepting import Listener
 from wsflow.server.proxies import Proxies
 from wsflow.server.settings import Settings
+from wsflow.tasks.loops import event_loop
 from wsflow.tasks.waiting import Condition
+from wsflow.transports.base import Acceptor
 from wsflow.transports.server import ServerTransport
 from wsflow.transports.shared import Shared
 
@@ -31,8 +30,18 @@ they do, further ones wait in the kernel's queue."""
 FRESH = 0.25
 """Seconds after which a connection that is silent, or was told to close, holds up no others."""
 
+SILENT = 1.0
+"""Seconds for which a server that is replaced waits for connections that have sent nothing."""
+
 HURRY = 1.0
 """Seconds that the closing handshakes may take when the server stops at once."""
+
+
+class Owner(Acceptor, Protocol):
+    """The app, as its transports see it."""
+
+    def turned_away(self, why: str) -> None:
+        """A connection was refused before it could send its opening request."""
 
 
 @final
@@ -48,7 +57,7 @@ class Transports:
         acceptor: decides on opening requests.
     """
 
-    def __init__(self, settings: Settings, app: App) -> None:
+    def __init__(self, settings: Settings, app: Owner) -> None:
         self.limits = settings
         self.acceptor = app
         self._proxies = Proxies(settings.trusted_proxy, settings.proxy_header)
@@ -124,7 +133,7 @@ class Transports:
     def shared(self) -> Shared:
         """The state that they share."""
         if self._shared is None:
-            self._shared = Shared(asyncio.get_running_loop())
+            self._shared = Shared(event_loop())
         return self._shared
 
     def requested(self, transport: ServerTransport) -> None:
@@ -159,7 +168,7 @@ class Transports:
 
     def refused(self, address: Address | None, target: str, status: int) -> None:
         """An invalid opening request was answered with an HTTP error."""
-        log_refusal(target, address, status)
+        self.acceptor.refused(target, address, status)
 
     # -- waited for by the server
 
@@ -169,13 +178,19 @@ class Transports:
 
     async def all_requested(self, enough: Callable[[], bool]) -> None:
         """Wait until all connections have sent their opening request, or ``enough`` returns
-        True."""
-        await self._condition.wait_for(lambda: enough() or not self._requesting)
+        True. Those that have sent nothing are waited for during ``SILENT`` seconds: browsers open
+        more than they use."""
+        with anyio.move_on_after(SILENT):
+            await self._condition.wait_for(lambda: enough() or not self._requesting)
+        await self._condition.wait_for(
+            lambda: enough() or all(each.silent for each in self._requesting)
+        )
 
     def refuse_requests(self) -> None:
-        """Answer 503 to connections that have not sent their opening request."""
-        for transport in list(self._requesting):
-            transport.reject(503, (), b"Service Unavailable\n")
+        """Answer 503 to all who have no answer yet, and wait no longer for those that are slow to
+        take one."""
+        for transport in list(self._open):
+            transport.finish()
 
     async def all_closed(self, hurry: Callable[[], bool]) -> None:
         """Wait until all sockets are closed; each has a timeout for its closing handshake. Once

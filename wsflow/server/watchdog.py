@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import sysconfig
 import threading
@@ -24,12 +25,18 @@ LOOKS = 4
 """How often it is looked within the time that the event loop may be blocked."""
 
 _LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_NOT_THE_APPS = (str(Path(__file__).parents[1]), *_LIBRARIES, "<")
-_LOOPS = tuple(
-    f"{library}/{module}"
-    for library in _LIBRARIES
-    for module in ("asyncio/base_events.py", "asyncio/runners.py", "selectors.py")
+_NOT_THE_APPS = (*(f"{each}{os.sep}" for each in (Path(__file__).parents[1], *_LIBRARIES)), "<")
+
+
+def _in_libraries(*modules: str) -> tuple[str, ...]:
+    return tuple(f"{library}/{module}" for library in _LIBRARIES for module in modules)
+
+
+_LOOPS = _in_libraries(
+    "asyncio/base_events.py", "asyncio/runners.py", "selectors.py", "trio/_core/"
 )
+_DEBUGGERS = _in_libraries("bdb.py", "pdb.py")
+"""Those of others are built on these."""
 
 
 @contextlib.contextmanager
@@ -37,7 +44,7 @@ def watching(
     loop: asyncio.AbstractEventLoop, longest: float, blocked: Callable[[], None]
 ) -> Iterator[None]:
     """Log each time that the event loop does not turn for longer than it should, with the function
-    that runs meanwhile. Entered in the thread of the loop.
+    that runs meanwhile, unless that is looked at in a debugger. Entered in the thread of the loop.
 
     Args:
         loop: the event loop.
@@ -86,13 +93,18 @@ class _Watchdog:
             return
         frame = sys._current_frames().get(self._thread)
         busy, place = _place(frame)
+        debugged = _debugged(frame)
         if _call(frame) is not earlier:
             place = ""  # there are many short calls: none of them is to blame
         del frame, earlier
         while not self._turned.wait(AGAIN) and not self.stop.is_set():
-            seconds = time.monotonic() - began
-            log.often(logging.ERROR, "the event loop is blocked since %.0f s: %s", seconds, place)
-        if not self._turned.is_set() or not busy:
+            debugged = debugged or _debugged(sys._current_frames().get(self._thread))
+            if not debugged:
+                seconds = time.monotonic() - began
+                log.often(
+                    logging.ERROR, "the event loop is blocked since %.0f s: %s", seconds, place
+                )
+        if debugged or not self._turned.is_set() or not busy:
             return
         with contextlib.suppress(RuntimeError):  # it was closed meanwhile
             self._loop.call_soon_threadsafe(self._blocked)
@@ -112,6 +124,13 @@ def _call(frame: FrameType | None) -> FrameType | None:
     while frame is not None and not frame.f_code.co_filename.startswith(_LOOPS):
         call, frame = frame, frame.f_back
     return call
+
+
+def _debugged(frame: FrameType | None) -> bool:
+    """Whether what runs is looked at in a debugger."""
+    while frame is not None and not frame.f_code.co_filename.startswith(_DEBUGGERS):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _place(frame: FrameType | None) -> tuple[bool, str]:
