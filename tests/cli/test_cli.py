@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import json
 import logging
 import os
 import re
@@ -30,8 +31,8 @@ from wsflow.server.process import Stopping
 
 ROOT = Path(__file__).parents[2]
 APP = """
-import asyncio
 import sys
+import anyio
 from wsflow import Connection, Router
 
 app = Router("/work/{n}")
@@ -70,10 +71,10 @@ async def work(message: str, connection: Connection, n: int) -> str:
     if message == "stubborn":
         while True:
             try:
-                await asyncio.sleep(1000)
-            except asyncio.CancelledError:
+                await anyio.sleep(1000)
+            except anyio.get_cancelled_exc_class():
                 pass
-    await asyncio.sleep(float(message))
+    await anyio.sleep(float(message))
     return "answer"
 """
 
@@ -101,7 +102,7 @@ async def receive(client: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 async def test_a_signal_answers_what_was_received(
     folder: Path, sign: signal.Signals, loop: str
 ) -> None:
@@ -123,9 +124,11 @@ async def test_a_signal_answers_what_was_received(
     assert "Traceback" not in run.log
 
 
-async def test_a_grace_time_that_is_too_short(folder: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+async def test_a_grace_time_that_is_too_short(folder: Path, loop: str) -> None:
     port = free_port()
-    async with running("mine:app", "--port", str(port), "--grace", "0.05") as run:
+    flags = ("--port", str(port), "--loop", loop, "--grace", "0.05")
+    async with running("mine:app", *flags) as run:
         await run.until("try it")
         async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
             await client.send("1000")
@@ -137,10 +140,13 @@ async def test_a_grace_time_that_is_too_short(folder: Path) -> None:
     assert "lifespan out" in run.log
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_ctrl_c_stops_at_once_what_drains(folder: Path, first: signal.Signals) -> None:
+async def test_ctrl_c_stops_at_once_what_drains(
+    folder: Path, first: signal.Signals, loop: str
+) -> None:
     port = free_port()
-    async with running("mine:app", "--port", str(port)) as run:
+    async with running("mine:app", "--port", str(port), "--loop", loop) as run:
         await run.until("try it")
         async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
             await client.send("1000")
@@ -154,9 +160,11 @@ async def test_ctrl_c_stops_at_once_what_drains(folder: Path, first: signal.Sign
     assert "lifespan out" in run.log
 
 
-async def test_a_stubborn_handler_does_not_keep_the_process(folder: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+async def test_a_stubborn_handler_does_not_keep_the_process(folder: Path, loop: str) -> None:
     port = free_port()
-    async with running("mine:app", "--port", str(port), "--close-timeout", "0.1") as run:
+    flags = ("--port", str(port), "--loop", loop, "--close-timeout", "0.1")
+    async with running("mine:app", *flags) as run:
         await run.until("try it")
         async with connect(f"ws://127.0.0.1:{port}/work/1") as client:
             await client.send("stubborn")
@@ -215,20 +223,22 @@ async def test_settings_from_everywhere(folder: Path) -> None:
         assert str(ports[2]) in await run.until("ws://")
 
 
-async def test_a_unix_socket_is_announced(folder: Path) -> None:
-    async with running("mine:app", "--uds", "here.sock") as run:
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+async def test_a_unix_socket_is_announced(folder: Path, loop: str) -> None:
+    async with running("mine:app", "--uds", "here.sock", "--loop", loop) as run:
         assert "here.sock" in await run.until("  on ")
         run.process.terminate()
         assert await run.ended() == 0
 
 
-async def test_a_crash_is_exit_code_1(folder: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+async def test_a_crash_is_exit_code_1(folder: Path, loop: str) -> None:
     (folder / "crash.py").write_text(
         "from wsflow import Router\napp = Router('/')\n"
         "@app.lifespan\nasync def start() -> None:\n    raise RuntimeError('no database')\n"
         "@app.consumer\nasync def work(message: str) -> None: ...\n"
     )
-    async with running("crash:app", "--port", "0") as run:
+    async with running("crash:app", "--port", "0", "--loop", loop) as run:
         assert await run.ended() == 1
     assert "RuntimeError: no database" in run.log
 
@@ -354,7 +364,7 @@ def test_check_says_where_every_parameter_comes_from() -> None:
         "lifespan of the app",
         "  lifespan games (examples/tutorial.py:N)",
         "/play (json, msgpack)",
-        "  sends Refused",
+        "  sends Refused, Invite, Played, Won",
         "  on_connect sit (examples/tutorial.py:N)",
         "      games: lifespan games",
         "      registry: the app's registry",
@@ -395,15 +405,18 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "@app.consumer\nasync def a(message: list[int]) -> str: ...\n"
         "@other.consumer\nasync def b(messages: AsyncIterator[bytes], x: float,\n"
         "  y: Annotated[bool, Query()], z: Annotated[int, Query()] = 5) -> None: ...\n"
+        "@other.get('/page')\nasync def page(x: float) -> str: ...\n"
     )
     code, out, _ = call(capsys, "check", "several:app")
     assert code == 0
+    assert "/other/{x}/page (plain HTTP)\n" in out
     assert "      x: path parameter {x}" in out
     code, out, _ = call(capsys, "routes", "several:app")
     assert code == 0
     assert out.splitlines() == [
-        "/           takes list[int]       sends str",
-        "/other/{x}  takes bytes (stream)  sends nothing",
+        "/                takes list[int]       sends str",
+        "/other/{x}       takes bytes (stream)  sends nothing",
+        "/other/{x}/page  answers GET           by page",
     ]
     plan = wired("several:app")
     assert list(try_lines(plan, "ws://h:1")) == [
@@ -411,6 +424,7 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         '      try it: wsflow connect "ws://h:1/"',
         "  ws://h:1/other/{x}",
         '      try it: wsflow connect "ws://h:1/other/1.5?y=true"',
+        "  http://h:1/other/{x}/page",
     ]
 
 
@@ -449,7 +463,7 @@ def test_usage(
         (["run", "mine:app", "--bind", "0.0.0.0:80"], "Unknown option: --bind. Use --host and"),
         (["run", "mine:app", "--bind=0.0.0.0:80"], "Unknown option: --bind. Use --host and"),
         (["run", "mine:app", "-p", "80"], "Unknown option: -p. Use --port."),
-        (["run", "mine:app", "--reload"], "watchfiles 'wsflow run module:app' folder"),
+        (["run", "mine:app", "--reload"], "Use wsflow dev module:app."),
         (["connect", "ws://h", "--cookie", "a=b"], 'Use --header "Cookie: name=value".'),
         (["client", "mine:app", "ws://h", "--cookie", "a=b"], 'Use --header "Cookie: name=value"'),
         (["run"], "Or set WSFLOW_TARGET, or target in [tool.wsflow] of pyproject.toml."),
@@ -495,13 +509,22 @@ def test_usage_in_the_environment(
     assert 'unable to convert "x" into int' in out + err
 
 
-def test_uvloop_that_is_not_installed(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("loop", "extra"), [("uvloop", "speed"), ("trio", "trio")])
+def test_a_loop_that_is_not_installed(
+    loop: str,
+    extra: str,
+    workers: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-    code, _, err = call(capsys, "run", "mine:app", "--loop", "uvloop")
+    monkeypatch.setitem(sys.modules, loop, None)
+    code, _, err = call(capsys, "run", "mine:app", "--loop", loop, "--workers", workers)
     assert code == 2
-    assert "pip install 'wsflow[speed]'" in err
+    assert err.strip().splitlines() == [
+        f"wsflow: --loop {loop} needs {loop}, which is not installed: pip install 'wsflow[{extra}]'"
+    ]
 
 
 def test_an_address_in_use(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -651,3 +674,142 @@ def test_calls_are_listed_with_their_answers(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["routes", "examples.calls:app"])
     assert "takes Divide -> Result, Primes -> stream of int" in capsys.readouterr().out
+
+
+LOG_TOML = """
+[formatters.own]
+"()" = "wsflow.log.JSONFormatter"
+[handlers.file]
+class = "logging.FileHandler"
+filename = "own.log"
+formatter = "own"
+[root]
+level = "INFO"
+handlers = ["file"]
+"""
+LOG_INI = """
+[loggers]
+keys=root
+[handlers]
+keys=file
+[formatters]
+keys=own
+[logger_root]
+level=INFO
+handlers=file
+[handler_file]
+class=FileHandler
+args=("own.log",)
+formatter=own
+[formatter_own]
+format={"message": "%(message)s", "logger": "%(name)s"}
+"""
+LOG_JSON = {
+    "formatters": {"own": {"()": "wsflow.log.JSONFormatter"}},
+    "handlers": {
+        "file": {"class": "logging.FileHandler", "filename": "own.log", "formatter": "own"}
+    },
+    "root": {"level": "INFO", "handlers": ["file"]},
+}
+
+
+async def one_connection(folder: Path, *arguments: str) -> str:
+    """Serve one connection. Returns what was printed."""
+    (folder / "mine.py").write_text(APP)
+    port = free_port()
+    async with running("mine:app", "--port", str(port), *arguments, cwd=folder) as run:
+        await run.until("stop it with Ctrl-C")
+        async with connect(f"ws://127.0.0.1:{port}/work/1"):
+            pass
+        run.process.send_signal(signal.SIGTERM)
+        assert await run.ended() == 0, run.log
+        return run.log
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("log.toml", LOG_TOML), ("log.ini", LOG_INI), ("log.json", json.dumps(LOG_JSON))],
+)
+async def test_logging_as_a_file_says(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    printed = await one_connection(tmp_path, "--log-config", name)
+    assert "INFO" not in printed
+    lines = [json.loads(line) for line in (tmp_path / "own.log").read_text().splitlines()]
+    access = [each for each in lines if each["logger"] == "wsflow.access"]
+    assert [each["message"].partition(" ")[0] for each in access] == ["/work/{n}"]
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+async def test_logs_as_json(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    """Each line that is logged is an object, with what the line of text says by name."""
+    printed = await one_connection(tmp_path, "--log-format", "json", *workers)
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [each["logger"] for each in lines].count("wsflow.access") == 1, printed
+    (access,) = [each for each in lines if each["logger"] == "wsflow.access"]
+    for name, value in {"route": "/work/{n}", "path": "/work/1", "event": "end", "in": 0}.items():
+        assert access[name] == value
+    assert access["id"] in access["message"]
+    assert access["level"] == "INFO"
+    assert not re.search(r"^\d{4}-", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--log-config", "none.toml"), "log_config is 'none.toml', which is no file"),
+        (("--log-config", "bad.toml"), "--log-config bad.toml: "),
+        (("--log-config", "bad.json"), "--log-config bad.json: "),
+        (("--log-config", "list.json"), "--log-config list.json: it has no object of JSON"),
+        (("--log-config", "bad.ini"), "--log-config bad.ini: "),
+        (("--log-config", "empty.ini"), "--log-config empty.ini: "),
+        (("--log-config", "lacks.ini"), "--log-config lacks.ini: it has no 'formatters'"),
+        (("--log-config", "class.toml"), "Unable to configure handler 'x' ("),
+        (("--log-config", "bad.ini", "--log-format", "json"), "log_format and log_config are both"),
+        (("--log-config", "bad.ini", "--log-level", "debug"), "log_level and log_config are both"),
+        (("--admin-host", "::1"), "admin_host is set and admin_port is not"),
+        (("--admin-port", "70000"), "admin_port is 70000: ports go up to 65535"),
+    ],
+)
+async def test_what_cannot_be_used(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    (tmp_path / "mine.py").write_text(APP)
+    for name in ("bad.toml", "bad.json", "bad.ini"):
+        (tmp_path / name).write_text("[nonsense")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "empty.ini").write_text("")
+    (tmp_path / "lacks.ini").write_text("[loggers]\nkeys = root\n")
+    (tmp_path / "class.toml").write_text('[handlers.x]\nclass = "no.such.Handler"')
+    async with running("mine:app", "--port", "0", *arguments, cwd=tmp_path) as run:
+        assert await run.ended() == 2
+        assert says in run.log
+        assert "Traceback" not in run.log
+
+
+async def test_one_port_for_two(tmp_path: Path) -> None:
+    async with running("mine:app", "--port", "4000", "--admin-port", "4000", cwd=tmp_path) as run:
+        assert await run.ended() == 2
+        assert "port and admin_port are both 4000" in run.log
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+async def test_metrics_without_what_shows_them(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    (tmp_path / "mine.py").write_text(APP)
+    (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError")
+    path = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    options = ("mine:app", "--port", "0", "--metrics", *workers)
+    async with running(*options, cwd=tmp_path, env=path) as run:
+        assert await run.ended() == 2
+        assert "pip install 'wsflow[metrics]'" in run.log
+        assert "Traceback" not in run.log
+
+
+async def test_an_admin_port_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for more in ((), ("--workers", "2")):
+            options = ("mine:app", "--port", "0", "--admin-port", port, *more)
+            async with running(*options, cwd=tmp_path) as run:
+                assert await run.ended() == 4
+                assert f"127.0.0.1:{port} is in use" in run.log
+                assert "--admin-port" in run.log
+                assert "Traceback" not in run.log

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +196,59 @@ def test_an_output_that_nobody_reads(folder: Path, command: list[str]) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize("command", [["check", "app:app"], ["routes", "app:app"], ["run", "-h"]])
+def test_a_terminal_that_is_gone(folder: Path, command: list[str]) -> None:
+    window, terminal = os.openpty()
+    os.close(window)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "wsflow", *command],
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(terminal)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_error_of_the_system_is_no_end_of_the_output(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command_line, "wired", fails)
+    with pytest.raises(OSError, match="No space left"):
+        command_line.main(["check", "app:app"])
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_ctrl_c_while_the_app_is_imported(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (folder / "late.py").write_text("raise KeyboardInterrupt")
+    assert call(capsys, command, "late:app") == (130, "", "")
+
+
+@pytest.mark.parametrize("command", ["check", "run", "dev", "routes"])
+def test_a_directory_that_is_gone(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, _, err = call(capsys, command, "app:app")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "wsflow: the current directory does not exist any more: change to" in err
 
 
 def test_without_an_output(folder: Path) -> None:

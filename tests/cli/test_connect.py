@@ -26,6 +26,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.validation import ValidationError
 
+from tests.messages.kinds import FAMILIES, Family
 from wsflow import (
     Call,
     CallError,
@@ -666,3 +667,26 @@ async def test_in_a_real_terminal(server: Server, tmp_path: Path) -> None:
     assert await asyncio.wait_for(process.wait(), 60) == 0
     loop.remove_reader(ours)
     os.close(ours)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_messages_of_each_family_are_typed(family: Family) -> None:
+    app = Router()
+
+    async def say(message: Any) -> None: ...
+
+    async def move(message: Any) -> None: ...
+
+    async def number(message: int) -> None: ...
+
+    say.__annotations__["message"], move.__annotations__["message"] = family.say, family.move
+    for each in (say, move, number):
+        app.consumer(each)
+    lines = Typed(JSON, route(compile_app(app), "ws://x"))
+    assert msgspec.json.decode(lines.read("say text=hi")) == {"type": "say", "text": "hi"}
+    assert msgspec.json.decode(lines.read("move by=2")) == {"type": "move", "by": 2}
+    assert [word for word, _, _ in lines.complete("")] == ["say ", "move "]
+    assert next(lines.complete("move "))[::2] == ("by=", "int")
+    for wrong in ("move by=x", '{"type":"say"}', "[1]"):
+        with pytest.raises(MistypedError):
+            lines.read(wrong)

@@ -20,6 +20,8 @@ from tests.processes import free_port
 from wsflow import Router
 from wsflow.server import Settings, serve
 
+pytestmark = pytest.mark.long
+
 APP = """
 import asyncio
 import logging

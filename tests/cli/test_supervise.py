@@ -25,7 +25,10 @@ from wsflow.messages.events import TopicOptions
 from wsflow.server import Settings, embedded
 from wsflow.server import worker as worker_command
 from wsflow.server.assignment import Assignment
+from wsflow.server.parent import Parent
 from wsflow.testing import serve_in_memory
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -109,6 +112,18 @@ def test_a_keyboard_interrupt_before_the_signals_are_handled(
 def test_other_systems_have_no_signal_for_a_dead_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert embedded._end_with_parent() is None
+
+
+def test_a_parent_that_dies_while_a_process_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the kernel tells nobody: the new process looks itself."""
+    asked: list[tuple[int, int]] = []
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    embedded._follow(os.getppid(), lambda *values: asked.append(values))
+    assert not left
+    embedded._follow(-1, lambda *values: asked.append(values))
+    assert left == [1]
+    assert asked == [(1, signal.SIGTERM)] * 2
 
 
 async def test_an_embedded_server_that_does_not_start(tmp_path: Path) -> None:
@@ -293,23 +308,27 @@ async def test_workers_on_a_unix_socket_and_on_a_descriptor(
 
 
 @pytest.mark.parametrize(
-    ("target", "settings", "code", "says"),
+    ("target", "settings", "directory", "code", "says"),
     [
-        ("nowhere:app", {}, 3, "there is no module 'nowhere'"),
-        ("examples.chat:app", {"loop": "uvloop", "broker": "kafka://x"}, 2, "is no broker"),
+        ("nowhere:app", {}, ".", 3, "there is no module 'nowhere'"),
+        ("examples.chat:app", {"loop": "uvloop", "broker": "kafka://x"}, ".", 2, "is no broker"),
+        ("examples.chat:app", {}, "/nowhere", 3, "cannot be loaded from /nowhere: No such file"),
     ],
 )
 def test_a_worker_that_cannot(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     target: str,
     settings: dict[str, Any],
+    directory: str,
     code: int,
     says: str,
 ) -> None:
     """The supervisor has tried all that, but things change until a worker is replaced."""
+    monkeypatch.setattr(Parent, "end_with_it", lambda self, longest: None)
     ours, theirs = socket.socketpair()
-    assignment = Assignment(target, Settings(**settings), [])
+    assignment = Assignment(target, Settings(**settings), [], tmp_path, Path(directory))
     ours.sendall(msgspec.json.encode(assignment, enc_hook=str) + b"\n")
     monkeypatch.setattr(sys, "argv", ["worker", str(os.dup(theirs.fileno()))])
     with ours, theirs, pytest.raises(SystemExit) as left:

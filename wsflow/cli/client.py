@@ -15,7 +15,7 @@ from wsflow.client.reconnecting import DONE, Reconnect
 from wsflow.client.running import Client, check_uri, dial_sockets
 from wsflow.end import End
 from wsflow.errors import BrokerError, ConnectError
-from wsflow.log import Log, log_to_stderr, say
+from wsflow.log import Log, TextFormatter, log_to_stderr, say
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import load
 from wsflow.wiring.compile import compile_app
@@ -70,7 +70,7 @@ def client(
     client does not reconnect.
     """
     plan = compile_app(load(target), client=True)
-    log_to_stderr(log_level, "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(log_level, TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     limits = ClientLimits()
 
     with_what: dict[str, Any] = {

@@ -16,6 +16,7 @@ from cyclopts.argument import Argument, ArgumentCollection
 
 from wsflow.brokers.select import MEMORY
 from wsflow.server.exits import UsageError
+from wsflow.server.loading import current_directory
 from wsflow.server.settings import Settings
 
 NAMES = ("target", *(each.name for each in fields(Settings)))
@@ -37,6 +38,7 @@ def configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     Raises:
         UsageError: the environment or the project sets what is no setting, the project cannot be
             read, or settings contradict each other.
+        LoadError: the current directory does not exist.
     """
     check_environment()
     given = {each.field_info.name: each for each in arguments if each.field_info.name in NAMES}
@@ -44,7 +46,6 @@ def configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
         if name in given and not given[name].tokens:
             _set(given[name], tokens)
     _listen_once(given)
-    _check_broker(given)
 
 
 def _set(argument: Argument, tokens: Sequence[Token]) -> None:
@@ -86,16 +87,17 @@ def _listen_once(given: Mapping[str, Argument]) -> None:
             return
 
 
-def _check_broker(given: Mapping[str, Argument]) -> None:
+def check_broker(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Check that several workers were not told to do without a broker, since one would be started.
 
     Raises:
         UsageError: they were.
     """
-    if "workers" not in given or not given["workers"].tokens:
+    given = {each.field_info.name: each.tokens for each in arguments}
+    if not given["workers"]:
         return
-    workers = given["workers"].tokens[-1].value
-    broker = given["broker"].tokens[-1:]
+    workers = given["workers"][-1].value
+    broker = given["broker"][-1:]
     if broker and broker[0].value == MEMORY and workers.isdecimal() and int(workers) > 1:
         raise UsageError(
             f"{_said(broker[0])} is {MEMORY}, which carries nothing between {workers} workers: "
@@ -151,7 +153,7 @@ def _of_project() -> Iterator[tuple[str, list[Token]]]:
     Raises:
         UsageError: it cannot be read, or sets what is no setting.
     """
-    here = Path.cwd()
+    here = current_directory()
     file = next((each for at in (here, *here.parents) if (each := at / FILE).is_file()), None)
     for key, value in _table(file).items() if file is not None else ():
         name = key.replace("-", "_")

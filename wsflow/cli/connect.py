@@ -18,8 +18,9 @@ from wsflow.cli.typed import MistypedError, Typed, route, shown
 from wsflow.client import ClientLimits, Peer, Reconnect
 from wsflow.client import connect as open_peer
 from wsflow.errors import Disconnected
-from wsflow.log import escaped_lines, log_to_stderr, say
-from wsflow.messages.codec import CODECS, Codec
+from wsflow.log import TextFormatter, escaped_lines, log_to_stderr, say
+from wsflow.messages.codec import BoundCodec, bound
+from wsflow.messages.hooks import NO_HOOKS
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import wired
 
@@ -60,12 +61,12 @@ def connect(
     message, 3 the app cannot be loaded, 6 the server cannot be reached or refuses the connection,
     7 it closed with a code other than 1000 or 1001, or the connection was lost.
     """
-    log_to_stderr("warning", "%(levelname)s %(name)s: %(message)s")
-    codecs = CODECS[codec]
+    log_to_stderr("warning", TextFormatter("%(levelname)s %(name)s: %(message)s"))
     try:
         plan = route(wired(app), uri) if app is not None else None
     except LookupError as exc:
         raise UsageError(exc.args[0]) from None
+    codecs = bound(codec, plan.codecs[0].hooks if plan else NO_HOOKS)
     typed = Typed(codecs, plan)
     offered = subprotocol if codec == "json" else (*subprotocol, codecs.subprotocol)
     peer = open_peer(
@@ -90,7 +91,7 @@ def connect(
 # -- from a pipe
 
 
-async def _pipe(connecting: open_peer, typed: Typed, codec: Codec, wait: float) -> int:
+async def _pipe(connecting: open_peer, typed: Typed, codec: BoundCodec, wait: float) -> int:
     heard = asyncio.Event()
 
     async def write(peer: Peer) -> None:

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsflow.cli.samples import Sample
 from wsflow.declare.signatures import type_name
 from wsflow.messages.calls import Stream, answer_type, class_of, is_call
 from wsflow.wiring.invocation import Invocation
-from wsflow.wiring.plan import AppPlan, ConsumerPlan, RoutePlan
+from wsflow.wiring.plan import AppPlan, ConsumerPlan, PagePlan, RoutePlan
+from wsflow.wiring.samples import Sample
 
 
 def routes(plan: AppPlan) -> Iterator[str]:
     """A line per path: what it takes, and what it sends."""
     rows = [(each.template, *_traffic(each)) for each in _sorted(plan)]
+    rows += [(each.template, "answers GET", f"by {each.handler.name}") for each in _pages(plan)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for path, takes, sends in rows:
         yield f"{path:<{widths[0]}}  {takes:<{widths[1]}}  {sends}".rstrip()
@@ -56,6 +57,9 @@ def explain(plan: AppPlan) -> Iterator[str]:
         takes = {consumer.invocation: f" takes {_takes(consumer)}" for consumer in route.consumers}
         for call in route.functions:
             yield from _function(call, takes.get(call, ""))
+    for page in _pages(plan):
+        yield f"{page.template} (plain HTTP)"
+        yield from _function(page.invocation)
 
 
 def _function(call: Invocation, more: str = "") -> Iterator[str]:
@@ -79,6 +83,10 @@ def _sorted(plan: AppPlan) -> list[RoutePlan]:
     return sorted(plan.routes, key=lambda route: route.template)
 
 
+def _pages(plan: AppPlan) -> list[PagePlan]:
+    return sorted(plan.pages, key=lambda page: page.template)
+
+
 def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
     """For each path its URL, and a command that connects to it, with ``…`` for a credential.
 
@@ -87,7 +95,7 @@ def try_lines(plan: AppPlan, base: str) -> Iterator[str]:
         base: scheme and authority, as in ``ws://127.0.0.1:8000``.
     """
     for route in _sorted(plan):
-        sample = Sample(plan, route)
-        options = "".join(f' {name} "{value}"' for name, value in sample.options)
         yield f"  {base}{route.template}"
-        yield f'      try it: wsflow connect "{base}{sample.target}"{options}'
+        yield f"      try it: {Sample(plan, route).command(base)}"
+    for page in _pages(plan):
+        yield f"  {base.replace('ws', 'http', 1)}{page.template}"

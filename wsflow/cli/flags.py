@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 from cyclopts import CoercionError, Group, Parameter, Token
@@ -12,17 +12,21 @@ from cyclopts import CoercionError, Group, Parameter, Token
 from wsflow.cli.config import variable
 from wsflow.server.settings import Settings
 
-Run = Callable[[str, Settings], int]
 
+def with_settings(run: Callable[..., int], **defaults: object) -> Callable[..., int]:
+    """A function whose keyword parameters are the fields of Settings, for cyclopts to read.
 
-def with_settings(run: Run) -> Callable[..., int]:
-    """A function whose keyword parameters are the fields of Settings, for cyclopts to read."""
+    Args:
+        run: takes the target, the settings, and what else it names, by keyword.
+        defaults: those that are not the defaults of Settings.
+    """
+    target, _, *own = inspect.signature(run, eval_str=True).parameters.values()
 
     def command(target: str, **values: Any) -> int:
-        return run(target, Settings(**values))
+        others = {each.name: values.pop(each.name) for each in own if each.name in values}
+        return run(target, Settings(**{**defaults, **values}), **others)
 
-    target = inspect.signature(run, eval_str=True).parameters["target"]
-    parameters = [target.replace(kind=inspect.Parameter.POSITIONAL_ONLY), *_flags()]
+    parameters = [target.replace(kind=inspect.Parameter.POSITIONAL_ONLY), *own, *_flags(defaults)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     command.__name__ = run.__name__
@@ -42,13 +46,13 @@ GROUPS = ["Listening", "TLS", "Running", "Security", "Messages", "Timeouts", "Li
 """The groups of the help, in its order."""
 
 
-def _flags() -> list[inspect.Parameter]:
+def _flags(defaults: Mapping[str, object]) -> list[inspect.Parameter]:
     hints = get_type_hints(Settings)
     return [
         inspect.Parameter(
             each.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=each.default,
+            default=defaults.get(each.name, each.default),
             annotation=Annotated[
                 hints[each.name],
                 Parameter(

@@ -1,7 +1,9 @@
-"""The command line: ``wsflow run``, ``client``, ``connect``, ``publish``, ``check``, ``routes``."""
+"""The command line: ``wsflow run``, ``dev``, ``client``, ``connect``, ``publish``, ``check``,
+``routes``, ``schema``."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -15,22 +17,21 @@ from cyclopts import (
 )
 
 from wsflow.cli.client import client
-from wsflow.cli.config import configure, of_a_service, variable
+from wsflow.cli.config import check_broker, configure, of_a_service, variable
 from wsflow.cli.connect import connect
+from wsflow.cli.dev import BY_DEFAULT, dev
 from wsflow.cli.explain import explain, routes
 from wsflow.cli.flags import with_settings
 from wsflow.cli.publish import publish
 from wsflow.cli.run import Target, run
+from wsflow.cli.schema import schema
 from wsflow.log import escaped_lines, without_secrets
 from wsflow.output import stderr
 from wsflow.server.exits import REFUSALS, Exit, refuse
 from wsflow.server.loading import wired
 
 _ADDRESS = "Use --host and --port, or --uds for a Unix socket."
-_RELOAD = (
-    "wsflow does not reload: pip install watchfiles, and run: "
-    "watchfiles 'wsflow run module:app' folder"
-)
+_RELOAD = "Use wsflow dev module:app."
 _COOKIE = 'Use --header "Cookie: name=value".'
 
 FOREIGN: dict[tuple[str, ...], str] = {
@@ -72,24 +73,28 @@ def build() -> App:
     app = App(name="wsflow", help=__doc__.partition(":")[0] + " of wsflow.")
     if "WSFLOW_PORT" in os.environ and of_a_service("WSFLOW_PORT"):  # no setting
         del os.environ["WSFLOW_PORT"]
-    app.command(with_settings(run), config=configure)
+    app.command(with_settings(run), config=(configure, check_broker))
+    app.command(with_settings(dev, **BY_DEFAULT), config=configure)
     app.command(client, config=configure)
     app.command(connect)
     app.command(publish, config=configure)
     app.command(check, config=configure)
     app.command(show_routes, name="routes", config=configure)
+    app.command(schema, config=configure)
     return app
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. A user error prints one line, not a traceback. If the
-    reader of the output has gone, it ends silently, with 1."""
+    reader of the output has gone, or the terminal, it ends silently, with 1."""
     try:
         code = build()(arguments, result_action="return_value", error_formatter=_mistyped)
         print(end="", flush=True)  # what is in the buffer fails here, and not at the very end
     except REFUSALS as exc:
         code = refuse(exc)
-    except BrokenPipeError:
+    except OSError as exc:
+        if exc.errno not in (errno.EPIPE, errno.EIO):
+            raise
         # What is left in the buffer is written when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.FAILED

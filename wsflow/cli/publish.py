@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any, Union
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
 from wsflow.brokers.select import MEMORY
 from wsflow.cli.config import variable
-from wsflow.log import log_to_stderr
+from wsflow.log import TextFormatter, log_to_stderr
+from wsflow.messages.codec import JSON, bound
 from wsflow.publishing import Publisher, declared_topic, publisher
 from wsflow.server.exits import Exit, UsageError
 from wsflow.server.loading import load
@@ -55,7 +56,7 @@ def publish(
     3 the app cannot be loaded or its declarations are invalid, 5 the broker cannot be reached or
     refuses the message.
     """
-    log_to_stderr("warning", "%(levelname)s %(name)s: %(message)s")
+    log_to_stderr("warning", TextFormatter("%(levelname)s %(name)s: %(message)s"))
     if broker in (None, MEMORY):
         raise UsageError(
             "name the app's broker: --broker redis://…, nats://… or, for a running "
@@ -65,12 +66,12 @@ def publish(
     router = load(app) if app is not None else None
     lines = [message] if message is not None else sys.stdin
     try:
-        kind: Any = Any
+        decode = JSON.untyped
         if router is not None:
             _, declared = declared_topic(compile_app(router).topics, topic, values)
-            kind = Union[declared.types]  # noqa: UP007
+            decode = bound("json", declared.codecs[0].hooks).decoder(*declared.types)
         asyncio.run(
-            _publish(publisher(broker, app=router, timeout=timeout), topic, values, kind, lines)
+            _publish(publisher(broker, app=router, timeout=timeout), topic, values, decode, lines)
         )
     except (TypeError, ValueError) as exc:
         raise UsageError(str(exc)) from None
@@ -96,7 +97,7 @@ async def _publish(
     broker: AbstractAsyncContextManager[Publisher],
     topic: str,
     values: dict[str, str | int],
-    kind: Any,
+    decode: Callable[[bytes], Any],
     lines: Iterable[str],
 ) -> None:
     async with broker as send:
@@ -104,7 +105,7 @@ async def _publish(
             if not line.strip():
                 continue
             try:
-                message = _read(line.strip(), kind)
+                message = _read(line.strip(), decode)
                 id = await send(topic, message, **values)
             except (msgspec.MsgspecError, TypeError) as exc:
                 raise UsageError(f"{line.strip()!r} was not published: {exc}") from None
@@ -112,14 +113,14 @@ async def _publish(
                 print(id, flush=True)
 
 
-def _read(line: str, kind: Any) -> Any:
+def _read(line: str, decode: Callable[[bytes], Any]) -> Any:
     """The message of a line of JSON.
 
     Raises:
         msgspec.MsgspecError: it is none; the message says what to do about text without quotes.
     """
     try:
-        return msgspec.json.decode(line, type=kind)
+        return decode(line.encode())
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError as exc:

@@ -9,14 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from wsflow.addresses import Address
 from wsflow.cli.config import variable
 from wsflow.cli.explain import try_lines
-from wsflow.cli.supervise import supervise
+from wsflow.cli.supervise import supervise, until_stopped
 from wsflow.log import say
-from wsflow.server.exits import address
+from wsflow.server.exits import address, base, pages
 from wsflow.server.loading import wired
-from wsflow.server.process import configure_logging, run_server
+from wsflow.server.process import configure_logging, engine, run_server
 from wsflow.server.service import ServiceManager
 from wsflow.server.settings import Settings
 from wsflow.wiring.plan import AppPlan
@@ -44,7 +43,7 @@ def run(target: Target, settings: Settings) -> int:
     plan.check_limits(settings)
     started = partial(announce, target, plan, settings)
     if settings.workers > 1:
-        return supervise(target, settings, started, manager)
+        return supervise(target, settings, partial(until_stopped, started), manager)
     return run_server(plan, settings, started, manager=manager)
 
 
@@ -52,10 +51,10 @@ def announce(target: str, plan: AppPlan, settings: Settings, port: int) -> None:
     """Print where the server listens, and how to connect to it."""
     by = f" with {settings.workers} workers" if settings.workers > 1 else ""
     say(f"wsflow {version('wsflow')} serves {target}{by}; stop it with Ctrl-C")
-    if not port:
+    say(f"  by {engine(settings)}")
+    url = base(settings, port)
+    if url is None:
         say(f"  on {address(settings)}")
         return
-    scheme = "ws" if settings.ssl_certfile is None else "wss"
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    for line in try_lines(plan, f"{scheme}://{Address(host, port)}"):
+    for line in (*try_lines(plan, url), *pages(settings, port)):
         say(line)

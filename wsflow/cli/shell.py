@@ -26,7 +26,7 @@ from wsflow.client import connect as open_peer
 from wsflow.end import End
 from wsflow.errors import Disconnected
 from wsflow.log import escaped_lines, shown_uri
-from wsflow.messages.codec import Codec
+from wsflow.messages.codec import BoundCodec
 
 PING_EVERY = 10.0
 """Seconds between two measurements of the round-trip time."""
@@ -54,7 +54,7 @@ def history() -> History:
     return FileHistory(str(file))
 
 
-async def talk(connecting: open_peer, uri: str, typed: Typed, codec: Codec) -> End | None:
+async def talk(connecting: open_peer, uri: str, typed: Typed, codec: BoundCodec) -> End | None:
     """Run the prompt until the server closes or the user leaves. Returns how the connection ended.
 
     Raises:
@@ -68,7 +68,7 @@ async def talk(connecting: open_peer, uri: str, typed: Typed, codec: Codec) -> E
 class Shell:
     """The prompt of one connection."""
 
-    def __init__(self, peer: Peer, uri: str, typed: Typed, codec: Codec) -> None:
+    def __init__(self, peer: Peer, uri: str, typed: Typed, codec: BoundCodec) -> None:
         self._peer = peer
         self._uri = shown_uri(uri)
         self._typed = typed

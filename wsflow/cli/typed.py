@@ -7,14 +7,16 @@ import itertools
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Union, get_origin
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from wsflow.declare.signatures import type_name
+from wsflow.messages.apart import decoder_of
 from wsflow.messages.calls import Ask, is_call
-from wsflow.messages.codec import Codec
+from wsflow.messages.codec import BoundCodec, Plain
+from wsflow.messages.families import sent_fields, tags_of
 from wsflow.wiring.messages import RAW
 from wsflow.wiring.plan import AppPlan, RoutePlan
 
@@ -49,17 +51,18 @@ class Typed:
         asked: the ids of pending calls.
     """
 
-    def __init__(self, codec: Codec, plan: RoutePlan | None = None) -> None:
+    def __init__(self, codec: BoundCodec, plan: RoutePlan | None = None) -> None:
         self._codec = codec
         self._ids = itertools.count(1)
         self.asked: set[int] = set()
         self._plan = plan
         kinds = [kind for each in plan.consumers for kind in each.kinds] if plan else []
         self._raw = plan is None or (str if codec.text else bytes) in kinds
-        structs = [kind for kind in kinds if kind not in RAW]
-        self._type: Any = Union[tuple(structs)] if structs else None  # noqa: UP007
-        self.kinds = {each.name: each for each in map(_kind, structs) if each is not None}
+        typed = tuple(kind for kind in kinds if kind not in RAW)
+        plain = Plain(codec.hooks, codec.encode, strict=False)
+        self._convert = decoder_of(typed, plain) if typed else None
         self._tag_field = plan.call_frames[Ask].__struct_config__.tag_field if plan else "type"
+        self.kinds = {each.name: each for kind in typed for each in _kinds(kind, self._tag_field)}
 
     def read(self, line: str) -> str | bytes:
         """What is sent for a line.
@@ -105,10 +108,10 @@ class Typed:
         if self._raw:
             self._untyped(line)
             return None
-        if self._type is None:
+        if self._convert is None:
             raise MistypedError("the app takes no messages here")
         try:
-            return msgspec.convert(self._fields(line), self._type, strict=False)
+            return self._convert(self._fields(line))
         except msgspec.MsgspecError as exc:
             raise MistypedError(str(exc)) from None
 
@@ -159,7 +162,7 @@ class Typed:
                     yield f"{field}=", -len(word), kind if needed else f"{kind}, optional"
 
 
-def shown(message: str | bytes, codec: Codec) -> str:
+def shown(message: str | bytes, codec: BoundCodec) -> str:
     """A message as a line: MessagePack as JSON, other bytes in hexadecimal."""
     if isinstance(message, str):
         return message
@@ -185,17 +188,15 @@ def route(plan: AppPlan, uri: str) -> RoutePlan:
     return found[0]
 
 
-def _kind(kind: Any) -> Kind | None:
-    cls = get_origin(kind) or kind
-    config = getattr(cls, "__struct_config__", None)
-    if config is None or config.tag is None:
-        return None
-    hints = {each.encode_name: each for each in msgspec.structs.fields(cls)}
-    return Kind(
-        str(config.tag),
-        {name: (type_name(each.type), each.required) for name, each in hints.items()},
-        is_call(kind),
-    )
+def _kinds(kind: Any, tag_field: str) -> Iterator[Kind]:
+    """A type that can be typed, by each tag that it has."""
+    for tag in tags_of(kind).get(tag_field, ()):
+        fields = {
+            name: (type_name(each), required)
+            for name, (each, required) in sent_fields(kind).items()
+            if name != tag_field
+        }
+        yield Kind(str(tag), fields, is_call(kind))
 
 
 def _value(text: str, kind: str) -> Any:
