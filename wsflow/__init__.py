@@ -19,19 +19,24 @@ from wsflow.errors import (
     Problem,
     Reject,
 )
+from wsflow.hosting.asgi import AsgiApp, asgi
 from wsflow.limits import Limits
 from wsflow.messages.calls import Call, Stream
+from wsflow.messages.codec import Codec
 from wsflow.messages.events import EventId
+from wsflow.observer import ConnectionSummary, Observer
 from wsflow.opening import Opening
 from wsflow.publishing import BlockingPublisher, Publisher, blocking_publisher, publisher
 from wsflow.request import Params, Request
+from wsflow.response import Response
 from wsflow.topics.iterators import TopicIterator
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.registry import Registry, RegistryUser, UserConnection
-from wsflow.topics.topic import Joined, Topic, TopicCounters
+from wsflow.topics.topic import History, HistoryEvent, Joined, Topic, TopicCounters
 
 __all__ = [
     "Address",
+    "AsgiApp",
     "BlockingPublisher",
     "BrokerError",
     "Call",
@@ -39,8 +44,10 @@ __all__ = [
     "Cause",
     "ClientLimits",
     "Close",
+    "Codec",
     "ConnectError",
     "Connection",
+    "ConnectionSummary",
     "Cookie",
     "Credential",
     "DeclarationError",
@@ -49,12 +56,15 @@ __all__ = [
     "EventId",
     "Forbidden",
     "Header",
+    "History",
+    "HistoryEvent",
     "InvalidMessage",
     "Joined",
     "Limits",
     "MemberJoined",
     "MemberLeft",
     "Message",
+    "Observer",
     "Opening",
     "Params",
     "Peer",
@@ -67,6 +77,7 @@ __all__ = [
     "Reject",
     "Request",
     "Requires",
+    "Response",
     "Router",
     "Sends",
     "Stream",
@@ -76,6 +87,7 @@ __all__ = [
     "TopicMember",
     "TopicName",
     "UserConnection",
+    "asgi",
     "blocking_publisher",
     "connect",
     "publisher",

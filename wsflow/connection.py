@@ -108,7 +108,7 @@ class Connection:
         """Send a message: encoded by the connection's codec, ``str`` and ``bytes`` as they are.
 
         Safe to use from several tasks. Waits while the write buffer is full (backpressure), and
-        lets other tasks run at least every 64 messages or 16 KiB. During ``on_connect`` it accepts
+        lets other tasks run at least every 256 messages or 16 KiB. During ``on_connect`` it accepts
         the handshake first. Cancelling it is safe: the message was sent completely, or not at all.
         Once the peer has left, messages are dropped and counted.
 

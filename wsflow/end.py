@@ -29,6 +29,7 @@ Cause = Literal[
     "shutdown",
     "restart",
 ]
+"""Why a connection has ended: the type of ``End.cause``, which says what each means."""
 
 CAUSE_OF_CODE: Mapping[int, Cause] = {
     1002: "protocol",

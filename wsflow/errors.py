@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wsflow.end import End, check_close_code, comes_first, cut_reason
-from wsflow.http import HeaderItems, check_headers, check_text, header_pairs
+from wsflow.http import HeaderItems, check_own_headers, check_text, header_pairs
 
 
 class Close(Exception):
@@ -64,7 +64,7 @@ class Reject(Exception):
         self.status = int(status)
         self.body = body
         self.headers = tuple(header_pairs(headers))
-        check_headers(self.headers)
+        check_own_headers(self.headers)
 
 
 class Forbidden(Exception):
@@ -231,3 +231,9 @@ def unwrap(exc: BaseException) -> BaseException:
     if len(found) == 1:
         return found[0]
     return exc if found else Disconnected()
+
+
+def let_go(exc: BaseException) -> None:
+    """Let go of the frames that an exception has passed, which nobody will look at: one that is
+    made once and raised again and again would collect them."""
+    exc.__traceback__ = None

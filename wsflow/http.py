@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
 
@@ -75,6 +75,18 @@ def check_encodable(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{what} has half of a surrogate pair, which is no character") from None
+
+
+def check_own_headers(headers: Sequence[tuple[str, str]]) -> None:
+    """Check the headers of an answer: as ``check_headers``, and none of them says where it ends.
+
+    Raises:
+        ValueError: one of them may not be sent.
+    """
+    check_headers(headers)
+    for name, _ in headers:
+        if name.lower() in ("content-length", "transfer-encoding", "connection"):
+            raise ValueError(f"{name} is not yours to set: it follows from the body")
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from textwrap import fill, indent
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 HISTORY_TOTAL = 256 * 1024 * 1024
 """Bytes of all histories together, unless a broker is told otherwise."""
@@ -23,6 +26,20 @@ def option(default: Any, help: str, *, group: str, command: str = "") -> Any:
         command: if only ``wsflow run`` does it: what a program does in its place.
     """
     return field(default=default, metadata={"help": help, "group": group, "command": command})
+
+
+def documented(cls: type[T]) -> type[T]:
+    """Put the fields of a dataclass of options into its docstring, so that ``help`` shows them."""
+    lines = []
+    for each in fields(cls):  # type: ignore[arg-type]
+        command = each.metadata["command"]
+        instead = f" For ``wsflow run`` only; in a program: {command}." if command else ""
+        text = f"{each.name}: {each.metadata['help']} {each.default!r} by default.{instead}"
+        body = fill(text, 88, subsequent_indent="    ", break_on_hyphens=False)
+        lines.append(indent(body, " " * 8))
+    told = (cls.__doc__ or "").rstrip()
+    cls.__doc__ = f"{told}\n\n    Attributes:\n" + "\n".join(lines) + "\n    "
+    return cls
 
 
 LEAST_ONE = {
@@ -119,14 +136,14 @@ class WireLimits:
     )
     open_timeout: float = option(
         10.0,
-        "Seconds for a client to send its opening request, and for each on_connect function to set "
-        "up.",
+        "Seconds for a client to send its opening request, for each on_connect function to set up, "
+        "and for a page to answer.",
         group="Timeouts",
     )
     close_timeout: float = option(
         10.0,
-        "Seconds for the closing handshake, for consumers to finish after the peer has left, and "
-        "for each scope function to tear down.",
+        "Seconds for the closing handshake, for consumers to finish after the peer has left, for "
+        "each scope function to tear down, and for the peer to take more of an HTTP answer.",
         group="Timeouts",
     )
 
@@ -162,9 +179,16 @@ class SocketLimits(WireLimits):
     )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Limits(WireLimits):
-    """Limits of the runtime."""
+    """Limits of the runtime: of an app under ``wsflow.asgi``, and of a test. They are those of each
+    process.
+
+    Raises:
+        TypeError: a value is of another type, or a fraction where a whole number is needed.
+        ValueError: a number is negative, infinite or NaN, or with it nothing could work.
+    """
 
     inbox_messages: int = option(
         256,

@@ -7,11 +7,22 @@ query and fragment.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import logging
+import math
+import os
 import re
 import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
 from typing import final
+
+import anyio
 
 from wsflow.output import stderr
 
@@ -108,12 +119,20 @@ _often: dict[str, tuple[float, int]] = {}
 """By text: when it may be logged again, and how many lines were left out since it was."""
 
 
+Fields = Mapping[str, object]
+"""What a line says, by name."""
+
+FIELDS = "wsflow_fields"
+"""The attribute of a record that has them."""
+
+
 @final
 class Log:
     """A logger.
 
     Its methods take a format and values, as those of ``logging`` do, and never raise: neither a
-    logging handler nor the text of a value can harm the connection that a line is about.
+    logging handler nor the text of a value can harm the connection that a line is about. What a
+    line says can have names, too: ``fields``, which a record has as ``wsflow_fields``.
 
     Args:
         name: the name of the logger in ``logging``.
@@ -128,11 +147,11 @@ class Log:
         """Whether lines of this level are logged."""
         return self._logger.isEnabledFor(level)
 
-    def debug(self, text: str, *values: object) -> None:
-        self._write(logging.DEBUG, text, values)
+    def debug(self, text: str, *values: object, fields: Fields | None = None) -> None:
+        self._write(logging.DEBUG, text, values, None, fields)
 
-    def info(self, text: str, *values: object) -> None:
-        self._write(logging.INFO, text, values)
+    def info(self, text: str, *values: object, fields: Fields | None = None) -> None:
+        self._write(logging.INFO, text, values, None, fields)
 
     def warning(self, text: str, *values: object) -> None:
         self._write(logging.WARNING, text, values)
@@ -145,7 +164,14 @@ class Log:
     ) -> None:
         self._write(level, text, values, exc_info)
 
-    def often(self, level: int, text: str, *values: object) -> None:
+    def often(
+        self,
+        level: int,
+        text: str,
+        *values: object,
+        exc_info: BaseException | None = None,
+        fields: Fields | None = None,
+    ) -> None:
         """Log what may happen often: at most one line per second for each ``text``. The next line
         has the number of those that were left out."""
         now = time.monotonic()
@@ -156,7 +182,7 @@ class Log:
         _often[text] = now + 1.0, 0
         if skipped:
             text, values = f"{text} (and %d more)", (*values, skipped)
-        self._write(level, text, values)
+        self._write(level, text, values, exc_info, fields)
 
     def _write(
         self,
@@ -164,13 +190,25 @@ class Log:
         text: str,
         values: tuple[object, ...],
         exc_info: BaseException | None = None,
+        fields: Fields | None = None,
     ) -> None:
         try:
             if self._logger.isEnabledFor(level):
-                safe = [each if isinstance(each, int | float) else shown(each) for each in values]
-                self._logger.log(level, text, *safe, exc_info=exc_info, stacklevel=3)
+                extra = {FIELDS: {name: _field(each) for name, each in (fields or {}).items()}}
+                safe = [_safe(each) for each in values]
+                self._logger.log(level, text, *safe, exc_info=exc_info, stacklevel=3, extra=extra)
         except Exception as exc:  # of a logging handler, or of a value's __str__
             _not_logged(exc)
+
+
+def _safe(value: object) -> object:
+    return value if value is None or isinstance(value, int | float) else shown(value)
+
+
+def _field(value: object) -> object:
+    """The same for JSON, which has no infinite numbers."""
+    safe = _safe(value)
+    return safe if not isinstance(safe, float) or math.isfinite(safe) else str(safe)
 
 
 def _not_logged(exc: Exception) -> None:
@@ -191,10 +229,15 @@ def say(text: str) -> None:
     stderr.put(escaped_lines(text))
 
 
-def log_to_stderr(level: str, format: str) -> None:
-    """Have ``logging`` write to standard error, if it has no handler yet."""
+def log_to_stderr(level: str, formatter: logging.Formatter) -> None:
+    """Have ``logging`` write to standard error, if it has no handler yet.
+
+    Args:
+        level: the lowest level.
+        formatter: makes the lines.
+    """
     handler = _Handler()
-    handler.setFormatter(_Formatter(format))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
@@ -213,10 +256,76 @@ class _Handler(logging.Handler):
         stderr.drain()
 
 
-@final
-class _Formatter(logging.Formatter):
-    """Shows no control characters and no secrets in records of other loggers and tracebacks,
-    either."""
+class TextFormatter(logging.Formatter):
+    """Makes lines of text, without control characters and secrets, in records of other loggers and
+    tracebacks, either.
+
+    Args:
+        format: of each line.
+        own_frames: whether tracebacks begin at the first frame that is neither of wsflow nor of
+            what runs it.
+    """
+
+    def __init__(self, format: str, *, own_frames: bool = False) -> None:
+        super().__init__(format)
+        self._own_frames = own_frames
 
     def format(self, record: logging.LogRecord) -> str:
         return escaped_lines(without_secrets(super().format(record)))
+
+    def formatException(  # noqa: N802
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None]
+        | tuple[None, None, None],
+    ) -> str:
+        if ei[1] is None or not self._own_frames:
+            return super().formatException(ei)
+        shown = traceback.TracebackException.from_exception(ei[1])
+        _begin_at_own(shown)
+        return "".join(shown.format()).removesuffix("\n")
+
+
+@final
+class JSONFormatter(TextFormatter):
+    """Makes a JSON object of each record, in one line: ``time`` (RFC 3339, in UTC), ``level``,
+    ``logger``, ``message``, ``process``, the fields of the line, and a traceback as ``exception``.
+
+    Args:
+        own_frames: as that of ``TextFormatter``.
+    """
+
+    def __init__(self, *, own_frames: bool = False) -> None:
+        super().__init__("%(message)s", own_frames=own_frames)
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        said: dict[str, object] = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": escaped_lines(without_secrets(record.getMessage())),
+            "process": record.process,
+            **getattr(record, FIELDS, {}),
+        }
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+            said["exception"] = escaped_lines(without_secrets(trace))
+        return json.dumps(said, default=shown)
+
+
+_RUNNING = tuple(
+    f"{each}{os.sep}" for each in (Path(__file__).parent, anyio.__path__[0], asyncio.__path__[0])
+)
+
+
+def _begin_at_own(failure: traceback.TracebackException) -> None:
+    """For it and all that it was caused by: there may be thousands."""
+    left = [failure]
+    while left:
+        shown = left.pop()
+        files = [each.filename for each in shown.stack]
+        own = [at for at, file in enumerate(files) if not file.startswith(_RUNNING)]
+        if own:
+            del shown.stack[: own[0]]
+        others = (shown.__cause__, shown.__context__, *(shown.exceptions or ()))
+        left += [each for each in others if each is not None]

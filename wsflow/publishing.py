@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import is_dataclass
 from functools import partial
 from threading import Condition
 from typing import Any, final
 
-import msgspec
+import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from wsflow.brokers.carried import CarriedBroker
 from wsflow.brokers.remote import RemoteBroker
-from wsflow.brokers.select import engine
+from wsflow.brokers.select import engine, remote
 from wsflow.declare.router import Router
 from wsflow.messages.codec import CODECS
 from wsflow.messages.events import TopicOptions, event_id_field
+from wsflow.messages.families import is_class_with_fields
 from wsflow.server.loading import LoadError, load
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.names import said
@@ -27,9 +28,15 @@ from wsflow.wiring.compile import compile_app
 
 @final
 class Publisher:
-    """Publishes on topics of an app. Created by ``publisher``. Safe to use from several tasks."""
+    """Publishes on topics of an app: ``await publish("room.{room}", Said("hi"), room="lobby")``.
 
-    def __init__(self, broker: RemoteBroker, declared: DeclaredTopics | None) -> None:
+    Created by ``publisher``, and called as a function: see ``__call__`` for what it takes, returns
+    and raises. Safe to use from several tasks.
+    """
+
+    def __init__(
+        self, broker: RemoteBroker | CarriedBroker, declared: DeclaredTopics | None
+    ) -> None:
         self._broker = broker
         self._declared = declared
 
@@ -89,12 +96,11 @@ class Publisher:
 
 def _lacks_id(message: Any, options: TopicOptions) -> bool:
     """Whether a message should carry its event id, and has no known place for it. Where some of the
-    types carry one, a Struct or a dataclass may be of another type; all else may not."""
+    types carry one, an instance of a class with fields may be of another type; all else may not."""
     kind: Any = type(message)
     if not options.event_id or event_id_field(kind) is not None:
         return False
-    typed = isinstance(message, msgspec.Struct) or is_dataclass(message)
-    return options.event_id == "all" or not typed
+    return options.event_id == "all" or not is_class_with_fields(kind)
 
 
 def declared_topic(
@@ -124,7 +130,7 @@ def _cure(template: str, values: Mapping[str, str]) -> str:
 async def publisher(
     url: str, *, app: Router | str | None = None, timeout: float = 10.0
 ) -> AsyncIterator[Publisher]:
-    """Connect to an app's broker, to publish from outside of its servers. For asyncio.
+    """Connect to an app's broker, to publish from outside of its servers. For asyncio and Trio.
 
     ``async with wsflow.publisher("redis://localhost") as publish: await publish("news", message)``
 
@@ -146,7 +152,7 @@ async def publisher(
         DeclarationError: the app's declarations are invalid.
         BrokerError: the broker cannot be reached.
     """
-    broker = RemoteBroker(None, engine(url), timeout, {})
+    broker = remote(None, engine(url), timeout, {})
     try:
         router = load(app) if isinstance(app, str) else app
     except LoadError as exc:
@@ -156,13 +162,17 @@ async def publisher(
     try:
         yield Publisher(broker, declared)
     finally:
-        await broker.stop()
+        with anyio.CancelScope(shield=True):  # which takes half a second at most
+            await broker.stop()
 
 
 @final
 class BlockingPublisher:
-    """Publishes on topics of an app. Created by ``blocking_publisher``. Safe to use from several
-    threads."""
+    """Publishes on topics of an app: ``publish("room.{room}", Said("hi"), room="lobby")``.
+
+    Created by ``blocking_publisher``, and called as a function: see ``__call__``. Safe to use from
+    several threads.
+    """
 
     def __init__(self, portal: BlockingPortal, publish: Publisher) -> None:
         self._portal = portal
@@ -224,7 +234,9 @@ def blocking_publisher(
     event loop.
 
     Args:
-        url, app, timeout: as ``publisher`` takes them.
+        url: as ``publisher`` takes it.
+        app: as ``publisher`` takes it.
+        timeout: as ``publisher`` takes it.
 
     Raises:
         ValueError: as ``publisher``.

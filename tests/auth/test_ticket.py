@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import anyio
+import pydantic
 import pytest
 import websockets.asyncio.client
 from itsdangerous import URLSafeSerializer
@@ -315,3 +316,26 @@ async def test_a_server_that_cannot_does_not_start() -> None:
     with pytest.raises(BrokerError, match="cannot be reached"):
         async with serve(APP, Settings(port=0, broker="redis://127.0.0.1:1", publish_timeout=0.1)):
             raise AssertionError
+
+
+class Member(pydantic.BaseModel):
+    name: str = pydantic.Field(alias="sub")
+    roles: set[str] = set()
+
+
+async def test_a_user_may_be_a_model() -> None:
+    tickets = Ticket(Member, key=KEY)
+    app = Router()
+    app.on_connect(tickets)
+
+    @app.consumer
+    async def who(message: str, member: Member) -> str:
+        return f"{member.name} {member.roles}"
+
+    issued = tickets.issue(Member(sub="ada", roles={"admin"}))
+    async with connect(app, f"/?ticket={issued}") as peer:
+        await peer.send("?")
+        assert await peer.receive() == "ada {'admin'}"
+    other = Ticket(User, key=KEY).issue(User("ada", roles=[5]))  # type: ignore[list-item]
+    why = "the ticket is for another type of user"
+    assert await refused(app, target=f"/?ticket={other}") == (401, why)

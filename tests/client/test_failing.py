@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from websockets.exceptions import InvalidHeaderValue
 
@@ -15,6 +16,7 @@ import wsflow
 from wsflow import ConnectError, Opening, Reconnect, Router, run_client
 from wsflow.server import Settings
 from wsflow.server.serve import serve
+from wsflow.tasks.loops import event_loop
 from wsflow.testing import connect as connect_in_memory
 
 NOWHERE = "ws://127.0.0.1:1/"
@@ -131,8 +133,14 @@ def answers(exc: BaseException) -> Callable[[], str]:
     return credential
 
 
-def cancels() -> str:
-    raise asyncio.CancelledError
+async def cancels() -> str:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+    raise cancelled
 
 
 CREDENTIALS: dict[str, tuple[Callable[[], Any], type[BaseException], str]] = {
@@ -215,16 +223,16 @@ async def test_the_task_that_connects_is_cancelled_from_outside(steps: int) -> N
 
     async def interrupt() -> None:
         while True:
-            await asyncio.sleep(0)
-            for task in asyncio.all_tasks():
+            await anyio.lowlevel.checkpoint()
+            for task in asyncio.all_tasks(event_loop()):
                 if task.get_name() == "wsflow connecting":
                     for _ in range(steps):
-                        await asyncio.sleep(0)
+                        await anyio.lowlevel.checkpoint()
                     task.cancel()
                     return
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(interrupt())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(interrupt)
         with anyio.fail_after(LIMIT), pytest.raises(RuntimeError, match="cancelled from outside"):
             async with wsflow.connect(f"ws://127.0.0.1:{port}/"):
                 pass

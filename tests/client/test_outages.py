@@ -22,6 +22,7 @@ from wsflow import Call, CallError, Reconnect, Router, Stream, publisher, run_cl
 from wsflow.server import Settings
 from wsflow.server.serve import serve
 
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 KILLS = 10
 
 
@@ -37,7 +38,9 @@ async def start(port: int, broker: str) -> Run:
     return run
 
 
+@pytest.mark.no_cover  # its lines are covered by others, and it is four times as slow
 @pytest.mark.long
+@ON_ASYNCIO
 async def test_everything_arrives_once(server_of: Callable[..., BrokerServer]) -> None:
     """The server is killed ten times, while somebody else publishes without a pause."""
     broker, port = server_of("nats").url, free_port()
@@ -143,7 +146,9 @@ def answers(life: Life) -> Router:
     return router
 
 
+@pytest.mark.no_cover  # its lines are covered by others, and it is four times as slow
 @pytest.mark.long
+@ON_ASYNCIO
 async def test_ten_thousand_calls_at_once() -> None:
     """On one connection, from both ends: each is answered or raises, and nothing is left."""
     server_life, client_life = Life(), Life()

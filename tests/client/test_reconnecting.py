@@ -70,6 +70,7 @@ def test_bad_settings(wrong: dict[str, float]) -> None:
 
 
 class TestComingBack(InFakeTime):
+    @pytest.mark.no_cover  # its lines are covered by others, and it is four times as slow
     async def test_two_hundred_do_not_come_back_at_one_moment(self) -> None:
         server, client = Router(), Router()
         came: list[float] = []

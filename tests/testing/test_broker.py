@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import anyio
 import msgspec
 import pytest
+import trio.testing
 import uvloop
 
-from tests.loops import EAGER
+from tests.loops import EAGER, on_asyncio
 from wsflow import (
     BrokerError,
     EventId,
@@ -29,8 +30,10 @@ from wsflow.testing import FakeBroker, FakeClock, MemoryPeer, MemoryServer, serv
 from wsflow.testing.broker import _Engine
 
 
-@pytest.fixture(params=["asyncio", *EAGER])
+@pytest.fixture(params=["asyncio", "trio", *EAGER])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
+    if request.param == "trio":
+        return ("trio", {"clock": trio.testing.MockClock(autojump_threshold=0)})
     return EAGER.get(request.param, request.param)
 
 
@@ -160,6 +163,7 @@ async def test_what_was_said_while_one_process_was_away_is_heard_once() -> None:
         link.cut()
         for number in range(20):
             await ada.send(Say(f"{number}"))
+            await ada.idle()  # its handlers run concurrently
         await heard(ada, *map(str, range(20)))
         await bob.receive_nothing(within=0)
         link.down = False
@@ -288,15 +292,18 @@ async def test_what_an_engine_is_told_may_fail() -> None:
         def told(self, data: bytes) -> None:
             raise ZeroDivisionError(data)
 
-    listener: Any = Listener()
-    connection = await _Engine(FakeBroker()).connect(listener, "me")
-    connection.tell("you", b"nobody")
-    connection.tell("me", b"it")
-    with pytest.raises(ZeroDivisionError, match="it"):
-        await connection.lost()
-    with pytest.raises(ConnectionLostError):
-        await connection.ping()
-    await connection.close()
+    async def use() -> None:
+        listener: Any = Listener()
+        connection = await _Engine(FakeBroker()).connect(listener, "me")
+        connection.tell("you", b"nobody")
+        connection.tell("me", b"it")
+        with pytest.raises(ZeroDivisionError, match="it"):
+            await connection.lost()
+        with pytest.raises(ConnectionLostError):
+            await connection.ping()
+        await connection.close()
+
+    await on_asyncio(use)
 
 
 def test_on_uvloop() -> None:
@@ -332,9 +339,10 @@ async def test_another_event_loop() -> None:
             asyncio.run(main())
 
     async with serve_in_memory(chat, broker=broker):
-        await asyncio.to_thread(elsewhere)
-    connection = await _Engine(broker).connect(listener, "me")  # one after the other, it may be
-    await connection.close()
+        await anyio.to_thread.run_sync(elsewhere)
+    # One after the other, it may be.
+    connection = await on_asyncio(_Engine(broker).connect, listener, "me")
+    await on_asyncio(connection.close)
 
 
 async def test_the_link_of_another_server() -> None:
@@ -351,15 +359,3 @@ def test_a_broker_that_nobody_keeps() -> None:
     gc.collect()
     with pytest.raises(ValueError, match=f"'{url}' cannot be used: its FakeBroker is gone"):
         serve_in_memory(chat, broker=url)
-
-
-def test_on_trio() -> None:
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match=r"the broker fake://\d+ needs asyncio, and this is"):
-            async with serve_in_memory(chat, broker=FakeBroker()):
-                pass
-        async with serve_in_memory(chat) as server, server.connect("/x?name=ada") as ada:
-            await ada.send(Say("hi"))
-            await ada.receive(Said)
-
-    anyio.run(main, backend="trio")

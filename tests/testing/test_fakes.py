@@ -32,6 +32,32 @@ def test_a_fake_topic_yields_messages(messages: Any) -> None:
         FakeTopic(messages)
 
 
+async def test_a_fake_topic_has_a_history() -> None:
+    topic = FakeTopic[str](history=3)
+    assert (await topic.history()).events == []
+    ids = [await topic.publish(text) for text in "abcde"]
+    page = await topic.history()
+    assert [(each.id, each.message) for each in page.events] == [*zip(ids[2:], "cde", strict=True)]
+    assert (page.recovered, page.more) == (False, False)
+    assert [each.message for each in (await topic.history(limit=1)).events] == ["e"]
+    page = await topic.history(ids[2], limit=1)
+    assert [each.message for each in page.events] == ["d"]
+    assert (page.recovered, page.more) == (True, True)
+    assert not (await topic.history(ids[0])).recovered
+    await topic.clear_history()
+    assert topic.published == ["a", "b", "c", "d", "e"]
+    assert (await topic.history()).events == []
+    assert not (await topic.history(ids[-1])).recovered
+    id = await topic.publish("f")
+    assert [each.message for each in (await topic.history()).events] == ["f"]
+    assert (await topic.history(id)).recovered
+    with pytest.raises(ValueError, match="limit is 0: use a number of events, at least 1"):
+        await topic.history(limit=0)
+    for call in (FakeTopic().history, FakeTopic().clear_history):
+        with pytest.raises(ValueError, match=r"needs a history, and topic 'fake' has none"):
+            await call()
+
+
 def test_a_fake_connection_has_what_a_request_has() -> None:
     wrong: Any = {"n": 5}
     with pytest.raises(TypeError, match="path_params: n is a int: the parameters of a path are"):

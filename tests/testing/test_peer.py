@@ -298,6 +298,16 @@ async def test_an_answer_that_does_not_fit() -> None:
     assert got == [1]
 
 
+async def test_a_stream_is_left_early() -> None:
+    """Nothing of it is left to be collected as garbage, which Trio would warn of."""
+    async with connect(answering(), "/") as peer:
+        async with peer.stream(Count()) as items:
+            async for item in items:
+                assert item == 1
+                break
+        assert [item async for item in items] == []
+
+
 async def test_what_is_no_call() -> None:
     message: Any
     async with connect(answering(), "/") as peer:

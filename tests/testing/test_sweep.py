@@ -61,8 +61,15 @@ POINTS = {
 turns: a scenario that waits more rarely says less."""
 
 
+HEAVY = ("all at once", "concurrency and keys", "calls", "nested scopes", "both")
+"""Those whose lines others cover: coverage makes them four times as slow."""
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.no_cover] * (each in HEAVY)) for each in SWEPT],
+)
 def test_a_sweep_over_all_that_a_connection_runs(name: str) -> None:
     app, scenario, limits = SWEPT[name]
     report = sweep_cancellation(app(), scenario, limits=limits)
@@ -482,6 +489,7 @@ def test_points_can_be_bounded() -> None:
     assert len({fault for fault, _ in report.by_fault}) == len(FAULTS)
 
 
+@pytest.mark.no_cover
 def test_a_sweep_is_the_same_each_time() -> None:
     def once() -> SweepReport:
         return sweep_cancellation(swept.both(), swept.leave_with_a_message, max_points=100)

@@ -48,8 +48,8 @@ class Bearer(Generic[U]):
     ``iss`` and ``sub`` before that. A token without ``exp`` is valid for good.
 
     Args:
-        user: the type of the user: a Struct or a dataclass. Claims that it has no field for are
-            ignored; a token that lacks a field without a default is refused.
+        user: the type of the user: a Struct, a dataclass or a model of pydantic. Claims that it
+            has no field for are ignored; a token that lacks a field without a default is refused.
         key: what verifies the signature; or a function from the header of a token to that, plain or
             async, for keys that rotate. Such a function raises LookupError for a key that it does
             not know; it must not block.
@@ -127,6 +127,12 @@ class Bearer(Generic[U]):
             "subprotocol": ("--subprotocol", f"{PREFIX}…"),
         }
         return [options[each] for each in SOURCES if each in self._sources and each in options][:1]
+
+    @property
+    def credential_places(self) -> Sequence[tuple[str, str]]:
+        """Where clients may put a token."""
+        parameter = {"header": "Authorization", "subprotocol": PREFIX, "message": ""}
+        return [(each, parameter[each]) for each in SOURCES if each in self._sources]
 
     def _sent(self, request: Request) -> str | None:
         """The token of the opening request; None without one.

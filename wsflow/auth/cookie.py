@@ -76,6 +76,11 @@ class SessionCookie(Generic[U]):
         """The option of ``wsflow connect`` that sends the cookie."""
         return [("--header", f"Cookie: {self._name}=…")]
 
+    @property
+    def credential_places(self) -> Sequence[tuple[str, str]]:
+        """Where clients have the cookie."""
+        return [("cookie", self._name)]
+
     def check_limits(self, limits: Limits) -> tuple[str, str] | None:
         """Why it cannot be used with these limits, and what to do; None if it can."""
         if "*" not in limits.origin:

@@ -60,7 +60,7 @@ class Ticket(Generic[U]):
     without one. A server whose broker cannot do that does not start.
 
     Args:
-        user: the type of the user: a Struct or a dataclass.
+        user: the type of the user: a Struct, a dataclass or a model of pydantic.
         key: the secret key of whoever issues and redeems, at least 32 bytes; or several, the newest
             last, which issues.
         max_age: seconds that a ticket is valid: more than 0, and less than 30 days.
@@ -107,7 +107,7 @@ class Ticket(Generic[U]):
         if not isinstance(user, self._users.kind):
             wanted = self._users.kind.__name__
             raise TypeError(f"Ticket: a ticket is for a {wanted}, not for a {type(user).__name__}")
-        content = [os.urandom(16).hex(), time.time(), msgspec.to_builtins(user)]
+        content = [os.urandom(16).hex(), time.time(), self._users.plain(user)]
         return str(self._serializer.dumps(content))
 
     async def __call__(self, connection: Connection, registry: Registry) -> U:
@@ -136,6 +136,11 @@ class Ticket(Generic[U]):
     def credential_options(self) -> Sequence[tuple[str, str]]:
         """The option of ``wsflow connect`` that sends a ticket."""
         return [("--subprotocol", f"{PREFIX}…")]
+
+    @property
+    def credential_places(self) -> Sequence[tuple[str, str]]:
+        """Where clients put a ticket."""
+        return [("subprotocol", PREFIX)]
 
     async def prepare(self, registry: Registry) -> None:
         """See that tickets can be redeemed, before the app serves.

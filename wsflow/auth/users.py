@@ -9,6 +9,7 @@ import msgspec
 
 from wsflow.connection import Connection
 from wsflow.errors import Reject
+from wsflow.messages.hooks import NO_HOOKS, HookError
 from wsflow.request import Request
 
 U = TypeVar("U")
@@ -22,7 +23,8 @@ class Users(Generic[U]):
 
     Args:
         helper: the name of the helper, for messages.
-        kind: a msgspec Struct, a dataclass, or another class that msgspec converts to.
+        kind: a msgspec Struct, a dataclass, a model of pydantic, or another class that msgspec
+            converts to.
 
     Raises:
         TypeError: it is none of these.
@@ -35,8 +37,8 @@ class Users(Generic[U]):
             msgspec.json.Decoder(kind)
         except TypeError as exc:
             raise TypeError(
-                f"{helper}({kind!r}): {exc}. Use a msgspec.Struct or a dataclass with the fields "
-                "of the user"
+                f"{helper}({kind!r}): {exc}. Use a msgspec.Struct, a dataclass or a model of "
+                "pydantic with the fields of the user"
             ) from None
         self.kind = kind
 
@@ -46,7 +48,14 @@ class Users(Generic[U]):
         Raises:
             msgspec.ValidationError: it does not fit.
         """
-        return msgspec.convert(value, self.kind)
+        try:
+            return msgspec.convert(value, self.kind, dec_hook=NO_HOOKS.decode)
+        except HookError as exc:
+            raise msgspec.ValidationError(str(exc)) from None
+
+    def plain(self, user: U) -> Any:
+        """The plain value of a user."""
+        return msgspec.to_builtins(user, enc_hook=NO_HOOKS.encode)
 
 
 def provides(kind: Any, *parameters: tuple[str, Any]) -> inspect.Signature:
@@ -107,4 +116,4 @@ def answer_offer(connection: Connection, prefix: str) -> None:
 
 def sorted_json(value: Any) -> str:
     """A value as text: equal for equal values."""
-    return msgspec.json.encode(value, order="sorted").decode()
+    return msgspec.json.encode(value, order="sorted", enc_hook=NO_HOOKS.encode).decode()

@@ -28,10 +28,12 @@ from wsflow.errors import DeclarationError, Disconnected
 from wsflow.http import HeaderItems
 from wsflow.limits import check_is
 from wsflow.messages.calls import Call, Stream
+from wsflow.messages.codec import Codec
+from wsflow.messages.hooks import DecHook, EncHook
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
 from wsflow.transports.client import ClientTransport, Dialler
-from wsflow.transports.deadline import LOOK
+from wsflow.transports.deadline import look
 from wsflow.wiring.compile import compile_app
 from wsflow.wiring.plan import AppPlan
 
@@ -101,9 +103,12 @@ class _Mailbox:
 
 @final
 class Peer(Generic[M]):
-    """The server, as the peer of a client. Safe to use from several tasks.
+    """The server, as the peer of a client: ``async with connect(…) as peer``. Safe to use from
+    several tasks.
 
-    A wait that exceeds its timeout raises TimeoutError.
+    ``async for message in peer`` iterates the messages of the server. It ends when the connection
+    ends normally for good (1000, 1001, or without a code), and raises Disconnected after any other
+    end. A wait that exceeds its timeout raises TimeoutError.
     """
 
     def __init__(self, client: Client, mailbox: _Mailbox) -> None:
@@ -194,7 +199,7 @@ class Peer(Generic[M]):
         with anyio.move_on_after(timeout):
             await self._wait_for(lambda: messages or self.end)
         if not (messages or self.end):
-            await anyio.sleep(LOOK)  # it may have come and not be read yet
+            await look()  # it may have come and not be read yet
         if messages:
             message: M = messages.popleft()
             self._mailbox.condition.notify_all()
@@ -222,7 +227,8 @@ class Peer(Generic[M]):
 
     async def ping(self) -> float:
         """Send a ping (RFC 6455 §5.5.2) and wait for its pong. Returns the round-trip time in
-        seconds.
+        seconds. It has no timeout of its own: a server that does not answer is found by the
+        keepalive. Cancelling it is safe.
 
         Raises:
             Disconnected: the connection has ended, or ends meanwhile.
@@ -246,8 +252,8 @@ class Peer(Generic[M]):
 class connect(Generic[M]):  # noqa: N801
     """Connect to a server: ``async with wsflow.connect("wss://…", receives=(Said,)) as peer``.
 
-    For asyncio. Leaving the block closes the connection, with 1000, or with 1011 if the block
-    raised.
+    For asyncio and Trio. Leaving the block closes the connection, with 1000, or with 1011 if the
+    block raised.
 
     Args:
         uri: a ``ws://`` or ``wss://`` URI.
@@ -256,7 +262,9 @@ class connect(Generic[M]):  # noqa: N801
             are not available.
         reconnect: whether and how to reconnect; see ``wsflow.client.reconnecting`` for when.
         resume: the name of the query parameter in which the server takes the last event id.
-        codec: how messages are written: ``"json"`` or ``"msgpack"``.
+        codec: how messages are written: ``"json"``, ``"msgpack"`` or a ``Codec``.
+        dec_hook: decodes types of your own, as that of ``Router``.
+        enc_hook: encodes them.
         unknown: what happens to a message with a tag that no type of ``receives`` has, as
             ``Router`` takes it: ``"ignore"`` it, so that a server may send new types, or
             ``"close"`` the connection, as for any message that cannot be decoded.
@@ -283,7 +291,9 @@ class connect(Generic[M]):  # noqa: N801
         receives: type[A] | tuple[type[A]],
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -299,7 +309,9 @@ class connect(Generic[M]):  # noqa: N801
         receives: tuple[type[A], type[B]],
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -315,7 +327,9 @@ class connect(Generic[M]):  # noqa: N801
         receives: tuple[type[A], type[B], type[C]],
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -331,7 +345,9 @@ class connect(Generic[M]):  # noqa: N801
         receives: tuple[type[A], type[B], type[C], type[D]],
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -347,7 +363,9 @@ class connect(Generic[M]):  # noqa: N801
         receives: Any,
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -362,7 +380,9 @@ class connect(Generic[M]):  # noqa: N801
         *,
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -377,7 +397,9 @@ class connect(Generic[M]):  # noqa: N801
         receives: Any = (str, bytes),
         reconnect: Reconnect | bool = False,
         resume: str = "",
-        codec: Literal["json", "msgpack"] = "json",
+        codec: Literal["json", "msgpack"] | Codec = "json",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
         unknown: Literal["close", "ignore"] = "ignore",
         headers: HeaderItems = (),
         subprotocols: Iterable[str] = (),
@@ -389,7 +411,8 @@ class connect(Generic[M]):  # noqa: N801
         self._mailbox = _Mailbox(asks=not {str, bytes} & set(kinds))
         if unknown not in ("close", "ignore"):
             raise ValueError(f'unknown is {unknown!r}: use "close" or "ignore"')
-        self._plan = _plan(self._mailbox, kinds, codec, unknown)
+        router = Router(codec=codec, unknown=unknown, dec_hook=dec_hook, enc_hook=enc_hook)
+        self._plan = _plan(self._mailbox, kinds, router)
         self._uri = check_uri(uri)
         self._limits = ClientLimits() if limits is None else limits
         check_is(self._limits, ClientLimits, "limits")
@@ -439,11 +462,9 @@ class connect(Generic[M]):  # noqa: N801
 def _plan(
     mailbox: _Mailbox,
     kinds: tuple[Any, ...],
-    codec: Literal["json", "msgpack"],
-    unknown: Literal["close", "ignore"],
+    router: Router,
 ) -> AppPlan:
     """The plan of a Router that hands all messages to a mailbox."""
-    router = Router(codec=codec, unknown=unknown)
 
     async def hold(connection: Connection) -> None:
         await mailbox.hold(connection)
@@ -459,4 +480,7 @@ def _plan(
     try:
         return compile_app(router, client=True)
     except DeclarationError as exc:
-        raise TypeError(f"receives: {exc.problems[0].why}") from None
+        wrong = exc.problems[0]
+        if wrong.where == router._where:  # its codec, or a hook
+            raise TypeError(f"{wrong.why} Fix: {wrong.cure}") from None
+        raise TypeError(f"receives: {wrong.why}") from None

@@ -62,7 +62,8 @@ class Reconnect:
         max_delay: seconds: the longest wait before any attempt. A ``Retry-After`` of the server is
             waited for in addition.
         stable_after: seconds after which an open connection resets the back-off.
-        when: whether to reconnect, given how the connection ended; by default the table above.
+        when: whether to reconnect, given how the connection ended; by default the
+            table of the module ``wsflow.client.reconnecting``.
 
     Raises:
         ValueError: a delay is 0 or less, or not finite, ``initial_delay`` is greater than

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -23,7 +22,6 @@ from wsflow.errors import ConnectError
 from wsflow.http import HeaderItems, check_headers, header_pairs, split_uri
 from wsflow.limits import Limits, check_is
 from wsflow.log import Log, shown_uri
-from wsflow.messages.codec import JSON
 from wsflow.opening import Opening
 from wsflow.runtime.admission import prepare
 from wsflow.runtime.app import App
@@ -31,6 +29,7 @@ from wsflow.runtime.credentials import Ask
 from wsflow.runtime.ending import SHUTDOWN
 from wsflow.runtime.session import Dialling, Session
 from wsflow.tasks.background import Background
+from wsflow.tasks.loops import event_loop
 from wsflow.transports.base import Begin, DiallingTransport, Transport
 from wsflow.transports.client import Dialler, Target
 from wsflow.transports.shared import Shared
@@ -258,7 +257,7 @@ class Client:
         codec = plan.codecs[0]
         # It says that frames are understood, so that the server tells when the credential ends.
         speaks = self._ask is not None and plan.decodings[codec.name].calls
-        own = () if codec is JSON and not speaks else (codec.subprotocol,)
+        own = () if codec.name == "json" and not speaks else (codec.subprotocol,)
         offered = dict.fromkeys((*plan.subprotocols, *self._subprotocols, *own))
         return Target(opening.uri, opening.headers, tuple(offered), self._options)
 
@@ -286,15 +285,17 @@ def asking(credential: AskCredential) -> Ask:
 
 
 def dial_sockets(limits: ClientLimits) -> Dial:
-    """What creates transports on sockets. For asyncio.
+    """What creates transports on sockets.
 
     Raises:
-        RuntimeError: no asyncio event loop is running.
+        RuntimeError: neither asyncio nor Trio runs.
     """
     try:
-        shared = Shared(asyncio.get_running_loop())
+        shared = Shared(event_loop())
     except RuntimeError:
-        raise RuntimeError("clients need asyncio: run them in asyncio.run(…)") from None
+        raise RuntimeError(
+            "clients need asyncio or Trio: run them in asyncio.run(…) or trio.run(…)"
+        ) from None
     return lambda target, begin: Dialler(target, begin, limits, shared)
 
 
@@ -355,7 +356,7 @@ async def run_client(
     **options: Any,
 ) -> End:
     """Connect to a server, and serve the connection by a Router, whose functions work as in a
-    server. For asyncio.
+    server. For asyncio and Trio.
 
     ``lifespan`` functions run once. ``on_connect`` functions run for each attempt, before the
     opening request is sent: they may ask for the ``Opening`` and change it. ``on_disconnect``

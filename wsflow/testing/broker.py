@@ -47,7 +47,7 @@ class Served(Protocol):
 
 @final
 class FakeBroker(Link):
-    """A broker for one test, without a server: for asyncio. Each server that uses it is a process
+    """A broker for one test, without a server. Each server that uses it is a process
     of the app, as over Redis or NATS::
 
         broker = FakeBroker()
@@ -79,7 +79,8 @@ class FakeBroker(Link):
         Raises:
             ValueError: the server does not use this broker.
         """
-        engine = getattr(server._app.directory.channels.broker, "_engine", None)
+        broker = server._app.directory.channels.broker
+        engine = getattr(getattr(broker, "carried", broker), "_engine", None)
         if not isinstance(engine, _Engine) or engine.broker is not self:
             raise ValueError("that server has another broker: serve_in_memory(app, broker=…)")
         return engine.link
@@ -121,6 +122,7 @@ class _History:
 
     def add(self, data: bytes, options: TopicOptions) -> Stamp:
         """Returns where it stands."""
+        self.until(self.mark(0), options)  # what is too old is gone
         previous = self.last
         self.last += 2  # as where topics share a stream: the place before an event is none
         self._entries.append(_Entry(loop_time(), self.last, data))
@@ -134,12 +136,24 @@ class _History:
     def _drop(self) -> None:
         self._bytes -= len(self._entries.popleft().data)
 
+    def remove(self, before: Mark) -> None:
+        while self._entries and (self._entries[0].place,) < before.order:
+            self._drop()
+
     def until(self, upto: Mark, options: TopicOptions) -> list[_Entry]:
         """The entries that are not later than ``upto``, and not too old."""
-        since = loop_time() - options.max_age
-        while options.max_age and self._entries and self._entries[0].time <= since:
+        now = loop_time()
+        while self._entries and _is_over(self._entries[0], options.max_age, now):
             self._drop()
+        if self._entries and _is_over(self._entries[-1], options.idle, now):
+            self._entries.clear()
+            self._bytes = 0
         return [each for each in self._entries if (each.place,) <= upto.order]
+
+
+def _is_over(entry: _Entry, limit: float, now: float) -> bool:
+    """Whether an event is older than a limit, if there is one."""
+    return bool(limit) and entry.time <= now - limit
 
 
 class _Store:
@@ -187,6 +201,9 @@ class _Store:
         found = history.until(upto, options)
         latest = found[max(len(found) - count, 0) :]
         return [(history.mark(each.place), each.data) for each in latest]
+
+    def remove(self, topic: str, before: Mark) -> None:
+        self._history(topic).remove(before)
 
     def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
         first, until = self._claims.get(name, (attempt.key, 0.0))
@@ -380,6 +397,9 @@ class _Connection:
     ) -> Sequence[tuple[Mark, bytes]]:
         return await self._ask(lambda: self._store.latest(topic, options, upto, count))
 
+    async def remove(self, topic: str, options: TopicOptions, before: Mark) -> None:
+        await self._ask(lambda: self._store.remove(topic, before))
+
     async def claim(self, name: str, seconds: float, attempt: Attempt) -> bool:
         return await self._ask(lambda: self._store.claim(name, seconds, attempt))
 
@@ -391,3 +411,6 @@ class _Connection:
 
     async def declared(self) -> Mapping[str, TopicOptions]:
         return await self._ask(lambda: dict(self._store.declared))
+
+    async def forget_idle(self, topics: Mapping[str, TopicOptions]) -> None:
+        """Does nothing: what is idle is seen when it is used."""

@@ -23,15 +23,26 @@ from wsflow.end import End
 from wsflow.errors import CallError, Close, Disconnected
 from wsflow.http import header_pairs
 from wsflow.messages.calls import Call, Stream
-from wsflow.messages.codec import CODECS, JSON
+from wsflow.messages.codec import CODECS, BoundCodec, bound
 from wsflow.messages.events import Target, TopicOptions
+from wsflow.messages.hooks import DecHook, EncHook, Hooks, hooks_of
 from wsflow.request import Request
 from wsflow.runtime.calls import check_call, check_stream
 from wsflow.topics.declared import DeclaredTopics
 from wsflow.topics.members import MemberJoined, MemberLeft, TopicMember
 from wsflow.topics.registry import Registry, check_claim, find_topic
-from wsflow.topics.topic import Joined, Topic, TopicCounters, check_last, excluded_ids
-from wsflow.topics.type import TopicType
+from wsflow.topics.topic import (
+    History,
+    HistoryEvent,
+    Joined,
+    Topic,
+    TopicCounters,
+    check_kept,
+    check_last,
+    check_limit,
+    excluded_ids,
+)
+from wsflow.topics.type import TopicType, with_id
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -50,6 +61,7 @@ class FakeConnection(Connection):
         answers: by type of call, a function that returns the answer of the peer for a call: a
             value, or the items of a ``Stream``. It may raise a ``CallError``, as the peer would.
         token: the token of the first message; ``""`` if that is no credential.
+        enc_hook: that of the Router.
 
     Raises:
         TypeError: a parameter of the path is no str, or the headers are not pairs of str.
@@ -69,6 +81,7 @@ class FakeConnection(Connection):
         subprotocol: str | None = None,
         answers: Mapping[type, Callable[[Any], Any]] | None = None,
         token: str = "",
+        enc_hook: EncHook | None = None,
     ) -> None:
         for name, value in (path_params or {}).items():
             if not isinstance(value, str):
@@ -77,7 +90,7 @@ class FakeConnection(Connection):
                     "are str; what a handler asks for is converted from them"
                 )
         request = Request.parse(target, Headers(header_pairs(headers or {})))
-        self._recorder = _FakeDriver(subprotocol, answers or {}, token)
+        self._recorder = _FakeDriver(subprotocol, answers or {}, token, hooks_of(None, enc_hook))
         super().__init__(id, request.at(path_params or {}), self._recorder)
 
     @property
@@ -91,8 +104,13 @@ class FakeConnection(Connection):
 
 class _FakeDriver:
     def __init__(
-        self, subprotocol: str | None, answers: Mapping[type, Callable[[Any], Any]], token: str
+        self,
+        subprotocol: str | None,
+        answers: Mapping[type, Callable[[Any], Any]],
+        token: str,
+        hooks: Hooks,
     ) -> None:
+        self._codec = bound("json", hooks)
         self._token = token
         self._answers = answers
         self.subprotocol = subprotocol
@@ -146,7 +164,7 @@ class _FakeDriver:
         return self._answers[type(message)](message)
 
     async def send(self, message: object) -> None:
-        JSON.pack(message)
+        self._codec.pack(message)
         self._record(message)
 
     def _record(self, message: object) -> None:
@@ -175,8 +193,9 @@ class _FakeDriver:
             self.end = self.end or End("closed", closing.code, closing.reason)
 
 
-_CODECS = tuple(CODECS.values())
-_ANY = TopicType((object,), TopicOptions(), _CODECS)
+def _codecs(dec_hook: DecHook | None, enc_hook: EncHook | None) -> tuple[BoundCodec, ...]:
+    hooks = hooks_of(dec_hook, enc_hook)
+    return tuple(bound(name, hooks) for name in CODECS)
 
 
 class FakeTopic(Topic[M], Generic[M]):
@@ -190,7 +209,9 @@ class FakeTopic(Topic[M], Generic[M]):
         name: its name.
         types: the types of its messages; any type by default.
         history: how many events are kept. With history, ``publish`` returns an event id, and
-            ``join(after=…)`` says that all was replayed.
+            ``join(after=…)`` says that all was replayed; ``history`` reads what was published.
+        dec_hook: that of the Router.
+        enc_hook: that of the Router.
 
     Raises:
         TypeError: the messages are none that can be yielded.
@@ -209,6 +230,8 @@ class FakeTopic(Topic[M], Generic[M]):
         name: str = "fake",
         types: Sequence[Any] = (),
         history: int = 0,
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
     ) -> None:
         if isinstance(messages, str | bytes | type) or not isinstance(messages, Iterable):
             raise TypeError(
@@ -219,15 +242,17 @@ class FakeTopic(Topic[M], Generic[M]):
         self.published: list[M] = []
         self.joined = False
         self.presence: object = None
-        self._type = TopicType(tuple(types) or (Any,), TopicOptions(history=history), _CODECS)
+        options, codecs = TopicOptions(history=history), _codecs(dec_hook, enc_hook)
+        self._type = TopicType(tuple(types) or (Any,), options, codecs)
         self._messages = messages
+        self._removed = 0
         self._members = list(members)
 
     async def join(
         self, presence: object = None, after: str | None = None, *, last: int = 0
     ) -> Joined:
         check_last(self.name, last, self._type.options.history)
-        JSON.encode(presence)
+        self._type.codecs[0].encode(presence)
         self.joined = True
         self.presence = presence
         return Joined(recovered=bool(after and self._type.options.history))
@@ -241,6 +266,24 @@ class FakeTopic(Topic[M], Generic[M]):
         self._type.envelope(self._type.check(self.name, message), excluded_ids(exclude))
         self.published.append(message)
         return str(len(self.published)) if self._type.options.history else ""
+
+    async def history(self, after: str | None = None, *, limit: int = 100) -> History[M]:
+        check_limit(limit)
+        check_kept(self.name, "history()", self._type.options.history)
+        kept = list(enumerate(self.published, 1))[self._removed :][-self._type.options.history :]
+        found = [HistoryEvent(str(number), with_id(each, str(number))) for number, each in kept]
+        if not after:
+            return History(found[-limit:], recovered=False, more=False)
+        ids = [each.id for each in found]
+        ids = [str(int(ids[0]) - 1) if ids and int(ids[0]) - 1 > self._removed else "", *ids]
+        if after not in ids:
+            return History([], recovered=False, more=False)
+        found = found[ids.index(after) :]
+        return History(found[:limit], recovered=True, more=len(found) > limit)
+
+    async def clear_history(self) -> None:
+        check_kept(self.name, "clear_history()", self._type.options.history)
+        self._removed = len(self.published)
 
     async def members(self) -> list[TopicMember]:
         return self._members
@@ -271,6 +314,9 @@ class FakeRegistry(Registry):
     Args:
         connections: the connections of the app; those that are identified are of their users.
         counters: what ``counters`` returns.
+        broker: what ``broker`` is.
+        dec_hook: that of the Router.
+        enc_hook: that of the Router.
 
     Attributes:
         broadcasts: what was sent to all, in order.
@@ -284,8 +330,8 @@ class FakeRegistry(Registry):
 
     # fmt: off
     __slots__ = (
-        "_connections", "_counters", "_declared", "broadcasts", "claimed", "disconnected", "sent",
-        "topics",
+        "_broker", "_codecs", "_connections", "_counters", "_declared", "_hooks", "broadcasts",
+        "claimed", "disconnected", "sent", "topics",
     )
     # fmt: on
 
@@ -294,7 +340,13 @@ class FakeRegistry(Registry):
         connections: Iterable[Connection] = (),
         *,
         counters: Mapping[str, int] | None = None,
+        broker: str = "memory",
+        dec_hook: DecHook | None = None,
+        enc_hook: EncHook | None = None,
     ) -> None:
+        self._broker = broker
+        self._hooks = (dec_hook, enc_hook)
+        self._codecs = _codecs(dec_hook, enc_hook)
         self._connections = {each.id: each for each in connections}
         self._counters = dict(counters or {})
         self._declared = DeclaredTopics()
@@ -310,6 +362,10 @@ class FakeRegistry(Registry):
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._connections.values()))
 
+    @property
+    def broker(self) -> str:
+        return self._broker
+
     def get(self, id: str) -> Connection | None:
         return self._connections.get(id)
 
@@ -322,7 +378,7 @@ class FakeRegistry(Registry):
         message: object,
         exclude: Connection | Iterable[Connection] | None,
     ) -> None:
-        _ANY.envelope(message, excluded_ids(exclude))
+        TopicType((object,), TopicOptions(), self._codecs).envelope(message, excluded_ids(exclude))
         if target is None:
             self.broadcasts.append(message)
             return
@@ -358,10 +414,13 @@ class FakeRegistry(Registry):
         return {"connections": len(self), "topics": len(self.topics), **self._counters}
 
     def topic(self, name: str | TopicName, /, *types: Any, **values: str | int) -> FakeTopic[Any]:
-        filled, kind, template = find_topic(self._declared, name, types, values, _CODECS)
+        filled, kind, template = find_topic(self._declared, name, types, values, self._codecs)
         if template is not None:
             self._declared.add(template, kind)
         if filled not in self.topics:
             history = kind.options.history
-            self.topics[filled] = FakeTopic(name=filled, types=kind.types, history=history)
+            dec, enc = self._hooks
+            self.topics[filled] = FakeTopic(
+                name=filled, types=kind.types, history=history, dec_hook=dec, enc_hook=enc
+            )
         return self.topics[filled]

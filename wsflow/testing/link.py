@@ -15,7 +15,7 @@ from wsflow.log import shown_uri
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.tasks.detached import detach
 from wsflow.tasks.waiting import Condition
-from wsflow.transports.base import Begin
+from wsflow.transports.base import Begin, OneByOne
 from wsflow.transports.client import Target, aimed
 from wsflow.transports.connect_errors import refusal_error
 from wsflow.transports.memory import MemoryClock, MemoryTransport
@@ -65,7 +65,7 @@ class Link:
 
 
 @final
-class MemoryDialler(MemoryClock):
+class MemoryDialler(MemoryClock, OneByOne):
     """The Transport of a client in memory.
 
     Args:
@@ -109,6 +109,11 @@ class MemoryDialler(MemoryClock):
         await self._condition.wait_for(lambda: self.over or ready())
 
     # -- called by the runtime
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        received, sent = (0, 0) if self._server is None else self._server.traffic
+        return sent, received
 
     def accept(self, subprotocol: str | None) -> None:
         self._pumps = 2

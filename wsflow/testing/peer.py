@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import UnionType
-from typing import Any, TypeVar, Union, get_origin, overload
+from typing import Any, TypeVar, get_origin, is_typeddict, overload
 
 import anyio
 import msgspec
 
 from wsflow.end import Cause, End
 from wsflow.errors import CallError, Disconnected, Reject
+from wsflow.messages.apart import tag_field
 from wsflow.messages.calls import (
     Answer,
     Ask,
@@ -25,9 +26,10 @@ from wsflow.messages.calls import (
     StreamItem,
     call_frames,
 )
-from wsflow.messages.codec import JSON, Codec
+from wsflow.messages.codec import JSON, BoundCodec, decoder_for
 from wsflow.messages.encoded import EncodedMessage
-from wsflow.messages.shapes import runtime_classes
+from wsflow.messages.families import members
+from wsflow.messages.shapes import Shapes, taken_by
 from wsflow.runtime.calls import check_call, check_stream, decode_answer
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Condition
@@ -53,8 +55,18 @@ def _is_type(kind: object) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _classes(kinds: tuple[Any, ...]) -> tuple[type, ...]:
-    """The classes of the decoded values of some types."""
-    return tuple({cls for kind in kinds for cls in runtime_classes(kind)})
+    """The classes of the decoded values of some types; TypedDicts with tags are themselves."""
+    return tuple({cls for kind in kinds for part in members(kind) for cls in taken_by(part)})
+
+
+def _is_one_of(value: object, kinds: tuple[Any, ...]) -> bool:
+    """Whether a value is of one of some types; a ``dict`` with a tag is of the TypedDict
+    that has it."""
+    dicts = [each for each in _classes(kinds) if is_typeddict(each)]
+    others = tuple(each for each in _classes(kinds) if each not in dicts)
+    return isinstance(value, others) or any(
+        Shapes([each], tag_field([each])).has(value) for each in dicts
+    )
 
 
 class PeerEnd:
@@ -158,7 +170,8 @@ class MemoryPeer:
         """How the connection ended in the server, None while it is open."""
         self._looked = self._looked or self._transport.rejection is not None
         if self._session is None:
-            rejection = self.rejected
+            code, reason = self._transport.closing or (0, "")
+            rejection = self._transport.rejection or Rejection(code - 4000, reason, ())
             return PeerEnd(End("rejected", rejection.status, rejection.body), self._see)
         return PeerEnd(self._session.end, self._see) if self._session.end else None
 
@@ -167,7 +180,7 @@ class MemoryPeer:
             self._errors_seen = len(self._session.ending.errors)
 
     @property
-    def _codec(self) -> Codec:
+    def _codec(self) -> BoundCodec:
         return self._session.codec if self._session else JSON
 
     # -- sending
@@ -309,13 +322,13 @@ class MemoryPeer:
 
     def _matches(self, frame: EncodedMessage, kinds: tuple[Any, ...], found: list[Any]) -> bool:
         value, known = self._decode(frame)
-        if not kinds or isinstance(value, _classes(kinds)):
+        if not kinds or _is_one_of(value, kinds):
             found.append(value)
             return True
         if known or frame.text != self._codec.text:
             return False
         try:  # it is not of a type that the app declares to send: it may be of one of ``kinds``
-            found.append(self._codec.decoder(Union[kinds])(frame.payload))  # noqa: UP007
+            found.append(decoder_for(self._codec, *kinds)(frame.payload))
         except (msgspec.MsgspecError, TypeError):
             return False
         return True
@@ -328,7 +341,7 @@ class MemoryPeer:
         known = tuple(kind for kind in sends if kind not in (str, bytes, Any))
         if known and union_problem(known) is None:
             try:
-                return self._codec.decoder(Union[known])(frame.payload), True  # noqa: UP007
+                return decoder_for(self._codec, *known)(frame.payload), True
             except msgspec.MsgspecError:
                 pass  # the app has sent another type
         return self._codec.untyped(frame.payload), False
@@ -378,7 +391,7 @@ class MemoryPeer:
         id = await self._ask(message)
         over = False
 
-        async def items() -> AsyncIterator[A]:
+        async def items() -> AsyncGenerator[A, None]:
             nonlocal over
             while True:
                 frame = await self._answer(id, message, timeout)
@@ -389,7 +402,8 @@ class MemoryPeer:
                 await self._send_frame(More, id=id, items=1)
 
         try:
-            yield items()
+            async with aclosing(items()) as each:
+                yield each
         finally:
             if not (over or self._ended):
                 await self._send_frame(Cancel, id=id)
@@ -410,7 +424,7 @@ class MemoryPeer:
         """The next frame that answers a call."""
         frames = self._frames
         kinds = tuple(frames[each] for each in (Answer, StreamItem, Done, Failed))
-        decode = self._codec.decoder(Union[kinds])  # noqa: UP007
+        decode = decoder_for(self._codec, *kinds)
         found: list[Any] = []
 
         def look() -> bool:

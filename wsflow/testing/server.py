@@ -19,12 +19,11 @@ from wsflow.client.running import AskCredential
 from wsflow.declare.router import Router
 from wsflow.http import HeaderItems, header_pairs
 from wsflow.limits import Limits, check_is
-from wsflow.log import Log, shown_uri
+from wsflow.log import Log
 from wsflow.request import Request
 from wsflow.runtime.app import App
 from wsflow.runtime.session import Session
 from wsflow.tasks.background import Background
-from wsflow.tasks.detached import on_trio
 from wsflow.tasks.waiting import Condition
 from wsflow.testing.broker import FakeBroker
 from wsflow.testing.idle import wait_idle
@@ -284,13 +283,11 @@ class serve_in_memory:  # noqa: N801
             is overridden does not run.
         limits: limits of the runtime; short timeouts by default.
         broker: the broker that carries topics: a ``FakeBroker``, or a URL, as ``wsflow run
-            --broker`` takes it. Blocks with the same broker behave like processes of one app. All
-            but ``memory://`` need asyncio.
+            --broker`` takes it. Blocks with the same broker behave like processes of one app.
 
     Raises:
         DeclarationError: the app's declarations are invalid.
         ValueError: the broker's URL is invalid, or its client is not installed.
-        RuntimeError: on entering: it runs on Trio, with another broker than ``memory://``.
         Exception: on entering: what a lifespan raised, or a BrokerError if the broker cannot be
             reached; on leaving: an error of the app outside of its connections.
     """
@@ -313,11 +310,6 @@ class serve_in_memory:  # noqa: N801
         select.broker(self._url, limits.publish_timeout, {})  # raises at once if it is invalid
 
     async def __aenter__(self) -> MemoryServer:
-        if self._url != select.MEMORY and on_trio():
-            raise RuntimeError(
-                f"the broker {shown_uri(self._url)} needs asyncio, and this is Trio: run the test "
-                f"on asyncio, or serve with {select.MEMORY}"
-            )
         self._server = MemoryServer(App(self._plan, self._limits, self._url), self._override)
         await self._server._start()
         return self._server

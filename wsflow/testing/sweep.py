@@ -53,6 +53,7 @@ Fault = Literal[
     "server_stops",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
+"""The names of all faults that ``sweep_cancellation`` knows."""
 
 NATIVE = frozenset({"task_cancelled", "task_cancelled_twice", "task_cancelled_waking"})
 """The faults that Trio does not have: there only scopes are cancelled."""

@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol, final
 from weakref import WeakKeyDictionary
 
-from wsflow.tasks.detached import Begun
+from wsflow.tasks.detached import Begun, telling
 from wsflow.testing.clock import take_time
 
 Main = Callable[[], Coroutine[Any, Any, None]]
@@ -468,12 +468,16 @@ def frames(coroutine: Any) -> Iterator[FrameType]:
             frame, inner = None, _behind(coroutine)
         if frame is not None:
             yield frame
-            if frame.f_code is _FINISH:  # it drives the coroutine itself
-                inner = frame.f_locals["coroutine"]
+            if frame.f_code in _DRIVEN:
+                inner = frame.f_locals[_DRIVEN[frame.f_code]]
         coroutine = inner
 
 
-_FINISH: CodeType = inspect.unwrap(Begun.finish).__code__
+_DRIVEN: Mapping[CodeType, str] = {
+    inspect.unwrap(Begun.finish).__code__: "steps",
+    inspect.unwrap(telling).__code__: "work",
+}
+"""The functions that drive a coroutine themselves, and what they call it."""
 
 
 def _behind(awaited: Any) -> Any:

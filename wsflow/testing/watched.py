@@ -20,6 +20,7 @@ from wsflow.messages.encoded import EncodedMessage
 from wsflow.runtime.session import Session
 from wsflow.tasks.waiting import Timer
 from wsflow.testing.virtual import Machine, Tracked
+from wsflow.transports.base import OneByOne
 from wsflow.transports.frames import Found
 from wsflow.transports.memory import MemoryTransport
 from wsflow.wiring.environment import Environment
@@ -177,7 +178,7 @@ def watched(plan: AppPlan, watch: Callable[[Handler, Any], Any]) -> AppPlan:
 
 
 @final
-class Wire:
+class Wire(OneByOne):
     """The wire between a session and the transport in memory: the Transport of the one, and the
     Receiver of the other.
 
@@ -216,6 +217,10 @@ class Wire:
         self._arrived: deque[Found] = deque()
 
     # -- as a transport
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        return self.transport.traffic
 
     def now(self) -> float:
         return asyncio.get_running_loop().time() if self.from_loop else self.transport.now()

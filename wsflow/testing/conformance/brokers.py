@@ -1,7 +1,7 @@
 """What every broker promises, over two processes of an app; with ``memory://`` both are one.
 
 The suite needs one fixture, ``broker``: a URL of a broker, another one for each test. It
-runs on asyncio.
+runs on asyncio and on Trio.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ Room = Annotated[Topic[Said], TopicName("room.{room}", presence=Member)]
 Kept = Annotated[Topic[News], TopicName("kept.{room}", history=5)]
 Large = Annotated[Topic[News], TopicName("large.{room}", history=1000, history_bytes=128_000)]
 Heavy = Annotated[Topic[News], TopicName("heavy.{room}", history=1000)]
+Waning = Annotated[Topic[News], TopicName("waning.{room}", history=9, idle=0.4)]
 Fleeting = Annotated[Topic[News], TopicName("fleeting.{room}", history=9, max_age=0.4)]
 
 
@@ -732,6 +733,162 @@ async def test_a_history_is_bounded_in_time(broker: str) -> None:
                 while told[-1]:
                     async with two.connect(f"/a?after={first}"):
                         await anyio.sleep(0.02)
+
+
+async def test_a_history_that_is_idle_is_forgotten(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "REMIND", 0.1)
+    app = Router("/{room}")
+    told: list[bool] = []
+
+    @app.on_connect
+    async def enter(waning: Waning, after: Annotated[str, Query()] = "") -> None:
+        told.append((await waning.join(after=after)).recovered)
+
+    @app.consumer
+    async def publish(message: str, waning: Waning) -> str:
+        return await waning.publish(News(message))
+
+    async with processes(app, broker) as (one, two):
+        async with one.connect("/a") as ada:
+            ids: list[str] = []
+            while len(ids) < 5:  # as long as somebody writes, all is there, however old
+                await ada.send("a")
+                ids.append(await ada.receive(str))
+                await anyio.sleep(0.15)
+            async with two.connect(f"/a?after={ids[0]}") as bob:
+                assert await read(bob, 4) == ["a"] * 4
+            assert told[-1]
+            with anyio.fail_after(10):
+                while told[-1]:
+                    async with two.connect(f"/a?after={ids[0]}"):
+                        await anyio.sleep(0.02)
+            page = await two.registry.topic("waning.a", News).history()
+            assert page.events == []
+            await ada.send("anew")
+            await ada.receive(str)
+            async with two.connect("/b"):
+                page = await two.registry.topic("waning.a", News).history()
+                assert [each.message.text for each in page.events] == ["anew"]
+        for each in (one, two):
+            counters = each.registry.counters()
+            assert (counters["lost"], counters["missed"], counters["unreadable"]) == (0, 0, 0)
+
+
+def archive() -> Router:
+    """A topic that is written to, read and cleared; who joins hears it, and tells how."""
+    app = Router("/archive/{room}")
+    Archive = Annotated[
+        Topic[News], TopicName("archive.{room}", history=300, gap=News("events are missing"))
+    ]
+    Other = Annotated[Topic[News], TopicName("archive.other.{room}", history=300)]
+
+    @app.on_connect
+    async def enter(
+        archive: Archive,
+        other: Other,
+        connection: Connection,
+        after: Annotated[str | None, Query()] = None,
+    ) -> None:
+        await other.publish(News("other"))
+        if after is not None:
+            joined = await archive.join(after=after)
+            await connection.send(Back(joined.recovered))
+
+    @app.consumer
+    async def command(message: list[Any], archive: Archive) -> Any:
+        match message:
+            case ["say", text]:
+                return await archive.publish(News(text))
+            case ["say many", int(count)]:
+                return [await archive.publish(News(str(number))) for number in range(count)][-1]
+            case ["read", after, int(limit)]:
+                page = await archive.history(after, limit=limit)
+                assert all(each.id == each.message.id for each in page.events)
+                found = [each.message.text for each in page.events]
+                return [page.recovered, page.more, found]
+            case ["clear"]:
+                await archive.clear_history()
+        return "done"
+
+    return app
+
+
+async def told(peer: MemoryPeer, *command: Any) -> Any:
+    await peer.send(list(command))
+    return await peer.receive(str, list, timeout=10)
+
+
+async def test_a_history_is_read(broker: str) -> None:
+    async with processes(archive(), broker) as (one, two):
+        async with one.connect("/archive/a") as ada, two.connect("/archive/a") as bob:
+            assert await told(bob, "read", "", 5) == [False, False, []]
+            first = await told(ada, "say", "first")
+            await told(ada, "say many", 200)
+            last = await told(ada, "say", "last")
+            numbers = [str(number) for number in range(200)]
+            for peer in (ada, bob, ada, bob):
+                assert await told(peer, "read", "", 3) == [False, False, ["198", "199", "last"]]
+                assert await told(peer, "read", first, 3) == [True, True, ["0", "1", "2"]]
+                assert await told(peer, "read", first, 201) == [True, False, [*numbers, "last"]]
+                assert await told(peer, "read", first, 200) == [True, True, numbers]
+                assert await told(peer, "read", last, 3) == [True, False, []]
+                assert await told(peer, "read", "gone", 3) == [False, False, []]
+                everything = ["first", *numbers, "last"]
+                assert await told(peer, "read", "", 1000) == [False, False, everything]
+            assert one.registry.counters()["topics"] == 1  # broadcasts: it is not kept for that
+
+
+async def test_who_publishes_reads_it_at_once(broker: str) -> None:
+    """Also in a process that hears the topic, before it has heard that."""
+    async with processes(archive(), broker) as (one, two):
+        async with one.connect("/archive/a?after=") as ada, two.connect("/archive/a?after=") as bob:
+            for number in range(50):
+                for peer in (ada, bob):
+                    assert await told(peer, "say", f"{number}")
+                    assert (await told(peer, "read", "", 1))[2] == [f"{number}"]
+
+
+async def test_a_history_is_removed(broker: str) -> None:
+    async with processes(archive(), broker) as (one, two):
+        async with (
+            one.connect("/archive/a?after=") as ada,
+            two.connect("/archive/a?after=") as bob,
+        ):
+            before = await told(ada, "say", "before")
+            await told(ada, "say many", 150)
+            newest = await told(bob, "say", "newest")
+            assert await told(bob, "clear") == "done"
+            for peer in (ada, bob):
+                assert await told(peer, "read", "", 5) == [False, False, []]
+                for id in (before, newest):
+                    assert await told(peer, "read", id, 5) == [False, False, []]
+            for server in (one, two):
+                for id in (before, newest):
+                    async with server.connect(f"/archive/a?after={id}") as eve:
+                        assert await eve.receive(Back) == Back(recovered=False)
+            first = await told(bob, "say", "first")
+            await told(ada, "say", "second")
+            for peer in (ada, bob):
+                assert await told(peer, "read", "", 5) == [False, False, ["first", "second"]]
+                assert await told(peer, "read", first, 5) == [True, False, ["second"]]
+                assert await told(peer, "read", newest, 5) == [False, False, []]
+                texts = [(await peer.receive(News)).text for _ in range(154)]
+                assert texts[0] == "before"
+                assert texts[-3:] == ["newest", "first", "second"]
+            for server in (one, two):
+                async with server.connect(f"/archive/a?after={first}") as eve:
+                    assert (await eve.receive(News)).text == "second"
+                    assert await eve.receive(Back) == Back(recovered=True)
+            await told(ada, "clear")
+            await told(ada, "clear")
+            assert await told(bob, "read", "", 5) == [False, False, []]
+            other = await two.registry.topic("archive.other.a", News).history()
+            assert len(other.events) == 8
+        for server in (one, two):
+            counters = server.registry.counters()
+            assert (counters["lost"], counters["missed"], counters["unreadable"]) == (0, 0, 0)
 
 
 async def test_nothing_is_missed_or_twice_while_others_publish(broker: str) -> None:

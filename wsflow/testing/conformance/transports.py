@@ -7,10 +7,11 @@ The suite needs one fixture, ``serving``: a function that serves an app on the t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Annotated, Any, Protocol
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -26,7 +27,7 @@ Raw = str | bytes
 class Refused(Exception):
     """The handshake was answered with an HTTP error."""
 
-    def __init__(self, status: int, body: str, headers: dict[str, str]) -> None:
+    def __init__(self, status: int, body: str, headers: Mapping[str, str]) -> None:
         super().__init__(status, body)
         self.status = status
         self.body = body
@@ -106,6 +107,24 @@ def build() -> tuple[Router, list[End], anyio.Event]:
     async def wait() -> None:
         await anyio.sleep_forever()
 
+    ordered = Router("/ordered")
+
+    @ordered.on_connect
+    async def be_there(crowd: Crowd) -> None:
+        await crowd.join()
+
+    @ordered.producer
+    async def in_order(connection: Connection, crowd: Crowd) -> AsyncIterator[str]:
+        yield "1"
+        yield "2"
+        await crowd.publish("3")
+        yield "4"
+        await connection.send("5")
+        yield "6"
+        await anyio.lowlevel.checkpoint()
+        yield "7"
+        await connection.close(4006)
+
     failing = Router("/failing")
 
     @failing.producer
@@ -168,6 +187,7 @@ def build() -> tuple[Router, list[End], anyio.Event]:
     for each in (
         steered,
         produced,
+        ordered,
         waiting,
         failing,
         closing,
@@ -240,6 +260,13 @@ async def test_how_it_ends(serving: Any, path: str, sent: Any, end: End) -> None
         if path != "/early":  # its on_connect did not set up
             await gone.wait()
             assert ends == [end]
+
+
+async def test_what_a_producer_sends_in_every_way_is_in_order(serving: Any) -> None:
+    app, _, _ = build()
+    async with serving(app) as wire, wire.connect("/ordered") as client:
+        assert [await client.receive() for _ in range(7)] == list("1234567")
+        assert await client.closed() == (4006, "")
 
 
 async def test_too_large(serving: Any) -> None:
