@@ -6,11 +6,12 @@ Serve it: ``wsflow run examples.calls:app``. Ask it: ``python -m examples.calls`
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import msgspec
 
 import wsflow
-from wsflow import Call, CallError, Connection, Router, Stream
+from wsflow import Call, CallError, Connection, Router, Sends, Stream
 
 
 class Result(msgspec.Struct):
@@ -34,7 +35,7 @@ app = Router("/")
 
 
 @app.consumer
-async def divide(call: Divide, connection: Connection) -> Result:
+async def divide(call: Divide, connection: Annotated[Connection, Sends(Digits)]) -> Result:
     if call.b == 0:
         raise CallError("division", "nothing can be divided by 0")
     try:

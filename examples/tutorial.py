@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from wsflow import Connection, Query, Registry, Reject, Router
+from wsflow import Connection, Query, Registry, Reject, Router, Sends
 
 Color = Literal["red", "yellow"]
 COLUMNS, ROWS = 7, 6
@@ -100,7 +100,7 @@ async def games() -> Games:
 async def sit(
     games: Games,
     registry: Registry,
-    connection: Connection,
+    connection: Annotated[Connection, Sends(Invite, Played, Won)],
     join: Annotated[str, Query()] = "",
 ) -> AsyncIterator[Seat]:
     if join:
