@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,10 +62,42 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("ca"))
 
 
+UNTRACED = re.compile(
+    r"tests/(conformance|transports|runtime|messages|topics|client|auth)/.*\[.*(trio|uvloop)"
+    r"|tests/(hardening|cluster|interop)/"
+    r"|tests/(hosting/test_fastapi_chat|examples/test_dashboard|examples/test_mounted)\.py::"
+    r"|tests/contract/test_typescript\.py::.*(node|chromium)\]"
+    r"|tests/console/test_console\.py::test_(two_people|a_refusal|calls|saved|how|it_is|the_servers)"
+    r"|tests/(test_tutorial|test_migrating|test_deploying|test_site)\.py::"
+)
+"""Tests that go through lines that others go through, too: on another event loop, under load, or to
+drive a browser. Coverage makes them two to four times as slow."""
+
+
+@pytest.fixture(autouse=True)
+def processes_are_untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the test is that starts them."""
+    if request.node.get_closest_marker("no_cover") is not None:
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.hookimpl(trylast=True)  # once some are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take long come first, so that nothing waits for them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Those that take long come first in the part of each process, so that none waits for them at
+    the end: most of them wait, and others run beside."""
+    others = [item for item in items if item.get_closest_marker("long") is None]
+    long = [item for item in items if item.get_closest_marker("long") is not None]
+    processes, count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items)
+    items.clear()
+    for number in range(processes):  # xdist gives each a part of the list, of this size
+        own = long[number::processes]
+        size = (count - len(items)) // (processes - number)
+        rest = max(0, size - len(own)) if number < processes - 1 else len(others)
+        items += own + others[:rest]
+        del others[:rest]
     for item in items:
+        if UNTRACED.match(item.nodeid):
+            item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("hardening") is not None:
             item.add_marker(pytest.mark.timeout(1800))
         elif item.get_closest_marker("long") is not None:

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
+
+from wsflow.tasks.carried import CarriedLoop
+from wsflow.tasks.loops import event_loop
+
+T = TypeVar("T")
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
@@ -20,6 +28,14 @@ def eager_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+async def on_asyncio(call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **named: Any) -> T:
+    """Call what knows asyncio only: on Trio too, on the event loop that Trio carries."""
+    loop = event_loop()
+    if isinstance(loop, CarriedLoop):
+        return await loop.run(partial(call, *args, **named))
+    return await call(*args, **named)
+
+
 EAGER: dict[str, object] = (
     {"eager": ("asyncio", {"loop_factory": eager_loop})} if sys.version_info >= (3, 12) else {}
 )
@@ -27,6 +43,7 @@ EAGER: dict[str, object] = (
 LOOPS: dict[str, object] = {
     "asyncio": "asyncio",
     "uvloop": ("asyncio", {"loop_factory": uvloop.new_event_loop}),
+    "trio": "trio",
     **EAGER,
 }
 

@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,13 +58,23 @@ class Run:
 
 
 @asynccontextmanager
-async def running(*arguments: str, **options: Any) -> AsyncIterator[Run]:
-    """``wsflow run`` with these arguments, killed if it has not ended with the block."""
+async def running(
+    *arguments: str, command: str = "run", flags: Sequence[str] = (), **options: Any
+) -> AsyncIterator[Run]:
+    """A command with these arguments, killed if it has not ended with the block.
+
+    Args:
+        arguments: those behind the command.
+        command: which one.
+        flags: those of the interpreter.
+        options: of the process.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        *flags,
         "-m",
         "wsflow",
-        "run",
+        command,
         *arguments,
         stderr=asyncio.subprocess.PIPE,
         **options,
@@ -75,3 +85,24 @@ async def running(*arguments: str, **options: Any) -> AsyncIterator[Run]:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+class Server:
+    """A server that can be started again, in the same place."""
+
+    def __init__(self, target: str, *options: str) -> None:
+        self._target = target
+        self._port = free_port()
+        self._options = options
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[Run]:
+        """Serve for as long as the block."""
+        command = [self._target, "--port", str(self._port), *self._options]
+        async with running(*command) as run:
+            await run.until("try it")
+            yield run
+            if run.process.returncode is None:
+                run.process.terminate()
+                await run.ended()

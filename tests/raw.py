@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.loops import on_asyncio
 from wsflow.server import Server
 
 REQUEST = (
@@ -40,19 +41,23 @@ class Raw:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
+    async def read(self, size: int = -1) -> bytes:
+        """What comes, up to the end or at most so many bytes."""
+        return await on_asyncio(self.reader.read, size)
+
     async def head(self) -> tuple[int, bytes]:
         """The status of the answer to the handshake, and its head."""
-        head = await self.reader.readuntil(b"\r\n\r\n")
+        head = await on_asyncio(self.reader.readuntil, b"\r\n\r\n")
         return int(head.split(b" ")[1]), head
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: its opcode and payload."""
-        first, size = await self.reader.readexactly(2)
+        first, size = await on_asyncio(self.reader.readexactly, 2)
         if size == 126:
-            (size,) = struct.unpack("!H", await self.reader.readexactly(2))
+            (size,) = struct.unpack("!H", await on_asyncio(self.reader.readexactly, 2))
         elif size == 127:
-            (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
-        return first & 0x0F, await self.reader.readexactly(size)
+            (size,) = struct.unpack("!Q", await on_asyncio(self.reader.readexactly, 8))
+        return first & 0x0F, await on_asyncio(self.reader.readexactly, size)
 
     async def close_code(self) -> int:
         while True:
@@ -72,8 +77,8 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(server: Server) -> AsyncIterator[Raw]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+async def raw(server: Server, host: str = "127.0.0.1") -> AsyncIterator[Raw]:
+    reader, writer = await on_asyncio(asyncio.open_connection, host, server.port)
     try:
         yield Raw(reader, writer)
     finally:

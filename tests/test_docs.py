@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import itertools
+import json
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, ModuleType, SimpleNamespace
 from typing import Annotated, Any, Union
 
 import aiohttp
@@ -28,14 +29,18 @@ import msgspec
 import pytest
 import trio.testing
 import uvicorn
+import websockets
 from anyio.abc import TaskGroup
+from fastapi.testclient import TestClient
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.testclient import WebSocketDenialResponse
 
+from tests.conformance.asgi_wires import LACKS, SERVERS
 from wsflow import (
     Call,
     CallError,
@@ -60,6 +65,7 @@ from wsflow import (
 from wsflow.limits import Limits
 from wsflow.messages.calls import FRAMES, WINDOW
 from wsflow.messages.events import TopicOptions
+from wsflow.observer import HOOKS
 from wsflow.request import MAX_QUERY_FIELDS
 from wsflow.runtime import rates
 from wsflow.runtime.calls import MOST_ASKED
@@ -76,6 +82,7 @@ from wsflow.testing import (
 from wsflow.wiring.plan import CALLS_AT_ONCE
 
 ROOT = Path(__file__).parents[1]
+FILE = re.compile(r'title="(?P<module>\w+)\.py"')
 BLOCK = re.compile(r"^```python(?P<kind>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -85,6 +92,13 @@ class Clock:
 
     def now(self) -> str:
         return self.time
+
+
+def import_as(name: str, code: CodeType) -> dict[str, Any]:
+    """Run a file of a page as the module that it is; what is in it."""
+    module = sys.modules[name] = ModuleType(name)
+    exec(code, module.__dict__)
+    return module.__dict__
 
 
 def blocks(name: str) -> dict[str, dict[str, Any]]:
@@ -114,11 +128,15 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         "TaskGroup": TaskGroup,
         "Topic": Topic,
         "TopicName": TopicName,
+        "Any": Any,
+        "Header": Header,
         "anyio": anyio,
         "connect": connect,
+        "jwt": jwt,
         "msgspec": msgspec,
         "serve_in_memory": serve_in_memory,
         "sweep_cancellation": sweep_cancellation,
+        "database": "notes.db",
         "check_password": lambda name, password: space["User"](name, ["admin"]),
         "heard": [],
         "itertools": itertools,
@@ -134,10 +152,14 @@ def blocks(name: str) -> dict[str, dict[str, Any]]:
         ast.parse(match["code"])
         if "by-hand" in match["kind"]:
             continue
-        exec(compile(match["code"], name, "exec", dont_inherit=True), space)
+        code = compile(match["code"], name, "exec", dont_inherit=True)
+        if file := FILE.search(match["kind"]):
+            space = import_as(file["module"], code)
+        else:
+            exec(code, space)
         if isinstance(space.get("app"), Router):
             apps[space["app"].path] = dict(space)
-    return apps
+    return apps or {"": space}
 
 
 async def test_the_readmes_twenty_lines() -> None:
@@ -195,16 +217,26 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "docs/index.md",
+        "docs/tutorial.md",
+        "docs/recipes.md",
         "docs/patterns.md",
         "docs/guide.md",
         "docs/scaling.md",
         "docs/client.md",
         "docs/limits.md",
+        "docs/observing.md",
+        "docs/schema.md",
         "docs/security.md",
+        "docs/testing.md",
     ],
 )
-def test_all_blocks_run(name: str) -> None:
+def test_all_blocks_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_KEY", "0123456789" * 4)
+    before = set(sys.modules)
     assert blocks(name)
+    for module in set(sys.modules) & {"chat", "test_chat", "invite"} - before:
+        del sys.modules[module]
 
 
 async def test_patterns() -> None:
@@ -253,6 +285,174 @@ async def test_patterns() -> None:
             await each.receive_nothing()
     async with connect(rooms["app"], "/rooms/a") as nobody:
         assert nobody.rejected.status == 403
+
+
+BY_HAND = re.compile(r"^```python by-hand\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_patterns_by_hand() -> None:
+    """The other side runs, too, with what its documentation leaves to the reader."""
+    heard: list[Any] = []
+
+    async def consume(text: str) -> None:
+        heard.append(text)
+
+    told = set[asyncio.Task[Any] | None]()
+
+    async def produce() -> str:
+        """Once for each connection: a send after the end is what the documentation leaves open."""
+        task = asyncio.current_task()
+        if task in told:
+            await asyncio.Event().wait()
+        told.add(task)
+        return "tick"
+
+    space: dict[str, Any] = {
+        "asyncio": asyncio,
+        "consume": consume,
+        "json": json,
+        "move": consume,
+        "produce": produce,
+        "say": consume,
+        "websockets": websockets,
+    }
+    say = json.dumps({"type": "say", "text": "hi"})
+
+    @asynccontextmanager
+    async def peers(handler: str) -> AsyncIterator[list[Any]]:
+        async with websockets.serve(space[handler], "127.0.0.1", 0) as server:
+            (listening,) = server.sockets
+            uri = f"ws://127.0.0.1:{listening.getsockname()[1]}"
+            async with websockets.connect(uri) as one, websockets.connect(uri) as two:
+                yield [one, two]
+
+    codes = BY_HAND.findall((ROOT / "docs/patterns.md").read_text())
+    consumer, producer, both, several, registration, publish = codes
+    for code in (consumer, producer, both):
+        exec(code, space)
+    async with peers("consumer_handler") as (one, _):
+        await one.send(say)
+        while not heard:
+            await asyncio.sleep(0.001)
+    async with peers("handler") as (one, two):
+        assert [await one.recv(), await two.recv()] == ['"tick"', '"tick"']
+        await one.send(say)
+        while len(heard) < 2:
+            await asyncio.sleep(0.001)
+    exec(several, space)
+    async with peers("consumer_handler") as (one, _):
+        for event in ("say", "move", "leave"):
+            await one.send(json.dumps({"type": event}))
+        assert json.loads(await one.recv()) == {"type": "error"}
+    assert heard == ["hi", "hi", {"type": "say"}, {"type": "move"}]
+    exec(registration, space)
+    exec(publish, space)
+    async with peers("handler") as (one, two):
+        while len(space["connected"]) < 2:
+            await asyncio.sleep(0.001)
+        await space["message_all"]("to all")
+        assert [await one.recv(), await two.recv()] == ['"to all"', '"to all"']
+    assert not space["connected"]
+
+
+async def test_the_recipes_for_users_and_jobs() -> None:
+    apps = blocks("docs/recipes.md")
+    space = apps["/direct"]
+    async with (
+        connect(space["app"], "/direct?name=ada") as ada,
+        connect(space["app"], "/direct?name=bob") as bob,
+    ):
+        await ada.send(space["Tell"]("bob", "hi"))
+        assert await bob.receive(timeout=10) == space["Told"]("ada", "hi")
+        await ada.send(space["Tell"]("eve", "hi"))
+        assert await ada.receive(timeout=10) == space["Away"]("eve")
+        await bob.receive_nothing()
+    space = apps["/resize"]
+    async with connect(space["app"], "/resize") as peer:
+        async with peer.stream(space["Resize"](["a", "b"]), timeout=10) as steps:
+            assert [(step.done, step.of) async for step in steps] == [(1, 2), (2, 2)]
+    space = apps["/jobs"]
+    async with serve_in_memory(space["app"]) as server:
+        async with server.connect("/jobs") as peer:
+            job = await peer.call(space["Start"](["a", "b", "c"]), timeout=10)
+        async with server.connect("/jobs") as peer:
+            await peer.send(space["Watch"](job))
+            while (await peer.receive(space["Step"], timeout=10)).done < 3:
+                pass
+        async with server.connect("/jobs") as late:
+            await late.send(space["Watch"](job))
+            assert (await late.receive(space["Step"], timeout=10)).done == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_recipes_for_what_is_shared(tmp_path: Path) -> None:
+    """A variable is one for each process; what is in a database is for all of them."""
+    for path, sums in (("/wrong", {1}), ("/right", {1, 2})):
+        space, broker = blocks("docs/recipes.md")[path], FakeBroker()
+        for function in (space["right"], space["Right"].open) if path == "/right" else ():
+            function.__globals__["database"] = str(tmp_path / "sums.db")
+        async with (
+            serve_in_memory(space["app"], broker=broker) as one,
+            serve_in_memory(space["app"], broker=broker) as two,
+            one.connect(path) as ada,
+            two.connect(path) as bob,
+        ):
+            seen = set()
+            for peer in (ada, bob):
+                await peer.send(space["Add"](1))
+                seen.add((await ada.receive(space["Sum"], timeout=10)).sum)
+            assert seen == sums
+
+
+async def test_the_recipes_for_order() -> None:
+    apps = blocks("docs/recipes.md")
+    space = apps["/market"]
+    async with connect(space["app"], "/market") as peer:
+        snapshot = await peer.receive(timeout=10)
+        assert snapshot == space["Snapshot"](0, {"ADA": 4200})
+        await peer.send(space["Quote"]("ADA", 4300))
+        assert await peer.receive(timeout=10) == space["Changed"](1, "ADA", 4300)
+    space = apps["/hello"]
+    async with connect(space["app"], "/hello") as peer:
+        await peer.send(space["Hello"]("ada"))
+        await peer.send(space["Say"]("hi"))
+        assert await peer.receive(timeout=10) == space["Said"]("ada", "hi")
+    async with connect(space["app"], "/hello") as peer:
+        await peer.send(space["Say"]("hi"))
+        assert (await peer.wait_closed(timeout=10)).code == 4000
+    space = apps["/position"]
+    async with connect(space["app"], "/position") as peer:
+        for old in ({"type": "moved", "x": 1, "y": 2}, {"type": "position", "x": 1, "y": 2}):
+            await peer.send({"type": "of tomorrow"})
+            await peer.send(old)
+            assert await peer.receive(timeout=10) == space["Position"](1, 2)
+
+
+async def test_the_recipes_for_what_ends(tmp_path: Path) -> None:
+    apps = blocks("docs/recipes.md")
+    space, path = apps["/stored"], tmp_path / "notes.db"
+    space["pool"].__globals__["database"] = str(path)
+    db = space["sqlite3"].connect(path)
+    db.execute("CREATE TABLE notes (text TEXT)")
+    async with connect(space["app"], "/stored") as peer:
+        await peer.send(space["Note"]("kept"))
+        while not db.execute("SELECT text FROM notes").fetchall():
+            await anyio.sleep(0.01)
+        await peer.send(space["Note"](""))
+        assert (await peer.wait_closed(timeout=10)).code == 4000
+    assert db.execute("SELECT text FROM notes").fetchall() == [("kept",)]
+    db.close()
+    space = apps["/work"]
+    space["log"].clear()
+    async with connect(space["app"], "/work") as peer:
+        await peer.send(space["Work"]())
+        while "begun" not in space["log"]:
+            await anyio.lowlevel.checkpoint()
+        (connection,) = peer.registry
+        await peer.registry.disconnect(connection.id, 4000)
+        await peer.wait_closed(timeout=10)
+    assert space["log"] == ["begun", "stopped", "told others", "left", "torn down"]
 
 
 async def test_scaling() -> None:
@@ -410,12 +610,77 @@ async def test_security() -> None:
         assert await peer.receive(said) == said("the server", "forbidden")
 
 
+def test_beside_fastapi() -> None:
+    space = blocks("docs/asgi.md")[""]
+    space["test_post"]()
+    outer = TestClient(space["outer"])
+    with outer.websocket_connect("/t/41/news") as socket:
+        socket.send_text("hi")
+        assert socket.receive_text() == "41: hi"
+    token = jwt.encode({"sub": "ada"}, space["KEY"], "HS256")
+    for headers, status in (({"Authorization": f"Bearer {token}"}, 200), ({}, 401)):
+        pages = TestClient(space["pages"], headers=headers)
+        assert pages.get("/me").status_code == status
+        if status == 200:
+            with pages.websocket_connect("/ws/me") as socket:
+                socket.send_text("who am I?")
+                assert socket.receive_text() == "ada"
+        else:
+            with (
+                pytest.raises(WebSocketDenialResponse) as refused,
+                pages.websocket_connect("/ws/me"),
+            ):
+                pass
+            assert refused.value.status_code == 401
+
+
+def test_the_table_of_what_asgi_servers_lack() -> None:
+    page = (ROOT / "docs/asgi.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE)
+    told = [cells for name, *cells in rows if name.strip("-") and not cells[0].startswith("-")]
+    wanted = [[lacks.get(server, "yes") for server in SERVERS] for lacks in LACKS.values()]
+    assert told == wanted
+
+
+def rows_of(page: str, heading: str) -> set[str]:
+    """The names in the first column of the tables below a heading."""
+    text = (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+async def test_observing() -> None:
+    """All loggers and all metrics are on the page, and its code does what it says."""
+    source = "\n".join(each.read_text() for each in (ROOT / "wsflow").rglob("*.py"))
+    loggers = re.findall(r'^log = Log\("(.*)"\)', source, re.MULTILINE)
+    named = rows_of("docs/observing.md", "Logs")
+    assert {each for each in named if each.startswith("wsflow")} == set(loggers)
+    space = blocks("docs/observing.md")["/chat"]
+    app, metrics = space["app"], space["prometheus_client"].REGISTRY
+
+    @app.consumer
+    async def echo(message: str) -> str:
+        return message
+
+    async with serve_in_memory(app) as server:
+        async with server.connect("/chat") as peer:
+            await peer.send("four")
+            assert await peer.receive() == "four"
+        shown = {each.name for each in metrics.collect() if each.name.startswith("wsflow")}
+    assert {
+        name.removesuffix("_total") for name in rows_of("docs/observing.md", "Metrics")
+    } == shown
+    (bill,) = [each for each in app._declared.observers if isinstance(each, space["Bill"])]
+    assert bill.bytes == {"nobody": 4}
+    assert rows_of("docs/observing.md", "Observers") == set(HOOKS)
+
+
 def test_the_protocols_frames() -> None:
     """Each frame on the page is one that wsflow reads and writes so."""
     page = (ROOT / "docs" / "protocol.md").read_text()
     decode = msgspec.json.Decoder(Union[FRAMES]).decode  # noqa: UP007
     lines = re.findall(r'^\{"type": "\$.*\}$', page, re.MULTILINE)
-    assert len(lines) == 11
+    assert len(lines) == 13
     for line in lines:
         frame = decode(line)
         written = msgspec.json.decode(msgspec.json.encode(frame))
@@ -428,8 +693,8 @@ def test_the_protocols_frames() -> None:
 
 
 def test_the_guides_sweep() -> None:
-    blocks("docs/guide.md")["/greeting/{name}"]["test_no_fault_leaves_an_order_reserved"]()
-    page = (ROOT / "docs" / "guide.md").read_text()
+    blocks("docs/testing.md")["/greeting/{name}"]["test_no_fault_leaves_an_order_reserved"]()
+    page = (ROOT / "docs" / "testing.md").read_text()
     rows = re.findall(r"^\| ((?:`[a-z_]+` ?)+)\| [^|]+ \|$", page, re.MULTILINE)
     assert set(FAULTS) <= set(re.findall(r"`([a-z_]+)`", "".join(rows)))
 
@@ -459,7 +724,40 @@ async def test_the_guide() -> None:
         bad = await peer.receive(space["Bad"])
         assert (bad.why, bad.where) == ("Expected `int | object`, got `str`", "$")
         assert await peer.receive(int) == -5
-    await apps["/greeting/{name}"]["test_greeting"]()
+    await blocks("docs/testing.md")["/greeting/{name}"]["test_greeting"]()
+
+
+async def test_the_guides_messages() -> None:
+    apps = blocks("docs/guide.md")
+    space = apps["/board"]
+    space["log"].clear()
+    async with connect(space["app"], "/board") as peer:
+        await peer.send(space["Clear"]())
+        await peer.send(space["Draw"](x=1, y=2))
+        assert await peer.receive() == space["Drawn"](at=(1, 2))
+        assert space["log"] == ["clear"]
+        await peer.send({"type": "draw", "x": -1, "y": 2})
+        end = await peer.wait_closed()
+        why = "Input should be greater than or equal to 0 - at `$.x`"
+        assert (end.code, end.reason) == (1007, why)
+    space = apps["/till"]
+    async with connect(space["app"], "/till") as peer:
+        await peer.send({"type": "pay", "amount": "1.50"})
+        assert (await peer.receive(space["Pay"])).amount.cents == 300
+    space = apps["/sensors"]
+    async with connect(space["app"], "/sensors") as peer:
+        await peer.send(space["Reading"](b"\xff", 1.5))
+        assert await peer.receive() == space["Reading"](b"\xff", 3)
+
+
+def test_the_guides_codec_has_ten_lines() -> None:
+    code = next(
+        match["code"]
+        for match in BLOCK.finditer((ROOT / "docs/guide.md").read_text())
+        if "class CBOR" in match["code"]
+    )
+    shown = code.partition("class Reading")[0]
+    assert len([line for line in shown.splitlines() if line.strip()]) <= 10
 
 
 @pytest.mark.parametrize(
@@ -468,16 +766,16 @@ async def test_the_guide() -> None:
     ids=["asyncio", "trio"],
 )
 async def test_the_guides_clock() -> None:
-    await blocks("docs/guide.md")["/greeting/{name}"]["test_reminders"]()
+    await blocks("docs/testing.md")["/greeting/{name}"]["test_reminders"]()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_guides_broker() -> None:
-    space = blocks("docs/guide.md")["/greeting/{name}"]
+    space = blocks("docs/testing.md")["/greeting/{name}"]
     await space["test_nothing_is_lost_while_the_broker_is_away"]()
 
 
-TOPIC_BOUNDS = ("history", "max_age", "history_bytes")
+TOPIC_BOUNDS = ("history", "max_age", "history_bytes", "idle")
 
 
 def shown(default: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -50,7 +52,7 @@ def test_settings_of_every_kind(kind: Any, values: Any, error: Any, why: str) ->
             ValueError,
             "compression is 'gzip': use one of",
         ),
-        ({"loop": "trio"}, ValueError, "loop is 'trio': use one of 'asyncio', 'uvloop'"),
+        ({"loop": "curio"}, ValueError, "loop is 'curio': use one of 'auto', 'asyncio'"),
         ({"uds": "/tmp/x"}, TypeError, "uds is a str: use a pathlib.Path or None"),
         ({"fd": "3"}, TypeError, "fd is a str: use an int or None"),
         ({"fd": -1}, ValueError, "fd is -1"),
@@ -83,6 +85,14 @@ def test_settings_of_a_server(values: Any, error: Any, why: str) -> None:
 def test_how_a_client_reconnects(values: Any, error: Any, why: str) -> None:
     with pytest.raises(error, match=why):
         Reconnect(**values)
+
+
+@pytest.mark.parametrize("kind", [Limits, ClientLimits, Settings])
+def test_help_has_each_option_with_its_default(kind: Any) -> None:
+    told = " ".join((inspect.getdoc(kind) or "").split())
+    for each in fields(kind):
+        assert f" {each.name}: {each.metadata['help']} {each.default!r} by default." in told
+    assert ("in a program: use wsflow run --workers." in told) == (kind is Settings)
 
 
 async def test_arguments_of_another_class() -> None:

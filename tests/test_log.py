@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
+from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 import wsflow.log
 from wsflow.log import (
     MAX_LENGTH,
+    JSONFormatter,
     Log,
-    _Formatter,
+    TextFormatter,
     _Handler,
     escaped_lines,
     say,
@@ -180,7 +186,7 @@ def test_what_may_happen_often(
 def test_records_of_others(capsys: pytest.CaptureFixture[str]) -> None:
     """Records and tracebacks of other loggers have no secrets and drive no terminal, either."""
     handler = _Handler()
-    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(TextFormatter("%(name)s: %(message)s"))
     logger = logging.getLogger("other.tests")
     logger.addHandler(handler)
     logger.propagate = False
@@ -205,8 +211,107 @@ def test_records_of_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert "secret" not in text.replace("?secret", "", 1)  # once, in the line of code
 
 
+def test_lines_as_json(caplog: pytest.LogCaptureFixture) -> None:
+    """A line is an object: with what it says by name, escaped, and without secrets."""
+    log, form = Log("wsflow.tests"), JSONFormatter()
+    caplog.set_level(logging.DEBUG)
+    log.info("%s of %s", "a\x1b[0m", 2, fields={"path": "/x?token=secret", "count": 2, "no": None})
+    log.info("odd", fields={"seconds": float("inf"), "path": "/"})
+    log.debug("bare")
+    log.often(logging.WARNING, "%s", "later", fields={"what": Exception("\u202e")})
+    try:
+        raise ValueError("/x?secret")
+    except ValueError as exc:
+        log.error("failed", exc_info=exc)
+    logging.getLogger("other").info("%s\n", "wss://h/?secret")
+    one, odd, two, three, four, five = [json.loads(form.format(each)) for each in caplog.records]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one.pop("time"))
+    assert one == {
+        "level": "INFO",
+        "logger": "wsflow.tests",
+        "message": "a\\x1b[0m of 2",
+        "process": os.getpid(),
+        "path": "/x?…",
+        "count": 2,
+        "no": None,
+    }
+    assert odd["seconds"] == "inf"
+    assert two["message"] == "bare"
+    assert three["what"] == "\\u202e"
+    assert four["exception"].startswith("Traceback (most recent call last):\n")
+    assert four["exception"].endswith("ValueError: /x?…")
+    assert five["message"] == "wss://h/?…\n"
+
+
 def test_what_a_command_says(capsys: pytest.CaptureFixture[str]) -> None:
     say("one\n  two\x1b[2J ws://h/?a=b")
     stderr.drain()
     assert capsys.readouterr().err == "one\n  two\\x1b[2J ws://h/?a=b\n"
     assert escaped_lines("\u202e\t") == "\\u202e\t"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_tracebacks_that_begin_at_the_own_frame(anyio_backend: str) -> None:
+    """Also those of what an exception was caused by, and of groups; foreign ones stay whole."""
+
+    def own() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError as exc:
+            raise ValueError("second") from exc
+
+    failure = await caught(own)
+    assert begins(failure) == ["own", "own"]
+
+    def group() -> None:
+        raise ExceptionGroup("two", [failure, failure])
+
+    assert begins(await caught(group)) == ["group", "own", "own", "own"]  # the cause once
+    assert begins(await caught(int, "x"))[0] not in ("caught", "int")
+    own_frames = TextFormatter("%(message)s", own_frames=True)
+    assert own_frames.formatException((None, None, None)) == "NoneType: None"
+
+
+def test_a_long_chain_of_causes() -> None:
+    """As long as what an app has tried again and again."""
+    failure: Exception | None = None
+    for number in range(3000):
+        try:
+            raise KeyError(number) from failure
+        except KeyError as exc:
+            failure = exc
+    assert isinstance(failure, KeyError)
+    assert len(begins(failure)) == 3000
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_package_whose_name_begins_as_that_of_wsflow(anyio_backend: str) -> None:
+    """Its frames are the app's."""
+    folder = Path(wsflow.log.__file__).parent
+
+    def own() -> None:
+        raise KeyError
+
+    def inner() -> None:
+        own()
+
+    own.__code__ = own.__code__.replace(co_filename=f"{folder}_app/mine.py")
+    inner.__code__ = inner.__code__.replace(co_filename=f"{folder}/mine.py")
+    assert begins(await caught(inner)) == ["own"]
+
+
+async def caught(function: Any, *values: Any) -> Exception:
+    """What a function raises that others have called."""
+    with pytest.raises(Exception) as raised:
+        await anyio.to_thread.run_sync(function, *values)
+    assert raised.value.__traceback__ is not None
+    return raised.value.with_traceback(raised.value.__traceback__.tb_next)
+
+
+def begins(failure: Exception) -> list[str]:
+    """The function that each traceback begins in."""
+    own_frames = TextFormatter("%(message)s", own_frames=True)
+    text = own_frames.formatException((type(failure), failure, None))
+    return re.findall(r"Traceback.*\n.*File .* in (\w+)", text)

@@ -19,7 +19,7 @@ from tests.brokers.servers import KINDS, BrokerServer
 from tests.processes import running
 from wsflow import BrokerError, EventId, Query, Registry, Router, Topic, TopicName
 from wsflow.brokers import remote, workers
-from wsflow.testing import serve_in_memory
+from wsflow.testing import FakeBroker, serve_in_memory
 
 
 class Said(msgspec.Struct, tag="said"):
@@ -53,9 +53,9 @@ async def enter(
 async def nothing(message: str) -> None: ...
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module", params=[kind for kind in KINDS if kind != "redis"])
@@ -136,6 +136,7 @@ async def test_what_is_declared_while_it_runs_is_refused(
     """That hurts who publishes from outside of it, and nobody else."""
     async with serve_in_memory(app, broker=server.url) as process:
         broker: Any = process._app.directory.channels.broker
+        broker = getattr(broker, "carried", broker)  # on Trio
         refused = anyio.Event()
 
         async def refuse(topics: object) -> None:
@@ -229,9 +230,20 @@ def test_after_a_fork(server: BrokerServer, monkeypatch: pytest.MonkeyPatch) -> 
         assert publish("room.a", Said("x")) == ""
 
 
+async def test_a_scope_around_it_that_is_cancelled() -> None:
+    fake = FakeBroker()
+    with anyio.CancelScope() as scope:
+        async with wsflow.publisher(fake.url):
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert not fake.ends
+
+
 # -- the embedded broker of a running server
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_workers_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(workers, "folders", lambda: [tmp_path / "wsflow"])  # others run beside it

@@ -1,10 +1,14 @@
-"""The reference page has every public name, with its members and parameters, and no others."""
+"""The reference has every public name, with its members and parameters, and no others; and every
+command, flag, extra, counter, close code and exit code. Settings, loggers and metrics are compared
+in ``test_docs.py``, declaration errors in ``wiring/test_bad_declarations.py``."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,14 +16,22 @@ from typing import Any
 import pytest
 
 import wsflow
+import wsflow.auth
+import wsflow.server
 import wsflow.testing
+from wsflow.cli.main import main
+from wsflow.contract.asyncapi import CLOSE_CODES
+from wsflow.server.exits import Exit
 
-PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
+ROOT = Path(__file__).parents[1]
+DOCS = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+PAGE = DOCS["reference"]
 ROW = re.compile(r"^\| ([^|\n]*`[^|\n]*) \|", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 NAME = re.compile(r"^(?:await |async with |with |@)?(?:\w+\.)?(\w+)")
-ELSEWHERE = {"Limits", "ClientLimits"}
-"""Those whose fields docs/limits.md has."""
+ELSEWHERE = {"Limits", "ClientLimits", "Settings", "Server"}
+"""Those whose fields docs/limits.md has, and one of which the page has a part."""
+MODULES = [wsflow, wsflow.testing, wsflow.auth, wsflow.server]
 
 
 def entries(module: ModuleType) -> dict[str, str]:
@@ -98,7 +110,7 @@ def missing(name: str, thing: Any, text: str) -> Iterator[str]:
             yield from (f"{name}.{member}({each}=…)" for each in wanted if each not in shown)
 
 
-@pytest.mark.parametrize("module", [wsflow, wsflow.testing], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda it: it.__name__)
 def test_every_public_name_is_on_the_page_with_all_that_it_has(module: ModuleType) -> None:
     told = entries(module)
     assert set(told) == set(module.__all__)
@@ -111,7 +123,7 @@ def test_every_public_name_is_on_the_page_with_all_that_it_has(module: ModuleTyp
     assert not gaps
 
 
-@pytest.mark.parametrize("module", [wsflow, wsflow.testing], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda it: it.__name__)
 def test_every_row_is_about_something_that_is_there(module: ModuleType) -> None:
     gone = []
     for name, text in entries(module).items():
@@ -125,9 +137,84 @@ def test_every_row_is_about_something_that_is_there(module: ModuleType) -> None:
     assert not gone
 
 
-def test_its_links_hold() -> None:
-    docs = Path(__file__).parents[1] / "docs"
-    for page, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", PAGE)):
-        text = (docs / page).read_text()
-        titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-        assert not anchor or anchor in {title.lower().replace(" ", "-") for title in titles}, anchor
+def rows(page: str, heading: str) -> list[str]:
+    """The first cells of the tables below a heading."""
+    part = re.split(rf"^#+ {re.escape(heading)}$", DOCS[page], maxsplit=1, flags=re.MULTILINE)[1]
+    part = re.split(r"^#", part, maxsplit=1, flags=re.MULTILINE)[0]
+    cells = re.findall(r"^\| ([^|]*) \|", part, re.MULTILINE)
+    return [name for cell in cells for name in (CODE.findall(cell) or [cell])]
+
+
+def helped(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+def test_every_command_is_on_the_page_with_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = set(re.findall(r"^│ (\w+) ", helped(capsys=capsys), re.MULTILINE))
+    told = dict(re.findall(r"^## wsflow (\w+)(.*)$", DOCS["commands"], re.MULTILINE))
+    assert set(told) == commands
+    settings = {f"--{each.name}".replace("_", "-") for each in fields(wsflow.server.Settings)}
+    settings |= {"--no-access-log", "--no-metrics"}
+    for command, arguments in told.items():
+        flags = set(re.findall(r"(?<!\S)--?[a-z][\w-]*", helped(command, capsys=capsys)))
+        own = flags - settings if command in ("run", "dev") else flags
+        own = {flag for flag in own if not flag.startswith("--empty-")}
+        shown = rows("commands", f"wsflow {command}{arguments}")
+        assert own == {row.split()[0] for row in shown if row.startswith("-") and row.strip("-")}
+
+
+def test_every_extra_is_on_the_page() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = [row for row in rows("commands", "Extras") if row.startswith("wsflow[")]
+    assert sorted(told) == sorted(f"wsflow[{name}]" for name in project["optional-dependencies"])
+
+
+async def test_every_counter_is_on_the_page() -> None:
+    app = wsflow.Router("/")
+
+    @app.consumer
+    async def hear(message: str) -> None: ...
+
+    async with wsflow.testing.serve_in_memory(app) as server:
+        counters = set(server.registry.counters())
+    assert counters == set(rows("observing", "Counters")) - {"counter", "---"}
+
+
+def test_every_close_code_is_on_the_pages() -> None:
+    """Those that a schema has, too."""
+    told = {int(code) for row in rows("protocol", "Closing") for code in re.findall(r"\d+", row)}
+    assert told == set(CLOSE_CODES)
+    guide = DOCS["guide"].partition("## How a connection ends")[2].partition("\n## ")[0]
+    assert set(CLOSE_CODES) - {int(code) for code in re.findall(r"\b[14]\d{3}\b", guide)} == set()
+
+
+def test_every_exit_code_is_on_the_page() -> None:
+    told = {int(row) for row in rows("running", "Exit codes") if row.isdigit()}
+    assert told == {*map(int, Exit), 130}
+
+
+def test_every_example_is_named() -> None:
+    text = (ROOT / "README.md").read_text() + "".join(DOCS.values())
+    examples = {path.stem for path in (ROOT / "examples").iterdir() if path.stem[0] not in "_."}
+    assert not {name for name in examples if f"`{name}`" not in text}
+
+
+def test_links_between_pages_hold() -> None:
+    """As they are shown without the site, too."""
+    for name, text in DOCS.items():
+        outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)]+)\)", outside):
+            page, _, anchor = link.partition("#")
+            if "://" in page:
+                continue
+            assert not page or (ROOT / "docs" / page).exists(), (name, link)
+            if anchor:
+                target = DOCS[page.removesuffix(".md")] if page else text
+                titles = re.findall(r"^#+ (.*)$", target, re.MULTILINE)
+                anchors = {
+                    re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+                }
+                assert anchor in anchors, (name, link)

@@ -178,9 +178,9 @@ def measure_fairness(bench: Bench, rounds: int) -> report.Fairness:
 def with_peers() -> None:
     """Run again in an environment that has the peers, if this one has not."""
     absent = [need for kind in KINDS.values() for need in missing(kind)]
-    if absent and "WSFLOW_BENCHMARKS" not in os.environ and (uv := shutil.which("uv")):
+    if absent and "BENCHMARKS_AGAIN" not in os.environ and (uv := shutil.which("uv")):
         command = [uv, "run", "--group", "bench", "python", "-m", "tests.benchmarks", *sys.argv[1:]]
-        os.execve(uv, command, {**os.environ, "WSFLOW_BENCHMARKS": "again"})
+        os.execve(uv, command, {**os.environ, "BENCHMARKS_AGAIN": "again"})
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 import anyio
 
 from tests.benchmarks.model import PUSH, Ack, Chat, Join, Move, Order, Reply, Shop
-from wsflow import Router, Topic
+from wsflow import Router, Topic, asgi
 
 app = Router()
 echo, typed, everybody, pushed, full = (
@@ -88,3 +88,6 @@ async def repeat(message: str) -> str:
 async def wait() -> AsyncIterator[str]:
     await anyio.sleep_forever()
     yield ""
+
+
+sockets = asgi(app)

@@ -77,6 +77,16 @@ KINDS: Mapping[str, Kind] = {
         "wsflow[speed]", _wsflow("--loop", "uvloop"), needs=("uvloop",), compiled=True
     ),
     "wsflow-deflate": Kind("wsflow with compression", _wsflow("--compression", "deflate")),
+    "wsflow-uvicorn": Kind(
+        "wsflow under uvicorn, its protocol",
+        lambda port: _under_uvicorn(port, "wsflow.uvicorn:Protocol"),
+        needs=("uvicorn",),
+    ),
+    "wsflow-asgi": Kind(
+        "wsflow under uvicorn, over ASGI",
+        lambda port: _under_uvicorn(port, "auto"),
+        needs=("uvicorn",),
+    ),
     "engine": Kind("wsflow's engine, bare", lambda port: _engine(port, "asyncio")),
     "engine-speed": Kind(
         "wsflow[speed]'s engine, bare",
@@ -114,6 +124,13 @@ KINDS: Mapping[str, Kind] = {
     "socketify": Kind("socketify", _module(f"{PEERS}.others", "socketify"), needs=("socketify",)),
     "node": Kind("Node's ws", _node, needs=("$node", "$npm")),
 }
+
+
+def _under_uvicorn(port: int, protocol: str) -> Sequence[str]:
+    return (
+        *(PYTHON, "-m", "uvicorn", "tests.benchmarks.app:sockets", "--port", str(port)),
+        *("--ws", protocol, "--loop", "asyncio", "--no-access-log", "--log-level", "warning"),
+    )
 
 
 def _engine(port: int, loop: str) -> Sequence[str]:

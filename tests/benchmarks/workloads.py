@@ -162,6 +162,13 @@ WORKLOADS: Mapping[str, Workload] = {
         (Target("wsflow-deflate", BASE, 0.2, at_most=True),),
         by="memory",
     ),
+    "takeover": Workload(
+        "typed JSON, 100 peers: under uvicorn with wsflow's protocol, against wsflow run",
+        "messages",
+        ("-m", "echo", "-P", "/json", "-c", "100", "-j"),
+        (Target("wsflow-uvicorn", PURE, 0.9),),
+        ("wsflow-asgi",),
+    ),
     "overhead": Workload(
         "the framework over its own bare engine: typed JSON, 100 peers",
         "CPU per message",

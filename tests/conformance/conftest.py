@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.asgi_wires import LACKS, SERVERS, serving_under, taken_over
 from tests.conformance.wires import memory, sockets
 from tests.loops import EAGER, LOOPS
 
@@ -14,12 +15,31 @@ TRANSPORTS = {
     "memory-trio": (memory, ("trio", {})),
     "sockets-asyncio": (sockets, ("asyncio", {})),
     "sockets-uvloop": (sockets, LOOPS["uvloop"]),
+    "sockets-trio": (sockets, ("trio", {})),
     **{
         f"{name}-{loop}": (wire, backend)
         for name, wire in {"memory": memory, "sockets": sockets}.items()
         for loop, backend in EAGER.items()
     },
+    **{name: (serving_under(serve), ("asyncio", {})) for name, serve in SERVERS.items()},
+    "takeover-asyncio": (serving_under(taken_over), ("asyncio", {})),
+    "takeover-uvloop": (serving_under(taken_over), LOOPS["uvloop"]),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What an ASGI server lacks has to fail; else the table is wrong."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        server = item.callspec.params.get("transport")
+        if (why := LACKS.get(item.originalname, {}).get(server)) is not None:
+            item.add_marker(pytest.mark.xfail(reason=f"{server}: {why}", strict=True))
+        if (
+            str(server).partition("-")[0] in (*SERVERS, "takeover")
+            and item.path.name != "test_close_codes.py"
+        ):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(params=TRANSPORTS)

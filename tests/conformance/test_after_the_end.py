@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -120,13 +120,19 @@ ENDS = {
 }
 
 
+def tasks() -> Sequence[object]:
+    """The tasks that run, but those of the event loop."""
+    every = anyio.get_running_tasks()
+    return [each for each in every if each.name != "wsflow event loop"]
+
+
 def quick(**values: Any) -> Settings:
     return Settings(port=0, **{"close_timeout": 0.2, "max_message_size": 1000, **values})
 
 
 async def gone(server: Server) -> None:
     while server._transports._open or server._app.sessions:
-        await asyncio.sleep(0.001)
+        await anyio.sleep(0.001)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -134,28 +140,28 @@ async def gone(server: Server) -> None:
 @pytest.mark.parametrize("warm", [False, True], ids=["first", "later"])
 async def test_nothing_starts_after_the_end(kind: str, end: str, warm: bool) -> None:
     app = App()
-    base = len(asyncio.all_tasks())
+    base = len(tasks())
     async with serve(app.router, quick()) as server:
-        alone = len(asyncio.all_tasks())
+        alone = len(tasks())
         async with raw(server) as client:
             await client.opened()
             if warm:  # a host that waits for messages, and one message at work
                 client.send(MESSAGES["parallel"])
                 while not app.running:
-                    await asyncio.sleep(0.001)
+                    await anyio.sleep(0.001)
             client.send(MESSAGES[kind] * (1 if kind in ("asked", "streamed") else 4) + ENDS[end])
-            await client.reader.read()
+            await client.read()
             client.writer.close()
             await gone(server)
-        await asyncio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         assert app.late == []
         assert app.running == []
         assert server.left_behind == []
         assert not server.overran or end == "close frame"  # whose messages are handled, for 0.2 s
-        while len(asyncio.all_tasks()) > alone:  # those that end in this turn of the loop
-            await asyncio.sleep(0.001)
-    while len(asyncio.all_tasks()) > base:
-        await asyncio.sleep(0.001)
+        while len(tasks()) > alone:  # those that end in this turn of the loop
+            await anyio.sleep(0.001)
+    while len(tasks()) > base:
+        await anyio.sleep(0.001)
 
 
 @pytest.mark.parametrize("ending", ["fin", "reset"])

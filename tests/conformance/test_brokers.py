@@ -13,7 +13,7 @@ from wsflow.testing import FakeBroker
 from wsflow.testing.conformance.brokers import *  # noqa: F403
 
 
-@pytest.fixture(params=["asyncio", *EAGER])
+@pytest.fixture(params=["asyncio", "trio", *EAGER])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return EAGER.get(request.param, request.param)
 

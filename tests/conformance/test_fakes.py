@@ -276,6 +276,7 @@ async def test_what_a_fake_registry_says() -> None:
     assert registry.get("c") is None
     assert registry.of_user("ada") == [ada]
     assert registry.counters() == {"connections": 2, "topics": 1, "dropped": 3}
+    assert (registry.broker, FakeRegistry(broker="nats").broker) == ("memory", "nats")
     assert [each async for each in registry.topic("news")] == [Say("old")]
     await registry.topic("room.{room}", room="my room").publish(Say("hi"))
     assert registry.topics["room.my%20room"].published == [Say("hi")]

@@ -420,3 +420,18 @@ def test_a_socket_that_is_lost_while_reading_is_paused() -> None:
     client.server.loop.turn()
     assert client.server.outcome.messages == [(b"a", True)] * 3
     assert client.server.outcome.end == ("vanished",)
+
+
+def test_a_close_where_the_socket_is_lost_already() -> None:
+    """Messages were waiting still, so that nobody has been told of it."""
+    client = Client(Settings(), 10**9, Socket())
+    client.transport.pause_reading()
+    data = raw_frame(b"a")
+    client.transport.get_buffer(-1)[: len(data)] = data
+    client.transport.buffer_updated(len(data))
+    client.transport.connection_lost(None)
+    client.transport.close(1001, "")
+    client.server.loop.turn()
+    assert client.socket.written == b""
+    assert client.server.outcome.messages == []
+    assert client.server.outcome.end is None

@@ -145,7 +145,7 @@ def headers(user: str, client: str) -> dict[str, str]:
 
 
 ADA, BOB = headers("ada", "192.0.2.1"), headers("bob", "192.0.2.2")
-LIMITS: dict[str, Any] = {"trusted_proxy": ("127.0.0.1",), "close_timeout": 0.05}
+LIMITS: dict[str, Any] = {"trusted_proxy": ("127.0.0.1",), "close_timeout": 0.2}
 
 
 @pytest.mark.parametrize("per", PER)

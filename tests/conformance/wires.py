@@ -7,17 +7,20 @@ the end. A socket's client is one that nobody here wrote.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import trio
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.trio.client import connect as trio_connect
 
 from wsflow import Router
 from wsflow.server import Server, Settings, serve
+from wsflow.tasks.detached import on_trio
 from wsflow.testing import MemoryPeer, MemoryServer, serve_in_memory
 from wsflow.testing.conformance.transports import Client, Raw, Refused, Wire
 
@@ -103,24 +106,71 @@ class SocketClient:
             return (exc.rcvd.code, exc.rcvd.reason) if exc.rcvd else (1006, "")
 
 
-@dataclass
+class TrioClient(SocketClient):
+    """The same on Trio, where sending waits until the kernel has it, and so may see the end."""
+
+    client: Any
+
+    async def send(self, message: Raw, fragments: int = 1) -> None:
+        with suppress(ConnectionClosed):
+            await super().send(message, fragments)
+
+    async def close(self, code: int | None = 1000, reason: str = "") -> None:
+        if code is not None:
+            await self.client.aclose(code, reason)
+            return
+        with suppress(ConnectionClosed):
+            async with self.client.send_context():
+                self.client.protocol.send_close()
+
+    async def vanish(self) -> None:
+        await trio.aclose_forcefully(self.client.stream)
+        await self.client.close_stream()
+        if self.client.recv_flow_control is not None:  # its reader would wait for ever
+            self.client.resume_reading()
+
+
+@asynccontextmanager
+async def connecting(uri: str, **options: Any) -> AsyncIterator[SocketClient]:
+    """A connection, by what ``websockets`` has for asyncio or for Trio."""
+    options = {"compression": None, "max_queue": 1, **options}
+    if on_trio():
+        async with trio_connect(uri, **options) as connection:
+            yield TrioClient(connection)
+    else:
+        async with websockets_connect(uri, **options) as client:
+            yield SocketClient(client)
+
+
 class SocketWire:
-    server: Server
+    """A client's way to an app at a port of this host."""
+
+    @property
+    def port(self) -> int:
+        raise NotImplementedError
 
     @asynccontextmanager
     async def connect(
         self, target: str, headers: dict[str, str] | None = None, offers: Iterable[str] = ()
     ) -> AsyncIterator[Client]:
-        uri = f"ws://127.0.0.1:{self.server.port}{target}"
+        uri = f"ws://127.0.0.1:{self.port}{target}"
         options: Any = {"additional_headers": headers, "subprotocols": list(offers) or None}
         try:
-            client = await websockets_connect(uri, **options, compression=None, max_queue=1)
+            async with connecting(uri, **options) as client:
+                yield client
         except InvalidStatus as exc:
             answer = exc.response
             body = bytes(answer.body or b"").decode()
-            raise Refused(answer.status_code, body, dict(answer.headers.raw_items())) from None
-        async with client:
-            yield SocketClient(client)
+            raise Refused(answer.status_code, body, answer.headers) from None
+
+
+@dataclass
+class ServerWire(SocketWire):
+    server: Server
+
+    @property
+    def port(self) -> int:
+        return self.server.port
 
     async def stop(self, restart: bool = False) -> None:
         self.server.stop(restart=restart)
@@ -141,4 +191,4 @@ async def memory(app: Router, **limits: Any) -> AsyncIterator[Wire]:
 @asynccontextmanager
 async def sockets(app: Router, **limits: Any) -> AsyncIterator[Wire]:
     async with serve(app, Settings(port=0, **{**LIMITS, **limits})) as server:
-        yield SocketWire(server)
+        yield ServerWire(server)

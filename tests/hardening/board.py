@@ -133,6 +133,7 @@ def _test(row: Row, size: Scale) -> Any:
         faults = [pytest.mark.xfail(strict=True, reason=check.fault)] * check.fails(size)
         cases.append(pytest.param(check, id=check.name.replace(" ", "-"), marks=faults))
 
+    @pytest.mark.no_cover  # its lines are covered by others, and it is four times as slow
     @pytest.mark.long
     @pytest.mark.parametrize("check", cases)
     def test(check: Check) -> None:

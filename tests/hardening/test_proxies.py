@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.deployed import proxy
 from tests.hardening.app import app
 from tests.hardening.board import Check, Outcome, Row, Scale, UnavailableError, both_forms
 from tests.hardening.peers import connect
@@ -175,27 +175,8 @@ async def _proxy(kind: str, server: int) -> AsyncIterator[int]:
     with tempfile.TemporaryDirectory(prefix="wsflow-proxy-") as folder:
         config = _configure(kind, folder=folder, port=port, server=server)
         flags = ["-c"] if kind == "nginx" else ["-db", "-f"]
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *flags,
-            config,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            async with asyncio.timeout(10):
-                while True:
-                    with contextlib.suppress(OSError):
-                        _, writer = await asyncio.open_connection("127.0.0.1", port)
-                        writer.transport.abort()
-                        break
-                    assert process.returncode is None, f"{kind} has ended"
-                    await asyncio.sleep(0.02)
+        async with proxy(port, Path(folder, "log"), program, *flags, config):
             yield port
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
 
 
 def _real(kind: str):  # type: ignore[no-untyped-def]
