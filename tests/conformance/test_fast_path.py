@@ -5,19 +5,28 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
-from websockets.protocol import OPEN
+from websockets.http11 import Response
+from websockets.protocol import OPEN, Protocol
 from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
+from websockets.utils import accept_key
 
 from tests.raw import request
 from wsflow.server.settings import Settings
 from wsflow.transports import library
+from wsflow.transports.client import ClientTransport
 from wsflow.transports.frames import Found
 from wsflow.transports.server import ServerTransport
 from wsflow.transports.shared import READ_BYTES, Shared
@@ -45,7 +54,7 @@ class Outcome:
 # -- the library alone
 
 
-class Protocol(ServerProtocol):
+class Patient(Protocol):
     """A close may come between fragments (RFC 6455 §5.4), which the library takes for an error."""
 
     def recv_frame(self, frame: WireFrame) -> None:
@@ -54,13 +63,53 @@ class Protocol(ServerProtocol):
         super().recv_frame(frame)
 
 
-def by_the_library(chunks: Sequence[bytes], *, deflate: bool, eof: bool) -> Outcome:
-    protocol = Protocol(extensions=[library._DEFLATE] if deflate else None, max_size=LARGEST)
+class PatientServer(Patient, ServerProtocol):
+    pass
+
+
+class PatientClient(Patient, ClientProtocol):
+    pass
+
+
+def server_of_the_library(*, deflate: bool) -> Protocol:
+    protocol = PatientServer(extensions=[library._DEFLATE] if deflate else None, max_size=LARGEST)
     protocol.logger.setLevel("CRITICAL")
     protocol.receive_data(request(headers=OFFER if deflate else b""))
     (handshake,) = protocol.events_received()
     protocol.send_response(protocol.accept(handshake))  # type: ignore[arg-type]
     protocol.data_to_send()
+    return protocol
+
+
+def client_of_the_library(*, deflate: bool) -> ClientProtocol:
+    """It has not sent its request yet."""
+    extensions = [ClientPerMessageDeflateFactory()] if deflate else None
+    uri = parse_uri("ws://a.example/")
+    return PatientClient(uri, extensions=extensions, max_size=LARGEST, logger=library.QUIET)
+
+
+def response(protocol: ClientProtocol, *, deflate: bool) -> bytes:
+    """The answer of a server."""
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Accept": accept_key(protocol.key),
+    }
+    if deflate:
+        headers["Sec-WebSocket-Extensions"] = "permessage-deflate"
+    return Response(101, "Switching Protocols", Headers(headers)).serialize()
+
+
+def open_client_of_the_library(*, deflate: bool) -> Protocol:
+    protocol = client_of_the_library(deflate=deflate)
+    protocol.send_request(protocol.connect())
+    protocol.receive_data(response(protocol, deflate=deflate))
+    assert len(protocol.events_received()) == 1
+    protocol.data_to_send()
+    return protocol
+
+
+def by_the_library(protocol: Protocol, chunks: Sequence[bytes], *, eof: bool) -> Outcome:
     outcome = Outcome()
     parts: list[bytes] = []
     text = False
@@ -145,28 +194,17 @@ class Socket:
         return self.unread
 
 
-class Server:
-    """Host, acceptor and receiver in one. It takes ``patience`` messages, then pauses reading."""
+class Taker:
+    """A receiver. It takes ``patience`` messages, then pauses reading."""
 
-    def __init__(self, limits: Settings, patience: int) -> None:
-        self.limits = limits
+    transport: Any
+
+    def __init__(self, patience: int) -> None:
         self.loop: Any = Loop()
         self.shared = Shared(self.loop)
-        self.acceptor = self
         self.outcome = Outcome()
         self.patience = self.left = patience
         self.paused = False
-
-    def requested(self, transport: Any) -> None: ...
-    def closing(self, transport: Any) -> None: ...
-    def closed(self, transport: Any) -> None: ...
-    def refused(self, address: Any, target: str, status: int) -> None: ...
-    def client(self, address: Any, headers: Any) -> None: ...
-
-    def open(self, request: Any, transport: Any) -> Any:
-        self.transport = transport
-        self.loop.call_soon(lambda: transport.accept(None))
-        return self
 
     def messages_received(self, messages: Sequence[Found]) -> int:
         taken = 0
@@ -198,42 +236,105 @@ class Server:
     def resume_writing(self) -> None: ...
 
 
-class Client:
+class Server(Taker):
+    """Host and acceptor, too."""
+
+    def __init__(self, limits: Settings, patience: int) -> None:
+        super().__init__(patience)
+        self.limits = limits
+        self.acceptor = self
+
+    def requested(self, transport: Any) -> None: ...
+    def closing(self, transport: Any) -> None: ...
+    def closed(self, transport: Any) -> None: ...
+    def refused(self, address: Any, target: str, status: int) -> None: ...
+    def client(self, address: Any, headers: Any) -> None: ...
+
+    def open(self, request: Any, transport: Any) -> Any:
+        self.loop.call_soon(lambda: transport.accept(None))
+        return self
+
+
+class Sender:
     """A peer of our transport, on a loop and a socket of its own."""
 
-    def __init__(self, limits: Settings, patience: int, socket: Any, headers: bytes = b"") -> None:
-        self.server = Server(limits, patience)
+    def __init__(self, taker: Taker, transport: Any, socket: Any) -> None:
+        self.taker = taker
         self.socket = socket
-        self.transport = ServerTransport(self.server, None)
-        self.transport.connection_made(socket)
-        self.send(request(headers=headers))
-        socket.written = b""
+        self.transport = taker.transport = transport
+        transport.connection_made(socket)
 
     def send(self, data: bytes) -> None:
         for at in range(0, len(data), READ_BYTES):
             part = data[at : at + READ_BYTES]
             self.transport.get_buffer(-1)[: len(part)] = part
             self.transport.buffer_updated(len(part))
-            self.server.loop.turn()
-            while self.server.paused:
-                self.server.resume()
-                self.server.loop.turn()
+            self.taker.loop.turn()
+            while self.taker.paused:
+                self.taker.resume()
+                self.taker.loop.turn()
+
+    def outcome(self, chunks: Sequence[bytes], *, eof: bool) -> Outcome:
+        for chunk in chunks:
+            self.send(chunk)
+        if eof:
+            self.transport.eof_received()
+            self.taker.loop.turn()
+        self.taker.outcome.answered = self.socket.written
+        return self.taker.outcome
+
+
+class Client(Sender):
+    """Of a server of ours."""
+
+    def __init__(self, limits: Settings, patience: int, socket: Any, headers: bytes = b"") -> None:
+        server = Server(limits, patience)
+        super().__init__(server, ServerTransport(server, None), socket)
+        self.send(request(headers=headers))
+        socket.written = b""
+
+
+class Answering(Socket):
+    """Its first bytes are answered."""
+
+    answer: Callable[[], None] | None
+
+    def write(self, data: bytes) -> None:
+        answer, self.answer = self.answer, None
+        if answer is None:
+            super().write(data)
+        else:
+            answer()
+
+
+class ServerOfOurs(Sender):
+    """Of a client of ours."""
+
+    def __init__(self, limits: Settings, patience: int) -> None:
+        deflate = limits.compression == "deflate"
+        socket, taker = Answering(), Taker(patience)
+        protocol = client_of_the_library(deflate=deflate)
+        transport = ClientTransport(protocol, limits, taker.shared)
+        super().__init__(taker, transport, socket)
+        socket.answer = lambda: self.send(response(protocol, deflate=deflate))
+        with pytest.raises(StopIteration):
+            transport.handshake(Headers()).send(None)
+        transport.begin(cast(Any, taker))
+        taker.loop.turn()
+
+
+def limits_of(*, deflate: bool) -> Settings:
+    return Settings(
+        max_message_size=LARGEST, compression="deflate" if deflate else "none", max_fragments=10_000
+    )
 
 
 def by_the_transport(
     chunks: Sequence[bytes], *, deflate: bool, eof: bool, patience: int
 ) -> Outcome:
-    limits = Settings(
-        max_message_size=LARGEST, compression="deflate" if deflate else "none", max_fragments=10_000
-    )
-    client = Client(limits, patience, Socket(), OFFER if deflate else b"")
-    for chunk in chunks:
-        client.send(chunk)
-    if eof:
-        client.transport.eof_received()
-        client.server.loop.turn()
-    client.server.outcome.answered = client.socket.written
-    return client.server.outcome
+    headers = OFFER if deflate else b""
+    client = Client(limits_of(deflate=deflate), patience, Socket(), headers)
+    return client.outcome(chunks, eof=eof)
 
 
 # -- what peers send
@@ -269,7 +370,6 @@ def squeezed(payload: bytes) -> bytes:
     return (press.compress(payload) + press.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-keys = st.binary(min_size=4, max_size=4)
 payloads = st.one_of(
     st.binary(max_size=130),
     st.text(max_size=40).map(str.encode),
@@ -293,65 +393,70 @@ payloads = st.one_of(
         ]
     ).map(bytes),
 )
-messages = st.builds(
-    raw_frame,
-    payloads,
-    opcode=st.sampled_from([1, 2]),
-    key=keys,
-    form=st.sampled_from([None, 16, 64]),
-)
-controls = st.one_of(
-    st.builds(raw_frame, st.binary(max_size=125), opcode=st.sampled_from([9, 10]), key=keys),
-    st.builds(
-        lambda code, reason: raw_frame(struct.pack("!H", code) + reason.encode(), opcode=8),
-        st.sampled_from([999, 1000, 1001, 1005, 1011, 3000, 4999, 5000]),
-        st.text(max_size=20),
-    ),
-    st.just(raw_frame(b"", opcode=8)),
-    st.just(raw_frame(b"\x03", opcode=8)),
-)
-compressed = st.builds(
-    lambda payload, opcode: raw_frame(squeezed(payload), opcode=opcode, rsv=4),
-    payloads,
-    st.sampled_from([1, 2]),
-)
 
 
-@st.composite
-def fragmented(draw: st.DrawFn) -> bytes:
-    parts = draw(st.lists(st.binary(max_size=40), min_size=2, max_size=5))
-    opcode = draw(st.sampled_from([1, 2]))
-    sent = raw_frame(parts[0], opcode=opcode, fin=False)
-    for index, part in enumerate(parts[1:], 2):
-        if draw(st.booleans()):
-            sent += draw(st.one_of(controls, messages) if draw(st.booleans()) else controls)
-        sent += raw_frame(part, opcode=0, fin=index == len(parts))
-    return sent
-
-
-malformed = st.one_of(
-    st.builds(raw_frame, payloads, key=st.none()),
-    st.builds(raw_frame, st.binary(max_size=20), rsv=st.integers(1, 7)),
-    st.builds(raw_frame, st.binary(max_size=20), opcode=st.sampled_from([0, 3, 7, 11, 15])),
-    st.builds(
-        raw_frame, st.binary(max_size=20), opcode=st.sampled_from([8, 9, 10]), fin=st.just(False)
-    ),
-    st.builds(raw_frame, st.binary(min_size=126, max_size=140), opcode=st.sampled_from([8, 9])),
-    st.just(b"\x81\xff" + struct.pack("!Q", 2**62) + b"1234"),
-    st.just(b"\x82\xff" + struct.pack("!Q", 2**63 + 5) + b"1234"),
-    st.binary(max_size=30),
-)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> list[bytes]:
-    """What a peer sends, in the pieces in which it comes."""
-    pieces = draw(
-        st.lists(
-            st.one_of(messages, messages, controls, fragmented(), compressed, malformed), max_size=6
-        )
+def pieces(keys: st.SearchStrategy[bytes | None], malformed: st.SearchStrategy[bytes]) -> Any:
+    """What comes at a time: from a client with keys, from a server without."""
+    frame = partial(st.builds, raw_frame, key=keys)
+    messages = frame(payloads, opcode=st.sampled_from([1, 2]), form=st.sampled_from([None, 16, 64]))
+    controls = st.one_of(
+        frame(st.binary(max_size=125), opcode=st.sampled_from([9, 10])),
+        frame(
+            st.builds(
+                lambda code, reason: struct.pack("!H", code) + reason.encode(),
+                st.sampled_from([999, 1000, 1001, 1005, 1011, 3000, 4999, 5000]),
+                st.text(max_size=20),
+            ),
+            opcode=st.just(8),
+        ),
+        frame(st.sampled_from([b"", b"\x03"]), opcode=st.just(8)),
     )
-    sent = b"".join(pieces)
+    compressed = frame(payloads.map(squeezed), opcode=st.sampled_from([1, 2]), rsv=st.just(4))
+
+    @st.composite
+    def fragmented(draw: st.DrawFn) -> bytes:
+        parts = draw(st.lists(st.binary(max_size=40), min_size=2, max_size=5))
+        key = draw(keys)
+        sent = raw_frame(parts[0], opcode=draw(st.sampled_from([1, 2])), fin=False, key=key)
+        for index, part in enumerate(parts[1:], 2):
+            if draw(st.booleans()):
+                sent += draw(st.one_of(controls, messages) if draw(st.booleans()) else controls)
+            sent += raw_frame(part, opcode=0, fin=index == len(parts), key=key)
+        return sent
+
+    broken = st.one_of(
+        frame(st.binary(max_size=20), rsv=st.integers(1, 7)),
+        frame(st.binary(max_size=20), opcode=st.sampled_from([0, 3, 7, 11, 15])),
+        frame(st.binary(max_size=20), opcode=st.sampled_from([8, 9, 10]), fin=st.just(False)),
+        frame(st.binary(min_size=126, max_size=140), opcode=st.sampled_from([8, 9])),
+        st.binary(max_size=30),
+        malformed,
+    )
+    return st.one_of(messages, messages, controls, fragmented(), compressed, broken)
+
+
+from_clients = pieces(
+    st.binary(min_size=4, max_size=4),
+    st.one_of(
+        st.builds(raw_frame, payloads, key=st.none()),
+        st.just(b"\x81\xff" + struct.pack("!Q", 2**62) + b"1234"),
+        st.just(b"\x82\xff" + struct.pack("!Q", 2**63 + 5) + b"1234"),
+    ),
+)
+from_servers = pieces(
+    st.none(),
+    st.one_of(
+        st.builds(raw_frame, payloads),
+        st.just(b"\x81\x7f" + struct.pack("!Q", 2**62)),
+        st.just(b"\x82\x7f" + struct.pack("!Q", 2**63 + 5)),
+    ),
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn, peer: st.SearchStrategy[bytes]) -> list[bytes]:
+    """What a peer sends, in the chunks in which it comes."""
+    sent = b"".join(draw(st.lists(peer, max_size=6)))
     if draw(st.booleans()):
         sent = sent[: draw(st.integers(0, len(sent)))]
     cuts = sorted(draw(st.lists(st.integers(0, len(sent)), max_size=8)))
@@ -361,15 +466,37 @@ def conversations(draw: st.DrawFn) -> list[bytes]:
 
 
 @settings(max_examples=400, deadline=None)
-@given(conversations(), st.booleans(), st.booleans(), st.sampled_from([1, 2, 5, 10**9]))
+@given(conversations(from_clients), st.booleans(), st.booleans(), st.sampled_from([1, 2, 5, 10**9]))
 @example([raw_frame(b"a") * 3000], False, True, 7)
 @example([raw_frame(b"a" * 10)[:9]], False, True, 1)
 @example([raw_frame(b"a", fin=False), raw_frame(b"b")], False, False, 1)
 def test_the_same_as_the_library(
     chunks: list[bytes], deflate: bool, eof: bool, patience: int
 ) -> None:
-    expected = by_the_library(chunks, deflate=deflate, eof=eof)
+    expected = by_the_library(server_of_the_library(deflate=deflate), chunks, eof=eof)
     assert by_the_transport(chunks, deflate=deflate, eof=eof, patience=patience) == expected
+
+
+@settings(max_examples=400, deadline=None)
+@given(conversations(from_servers), st.booleans(), st.booleans(), st.sampled_from([1, 2, 5, 10**9]))
+@example([raw_frame(b"a", key=None) * 3000], False, True, 7)
+@example([raw_frame(b"a" * 10, key=None)[:9]], False, True, 1)
+@example([raw_frame(b"a", fin=False, key=None), raw_frame(b"b", key=None)], False, False, 1)
+def test_a_client_does_the_same_as_the_library(
+    chunks: list[bytes], deflate: bool, eof: bool, patience: int
+) -> None:
+    with patch("websockets.frames.secrets.token_bytes", lambda size: b"\x05" * size):
+        expected = by_the_library(open_client_of_the_library(deflate=deflate), chunks, eof=eof)
+        server = ServerOfOurs(limits_of(deflate=deflate), patience)
+        assert server.outcome(chunks, eof=eof) == expected
+
+
+def test_messages_of_a_server_are_not_for_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ServerOfOurs(Settings(), 10**9)
+    monkeypatch.setattr(library.Library, "give", None)
+    chunks = [raw_frame(bytes(size), key=None) for size in (0, 126, SMALL)]
+    outcome = server.outcome(chunks, eof=False)
+    assert [len(data) for data, _ in outcome.messages] == [0, 126, SMALL]
 
 
 @pytest.mark.parametrize("deflate", [False, True])
@@ -387,7 +514,7 @@ def test_a_long_conversation_in_pieces_of_every_size(size: int, deflate: bool) -
         ]
     )
     chunks = [sent[at : at + size] for at in range(0, len(sent), size)]
-    expected = by_the_library(chunks, deflate=deflate, eof=True)
+    expected = by_the_library(server_of_the_library(deflate=deflate), chunks, eof=True)
     assert len(expected.messages) == 251 + deflate
     assert expected.end == ("closed", 1001, "bye")
     assert by_the_transport(chunks, deflate=deflate, eof=True, patience=10**9) == expected
@@ -415,11 +542,11 @@ def test_a_socket_that_is_lost_while_reading_is_paused() -> None:
     client.transport.get_buffer(-1)[: len(data)] = data
     client.transport.buffer_updated(len(data))
     client.transport.connection_lost(None)
-    assert client.server.outcome.messages == []
+    assert client.taker.outcome.messages == []
     client.transport.resume_reading()
-    client.server.loop.turn()
-    assert client.server.outcome.messages == [(b"a", True)] * 3
-    assert client.server.outcome.end == ("vanished",)
+    client.taker.loop.turn()
+    assert client.taker.outcome.messages == [(b"a", True)] * 3
+    assert client.taker.outcome.end == ("vanished",)
 
 
 def test_a_close_where_the_socket_is_lost_already() -> None:
@@ -431,7 +558,7 @@ def test_a_close_where_the_socket_is_lost_already() -> None:
     client.transport.buffer_updated(len(data))
     client.transport.connection_lost(None)
     client.transport.close(1001, "")
-    client.server.loop.turn()
+    client.taker.loop.turn()
     assert client.socket.written == b""
-    assert client.server.outcome.messages == []
-    assert client.server.outcome.end is None
+    assert client.taker.outcome.messages == []
+    assert client.taker.outcome.end is None

@@ -18,6 +18,8 @@ from tests.benchmarks.servers import BUILD, ROOT, prepare_compiled
 from wsflow.transports.base import NOBODY
 from wsflow.transports.frames import (
     BATCH,
+    MASKED,
+    UNMASKED,
     Boundary,
     Found,
     all_whole,
@@ -31,61 +33,75 @@ from wsflow.transports.frames import (
 LARGEST = 1000
 
 
-def masked(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    return WireFrame(opcode, payload).serialize(mask=True)
+both = pytest.mark.parametrize("mask", [MASKED, UNMASKED])
 
 
+def frame(payload: bytes, mask: int, opcode: Opcode = Opcode.TEXT) -> bytes:
+    return WireFrame(opcode, payload).serialize(mask=mask == MASKED)
+
+
+@both
 @given(st.lists(st.binary(max_size=LARGEST), max_size=8), st.booleans())
-def test_whole_frames_are_taken(payloads: list[bytes], text: bool) -> None:
+def test_whole_frames_are_taken(mask: int, payloads: list[bytes], text: bool) -> None:
     opcode = Opcode.TEXT if text else Opcode.BINARY
-    data = b"".join(masked(payload, opcode) for payload in payloads)
+    data = b"".join(frame(payload, mask, opcode) for payload in payloads)
     found: list[Found] = []
-    assert split(data, 0, LARGEST, found) == len(data)
+    assert split(data, 0, mask, LARGEST, found) == len(data)
     assert [(payload, kind) for payload, kind, _ in found] == [(each, text) for each in payloads]
 
 
-def test_only_so_many_at_once() -> None:
-    data = masked(b"a") * (BATCH + 1)
+@both
+def test_only_so_many_at_once(mask: int) -> None:
+    data = frame(b"a", mask) * (BATCH + 1)
     found: list[Found] = []
-    after = split(data, 0, LARGEST, found)
+    after = split(data, 0, mask, LARGEST, found)
     assert (len(found), after) == (BATCH, found[-1][2])
-    assert split(data, after, LARGEST, found) == len(data)
+    assert split(data, after, mask, LARGEST, found) == len(data)
 
 
+@both
 @pytest.mark.parametrize(("size", "taken"), [(LARGEST, 1), (LARGEST + 1, 0), (65536, 0)])
-def test_what_is_too_large_is_not_taken(size: int, taken: int) -> None:
+def test_what_is_too_large_is_not_taken(size: int, taken: int, mask: int) -> None:
     found: list[Found] = []
-    split(masked(bytes(size)), 0, LARGEST, found)
+    split(frame(bytes(size), mask), 0, mask, LARGEST, found)
     assert len(found) == taken
 
 
+@both
 @pytest.mark.parametrize("size", [0, 1, 125, 126, LARGEST, LARGEST + 1, 65535, 65536])
 @pytest.mark.parametrize("have", [0, 1, 2, 3, 4, 6, 8, 10, 13])
-def test_what_is_worth_waiting_for(size: int, have: int) -> None:
+def test_what_is_worth_waiting_for(size: int, have: int, mask: int) -> None:
     """The start of a frame that will be taken, as far as that can be told."""
-    data = masked(bytes(size))[:have]
-    assert split(data, 0, LARGEST, []) == (len(data) if size + 6 <= have else 0)
+    data = frame(bytes(size), mask)[:have]
+    least = size + (6 if mask else 2)
+    assert split(data, 0, mask, LARGEST, []) == (len(data) if least <= have else 0)
     taken = size <= LARGEST
     told = have >= (2 if size < 126 or size > 65535 else 4)
-    if len(data) < size + 6:
-        assert waits(data, 0, LARGEST) == (taken or not told)
+    if len(data) < least:
+        assert waits(data, 0, mask, LARGEST) == (taken or not told)
 
 
 @pytest.mark.parametrize("start", [b"\x01", b"\x80", b"\x88\x80", b"\xc1\x80", b"\x81\x05abcde"])
 def test_what_is_not_worth_waiting_for(start: bytes) -> None:
-    assert not waits(start, 0, LARGEST)
-    assert split(start + bytes(20), 0, LARGEST, []) == 0
+    assert not waits(start, 0, MASKED, LARGEST)
+    assert split(start + bytes(20), 0, MASKED, LARGEST, []) == 0
+
+
+@pytest.mark.parametrize("start", [b"\x01", b"\x80", b"\x88\x00", b"\xc1\x00", b"\x81\x85keys"])
+def test_what_a_client_does_not_wait_for(start: bytes) -> None:
+    assert not waits(start, 0, UNMASKED, LARGEST)
+    assert split(start + bytes(20), 0, UNMASKED, LARGEST, []) == 0
 
 
 @given(st.binary(max_size=LARGEST), st.booleans(), st.integers(1, 7), st.binary(max_size=9))
 def test_where_a_frame_ends(payload: bytes, mask: bool, piece: int, behind: bytes) -> None:
-    frame = WireFrame(Opcode.PING, payload).serialize(mask=mask)
-    data = frame + behind
+    sent = WireFrame(Opcode.PING, payload).serialize(mask=mask)
+    data = sent + behind
     boundary, at = Boundary(), 0
     while not boundary.reached:
-        assert at < len(frame)
+        assert at < len(sent)
         at = boundary.take(data[: at + piece], at)
-    assert at == len(frame)
+    assert at == len(sent)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
@@ -106,15 +122,15 @@ def test_frames_that_are_sent_together(messages: list[tuple[bytes, bool, bool]])
 
 @given(st.binary(max_size=140), st.sampled_from(Opcode), st.binary(max_size=9))
 def test_control_frames(payload: bytes, opcode: Opcode, behind: bytes) -> None:
-    frame = masked(payload, opcode)
+    sent = frame(payload, MASKED, opcode)
     taken = opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG) and len(payload) < 126
     for start in (0, 3):
-        data = bytes(start) + frame
+        data = bytes(start) + sent
         assert control(data + behind, start) == (payload if taken else None)
         assert all(control(data[:end], start) is None for end in range(start, len(data)))
-    assert control(WireFrame(opcode, payload).serialize(mask=False) + bytes(6), 0) is None
+    sent = frame(payload, UNMASKED, opcode)
+    assert control(sent + bytes(6), 0) is None
     if taken:
-        sent = WireFrame(opcode, payload).serialize(mask=False)
         assert short(0x80 | opcode, payload) == sent
 
 
@@ -127,7 +143,7 @@ def test_without_the_librarys_compiled_masking() -> None:
         "import sys; sys.modules['websockets.speedups'] = None\n"
         "from wsflow.transports.frames import split\n"
         "found = []\n"
-        "print(split(bytes([0x81, 0x82, 1, 2, 3, 4, 98, 96]), 0, 10, found), found)"
+        "print(split(bytes([0x81, 0x82, 1, 2, 3, 4, 98, 96]), 0, 0x80, 10, found), found)"
     )
     said = subprocess.check_output([sys.executable, "-c", program], text=True)
     assert said == "8 [(b'cb', True, 8)]\n"

@@ -474,8 +474,9 @@ class Router:
         result is sent. ``async def f() -> None``: runs once and sends through its Connection.
 
         It waits while the peer does not read (backpressure). Items between which it does not wait
-        are written together, up to 256 of them or about 8 KiB. When the connection ends it is
-        cancelled; what it raises closes the connection with 1011 and is logged.
+        are written together, up to 256 of them or about 8 KiB (on Trio each for itself). When the
+        connection ends it is cancelled; what it raises closes the connection with 1011 and is
+        logged.
 
         Args:
             fn: the function, when used without parentheses.

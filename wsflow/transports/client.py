@@ -27,7 +27,7 @@ from wsflow.tasks.waiting import Latch
 from wsflow.transports.base import Begin, OneByOne, Receiver
 from wsflow.transports.connect_errors import connect_error
 from wsflow.transports.handshake import Head
-from wsflow.transports.library import QUIET, Library
+from wsflow.transports.library import QUIET, Library, release
 from wsflow.transports.shared import Shared
 from wsflow.transports.sockets import Phase, SocketTransport
 
@@ -72,7 +72,7 @@ class ClientTransport(OneByOne, SocketTransport):
     __slots__ = ("_answered", "_head", "_pings", "closed", "protocol")
 
     def __init__(self, protocol: ClientProtocol, limits: SocketLimits, shared: Shared) -> None:
-        super().__init__(Library(limits, protocol), limits, shared)
+        super().__init__(Library(limits, client=True), limits, shared)
         self._head = Head()
         self._answered = asyncio.Event()
         self._pings: dict[bytes, Latch] = {}
@@ -100,7 +100,7 @@ class ClientTransport(OneByOne, SocketTransport):
         if user_agent_header is not None:
             request.headers.setdefault("User-Agent", user_agent_header)
         protocol.send_request(request)
-        self._flush_protocol()
+        self._write(b"".join(protocol.data_to_send()))
         self.flush()
         await self._answered.wait()
         if protocol.handshake_exc is not None:
@@ -130,7 +130,7 @@ class ClientTransport(OneByOne, SocketTransport):
     def _ended(self) -> None:
         if not self._eof:
             self._eof = True
-            self._library.protocol.receive_eof()
+            self.protocol.receive_eof()
             self._look()
 
     def eof_received(self) -> bool:
@@ -143,6 +143,7 @@ class ClientTransport(OneByOne, SocketTransport):
         if self._phase is Phase.REQUESTING:
             self._ended()
         super().connection_lost(exc)
+        release(self.protocol)
         self.closed.set()
         for pinged in self._pings.values():
             pinged.set()
@@ -151,6 +152,7 @@ class ClientTransport(OneByOne, SocketTransport):
         """Report to ``receiver`` from now on."""
         self._receiver = receiver
         self._library.extensions = tuple(self.protocol.extensions)
+        release(self.protocol)  # the handshake was all that it is for
         self._opened()
 
     # -- frames; a client masks each frame (RFC 6455 §5.3)

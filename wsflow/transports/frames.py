@@ -16,9 +16,10 @@ control frames between messages.
      |                         Payload data                          |
      +---------------------------------------------------------------+
 
-Most frames that a server reads have 0x81 or 0x82 as their first byte (FIN set, RSV bits not set,
-opcode text or binary), MASK set, and a length of at most 16 bits. ``split`` parses such frames, and
-``control`` the control frames between them. They stop at the first other frame, which is for the
+Most frames have 0x81 or 0x82 as their first byte (FIN set, RSV bits not set, opcode text or
+binary), a length of at most 16 bits, and MASK set if a client sends them, not set if a server does.
+``split`` parses such frames, and ``control`` the control frames between those of a client. They
+stop at the first other frame, which is for the
 protocol of ``websockets``: fragments and what comes between them, compressed and long messages, and
 malformed data. ``Boundary`` finds where such a frame ends, and where the fast path may continue.
 
@@ -43,7 +44,8 @@ BINARY: Final = 0x82  # FIN and opcode 2
 CLOSE: Final = 0x88  # FIN and opcode 8
 PING: Final = 0x89
 PONG: Final = 0x8A
-_MASK: Final = 0x80
+MASKED: Final = 0x80  # MASK is set: what a client sends
+UNMASKED: Final = 0
 _16_BITS: Final = 126
 _64_BITS: Final = 127
 
@@ -57,12 +59,13 @@ Found = tuple[bytes, bool, int]
 """A message's payload, whether it is text, and where its frame ends."""
 
 
-def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
+def split(data: bytes, start: int, mask: int, largest: int, found: list[Found]) -> int:
     """Parse complete messages in ``data``.
 
     Args:
         data: what was read.
         start: where a frame begins.
+        mask: ``MASKED`` or ``UNMASKED``; others are not parsed.
         largest: the largest payload that is parsed, in bytes.
         found: the messages are appended here.
 
@@ -71,31 +74,32 @@ def split(data: bytes, start: int, largest: int, found: list[Found]) -> int:
         path, or ``BATCH`` messages were parsed.
     """
     end = len(data)
+    least = 6 if mask else 2
     room = BATCH
-    while end - start >= 6 and room:
+    while end - start >= least and room:
         first = data[start]
         if first != TEXT and first != BINARY:
             break
-        size = data[start + 1] - _MASK
-        key = start + 2
+        size = data[start + 1] ^ mask
+        begin = start + least
         if size >= _16_BITS:
-            if size == _64_BITS or end - start < 8:
+            if size != _16_BITS or end - begin < 2:
                 break
-            size = (data[key] << 8) | data[key + 1]
-            key += 2
-        elif size < 0:
-            break
-        begin = key + 4
+            size = (data[start + 2] << 8) | data[start + 3]
+            begin += 2
         stop = begin + size
         if stop > end or size > largest:
             break
-        found.append((apply_mask(data[begin:stop], data[key:begin]), first == TEXT, stop))
+        payload = data[begin:stop]
+        if mask:
+            payload = apply_mask(payload, data[begin - 4 : begin])
+        found.append((payload, first == TEXT, stop))
         start = stop
         room -= 1
     return start
 
 
-def waits(data: bytes, start: int, largest: int) -> bool:
+def waits(data: bytes, start: int, mask: int, largest: int) -> bool:
     """Whether the bytes from ``start`` on may be an incomplete frame for ``split``."""
     have = len(data) - start
     if have == 0:
@@ -104,22 +108,20 @@ def waits(data: bytes, start: int, largest: int) -> bool:
         return False
     if have == 1:
         return True
-    size = data[start + 1] - _MASK
+    size = data[start + 1] ^ mask
     if size == _16_BITS:
-        if have < 4:
-            return True
-        size = (data[start + 2] << 8) | data[start + 3]
-    return 0 <= size <= largest and data[start + 1] != _MASK + _64_BITS
+        return have < 4 or ((data[start + 2] << 8) | data[start + 3]) <= largest
+    return size < _16_BITS and size <= largest
 
 
 def control(data: bytes, start: int) -> bytes | None:
-    """The payload of the control frame at ``start``; None if that is another frame, incomplete, or
-    malformed."""
+    """The payload of the control frame of a client at ``start``; None if that is another frame,
+    incomplete, or malformed."""
     if len(data) - start < 6 or not CLOSE <= data[start] <= PONG:
         return None
-    size = data[start + 1] - _MASK
+    size = data[start + 1] ^ MASKED
     begin = start + 6
-    if not 0 <= size < _16_BITS or begin + size > len(data):
+    if size >= _16_BITS or begin + size > len(data):
         return None
     return apply_mask(data[begin : begin + size], data[start + 2 : begin])
 
@@ -161,7 +163,7 @@ class Boundary:
             return
         if extended:
             size = int.from_bytes(head[2:], "big")
-        self._left = size + (4 if head[1] & _MASK else 0)
+        self._left = size + (4 if head[1] & MASKED else 0)
 
 
 def whole(payload: bytes, text: bool) -> bytes:

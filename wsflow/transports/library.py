@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import cast, final
 
-from websockets.client import ClientProtocol
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
@@ -19,7 +18,7 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from wsflow.limits import SocketLimits
@@ -65,10 +64,10 @@ class Library:
 
     Args:
         limits: the limits of received messages.
-        client: the protocol of a client, from its handshake on. A server's has none until a frame
-            needs it.
+        client: whether this side is the client, which masks what it sends.
 
     Attributes:
+        client: the same.
         partial: whether a frame or a message is incomplete.
         between: whether it is between two messages, so that the next may take the fast path.
         extensions: the negotiated extensions.
@@ -77,20 +76,20 @@ class Library:
 
     # fmt: off
     __slots__ = (
-        "_boundary", "_limits", "_masks", "_parts", "_protocol", "_text", "between", "extensions",
+        "_boundary", "_limits", "_parts", "_protocol", "_text", "between", "client", "extensions",
         "partial", "ponged",
     )
     # fmt: on
 
-    def __init__(self, limits: SocketLimits, client: ClientProtocol | None = None) -> None:
+    def __init__(self, limits: SocketLimits, *, client: bool = False) -> None:
         self._limits = limits
-        self._protocol: Protocol | None = client
-        self._masks = client is not None  # a client has no fast path for received frames
+        self._protocol: Protocol | None = None
         self._boundary: Boundary | None = None  # of a frame that is incomplete
         self._parts: list[bytes] | None = None  # fragments of a message
         self._text = False  # whether they are of a text message
-        self.between = not self._masks
+        self.between = True
         self.partial = False
+        self.client = client
         self.extensions: Sequence[Extension] = ()
         self.ponged: Callable[[bytes], None] | None = None
 
@@ -99,7 +98,8 @@ class Library:
         """The protocol; created if there is none."""
         protocol = self._protocol
         if protocol is None:
-            protocol = Protocol(SERVER, max_size=self._limits.max_message_size, logger=QUIET)
+            side = CLIENT if self.client else SERVER
+            protocol = Protocol(side, max_size=self._limits.max_message_size, logger=QUIET)
             protocol.extensions = list(self.extensions)
             self._protocol = protocol
         return protocol
@@ -137,7 +137,7 @@ class Library:
 
     def _update(self) -> None:
         self.partial = self._boundary is not None or self._parts is not None
-        self.between = not (self.partial or self._masks)
+        self.between = not self.partial
 
     def messages(self) -> list[Found]:
         """The messages that are complete now. One with too many fragments fails the connection."""
@@ -168,7 +168,7 @@ class Library:
     def extended(self, payload: bytes, text: bool) -> bytes:
         """The frame of a message, encoded by the extensions, and masked in a client."""
         frame = WireFrame(Opcode.TEXT if text else Opcode.BINARY, payload)
-        return frame.serialize(mask=self._masks, extensions=self.extensions)
+        return frame.serialize(mask=self.client, extensions=self.extensions)
 
     def shared(self, message: EncodedMessage) -> bytes:
         """The frame of a message to many peers, built once for all with the same parameters."""

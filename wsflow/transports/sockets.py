@@ -30,8 +30,10 @@ from wsflow.transports.base import NOBODY, OneByOne, Receiver
 from wsflow.transports.deadline import Deadline
 from wsflow.transports.frames import (
     CLOSE,
+    MASKED,
     PING,
     PONG,
+    UNMASKED,
     Found,
     all_whole,
     control,
@@ -78,16 +80,16 @@ class SocketTransport(asyncio.BufferedProtocol):
     # fmt: off
     __slots__ = (
         "_acknowledged", "_buffer", "_deadline", "_eof", "_held", "_library", "_limits", "_lost",
-        "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged", "_pong",
-        "_pong_due", "_ponged", "_reading_paused", "_received", "_receiver", "_sent", "_shared",
-        "_small", "_socket", "_socket_paused", "_to_flush", "_writing_paused", "from_loop", "full",
-        "loop",
-        "reads",
+        "_mask", "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged",
+        "_pong", "_pong_due", "_ponged", "_reading_paused", "_received", "_receiver", "_sent",
+        "_shared", "_small", "_socket", "_socket_paused", "_to_flush", "_writing_paused",
+        "from_loop", "full", "loop", "reads",
     )
     # fmt: on
 
     def __init__(self, library: Library, limits: SocketLimits, shared: Shared) -> None:
         self._library = library
+        self._mask = UNMASKED if library.client else MASKED  # of what is received
         self._limits = limits
         self._shared = shared
         self._buffer = shared.buffer  # shared: each read is copied out of it at once
@@ -379,13 +381,13 @@ class SocketTransport(asyncio.BufferedProtocol):
         while at < end and not self._reading_paused and self._phase is not _CLOSED:
             if library.between and self._phase is _OPEN:
                 found: list[Found] = []
-                after = split(data, at, self._small, found)
+                after = split(data, at, self._mask, self._small, found)
                 if found:
                     took = True
                     taken = self._receiver.messages_received(found)
                     at = after if taken == len(found) else found[taken - 1][2] if taken else at
                     continue
-                if waits(data, at, self._small) and not self._eof:
+                if waits(data, at, self._mask, self._small) and not self._eof:
                     break
                 payload = control(data, at)
                 if payload is not None and self._take_control(data[at], payload):
