@@ -257,7 +257,7 @@ async def test_a_request_that_nobody_answers(
         await each.connect(server.url)
     try:
 
-        async def hear(message: Any) -> None: ...
+        def hear(message: Any) -> None: ...
 
         await silent.subscribe("nobody", hear)
         await silent.ping()

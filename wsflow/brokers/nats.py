@@ -337,7 +337,7 @@ class NatsConnection:
             if subscription.subject.lower() == subject:
                 self._listener.refused(topic, exc)
 
-    async def _told(self, message: Msg) -> None:
+    def _told(self, message: Msg) -> None:
         self._listener.told(message.data)
 
     def tell(self, process: str, data: bytes) -> None:
@@ -375,7 +375,7 @@ class NatsConnection:
             if subscription is not None:
                 await self._client.unsubscribe(subscription)
 
-    async def _came(self, topic: str, here: str, stream: str, message: Msg) -> None:
+    def _came(self, topic: str, here: str, stream: str, message: Msg) -> None:
         """A message on a topic; ``here`` is how its subject begins if the history of this process
         has it, in a stream."""
         headers = message.headers or {}

@@ -20,7 +20,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error, SlowConsumerError
+from nats.errors import Error
 
 from wsflow.brokers.engine import ConnectionLostError, Failure, NoAnswerError, settle
 from wsflow.errors import BrokerError
@@ -89,8 +89,9 @@ class RefusedError(BrokerError):
 
 
 class _Client(Client):
-    """nats-py, but for two of its ways: it never reads again after a message whose headers it
-    cannot parse, and sends the password in plain text to a server that does not demand TLS.
+    """nats-py, but for three of its ways: it has each message wait for a task of its subscription,
+    never reads again after one whose headers it cannot parse, and sends the password in plain text
+    to a server that does not demand TLS.
 
     Args:
         secure: whether nothing is sent without TLS.
@@ -99,6 +100,7 @@ class _Client(Client):
     def __init__(self, secure: bool) -> None:
         super().__init__()
         self._secure = secure
+        self._handlers: dict[int, Callable[[Msg], None]] = {}
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if self._secure and initial_connection:
@@ -112,6 +114,24 @@ class _Client(Client):
             return await super()._process_headers(headers)
         except Exception:  # whatever its parsers raise
             return None
+
+    async def listen(self, subject: str, handle: Callable[[Msg], None]) -> Subscription:
+        """Have ``handle`` called with each message on a subject, as it is read."""
+        self._handlers[self._sid + 1] = handle  # the number that nats-py gives next
+        return await self.subscribe(subject)
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        self.stats["in_msgs"] += 1
+        handle = self._handlers.get(sid)
+        if handle is not None:
+            found = await self._process_headers(headers) if headers else None
+            handle(Msg(self, subject.decode(), reply.decode(), data, found))
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._handlers.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
 
 
 @final
@@ -182,9 +202,7 @@ class NatsClient:
         return self._client.stats["in_msgs"]
 
     async def _error(self, exc: Exception) -> None:
-        if isinstance(exc, SlowConsumerError):
-            self._fail(ConnectionLostError("slow consumer: messages came faster than handled"))
-        elif (denied := _DENIED.search(str(exc).lower())) is not None:
+        if (denied := _DENIED.search(str(exc).lower())) is not None:
             self._deny(denied[1], denied[2], BrokerError(f"it refuses: {exc}"))
         elif not self._client.is_connected:
             self._fail(_why(exc))
@@ -241,8 +259,6 @@ class NatsClient:
         """Tasks of nats-py. If its close fails, it leaves them and its socket behind."""
         names = ("_flusher_task", "_reading_task", "_ping_interval_task")
         tasks = [getattr(self._client, name, None) for name in names]
-        subscriptions = getattr(self._client, "_subs", {}).values()
-        tasks += [getattr(each, "_wait_for_msgs_task", None) for each in subscriptions]
         return {task for task in tasks if task is not None}
 
     async def _close(self) -> None:
@@ -251,13 +267,10 @@ class NatsClient:
 
     # -- subscribing and publishing
 
-    async def subscribe(
-        self, subject: str, handle: Callable[[Msg], Awaitable[None]]
-    ) -> Subscription:
+    async def subscribe(self, subject: str, handle: Callable[[Msg], None]) -> Subscription:
         """Subscribe; the server has processed it when a later ``ping`` returns. See ``check``."""
         self._denied.pop(("subscription", subject.lower()), None)
-        made: Subscription = await self._through(self._client.subscribe(subject, cb=handle))
-        return made
+        return await self._through(self._client.listen(subject, handle))
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Unsubscribe."""
@@ -338,7 +351,7 @@ class NatsClient:
 
     # -- requests
 
-    async def _answered(self, message: Msg) -> None:
+    def _answered(self, message: Msg) -> None:
         answer = self._answers.get(message.subject.rpartition(".")[2])
         if answer is not None:
             answer(message)
@@ -401,11 +414,7 @@ class NatsClient:
         with self._expect(take, create) as answers:
             # What a consumer delivers has the subject that it was published on.
             inbox = self._client.new_inbox()
-
-            async def came(message: Msg) -> None:
-                answers.came(message)
-
-            subscription = await self.subscribe(inbox, came)
+            subscription = await self.subscribe(inbox, answers.came)
             name = inbox.rpartition(".")[2]
             request = {
                 "stream_name": stream,
