@@ -81,10 +81,18 @@ def processes_are_untraced(request: pytest.FixtureRequest, monkeypatch: pytest.M
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
-@pytest.hookimpl(trylast=True)  # once some are deselected
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Those that take long come first in the part of each process, so that none waits for them at
     the end: most of them wait, and others run beside."""
+    for item in items:
+        if UNTRACED.match(item.nodeid):
+            item.add_marker(pytest.mark.no_cover)
+        if item.get_closest_marker("hardening") is not None:
+            item.add_marker(pytest.mark.timeout(1800))
+        elif item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.timeout(240))
+    yield  # some are deselected
     others = [item for item in items if item.get_closest_marker("long") is None]
     long = [item for item in items if item.get_closest_marker("long") is not None]
     processes, count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items)
@@ -95,13 +103,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         rest = max(0, size - len(own)) if number < processes - 1 else len(others)
         items += own + others[:rest]
         del others[:rest]
-    for item in items:
-        if UNTRACED.match(item.nodeid):
-            item.add_marker(pytest.mark.no_cover)
-        if item.get_closest_marker("hardening") is not None:
-            item.add_marker(pytest.mark.timeout(1800))
-        elif item.get_closest_marker("long") is not None:
-            item.add_marker(pytest.mark.timeout(240))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

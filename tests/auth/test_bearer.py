@@ -343,7 +343,7 @@ def unsigned(header: Any, claims: Any) -> str:
         (token(key=OTHER), "the signature of the token is not valid"),
         (token(key=KEY * 2, alg="HS512"), "the algorithm of the token is not accepted"),
         (token(seconds=-1), "the token has expired"),
-        (token(nbf=time.time() + 1000), "the token is not valid yet"),
+        (token(nbf=time.time() + 1_000_000), "the token is not valid yet"),
         (token(aud="elsewhere"), "the token is for another audience"),
         (token(None), "the claims of the token do not fit: Object missing required field `sub`"),
         (

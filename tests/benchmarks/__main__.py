@@ -42,6 +42,7 @@ from tests.benchmarks.workloads import (
     WORKLOADS,
     Workload,
 )
+from tests.brokers import servers as brokers
 
 IDLE = 2000
 """Connections of which the memory is measured."""
@@ -54,6 +55,7 @@ class Bench:
         self.load = load
         self.seconds = seconds
         self.running: dict[str, Running] = {}
+        self.brokers: dict[brokers.Kind, brokers.BrokerServer] = {}
 
     def start(self, names: Sequence[str], stack: ExitStack) -> list[str]:
         """Start servers; what does not run, and why."""
@@ -62,7 +64,7 @@ class Bench:
             if lacking := missing(KINDS[name]):
                 absent.append(f"{KINDS[name].title}: needs {', '.join(lacking)}")
                 continue
-            server = Running(name)
+            server = Running(name, self.broker(KINDS[name].broker, stack))
             stack.callback(server.stop)
             self.running[name] = server
         for name, server in list(self.running.items()):
@@ -70,6 +72,15 @@ class Bench:
                 absent.append(f"{KINDS[name].title}: did not start, see {server.log.name}")
                 del self.running[name]
         return absent
+
+    def broker(self, kind: brokers.Kind | None, stack: ExitStack) -> str | None:
+        """The URL of a broker of this kind; started on the core of the load if there is none."""
+        if kind is not None and kind not in self.brokers:
+            server = self.brokers[kind] = brokers.BrokerServer(kind)
+            server.start()
+            stack.callback(server.stop)
+            os.sched_setaffinity(server.pid, {1})
+        return None if kind is None else self.brokers[kind].url
 
     def measure(
         self, name: str, flags: Sequence[str], seconds: float | None = None

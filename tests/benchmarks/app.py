@@ -11,10 +11,10 @@ from tests.benchmarks.model import PUSH, Ack, Chat, Join, Move, Order, Reply, Sh
 from wsflow import Router, Topic, asgi
 
 app = Router()
-echo, typed, everybody, pushed, full = (
-    Router(path) for path in ("/echo", "/json", "/bcast", "/push", "/full")
+echo, typed, everybody, published, pushed, full = (
+    Router(path) for path in ("/echo", "/json", "/bcast", "/publish", "/push", "/full")
 )
-for each in (echo, typed, everybody, pushed, full):
+for each in (echo, typed, everybody, published, pushed, full):
     app.include(each)
 
 All = Annotated[Topic[str], "all"]
@@ -63,6 +63,10 @@ async def enter(topic: All) -> None:
 @everybody.consumer
 async def tell(message: str, topic: All) -> None:
     await topic.publish(message)
+
+
+published.on_connect(enter)
+published.consumer(concurrency=64)(tell)
 
 
 @pushed.consumer

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.brokers import servers as brokers
+
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "benchmarks"
 PYTHON = sys.executable
@@ -32,6 +34,7 @@ class Kind:
         needs: what must be importable, or on the PATH if it starts with "$".
         compiled: whether it runs from the wheel with the compiled frame path.
         engineio: whether it speaks Engine.IO above WebSocket.
+        broker: the server that it publishes through, whose URL it has in ``WSFLOW_BROKER``.
     """
 
     title: str
@@ -39,6 +42,7 @@ class Kind:
     needs: tuple[str, ...] = ()
     compiled: bool = False
     engineio: bool = False
+    broker: brokers.Kind | None = None
 
 
 def _wsflow(*flags: str) -> Callable[[int], Sequence[str]]:
@@ -119,6 +123,16 @@ KINDS: Mapping[str, Kind] = {
         needs=("socketio", "fastapi"),
         engineio=True,
     ),
+    "wsflow-redis": Kind("wsflow with Redis", _wsflow(), broker="valkey"),
+    "wsflow-nats": Kind("wsflow with NATS", _wsflow(), broker="nats"),
+    "socketio-redis": Kind(
+        "python-socketio with Redis",
+        _uvicorn("socketio_with_redis", "auto", "--factory"),
+        needs=("socketio", "fastapi"),
+        engineio=True,
+        broker="valkey",
+    ),
+    "wsflow-workers": Kind("wsflow with --workers 2", _wsflow("--workers", "2")),
     "granian": Kind("granian, RSGI", _granian, needs=("granian", "fastapi")),
     "aiohttp": Kind("aiohttp", _module(f"{PEERS}.others", "aiohttp"), needs=("aiohttp",)),
     "socketify": Kind("socketify", _module(f"{PEERS}.others", "socketify"), needs=("socketify",)),
@@ -152,9 +166,9 @@ def pin(core: int) -> Callable[[], None]:
 
 
 class Running:
-    """A server that has been started."""
+    """A server that has been started, with the URL of its broker if it has one."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, broker: str | None = None) -> None:
         self.kind = KINDS[name]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -165,6 +179,7 @@ class Running:
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "NODE_PATH": str(BUILD / "node_modules"),
+            **({"WSFLOW_BROKER": broker} if broker else {}),
         }
         self.log = (BUILD / f"{name}.log").open("w")
         self.process = subprocess.Popen(
@@ -233,6 +248,7 @@ def prepare_load() -> Path:
 
 
 COMPILED = ROOT / "wsflow" / "transports" / "frames.py"
+EXTENSION = "wsflow/transports/frames.cpython"
 
 
 def prepare_compiled() -> str:
@@ -241,26 +257,20 @@ def prepare_compiled() -> str:
     The compiled module stays as long as its source, which imports nothing of wsflow; the others are
     as they are now.
     """
-    source, compiled = BUILD / "source", BUILD / "compiled"
+    wheels, compiled = BUILD / "wheel", BUILD / "compiled"
     stamp, digest = BUILD / "compiled.digest", _digest_of_compiled()
     if not stamp.exists() or stamp.read_text() != digest:
         stamp.unlink(missing_ok=True)
-        for each in (source, compiled, BUILD / "wheel"):
+        for each in (wheels, compiled):
             shutil.rmtree(each, ignore_errors=True)
-        # From a copy: the compiler leaves its output beside the source.
-        shutil.copytree(ROOT / "wsflow", source / "wsflow")
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, source)
-        built = subprocess.run(
-            [shutil.which("uv") or "uv", "build", "--wheel", "--out-dir", BUILD / "wheel", source],
-            env={**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "true"},
-            capture_output=True,
-            text=True,
-        )
+        command = [shutil.which("uv") or "uv", "build", "--wheel", "--out-dir", wheels, ROOT]
+        built = subprocess.run(command, capture_output=True, text=True)
         if built.returncode:
             return built.stderr[-500:]
-        (wheel,) = (BUILD / "wheel").glob("*.whl")
+        (wheel,) = wheels.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
+            if not any(name.startswith(f"{EXTENSION}.") for name in archive.namelist()):
+                return "there is no C compiler"
             archive.extractall(compiled)
         stamp.write_text(digest)
     for old in (compiled / "wsflow").rglob("*.py"):
@@ -273,7 +283,7 @@ def prepare_compiled() -> str:
 def _digest_of_compiled() -> str:
     """Changes with whatever the compiled module is made of."""
     digest = hashlib.sha256(sys.version.encode())
-    for file in (ROOT / "pyproject.toml", COMPILED):
+    for file in (ROOT / "pyproject.toml", ROOT / ".hatch_build.py", COMPILED):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -169,6 +169,26 @@ WORKLOADS: Mapping[str, Workload] = {
         (Target("wsflow-uvicorn", PURE, 0.9),),
         ("wsflow-asgi",),
     ),
+    "G": Workload(
+        "publish through a broker: one peer, 64 at a time, which come back to it",
+        "messages",
+        ("-m", "bcast", "-P", "/publish", "-c", "1", "-d", "64"),
+        (Target("wsflow-redis", "socketio-redis", 5),),
+        ("wsflow-nats",),
+    ),
+    "G100": Workload(
+        "deliver through a broker: one message to 100 peers",
+        "deliveries",
+        ("-m", "bcast", "-P", "/bcast", "-c", "100"),
+        (Target("wsflow-redis", "socketio-redis", 5),),
+        ("wsflow-nats",),
+    ),
+    "workers": Workload(
+        "typed JSON, 100 peers: two worker processes on one core, against one process",
+        "messages",
+        ("-m", "echo", "-P", "/json", "-c", "100", "-j"),
+        (Target("wsflow-workers", PURE, 0.9),),
+    ),
     "overhead": Workload(
         "the framework over its own bare engine: typed JSON, 100 peers",
         "CPU per message",

@@ -87,9 +87,13 @@ class BrokerServer:
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def signal(self, number: int) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process is not None
-        self._process.send_signal(number)
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def pause(self) -> None:
         self.signal(signal.SIGSTOP)

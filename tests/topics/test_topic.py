@@ -156,7 +156,7 @@ async def test_encoded_once_for_all_who_have_joined() -> None:
         for peer in peers:
             while (message := peer._transport.peer_take()) is not None:
                 handed.append(message)
-            handed += peer._unread
+            handed += peer._unread.values()
     said = [message for message in handed if b"said" in message.payload]
     assert len(said) == 10
     assert len({id(message) for message in said}) == 1

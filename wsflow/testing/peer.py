@@ -124,7 +124,8 @@ class MemoryPeer:
         self._transport = transport
         self._session = session  # None if it was refused at once
         self._condition = condition  # of the transport
-        self._unread: list[EncodedMessage] = []
+        self._unread: dict[int, EncodedMessage] = {}  # by the order in which they came
+        self._came = 0  # how many have ever been unread
         self._errors_seen = 0
         self._asked = 0
         self._unfinished = ""
@@ -295,9 +296,10 @@ class MemoryPeer:
         if self._transport.rejection is not None:
             self._check_open()
         found: list[Any] = []
+        look = self._search(lambda frame: self._matches(frame, kinds, found))
         with anyio.move_on_after(timeout):
-            await self._condition.wait_for(lambda: self._find(kinds, found) or self._ended)
-        if found or self._find(kinds, found):  # it may have come at the last moment
+            await self._condition.wait_for(lambda: look() or self._ended)
+        if found or look():  # it may have come at the last moment
             return found[0]
         if self._ended:
             raise self._over()
@@ -308,17 +310,27 @@ class MemoryPeer:
     def _ended(self) -> bool:
         return self._transport.closing is not None
 
-    def _find(self, kinds: tuple[Any, ...], found: list[Any]) -> bool:
-        """Look for a message among the unread, then among those on the wire."""
-        for index, frame in enumerate(self._unread):
-            if self._matches(frame, kinds, found):
-                del self._unread[index]
-                return True
-        while (taken := self._transport.peer_take()) is not None:
-            if self._matches(taken, kinds, found):
-                return True
-            self._unread.append(taken)
-        return False
+    def _search(self, matches: Callable[[EncodedMessage], bool]) -> Callable[[], bool]:
+        """What looks for a message among the unread, then among those on the wire, and takes it. It
+        looks at none a second time."""
+        at = next(iter(self._unread), self._came)
+
+        def look() -> bool:
+            nonlocal at
+            for number in range(at, self._came):
+                frame = self._unread.get(number)
+                if frame is not None and matches(frame):
+                    del self._unread[number]
+                    return True
+            while (taken := self._transport.peer_take()) is not None:
+                if matches(taken):
+                    return True
+                self._unread[self._came] = taken
+                self._came += 1
+            at = self._came
+            return False
+
+        return look
 
     def _matches(self, frame: EncodedMessage, kinds: tuple[Any, ...], found: list[Any]) -> bool:
         value, known = self._decode(frame)
@@ -347,7 +359,7 @@ class MemoryPeer:
         return self._codec.untyped(frame.payload), False
 
     def _said_unread(self) -> str:
-        frames = [*self._unread, *self._transport.peer_unread()]
+        frames = [*self._unread.values(), *self._transport.peer_unread()]
         said = ", ".join(repr(self._decode(frame)[0]) for frame in frames)
         return f"unread: {said}" if said else "nothing is unread"
 
@@ -427,20 +439,16 @@ class MemoryPeer:
         decode = decoder_for(self._codec, *kinds)
         found: list[Any] = []
 
-        def look() -> bool:
-            while (taken := self._transport.peer_take()) is not None:
-                self._unread.append(taken)
-            for index, frame in enumerate(self._unread):
-                try:
-                    answer = decode(frame.payload)
-                except msgspec.MsgspecError:
-                    continue
-                if answer.id == id:
-                    del self._unread[index]
-                    found.append(answer)
-                    return True
-            return False
+        def answers(frame: EncodedMessage) -> bool:
+            try:
+                answer = decode(frame.payload)
+            except msgspec.MsgspecError:
+                return False
+            if answer.id == id:
+                found.append(answer)
+            return bool(found)
 
+        look = self._search(answers)
         with anyio.move_on_after(timeout):
             await self._condition.wait_for(lambda: look() or self._ended)
         if found:
@@ -478,7 +486,7 @@ class MemoryPeer:
 
     def _any(self, kinds: tuple[Any, ...], came: list[Any]) -> bool:
         """Whether a message of these types is unread."""
-        frames = [*self._unread, *self._transport.peer_unread()]
+        frames = [*self._unread.values(), *self._transport.peer_unread()]
         return any(self._matches(frame, kinds, came) for frame in frames)
 
     def _check_kinds(self, kinds: tuple[Any, ...], verb: str, option: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -167,12 +168,22 @@ def litestar() -> Any:
     return Litestar([echo, typed], openapi_config=None)
 
 
+def _socketio(**options: Any) -> Any:
+    import socketio as library
+
+    return library.AsyncServer(
+        async_mode="asgi",
+        transports=["websocket"],
+        cors_allowed_origins="*",
+        allow_upgrades=False,
+        **options,
+    )
+
+
 def socketio() -> Any:
     import socketio as library
 
-    server = library.AsyncServer(
-        async_mode="asgi", transports=["websocket"], cors_allowed_origins="*", allow_upgrades=False
-    )
+    server = _socketio()
 
     @server.event
     async def echo(sid: str, data: str) -> None:
@@ -187,6 +198,18 @@ def socketio() -> Any:
 
     for kind in ("chat", "join", "move", "order", "ack"):
         handle(kind)
+    return library.ASGIApp(server)
+
+
+def socketio_with_redis() -> Any:
+    import socketio as library
+
+    server = _socketio(client_manager=library.AsyncRedisManager(os.environ["WSFLOW_BROKER"]))
+
+    @server.event
+    async def bcast(sid: str, data: str) -> None:
+        await server.emit("bcast", data)
+
     return library.ASGIApp(server)
 
 
