@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx2
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.node import program
 from tests.processes import free_port
 from wsflow import Request, Router
 from wsflow.server import Server, Settings, serve
@@ -99,16 +99,14 @@ def app() -> Router:
 
 
 @asynccontextmanager
-async def in_front(program: str, config: str, folder: Path, server: Server) -> AsyncIterator[int]:
+async def in_front(name: str, config: str, folder: Path, server: Server) -> AsyncIterator[int]:
     """A proxy in front of a server. Gives its port."""
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
     front = free_port()
     file = folder / "proxy.cfg"
     file.write_text(config.format(front=front, port=server.port, folder=folder))
-    words = ["-p", str(folder), "-c", str(file)] if program == "nginx" else ["-db", "-f", str(file)]
+    words = ["-p", str(folder), "-c", str(file)] if name == "nginx" else ["-db", "-f", str(file)]
     process = await asyncio.create_subprocess_exec(
-        program, *words, stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+        name, *words, stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
     )
     try:
         await answers(front, 200)
@@ -138,6 +136,7 @@ PROXIES = {
 
 @pytest.mark.parametrize("proxy", PROXIES)
 async def test_a_proxy_in_front(proxy: str, tmp_path: Path) -> None:
+    program(PROXIES[proxy][0])
     settings = Settings(port=0, trusted_proxy=("127.0.0.1",), drain_delay=20)
     async with (
         serve(app(), settings) as server,
@@ -168,6 +167,7 @@ async def test_health_checks(
 ) -> None:
     """HAProxy sends no connection more to a server that is told to stop, and nothing is logged
     for its checks."""
+    program("haproxy")
     config = HAPROXY.replace("{check}", check.format(method=method))
     if method == "OPTIONS":  # says that it is there, not that it is ready
         config = config.replace("status 200", "status 204")
