@@ -280,6 +280,18 @@ def prepare_compiled() -> str:
     return ""
 
 
+def put_compiled(folder: Path) -> None:
+    """Put the compiled module beside its source, where it is taken in place of that.
+
+    Raises:
+        OSError: it cannot be compiled.
+    """
+    if why_not := prepare_compiled():
+        raise OSError(f"the frame path could not be compiled: {why_not}")
+    (module,) = (BUILD / "compiled" / "wsflow" / "transports").glob("frames.*.so")
+    shutil.copy(module, folder)
+
+
 def _digest_of_compiled() -> str:
     """Changes with whatever the compiled module is made of."""
     digest = hashlib.sha256(sys.version.encode())
@@ -295,3 +307,7 @@ def prepare_node() -> None:
             ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", BUILD, "ws@8"],
             check=False,
         )
+
+
+if __name__ == "__main__":
+    put_compiled(Path(sys.argv[1]))

@@ -13,6 +13,7 @@ import enum
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import UnionType
 from typing import (
     Annotated,
@@ -157,8 +158,19 @@ def _is_attrs(cls: Any) -> bool:
     return hasattr(cls, "__attrs_attrs__")
 
 
+def info_of(kind: Any) -> inspect.Type:
+    """What msgspec says of a type. To read the annotations of a class takes long, and wiring asks
+    again and again."""
+    return _info_of_class(kind) if isinstance(kind, type) else inspect.type_info(kind)
+
+
+@lru_cache(maxsize=1024)
+def _info_of_class(cls: type) -> inspect.Type:
+    return inspect.type_info(cls)
+
+
 def _info(kind: Any) -> Any:
-    info = inspect.type_info(kind)
+    info = info_of(kind)
     while isinstance(info, inspect.Metadata):
         info = info.type
     return info

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from wsflow.messages.calls import class_of
-from wsflow.messages.families import is_model, is_object, members, tags_of
+from wsflow.messages.families import info_of, is_model, is_object, members, tags_of
 
 _PLAIN: Final[Mapping[type, type]] = {
     inspect.AnyType: object,
@@ -173,7 +173,7 @@ def _parts(kind: Any) -> Iterator[Any]:
     """The types of a union, each with its constraints; else the type itself. As msgspec describes
     them, which has no union with models of pydantic."""
     for part in members(kind):
-        yield inspect.type_info(Any if part is object else part)
+        yield info_of(Any if part is object else part)
 
 
 def alternatives(kind: Any) -> Iterator[Any]:
@@ -188,7 +188,7 @@ def all_within(kind: Any) -> Iterator[Any]:
     """All types within a type, itself included, each class once; as msgspec describes them."""
     seen: dict[Any, None] = {}
     for part in members(kind):
-        yield from _within(inspect.type_info(part), seen)
+        yield from _within(info_of(part), seen)
 
 
 def _within(info: Any, seen: dict[Any, None]) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from msgspec import inspect
 
 from wsflow.declare.signatures import EMPTY, members, type_name
 from wsflow.messages.calls import class_of
+from wsflow.messages.families import info_of
 from wsflow.messages.shapes import is_any
 
 Pair = tuple[int, int]
@@ -50,7 +51,7 @@ def fits(given: Any, expected: Any) -> bool:
     A type that msgspec does not know fits: it is reported for that.
     """
     try:
-        return _fits(inspect.type_info(given), inspect.type_info(expected), set())
+        return _fits(info_of(given), info_of(expected), set())
     except Exception:  # msgspec raises various exceptions for types that it does not support
         alone = members(expected)  # which it may do, though not their union
         return len(alone) == 1 or any(fits(given, each) for each in alone)
@@ -87,7 +88,7 @@ def _literal(given: Any, expected: Any, seen: set[Pair]) -> bool:
     (value,) = given.values
     if isinstance(expected, inspect.LiteralType):
         return any(value == each and type(value) is type(each) for each in expected.values)
-    return _fits(inspect.type_info(type(value)), expected, seen)
+    return _fits(info_of(type(value)), expected, seen)
 
 
 def _enum(given: Any, expected: Any, seen: set[Pair]) -> bool:

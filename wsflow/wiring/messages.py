@@ -13,6 +13,7 @@ from wsflow.messages.calls import class_of
 from wsflow.messages.codec import JSON
 from wsflow.messages.events import EventId, event_id_fields
 from wsflow.messages.families import (
+    info_of,
     is_model,
     is_object,
     is_tagged_struct,
@@ -134,7 +135,7 @@ def _incomplete(model: Any) -> WhyAndCure | None:
 def _refused(kind: Any) -> WhyAndCure | None:
     """The same, of a type that contradicts itself."""
     try:
-        inspect.type_info(kind)
+        info_of(kind)
     except Exception as exc:  # msgspec raises various exceptions for types that it does not support
         alone = members(kind)  # which it may do, though not their union
         if len(alone) > 1:
