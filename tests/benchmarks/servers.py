@@ -269,7 +269,7 @@ def prepare_compiled() -> str:
             return built.stderr[-500:]
         (wheel,) = wheels.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            if not any(name.startswith(f"{EXTENSION}.") for name in archive.namelist()):
+            if not any(name.startswith(EXTENSION) for name in archive.namelist()):
                 return "there is no C compiler"
             archive.extractall(compiled)
         stamp.write_text(digest)
