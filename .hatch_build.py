@@ -21,15 +21,16 @@ class CompiledFrames(BuildHookInterface[Any]):
         from setuptools.errors import CCompilerError, ExecError, PlatformError
 
         try:
-            module = self._compiled()
+            modules = self._compiled()
         except (CCompilerError, ExecError, PlatformError) as exc:
             self.app.display_warning(f"{MODULE} is not compiled, the wheel is pure Python: {exc}")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        build_data["force_include"][str(module)] = f"{Path(MODULE).parent}/{module.name}"
+        for each in modules:
+            build_data["force_include"][str(each)] = f"{Path(MODULE).parent}/{each.name}"
 
-    def _compiled(self) -> Path:
+    def _compiled(self) -> list[Path]:
         from mypyc.build import mypycify
         from setuptools import Distribution
         from setuptools.command.build_ext import build_ext
@@ -51,8 +52,7 @@ class CompiledFrames(BuildHookInterface[Any]):
             command.run()
         finally:
             os.chdir(before)
-        (module,) = (built / "lib").rglob("frames.*")
-        return module
+        return [each for each in (built / "lib").rglob("frames*") if each.is_file()]
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if folder := getattr(self, "_folder", None):

@@ -281,15 +281,15 @@ def prepare_compiled() -> str:
 
 
 def put_compiled(folder: Path) -> None:
-    """Put the compiled module beside its source, where it is taken in place of that.
+    """Put what is compiled beside its source, where it is taken in place of that.
 
     Raises:
         OSError: it cannot be compiled.
     """
     if why_not := prepare_compiled():
         raise OSError(f"the frame path could not be compiled: {why_not}")
-    (module,) = (BUILD / "compiled" / "wsflow" / "transports").glob("frames.*.so")
-    shutil.copy(module, folder)
+    for each in (BUILD / "compiled" / "wsflow" / "transports").glob("frames*.so"):
+        shutil.copy(each, folder)
 
 
 def _digest_of_compiled() -> str:
