@@ -73,6 +73,12 @@ UNTRACED = re.compile(
 """Tests that go through lines that others go through, too: on another event loop, under load, or to
 drive a browser. Coverage makes them two to four times as slow."""
 
+TRACED = re.compile(
+    r"tests/(brokers/test_sentinel|cli/test_supervise|contract/test_typescript|server/test_workers"
+    r"|testing/test_sweep)\.py::|tests/hosting/test_processes\.py::.*gunicorn"
+)
+"""Of those that take long, the ones with lines of their own; the others are not traced either."""
+
 
 @pytest.fixture(autouse=True)
 def processes_are_untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,19 +92,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Those that take long come first in the part of each process, so that none waits for them at
     the end: most of them wait, and others run beside."""
     for item in items:
-        if UNTRACED.match(item.nodeid):
+        long = item.get_closest_marker("long") is not None
+        if UNTRACED.match(item.nodeid) or (long and not TRACED.match(item.nodeid)):
             item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("hardening") is not None:
             item.add_marker(pytest.mark.timeout(1800))
-        elif item.get_closest_marker("long") is not None:
+        elif long:
             item.add_marker(pytest.mark.timeout(240))
     yield  # some are deselected
     others = [item for item in items if item.get_closest_marker("long") is None]
-    long = [item for item in items if item.get_closest_marker("long") is not None]
+    slow = [item for item in items if item.get_closest_marker("long") is not None]
     processes, count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items)
     items.clear()
     for number in range(processes):  # xdist gives each a part of the list, of this size
-        own = long[number::processes]
+        own = slow[number::processes]
         size = (count - len(items)) // (processes - number)
         rest = max(0, size - len(own)) if number < processes - 1 else len(others)
         items += own + others[:rest]

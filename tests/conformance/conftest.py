@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ TRANSPORTS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What an ASGI server lacks has to fail; else the table is wrong."""
     for item in items:
         if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
@@ -40,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.path.name != "test_close_codes.py"
         ):
             item.add_marker(pytest.mark.long)
+    yield
 
 
 @pytest.fixture(params=TRANSPORTS)
