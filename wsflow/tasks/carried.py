@@ -87,6 +87,8 @@ class CarriedLoop(asyncio.SelectorEventLoop):
             self.run_forever()
         finally:
             events._set_running_loop(outer)
+        if self._ready:  # called by a thread, whose wake-up this turn has taken
+            self._resting.unpark()
         self._pause.deadline = self._due()
 
     def _due(self) -> float:
