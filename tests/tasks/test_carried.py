@@ -68,7 +68,7 @@ async def test_from_another_thread(loop: CarriedLoop) -> None:
 @pytest.mark.parametrize("turn", ["of what has come", "of what waits"])
 async def test_from_another_thread_within_a_turn(loop: CarriedLoop, turn: str) -> None:
     """The wake-up that comes with a callback may be taken by the turn before the one that has it
-    called. (A thread is slower than that, mostly; what it does in the loop's thread is the same.)"""
+    called. (A thread is slower than that, mostly; to call it in the loop's thread is the same.)"""
     await trio.testing.wait_all_tasks_blocked()
     schedule = loop.call_soon_threadsafe if turn == "of what has come" else loop.call_soon
     await called(lambda done: schedule(loop.call_soon_threadsafe, done))
