@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             str(server).partition("-")[0] in (*SERVERS, "takeover")
             and item.path.name != "test_close_codes.py"
         ):
-            item.add_marker(pytest.mark.long)
+            first = server in ("uvicorn", "takeover-asyncio")
+            item.add_marker(pytest.mark.long if first else pytest.mark.hardening)
     yield
 
 
