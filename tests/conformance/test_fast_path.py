@@ -438,7 +438,7 @@ def pieces(keys: st.SearchStrategy[bytes | None], malformed: st.SearchStrategy[b
 from_clients = pieces(
     st.binary(min_size=4, max_size=4),
     st.one_of(
-        st.builds(raw_frame, payloads, key=st.none()),
+        st.builds(raw_frame, payloads, key=st.none(), opcode=st.sampled_from([1, 2, 8, 9, 10])),
         st.just(b"\x81\xff" + struct.pack("!Q", 2**62) + b"1234"),
         st.just(b"\x82\xff" + struct.pack("!Q", 2**63 + 5) + b"1234"),
     ),
@@ -446,7 +446,7 @@ from_clients = pieces(
 from_servers = pieces(
     st.none(),
     st.one_of(
-        st.builds(raw_frame, payloads),
+        st.builds(raw_frame, payloads, opcode=st.sampled_from([1, 2, 8, 9, 10])),
         st.just(b"\x81\x7f" + struct.pack("!Q", 2**62)),
         st.just(b"\x82\x7f" + struct.pack("!Q", 2**63 + 5)),
     ),
@@ -482,6 +482,9 @@ def test_the_same_as_the_library(
 @example([raw_frame(b"a", key=None) * 3000], False, True, 7)
 @example([raw_frame(b"a" * 10, key=None)[:9]], False, True, 1)
 @example([raw_frame(b"a", fin=False, key=None), raw_frame(b"b", key=None)], False, False, 1)
+@example([raw_frame(b"", opcode=9)], False, False, 1)
+@example([raw_frame(b"", opcode=10)], False, False, 1)
+@example([raw_frame(struct.pack("!H", 1000), opcode=8)], False, False, 1)
 def test_a_client_does_the_same_as_the_library(
     chunks: list[bytes], deflate: bool, eof: bool, patience: int
 ) -> None:

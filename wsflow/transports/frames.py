@@ -19,9 +19,9 @@ control frames between messages.
 Most frames have 0x81 or 0x82 as their first byte (FIN set, RSV bits not set, opcode text or
 binary), a length of at most 16 bits, and MASK set if a client sends them, not set if a server does.
 ``split`` parses such frames, and ``control`` the control frames between those of a client. They
-stop at the first other frame, which is for the
-protocol of ``websockets``: fragments and what comes between them, compressed and long messages, and
-malformed data. ``Boundary`` finds where such a frame ends, and where the fast path may continue.
+stop at the first other frame, which is for the protocol of ``websockets``: fragments and what comes
+between them, compressed and long messages, and malformed data. ``Boundary`` finds where such a
+frame ends, and where the fast path may continue.
 
 A server does not mask, so one frame serves every peer: it is built once (``EncodedMessage.wire``),
 and the same bytes are written to all.

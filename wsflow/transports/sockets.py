@@ -389,7 +389,7 @@ class SocketTransport(asyncio.BufferedProtocol):
                     continue
                 if waits(data, at, self._mask, self._small) and not self._eof:
                     break
-                payload = control(data, at)
+                payload = control(data, at) if self._mask else None  # a client's answer is masked
                 if payload is not None and self._take_control(data[at], payload):
                     at = end if self._phase is Phase.LEFT else at + 6 + len(payload)
                     continue
