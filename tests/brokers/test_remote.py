@@ -1306,6 +1306,25 @@ async def test_a_note_on_a_lost_connection() -> None:
         await asyncio.sleep(0)
 
 
+async def test_what_a_handler_of_nats_messages_raises(
+    server_of: Callable[..., BrokerServer],
+) -> None:
+    """The connection is lost at once, as one to Redis is, and does not go deaf."""
+    connection = nats_client.NatsClient()
+    await connection.connect(server_of("nats").url)
+
+    def fail(message: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    await connection.subscribe("a", fail)
+    await connection.send("a", b"")
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await asyncio.wait_for(connection.lost(), 5)
+    with pytest.raises(ConnectionLostError):
+        await connection.ping()
+    await connection.close()
+
+
 async def test_messages_of_nats_are_handled_as_they_are_read(
     server_of: Callable[..., BrokerServer],
 ) -> None:

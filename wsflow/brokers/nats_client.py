@@ -95,11 +95,13 @@ class _Client(Client):
 
     Args:
         secure: whether nothing is sent without TLS.
+        failed: told what a handler raises.
     """
 
-    def __init__(self, secure: bool) -> None:
+    def __init__(self, secure: bool, failed: Callable[[Exception], None]) -> None:
         super().__init__()
         self._secure = secure
+        self._failed = failed
         self._handlers: dict[int, Callable[[Msg], None]] = {}
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -127,7 +129,10 @@ class _Client(Client):
         handle = self._handlers.get(sid)
         if handle is not None:
             found = await self._process_headers(headers) if headers else None
-            handle(Msg(self, subject.decode(), reply.decode(), data, found))
+            try:
+                handle(Msg(self, subject.decode(), reply.decode(), data, found))
+            except Exception as exc:  # nats-py would read no more, and not say so
+                self._failed(exc)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._handlers.pop(sid, None)
@@ -144,7 +149,7 @@ class NatsClient:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._client = _Client(secure=tls is not None)
+        self._client = _Client(tls is not None, self._fail)
         self._failure = Failure()
         self.lost = self._failure.wait
         self._inbox = self._client.new_inbox()
