@@ -197,7 +197,9 @@ def with_peers() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute, and writes nothing")
-    parser.add_argument("--only", default="", help="workloads, as in A100,C8")
+    parser.add_argument(
+        "--only", default="", help=f"workloads, as in A100,C8, of {', '.join(WORKLOADS)}"
+    )
     parser.add_argument("--rounds", type=int, default=0, help="5, or 2 with --quick")
     parser.add_argument("--profile", default="", help="where the time goes, as in A100,wsflow")
     options = parser.parse_args()
