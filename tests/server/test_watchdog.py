@@ -162,14 +162,16 @@ async def test_nothing_is_watched_without_a_limit() -> None:
         assert threading.active_count() == before
 
 
-def test_a_loop_that_is_closed() -> None:
+def test_a_loop_that_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever its thread does then blocks nothing, and the watchdog ends."""
     loop = asyncio.new_event_loop()
-    loop.close()
     before = {*threading.enumerate()}
     with watching(loop, 0.01, lambda: None):
+        loop.close()
         for thread in {*threading.enumerate()} - before:
             thread.join(10)
             assert not thread.is_alive()
+    assert "blocked" not in caplog.text
 
 
 @pytest.mark.parametrize("folder", [Path(watchdog.__file__).parents[1], watchdog._LIBRARIES[0]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Coroutine, Generator
 from types import coroutine
 from typing import Any
 
@@ -11,9 +12,22 @@ import anyio
 import pytest
 
 from wsflow.tasks import detached
-from wsflow.tasks.detached import Begun, Stepper, detach, signal, start_task
+from wsflow.tasks.detached import READY, Begun, detach, signal, start_task
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+@coroutine
+def one_after_another() -> Generator[Any, Any, None]:
+    while True:
+        yield from (yield READY)
+
+
+def begin(work: Coroutine[Any, Any, Any]) -> Begun | None:
+    steps = one_after_another()
+    next(steps)
+    yielded = steps.send(work)
+    return None if yielded is READY else Begun(steps, yielded)
 
 
 class Host:
@@ -21,7 +35,6 @@ class Host:
 
     def __init__(self) -> None:
         self.waiting = signal()
-        self.stepper = Stepper()
         self.begun: Begun | None = None
         self.outcome: Any = None
         self.over = asyncio.Event()
@@ -56,7 +69,7 @@ async def in_place(host: Any, run: Any) -> None:
     done: asyncio.Future[None] = loop.create_future()
 
     def callback() -> None:
-        host.begun = host.detached.within(host.stepper.begin, run())
+        host.begun = host.detached.within(begin, run())
         done.set_result(None)
 
     loop.call_soon(callback)
@@ -90,33 +103,6 @@ async def test_what_never_waits_is_over_at_once(host: Host) -> None:
     assert host.begun is None
     assert host.task is not None
     host.task.cancel()
-
-
-async def test_one_after_another() -> None:
-    """Also after one that has raised, at once or later."""
-    stepper, done = Stepper(), []
-
-    async def work(name: str, exc: Exception | None = None, wait: bool = False) -> None:
-        if wait:
-            await asyncio.sleep(0)
-        if exc is not None:
-            raise exc
-        done.append(name)
-
-    assert stepper.begin(work("first")) is None
-    assert stepper.begin(work("second")) is None
-    with pytest.raises(KeyError):
-        stepper.begin(work("at once", KeyError()))
-    assert stepper.begin(work("third")) is None
-    begun = stepper.begin(work("later", wait=True))
-    assert begun is not None
-    await begun.finish()
-    begun = stepper.begin(work("", LookupError(), wait=True))
-    assert begun is not None
-    with pytest.raises(LookupError):
-        await begun.finish()
-    assert stepper.begin(work("last")) is None
-    assert done == ["first", "second", "third", "later", "last"]
 
 
 async def test_a_cancellation_in_between_reaches_what_is_waited_for(host: Host) -> None:

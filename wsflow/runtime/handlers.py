@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from time import perf_counter_ns
+from types import CoroutineType
+from types import coroutine as coroutine_of
 from typing import Any, cast, final
 
 from wsflow.declare.router import Handler
@@ -15,7 +17,7 @@ from wsflow.observer import Observers
 from wsflow.runtime.calls import Answering
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.scopes import enter, leave, throw
-from wsflow.tasks.detached import Begun, Stepper, checkpoint
+from wsflow.tasks.detached import READY, Begun, checkpoint
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound, Invocation, MessageValues
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan, ScopePlan
@@ -56,7 +58,7 @@ class Handlers:
         "_plan",
         "_scopes",
         "_seen",
-        "_stepper",
+        "_steps",
         "_turn",
     )
 
@@ -78,7 +80,7 @@ class Handlers:
         self._bound: dict[ConsumerPlan, _Consumer] = {}  # with the first message
         self._errors: dict[Handler, Bound] = {}
         self._handled = 0
-        self._stepper = Stepper()
+        self._steps = _OVER
         self._turn = -1  # of the messages, for those that are timed
         self._scopes: list[tuple[ScopePlan, Bind]] | None = None  # bound with the first message
 
@@ -139,7 +141,8 @@ class Handlers:
             self._seen(message, getattr(message, field))
 
     def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
-        """Have a consumer handle a message in the host's place, up to its first wait.
+        """Have a consumer handle a message in the host's place, up to its first wait. That of the
+        message before must have finished.
 
         Returns:
             The rest of the work, None if it is done.
@@ -147,7 +150,13 @@ class Handlers:
         Raises:
             Close, Reject, Exception: as ``handle``.
         """
-        return self._stepper.begin(self._handle(consumer, message))
+        try:
+            yielded = self._steps.send((self, consumer, message))
+        except StopIteration:  # it is the first one, or the one before has raised
+            self._steps = _one_by_one()
+            next(self._steps)
+            yielded = self._steps.send((self, consumer, message))
+        return None if yielded is READY else Begun(self._steps, yielded)
 
     async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
         """Have a consumer handle a message. Lets other tasks run every 64 messages.
@@ -159,22 +168,9 @@ class Handlers:
         self._handled += 1
         if self._handled % BURST == 0:
             await checkpoint()
-        await self._handle(consumer, message)
-
-    async def _handle(self, consumer: ConsumerPlan, message: Any) -> None:
-        try:
-            call, timer = self._bound.get(consumer) or self._bind_consumer(consumer)
-            self._turn = turn = (self._turn + 1) % TIMED
-            if turn:
-                reply = await call(message)
-            else:
-                began = perf_counter_ns()
-                reply = await call(message)
-                timer(perf_counter_ns() - began)
-            if reply is not None and not self._outbox.reply(reply):
-                await self._outbox.send(reply)
-        except Exception as exc:
-            await self.recover(exc)
+        steps = _one_by_one()
+        next(steps)
+        await Begun(steps, steps.send((self, consumer, message))).finish()
 
     async def _around(self, consumer: ConsumerPlan, bind: Bind, message: Any) -> None:
         """Run a consumer within the ``on_message`` functions."""
@@ -326,3 +322,37 @@ class Handlers:
 def _is_meant(exc: Exception) -> bool:
     """Whether it ends the connection on purpose: ``Close`` or ``Reject``."""
     return any(isinstance(each, Close | Reject) for each in leaves(exc))
+
+
+_Steps = Generator[Any, tuple[Handlers, ConsumerPlan, Any], None]
+
+
+@coroutine_of
+def _one_by_one() -> _Steps:
+    """Have consumers handle messages, one after another."""
+    while True:
+        handlers = message = handling = reply = None  # which are not kept until the next one
+        handlers, consumer, message = yield READY
+        try:
+            call, timer = handlers._bound.get(consumer) or handlers._bind_consumer(consumer)
+            handlers._turn = turn = (handlers._turn + 1) % TIMED
+            began = 0 if turn else perf_counter_ns()
+            handling = call(message)
+            if type(handling) is not CoroutineType:
+                handling = _wait_for(handling)
+            reply = yield from handling
+            if not turn:
+                timer(perf_counter_ns() - began)
+            if reply is not None and not handlers._outbox.reply(reply):
+                yield from handlers._outbox.send(reply)
+        except Exception as exc:
+            yield from handlers.recover(exc)
+
+
+_OVER = _one_by_one()
+_OVER.close()
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    """For a function that returns no coroutine, but something else to be awaited."""
+    return await awaitable

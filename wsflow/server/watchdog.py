@@ -21,8 +21,12 @@ log = Log("wsflow")
 AGAIN = 1.0
 """Seconds after which it is said again of a loop that is still blocked."""
 
-LOOKS = 4
-"""How often it is looked within the time that the event loop may be blocked."""
+TURNS = 4
+"""How often the event loop says that it turns, within the time that it may be blocked."""
+
+LOOKS = 2
+"""How often it is looked within that time. Each look takes the interpreter's lock from the loop,
+which costs a busy loop far more than a turn."""
 
 _LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _NOT_THE_APPS = (*(f"{each}{os.sep}" for each in (Path(__file__).parents[1], *_LIBRARIES)), "<")
@@ -55,6 +59,7 @@ def watching(
         yield
         return
     watchdog = _Watchdog(loop, longest, blocked)
+    watchdog.turn()
     thread = threading.Thread(target=watchdog.run, name="wsflow watchdog", daemon=True)
     thread.start()
     try:
@@ -71,25 +76,32 @@ class _Watchdog:
         self._longest = longest
         self._blocked = blocked
         self._thread = threading.get_ident()
-        self._turned = threading.Event()
+        self._turned = threading.Event()  # since it was looked last
+        self._due = time.monotonic()  # when the loop is to turn next
         self.stop = threading.Event()
+
+    def turn(self) -> None:
+        """The loop turns. To be called in it, and calls itself from then on."""
+        if not self.stop.is_set():
+            every = self._longest / TURNS
+            self._due = time.monotonic() + every
+            self._turned.set()
+            self._loop.call_later(every, self.turn)
 
     def run(self) -> None:
         while not self.stop.wait(self._longest / LOOKS):
-            self._turned.clear()
-            try:
-                self._loop.call_soon_threadsafe(self._turned.set)
-            except RuntimeError:  # it is closed
+            if self._turned.is_set():
+                self._turned.clear()
+            elif self._loop.is_closed():
                 return
-            self._watch()
+            else:
+                self._watch()
 
     def _watch(self) -> None:
-        """Wait until the loop turns; if that is late, say so."""
-        began = time.monotonic()
-        if self._turned.wait(self._longest / 2):
-            return
+        """Wait until the loop turns, which is late; if it is too late, say so."""
+        began = self._due
         earlier = _call(sys._current_frames().get(self._thread))
-        if self._turned.wait(self._longest / 2):
+        if self._turned.wait(began + self._longest - time.monotonic()):
             return
         frame = sys._current_frames().get(self._thread)
         busy, place = _place(frame)

@@ -180,54 +180,22 @@ def _give_way() -> Generator[None, None, None]:
     yield
 
 
-_FINISHED = object()
-"""Yielded where a coroutine has finished, and the next one may begin."""
+READY = object()
+"""Yielded by a generator that does work in a task's place, where it takes the next item.
 
-
-@coroutine_of
-def _one_after_another() -> Generator[Any, Any, None]:
-    while True:
-        yield from (yield _FINISHED)
-
-
-_OVER: Generator[Any, Any, None] = _one_after_another()
-_OVER.close()
-
-
-@final
-class Stepper:
-    """Starts coroutines in a task's place, one after another.
-
-    One generator awaits them all, so that one that finishes raises no ``StopIteration``: that costs
-    a good part of what a short handler does.
-    """
-
-    __slots__ = ("_steps",)
-
-    def __init__(self) -> None:
-        self._steps = _OVER
-
-    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Begun | None:
-        """Run a coroutine up to its first suspension. The one before must have finished.
-
-        Returns:
-            The rest of it; None if it has finished.
-
-        Raises:
-            BaseException: what the coroutine raised.
-        """
-        try:
-            yielded = self._steps.send(coroutine)
-        except StopIteration:  # it is the first one, or the one before has raised
-            self._steps = _one_after_another()
-            self._steps.send(None)
-            yielded = self._steps.send(coroutine)
-        return None if yielded is _FINISHED else Begun(self._steps, yielded)
+One generator does it all: no coroutine is created for each item, and none raises ``StopIteration``
+where it finishes. These cost a good part of what a short handler does.
+"""
 
 
 @final
 class Begun:
-    """A coroutine that was started in a task's place and has suspended. The task must finish it."""
+    """Work that was begun in a task's place and has suspended. The task must finish it.
+
+    Args:
+        steps: a generator that does the work, and yields ``READY`` where that is done.
+        yielded: what it has yielded.
+    """
 
     __slots__ = ("_steps", "_yielded")
 
@@ -237,18 +205,18 @@ class Begun:
 
     @coroutine_of
     def finish(self, cancelled: BaseException | None = None) -> Generator[Any, Any, None]:
-        """Run the coroutine to its end.
+        """Do the work to its end.
 
         Args:
-            cancelled: the task's cancellation, if it came before the task could continue the
-                coroutine. It is delivered to what the coroutine waits for, as usual.
+            cancelled: the task's cancellation, if it came before the task could continue the work.
+                It is delivered to what the work waits for, as usual.
         """
         steps, yielded = self._steps, self._yielded
         if cancelled is not None:
             message = cancelled.args[0] if cancelled.args else None
             if yielded is None or not yielded.cancel(msg=message):
                 yielded = steps.throw(cancelled)
-        while yielded is not _FINISHED:
+        while yielded is not READY:
             try:
                 value = yield yielded
             except BaseException as exc:
