@@ -635,6 +635,18 @@ async def test_a_feed_looks_again_if_something_is_missing_still() -> None:
     assert taken.numbers == [2, 3, 4]
 
 
+async def test_what_has_waited_behind_an_event_that_does_not_follow() -> None:
+    """That one is dropped, and what follows from the history is taken."""
+    taken = Taken()
+    feed = taken.feed()
+    await feed.recover(FakeLink(at(1)))  # type: ignore[arg-type]
+    feed.take(stamp(9, 8), b"")
+    feed.take(stamp(2, 1), b"")
+    await feed.recover(FakeLink(at(1), at(1)))  # type: ignore[arg-type]
+    assert feed.live.is_set()
+    assert (taken.alien, taken.numbers) == (1, [2])
+
+
 async def test_a_feed_says_what_is_lost() -> None:
     taken = Taken()
     feed = taken.feed()
