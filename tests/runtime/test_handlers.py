@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import anyio
@@ -13,6 +14,8 @@ import msgspec
 import pytest
 
 from wsflow import Call, Close, Connection, Disconnected, Message, Router
+from wsflow.observer import NOBODY
+from wsflow.runtime.handlers import Handlers
 from wsflow.testing import connect
 
 
@@ -572,3 +575,35 @@ async def test_what_says_that_it_is_a_coroutine_function_and_is_none() -> None:
     async with connect(app) as peer:
         await peer.send("a")
         assert await peer.receive(str) == "a"
+
+
+async def test_one_after_another_in_the_place_of_a_task() -> None:
+    """Also after one that has raised, at once or later."""
+    plan: Any = SimpleNamespace(on_error=())
+    nothing: Any = None
+    handlers = Handlers(plan, nothing, nothing, nothing, NOBODY)
+    done: list[str] = []
+
+    async def work(name: str) -> None:
+        if name.endswith("later"):
+            await anyio.lowlevel.checkpoint()
+        if name.startswith("raises"):
+            raise LookupError(name)
+        done.append(name)
+
+    consumer: Any = object()
+    handlers._bound[consumer] = work, lambda nanoseconds: None
+    assert handlers.begin(consumer, "first") is None
+    assert handlers.begin(consumer, "second") is None
+    with pytest.raises(LookupError, match="raises at once"):
+        handlers.begin(consumer, "raises at once")
+    assert handlers.begin(consumer, "third") is None
+    begun = handlers.begin(consumer, "later")
+    assert begun is not None
+    await begun.finish()
+    begun = handlers.begin(consumer, "raises later")
+    assert begun is not None
+    with pytest.raises(LookupError, match="raises later"):
+        await begun.finish()
+    assert handlers.begin(consumer, "last") is None
+    assert done == ["first", "second", "third", "later", "last"]

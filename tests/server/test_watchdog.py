@@ -149,6 +149,30 @@ async def test_a_loop_that_never_turns_again(monkeypatch: pytest.MonkeyPatch) ->
     assert not told
 
 
+async def test_a_process_that_was_stopped(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens to run as it goes on has not blocked the loop all the time."""
+    looked = threading.Event()
+    call = watchdog._call
+
+    def looks(frame: Any) -> Any:
+        looked.set()
+        return call(frame)
+
+    monkeypatch.setattr(watchdog, "_call", looks)
+    dog = watchdog._Watchdog(event_loop(), 20, lambda: None)
+    dog._due -= 100
+    thread = threading.Thread(target=dog._watch)
+    thread.start()
+    event_loop().call_soon(dog.turn)
+    a_slow_query(looked)
+    block(passed(0.02))
+    await anyio.to_thread.run_sync(thread.join)
+    dog.stop.set()
+    assert "blocked" not in caplog.text
+
+
 async def test_a_loop_that_waits_is_not_blocked(caplog: pytest.LogCaptureFixture) -> None:
     with watched() as told:
         await anyio.sleep(3 * LONGEST)

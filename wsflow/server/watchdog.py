@@ -101,7 +101,8 @@ class _Watchdog:
         """Wait until the loop turns, which is late; if it is too late, say so."""
         began = self._due
         earlier = _call(sys._current_frames().get(self._thread))
-        if self._turned.wait(began + self._longest - time.monotonic()):
+        left = began + self._longest - time.monotonic()
+        if self._turned.wait(max(left, self._longest / TURNS)):  # the process may have been stopped
             return
         frame = sys._current_frames().get(self._thread)
         busy, place = _place(frame)
