@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any
+from weakref import ref
 
 import anyio
 import anyio.lowlevel
@@ -607,3 +608,31 @@ async def test_one_after_another_in_the_place_of_a_task() -> None:
         await begun.finish()
     assert handlers.begin(consumer, "last") is None
     assert done == ["first", "second", "third", "later", "last"]
+
+
+async def test_nothing_is_kept_of_a_message_that_was_handled() -> None:
+    """Neither the message, nor the function with the values that it was called with."""
+
+    class Held(str):
+        __slots__ = ("__weakref__",)
+
+    plan: Any = SimpleNamespace(on_error=())
+    nothing: Any = None
+    handlers = Handlers(plan, nothing, nothing, nothing, NOBODY)
+    kept: list[ref[Any]] = []
+
+    def bind(value: Held) -> Any:
+        async def work(message: Held) -> None:
+            assert value
+
+        kept.append(ref(value))
+        return work
+
+    consumer: Any = object()
+    handlers._bound[consumer] = bind(Held("of the connection")), lambda nanoseconds: None
+    message = Held("a")
+    kept.append(ref(message))
+    assert handlers.begin(consumer, message) is None
+    handlers.rebind()
+    del message
+    assert [each() for each in kept] == [None, None]

@@ -161,13 +161,14 @@ async def test_a_process_that_was_stopped(
         return call(frame)
 
     monkeypatch.setattr(watchdog, "_call", looks)
-    dog = watchdog._Watchdog(event_loop(), 20, lambda: None)
+    longest = 2
+    dog = watchdog._Watchdog(event_loop(), longest, lambda: None)
     dog._due -= 100
     thread = threading.Thread(target=dog._watch)
     thread.start()
     event_loop().call_soon(dog.turn)
     a_slow_query(looked)
-    block(passed(0.02))
+    block(passed(0.3 * longest))
     await anyio.to_thread.run_sync(thread.join)
     dog.stop.set()
     assert "blocked" not in caplog.text

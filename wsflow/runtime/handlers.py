@@ -331,7 +331,8 @@ _Steps = Generator[Any, tuple[Handlers, ConsumerPlan, Any], None]
 def _one_by_one() -> _Steps:
     """Have consumers handle messages, one after another."""
     while True:
-        handlers = message = handling = reply = None  # which are not kept until the next one
+        # These are not kept until the next one.
+        handlers = message = call = timer = handling = reply = None
         handlers, consumer, message = yield READY
         try:
             call, timer = handlers._bound.get(consumer) or handlers._bind_consumer(consumer)

@@ -99,10 +99,12 @@ class _Watchdog:
 
     def _watch(self) -> None:
         """Wait until the loop turns, which is late; if it is too late, say so."""
-        began = self._due
+        began, now = self._due, time.monotonic()
+        if now > began + self._longest:  # the process was stopped: what runs now may have begun now
+            began = now
         earlier = _call(sys._current_frames().get(self._thread))
-        left = began + self._longest - time.monotonic()
-        if self._turned.wait(max(left, self._longest / TURNS)):  # the process may have been stopped
+        # Some time passes in any case, to tell one long call from many short ones.
+        if self._turned.wait(max(began + self._longest - now, self._longest / TURNS)):
             return
         frame = sys._current_frames().get(self._thread)
         busy, place = _place(frame)
