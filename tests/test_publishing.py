@@ -18,7 +18,7 @@ import wsflow
 from tests.brokers.servers import KINDS, BrokerServer
 from tests.processes import running
 from wsflow import BrokerError, EventId, Query, Registry, Router, Topic, TopicName
-from wsflow.brokers import remote, workers
+from wsflow.brokers import announced, remote
 from wsflow.testing import FakeBroker, serve_in_memory
 
 
@@ -246,7 +246,7 @@ async def test_a_scope_around_it_that_is_cancelled() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_workers_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(workers, "folders", lambda: [tmp_path / "wsflow"])  # others run beside it
+    monkeypatch.setattr(announced, "folders", lambda: [tmp_path / "wsflow"])  # others run beside it
     target = ("tests.test_publishing:app", "--workers", "2", "--port", "0")
     async with running(*target) as run:
         port = int(re.findall(r":(\d+)/", await run.until("ws://127.0.0.1:"))[0])
