@@ -578,6 +578,26 @@ async def test_what_says_that_it_is_a_coroutine_function_and_is_none() -> None:
         assert await peer.receive(str) == "a"
 
 
+@pytest.mark.parametrize("before", [0, 1, 300])
+async def test_an_item_that_cannot_be_encoded(before: int) -> None:
+    """The first, and one of a class that is known."""
+    app = Router("/", codec="msgpack")
+
+    @app.producer
+    async def count() -> AsyncIterator[int]:
+        for number in range(before):
+            yield number
+        yield 2**64
+
+    async with connect(app) as peer:
+        for number in range(before):
+            assert await peer.receive(int) == number
+        end = await peer.wait_closed()
+        assert end.code == 1011
+        assert isinstance(end.error, TypeError)
+        assert "cannot be encoded as msgpack" in str(end.error)
+
+
 async def test_one_after_another_in_the_place_of_a_task() -> None:
     """Also after one that has raised, at once or later."""
     plan: Any = SimpleNamespace(on_error=())
@@ -592,8 +612,8 @@ async def test_one_after_another_in_the_place_of_a_task() -> None:
             raise LookupError(name)
         done.append(name)
 
-    consumer: Any = object()
-    handlers._bound[consumer] = work, lambda nanoseconds: None
+    nanoseconds: Any = abs
+    consumer = work, nanoseconds, nothing
     assert handlers.begin(consumer, "first") is None
     assert handlers.begin(consumer, "second") is None
     with pytest.raises(LookupError, match="raises at once"):
@@ -628,11 +648,11 @@ async def test_nothing_is_kept_of_a_message_that_was_handled() -> None:
         kept.append(ref(value))
         return work
 
-    consumer: Any = object()
-    handlers._bound[consumer] = bind(Held("of the connection")), lambda nanoseconds: None
+    plan: Any = object()
+    handlers.bound[plan] = bind(Held("of the connection")), abs, nothing
     message = Held("a")
     kept.append(ref(message))
-    assert handlers.begin(consumer, message) is None
+    assert handlers.begin(handlers.bind(plan), message) is None
     handlers.rebind()
     del message
     assert [each() for each in kept] == [None, None]

@@ -783,4 +783,4 @@ async def test_a_call_without_its_number_leaves_by_no_way(way: str) -> None:
 def test_many_classes_do_not_pile_up() -> None:
     for number in range(3000):
         JSON.pack(type(f"Dict{number}", (dict,), {})())
-    assert len(JSON._sendable) <= 1025
+    assert len(JSON._packings) <= 1025

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
+import pytest
 
 from wsflow.tasks.waiting import Condition, Latch
 
@@ -54,6 +57,45 @@ async def test_one_who_has_gone_is_no_matter() -> None:
         await anyio.wait_all_tasks_blocked()
         ready = True
         news.notify_all()
+
+
+@pytest.mark.parametrize("how", ["scope", "native", "both"])
+async def test_whatever_cancels_who_waits_shielded(how: str, anyio_backend_name: str) -> None:
+    if how != "scope" and anyio_backend_name == "trio":
+        pytest.skip("Trio has cancel scopes alone")
+    over, done = Latch(), False
+    scope = anyio.CancelScope()
+
+    async def waits() -> None:
+        nonlocal done
+        with scope:
+            await over.wait_shielded()
+            done = True
+
+    async def cancels() -> None:
+        try:
+            with anyio.fail_after(5):
+                for _ in range(3):
+                    await anyio.wait_all_tasks_blocked()
+                    assert not done
+                    if how != "native":
+                        scope.cancel()
+                    if how != "scope":
+                        task.cancel()
+                await anyio.wait_all_tasks_blocked()
+            assert not done
+        finally:
+            over.set()
+
+    if how == "scope":
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waits)
+            await cancels()
+    else:
+        task = asyncio.ensure_future(waits())
+        await cancels()
+        await task
+    assert done
 
 
 async def test_what_is_over_already_is_not_waited_for() -> None:

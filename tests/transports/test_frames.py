@@ -24,6 +24,7 @@ from wsflow.transports.frames import (
     Found,
     all_whole,
     control,
+    only,
     short,
     split,
     waits,
@@ -48,6 +49,26 @@ def test_whole_frames_are_taken(mask: int, payloads: list[bytes], text: bool) ->
     found: list[Found] = []
     assert split(data, 0, mask, LARGEST, found) == len(data)
     assert [(payload, kind) for payload, kind, _ in found] == [(each, text) for each in payloads]
+
+
+@both
+@given(st.data())
+def test_one_frame_alone(mask: int, data: st.DataObject) -> None:
+    """As if it were one of several; whatever else is there is left."""
+    opcode = data.draw(st.sampled_from([Opcode.TEXT, Opcode.BINARY, Opcode.CONT]))
+    size = data.draw(st.sampled_from([0, 1, 2, 125, 126, 127, LARGEST, LARGEST + 1, 65536]))
+    wire = bytearray(frame(bytes(size), data.draw(st.sampled_from([mask, mask, UNMASKED])), opcode))
+    for at in data.draw(st.lists(st.integers(0, min(len(wire), 14) - 1), max_size=2)):
+        wire[at] = data.draw(st.integers(0, 255))
+    read = data.draw(
+        st.sampled_from([bytes(wire), bytes(wire) * 2, bytes(wire[:-1]), bytes(wire) + b"x"])
+    )
+    found: list[Found] = []
+    after = split(read, 0, mask, LARGEST, found)
+    one = only(read, mask, LARGEST)
+    assert one is None or ([one], len(read)) == (found, after)
+    if len(found) == 1 and after == len(read) >= 4:
+        assert one == found[0]
 
 
 @both

@@ -34,14 +34,21 @@ from wsflow.messages.hooks import NO_HOOKS, HookError, Hooks
 from wsflow.messages.shapes import Shapes, has_raw, runtime_classes, takes_the_rest
 
 T = TypeVar("T")
+_RAW: Final = (bytes, bytearray, memoryview)
+"""What is sent as it is, beside ``str``."""
+
 _BINARY: Final = (bytes, bytearray)
 """What a codec of binary frames encodes as it is."""
 
 Packed = tuple[bytes, bool, bool]
 """A payload, whether it is sent as text, and whether it is raw."""
 
-MAX_SENDABLE = 1024
-"""How many message classes a codec caches."""
+Packing = tuple[Callable[[Any], bytes], bool, bool]
+"""What makes the payload of messages of a class, and the rest of ``Packed``. It raises an
+OverflowError for an integer that cannot be encoded."""
+
+MAX_PACKINGS = 1024
+"""For how many message classes a codec keeps that."""
 
 
 @runtime_checkable
@@ -247,7 +254,7 @@ class BoundCodec:
 
     __slots__ = (
         "_format",
-        "_sendable",
+        "_packings",
         "codec",
         "encode",
         "hooks",
@@ -272,7 +279,7 @@ class BoundCodec:
         self.subprotocol = f"wsflow.{self.name}"
         self.encode: Callable[[Any], bytes] = self._format.encode
         self.untyped: Decode[bytes] = self._format.untyped
-        self._sendable: set[type] = set()  # classes whose messages may be sent directly
+        self._packings: dict[type, Packing] = {}
 
     @property
     def is_native(self) -> bool:
@@ -303,26 +310,33 @@ class BoundCodec:
         """
         if isinstance(message, str):
             return message.encode(), True, True
-        if type(message) in self._sendable:
-            try:
-                return self.encode(message), self.text, False
-            except OverflowError as exc:
-                raise TooLargeError(self.name, exc) from None
-        if isinstance(message, bytes):
-            return message, False, True
-        return self._pack_new(message)
+        encode, text, raw = self._packings.get(type(message)) or self.packing(type(message))
+        try:
+            return encode(message), text, raw
+        except OverflowError as exc:
+            raise TooLargeError(self.name, exc) from None
 
-    def _pack_new(self, message: object) -> Packed:
-        """Encode a message of a class that is not cached."""
-        if isinstance(message, bytearray | memoryview):
-            return bytes(message), False, True
-        if isinstance(message, EXPECT_ANSWERS):
-            name = type(message).__name__
-            raise TypeError(f"{name} expects an answer: send it with call(…) or stream(…)")
-        if len(self._sendable) > MAX_SENDABLE:
-            self._sendable.clear()  # classes that are created dynamically must not accumulate
-        self._sendable.add(type(message))
-        return self.pack(message)
+    def packing(self, kind: type) -> Packing:
+        """How messages of a class are packed.
+
+        Raises:
+            TypeError: they must be sent inside a call frame.
+        """
+        found = self._packings.get(kind)
+        if found is not None:
+            return found
+        if issubclass(kind, str):
+            found = str.encode, True, True
+        elif issubclass(kind, _RAW):
+            found = bytes, False, True
+        elif issubclass(kind, EXPECT_ANSWERS):
+            raise TypeError(f"{kind.__name__} expects an answer: send it with call(…) or stream(…)")
+        else:
+            found = self.encode, self.text, False
+        if len(self._packings) > MAX_PACKINGS:
+            self._packings.clear()  # classes that are created dynamically must not accumulate
+        self._packings[kind] = found
+        return found
 
     def encoded(self, message: object) -> EncodedMessage:
         """Encode ``message`` once for many peers.
@@ -440,6 +454,10 @@ class Decoding(Generic[T]):
                     self._fallback = taker
                 else:
                     self._classes[cls] = taker
+
+    def is_sure(self, cls: type) -> bool:
+        """Whether all messages of a class have the same taker."""
+        return cls is not dict or not self._dicts
 
     def explain(self, exc: Exception, data: bytes) -> BadMessage:
         """What is wrong with a message that cannot be decoded."""

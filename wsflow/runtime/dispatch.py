@@ -16,12 +16,12 @@ from wsflow.messages.weight import HEAVY, LARGE, estimated, weight
 from wsflow.observer import NOBODY, Observers
 from wsflow.runtime.calls import Calls
 from wsflow.runtime.ending import FINISHED, end_of
-from wsflow.runtime.handlers import Handlers
+from wsflow.runtime.handlers import BoundConsumer, Handlers
 from wsflow.runtime.inbox import Inbox, Item, KeyedLane, Lane, StreamLane
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.throttle import Throttle
 from wsflow.tasks.children import Children, Run
-from wsflow.tasks.detached import Begun, checkpoint
+from wsflow.tasks.detached import READY, Begun, checkpoint
 from wsflow.transports.frames import Found
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound
@@ -62,6 +62,7 @@ class Dispatcher:
         "_calls",
         "_children",
         "_decoding",
+        "_direct",
         "_environment",
         "_handlers",
         "_inbox",
@@ -71,7 +72,6 @@ class Dispatcher:
         "_outbox",
         "_owner",
         "_plan",
-        "_seen",
         "_throttle",
         "_ways",
         "doing",
@@ -98,7 +98,6 @@ class Dispatcher:
         self._children = children
         self._owner = owner
         self._observers = observers
-        self._seen = seen  # called with messages and their event ids as they are handled
         self._lane = Lane(inbox)
         self._lanes: dict[ConsumerPlan, KeyedLane | StreamLane] = {}
         for each in plan.consumers:
@@ -116,7 +115,9 @@ class Dispatcher:
                 self._ways[plan.invalid] = throttle
         self._begun: Begun | None = None
         self._calls: Calls | None = None
-        self._handlers: Handlers | None = None
+        self._handlers = Handlers(plan, environment, outbox, owner.call_failed, observers, seen)
+        # The consumers that may handle messages in the host's place, for raw ones, or by class.
+        self._direct: dict[ConsumerPlan | type, BoundConsumer] = {}
         self.ready = False
         self.doing: Handler | None = None
 
@@ -129,7 +130,8 @@ class Dispatcher:
 
     def receive(self, messages: Sequence[Found]) -> int:
         """Take messages while there is room. Returns how many were taken."""
-        inbox, decoding, ways = self._inbox, self._decoding, self._ways
+        inbox, decoding = self._inbox, self._decoding
+        handlers, direct = self._handlers, self._direct
         count = 0
         for data, text, _ in messages:
             if inbox.full:
@@ -142,28 +144,41 @@ class Dispatcher:
                 continue
             decode, taker = decoding.text if text else decoding.binary
             try:
-                if text and not data.isascii():
+                if text and taker is None and not data.isascii():
                     data.decode()  # also what is not decoded (RFC 6455 §8.1)
                 message = decode(data)
             except Exception as exc:
                 self._refuse(exc, data)
                 continue
-            consumer = taker or decoding.taker(message)
+            bound = direct.get(taker or type(message))
+            if bound is None or not self.ready or inbox.closed:
+                self._receive_new(taker, message, data)
+                continue
+            # The same as _begin, inlined for speed.
+            steps = handlers.steps
             try:
-                if consumer is None or not self.ready or consumer in ways or inbox.closed:
-                    self._take(consumer, message, data)
-                elif (
-                    begun := (self._handlers or self._bound).begin(consumer, message)
-                ) is not None:
-                    # The same as _begin, inlined for speed.
-                    self.ready = False
-                    self.doing = consumer.handler
-                    self._begun = begun
-                    self._lane.wake()
+                yielded = steps.send((handlers, bound, message))
             except BaseException as exc:
-                # The handler raised, or the key cannot be hashed.
-                self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
+                self._owner.left(bound[2].invocation.handler, exc)
+            else:
+                if yielded is not READY:
+                    self._to_finish(bound[2], Begun(steps, yielded))
         return count
+
+    def _receive_new(self, taker: ConsumerPlan | None, message: Any, data: bytes) -> None:
+        """Take a message which cannot be handled in the host's place now, or whose class is new."""
+        consumer = taker or self._decoding.taker(message)
+        try:
+            if consumer is None or not self.ready or consumer in self._ways or self._inbox.closed:
+                self._take(consumer, message, data)
+                return
+            bound = self._handlers.bind(consumer)
+            if self._decoding.is_sure(type(message)):
+                self._direct[taker or type(message)] = bound
+            self._begin(bound, message)
+        except BaseException as exc:
+            # The handler raised, or the key cannot be hashed.
+            self._owner.left(consumer.invocation.handler if consumer else "a call", exc)
 
     def _receive_large(self, data: bytes, text: bool) -> None:
         """Decode a large message and take it, once there is memory for it. Raw text and binary take
@@ -277,39 +292,30 @@ class Dispatcher:
         if lane is self._lane:
             waits = item.memory or consumer is self._plan.invalid
             if here and self.ready and not waits:
-                self._begin(consumer, item.message)
+                self._begin(self._handlers.bind(consumer), item.message)
                 return
             self.ready = False  # what comes next must not overtake it
         lane.put(item)
 
-    def _begin(self, consumer: ConsumerPlan, message: Any) -> None:
+    def _begin(self, bound: BoundConsumer, message: Any) -> None:
         """Handle a message in the host's place; if the handler has to wait, the host continues
         it."""
-        begun = (self._handlers or self._bound).begin(consumer, message)
+        begun = self._handlers.begin(bound, message)
         if begun is not None:
-            self.ready = False
-            self.doing = consumer.handler
-            self._begun = begun
-            self._lane.wake()
+            self._to_finish(bound[2], begun)
 
-    @property
-    def _bound(self) -> Handlers:
-        """The connection's functions, bound when they are first needed."""
-        if self._handlers is None:
-            self._handlers = Handlers(
-                self._plan,
-                self._environment,
-                self._outbox,
-                self._owner.call_failed,
-                self._observers,
-                self._seen,
-            )
-        return self._handlers
+    def _to_finish(self, consumer: ConsumerPlan, begun: Begun) -> None:
+        """Have the host finish the handling of a message."""
+        self.ready = False
+        self.doing = consumer.handler
+        self._begun = begun
+        self._lane.wake()
 
     def rebind(self) -> None:
         """Values of the connection have changed: functions that are called from now on receive
         the new ones."""
-        self._bound.rebind()
+        self._direct.clear()
+        self._handlers.rebind()
 
     @property
     def has_frames(self) -> bool:
@@ -360,13 +366,13 @@ class Dispatcher:
     async def recover(self, exc: Exception, *, answer: bool) -> None:
         """Have ``on_error`` handle what an ``on_connect`` function raised: see
         ``Handlers.recover``."""
-        await self._bound.recover(exc, answer=answer)
+        await self._handlers.recover(exc, answer=answer)
 
     # -- the host
 
     def start(self) -> None:
         """Start the children."""
-        handlers, environment = self._bound, self._environment
+        handlers, environment = self._handlers, self._environment
         for lane, consumer in {lane: each for each, lane in self._lanes.items()}.items():
             name = str(consumer.handler)
             if isinstance(lane, KeyedLane):
@@ -387,7 +393,7 @@ class Dispatcher:
         Args:
             eager: whether messages may be handled in this task's place while it waits.
         """
-        lane, handlers = self._lane, self._bound
+        lane, handlers = self._lane, self._handlers
         while True:
             while lane.queue:
                 item = lane.take()

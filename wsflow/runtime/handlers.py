@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
+import inspect
+from collections.abc import Callable, Generator, Hashable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from time import perf_counter_ns
-from types import CoroutineType
+from types import FunctionType, MethodType
 from types import coroutine as coroutine_of
 from typing import Any, cast, final
 
@@ -23,8 +24,9 @@ from wsflow.wiring.invocation import Bound, Invocation, MessageValues
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan, ScopePlan
 
 Bind = Callable[[MessageValues], Bound]
-_Consumer = tuple[Callable[[Any], Any], Callable[[int], object]]
-"""A consumer that is bound to a connection, and what is told how long each message took."""
+BoundConsumer = tuple[Callable[[Any], Any], Callable[[int], object], ConsumerPlan]
+"""A consumer that is bound to a connection: what returns a coroutine for a message, and what is
+told how long that took."""
 BURST = 64
 """How many messages that have waited are handled in a row before other tasks run."""
 
@@ -45,10 +47,13 @@ class Handlers:
         call_failed: called with an unhandled error of a consumer that answers a call.
         observers: are told of the handling of messages.
         seen: called with each message that carries an event id, as it is handled.
+
+    Attributes:
+        bound: the consumers that have had a message, until values of the connection change.
+        steps: what ``begin`` has handle messages: see ``_one_by_one``.
     """
 
     __slots__ = (
-        "_bound",
         "_call_failed",
         "_environment",
         "_errors",
@@ -58,8 +63,8 @@ class Handlers:
         "_plan",
         "_scopes",
         "_seen",
-        "_steps",
-        "_turn",
+        "bound",
+        "steps",
     )
 
     def __init__(
@@ -77,16 +82,15 @@ class Handlers:
         self._call_failed = call_failed
         self._observers = observers
         self._seen = seen
-        self._bound: dict[ConsumerPlan, _Consumer] = {}  # with the first message
+        self.bound: dict[ConsumerPlan, BoundConsumer] = {}
         self._errors: dict[Handler, Bound] = {}
-        self._handled = 0
-        self._steps = _OVER
-        self._turn = -1  # of the messages, for those that are timed
+        self._handled = 0  # of those that were not begun in the host's place, or ended its steps
+        self.steps: _Steps = _OVER
         self._scopes: list[tuple[ScopePlan, Bind]] | None = None  # bound with the first message
 
     def rebind(self) -> None:
         """Values of the connection have changed: calls from now on receive the new ones."""
-        self._bound.clear()
+        self.bound.clear()
         self._errors.clear()
         self._scopes = None
 
@@ -96,7 +100,11 @@ class Handlers:
         bound = call.bind(self._environment)
         return lambda _values: bound
 
-    def _bind_consumer(self, consumer: ConsumerPlan) -> _Consumer:
+    def bind(self, consumer: ConsumerPlan) -> BoundConsumer:
+        """A consumer, bound to the connection."""
+        return self.bound.get(consumer) or self._bind_consumer(consumer)
+
+    def _bind_consumer(self, consumer: ConsumerPlan) -> BoundConsumer:
         """Bind a consumer. Without ``on_message`` functions, calls and generators, it is the bound
         function itself."""
         call: Callable[[Any], Any]
@@ -105,12 +113,14 @@ class Handlers:
             call = partial(around, consumer, self._bind(consumer.invocation))
         else:
             call = consumer.invocation.bind(self._environment, leads=True)
+            if not _is_coroutine_function(consumer.handler.call):
+                call = partial(_wait_for, call)
         if self._seen is not None and not consumer.calls:
             call = partial(self._noting, call)
         route, name = self._plan.template, str(consumer.handler)
         if self._observers.around_messages and not consumer.calls:
             call = partial(self._observed, consumer, call)
-        bound = self._bound[consumer] = call, self._observers.timer(route, name)
+        bound = self.bound[consumer] = call, self._observers.timer(route, name), consumer
         return bound
 
     async def _observed(
@@ -140,7 +150,7 @@ class Handlers:
         ):
             self._seen(message, getattr(message, field))
 
-    def begin(self, consumer: ConsumerPlan, message: Any) -> Begun | None:
+    def begin(self, consumer: BoundConsumer, message: Any) -> Begun | None:
         """Have a consumer handle a message in the host's place, up to its first wait. That of the
         message before must have finished.
 
@@ -151,12 +161,18 @@ class Handlers:
             Close, Reject, Exception: as ``handle``.
         """
         try:
-            yielded = self._steps.send((self, consumer, message))
+            yielded = self.steps.send((self, consumer, message))
         except StopIteration:  # it is the first one, or the one before has raised
-            self._steps = _one_by_one()
-            next(self._steps)
-            yielded = self._steps.send((self, consumer, message))
-        return None if yielded is READY else Begun(self._steps, yielded)
+            self.steps = self._begin_steps()
+            yielded = self.steps.send((self, consumer, message))
+        return None if yielded is READY else Begun(self.steps, yielded)
+
+    def _begin_steps(self) -> _Steps:
+        turn = self._handled % TIMED
+        self._handled += 1
+        steps = _one_by_one(turn)
+        next(steps)
+        return steps
 
     async def handle(self, consumer: ConsumerPlan, message: Any) -> None:
         """Have a consumer handle a message. Lets other tasks run every 64 messages.
@@ -165,12 +181,10 @@ class Handlers:
             Close, Reject: the handler raised it.
             Exception: the handler raised it, and no ``on_error`` function has handled it.
         """
-        self._handled += 1
+        steps = self._begin_steps()
         if self._handled % BURST == 0:
             await checkpoint()
-        steps = _one_by_one()
-        next(steps)
-        await Begun(steps, steps.send((self, consumer, message))).finish()
+        await Begun(steps, steps.send((self, self.bind(consumer), message))).finish()
 
     async def _around(self, consumer: ConsumerPlan, bind: Bind, message: Any) -> None:
         """Run a consumer within the ``on_message`` functions."""
@@ -324,36 +338,51 @@ def _is_meant(exc: Exception) -> bool:
     return any(isinstance(each, Close | Reject) for each in leaves(exc))
 
 
-_Steps = Generator[Any, tuple[Handlers, ConsumerPlan, Any], None]
+_Steps = Generator[Any, tuple[Handlers, BoundConsumer, Any], None]
 
 
 @coroutine_of
-def _one_by_one() -> _Steps:
-    """Have consumers handle messages, one after another."""
+def _one_by_one(turn: int) -> _Steps:
+    """Have consumers handle messages, one after another.
+
+    Args:
+        turn: of the first one. With turn 0 it is timed.
+    """
     while True:
-        # These are not kept until the next one.
-        handlers = message = call = timer = handling = reply = None
-        handlers, consumer, message = yield READY
-        try:
-            call, timer = handlers._bound.get(consumer) or handlers._bind_consumer(consumer)
-            handlers._turn = turn = (handlers._turn + 1) % TIMED
-            began = 0 if turn else perf_counter_ns()
-            handling = call(message)
-            if type(handling) is not CoroutineType:
-                handling = _wait_for(handling)
-            reply = yield from handling
-            if not turn:
-                timer(perf_counter_ns() - began)
-            if reply is not None and not handlers._outbox.reply(reply):
-                yield from handlers._outbox.send(reply)
-        except Exception as exc:
-            yield from handlers.recover(exc)
+        for each in range(turn, TIMED):  # cheaper than to count
+            handlers = consumer = message = reply = None  # they are not kept until the next one
+            handlers, consumer, message = yield READY
+            try:
+                if each:
+                    reply = yield from consumer[0](message)
+                else:
+                    reply = yield from _timed(consumer, message)
+                if reply is not None and not handlers._outbox.reply(reply):
+                    yield from handlers._outbox.send(reply)
+            except Exception as exc:
+                yield from handlers.recover(exc)
+        turn = 0
 
 
-_OVER = _one_by_one()
+_OVER = _one_by_one(0)
 _OVER.close()
 
 
-async def _wait_for(awaitable: Awaitable[Any]) -> Any:
-    """For a function that returns no coroutine, but something else to be awaited."""
-    return await awaitable
+async def _timed(consumer: BoundConsumer, message: object) -> Any:
+    call, timer, _ = consumer
+    began = perf_counter_ns()
+    result = await call(message)
+    timer(perf_counter_ns() - began)
+    return result
+
+
+async def _wait_for(call: Callable[[Any], Any], message: object) -> Any:
+    """For a function that may return something else to be awaited."""
+    return await call(message)
+
+
+def _is_coroutine_function(fn: object) -> bool:
+    """Whether calling a function returns a coroutine, and cannot return anything else."""
+    if type(fn) is MethodType:
+        fn = fn.__func__
+    return type(fn) is FunctionType and bool(fn.__code__.co_flags & inspect.CO_COROUTINE)

@@ -2,8 +2,9 @@
 
 A generator is resumed twice, in the same task. A generator may hold cancel scopes across its
 ``yield``, and scopes must nest: so no scope of wsflow is opened or closed between its set-up and
-its tear-down, except around both. Each function has two scopes around it: the outer one cancels its
-set-up, the inner one shields it from then on and limits its tear-down.
+its tear-down, except around both. Each generator has two scopes around it: the outer one cancels
+its set-up, the inner one shields it from then on and limits its tear-down. Nothing is left of
+another function once it has set up: it has the outer one, until then.
 """
 
 from __future__ import annotations
@@ -168,30 +169,49 @@ class Nest:
             await inner(False)
             return
         plan = self.plans[index]
-        handler = plan.handler
-        bound = plan.invocation.bind(self.environment)
         limit = anyio.current_time() + self.set_up_limit
+        if not plan.generator:
+            with anyio.CancelScope(deadline=limit) as setting_up:
+                entered, _ = await self._enter(plan, setting_up, limit)
+            await (self.run(inner, index + 1) if entered else inner(False))
+            return
         with anyio.CancelScope(deadline=limit) as setting_up, anyio.CancelScope() as keeping:
-            self.steps.entering(handler, setting_up)
-            try:
-                value, generator = await enter(plan, bound)
-            except BaseException as exc:
-                left = await self.steps.recover(exc) if isinstance(exc, Exception) else exc
-                if left is not None:
-                    self.steps.failed(handler, left, "set up", anyio.current_time() >= limit)
-            else:
+            entered, generator = await self._enter(plan, setting_up, limit)
+            if generator is not None:
                 # From here on the outer scope does not cancel the function, even if it was
                 # cancelled at the moment when the set-up was complete.
                 keeping.shield = True
-                self.steps.entered(handler)
-                self.environment.values[handler] = value
                 await self.run(inner, index + 1)
-                if generator is not None:
-                    self.steps.leaving(handler)
-                    keeping.deadline = limit = anyio.current_time() + self.tear_down_limit
-                    try:
-                        await leave(handler, generator)
-                    except BaseException as exc:
-                        self.steps.failed(handler, exc, "tear down", anyio.current_time() >= limit)
+                await self._leave(plan.handler, generator, keeping)
                 return
         await inner(False)
+
+    async def _enter(
+        self, plan: ScopePlan, scope: anyio.CancelScope, limit: float
+    ) -> tuple[bool, Generator | None]:
+        """Set up within a scope. Returns whether it has, and what must be left. Raises nothing that
+        the function has raised."""
+        handler = plan.handler
+        bound = plan.invocation.bind(self.environment)
+        self.steps.entering(handler, scope)
+        try:
+            value, generator = await enter(plan, bound)
+        except BaseException as exc:
+            left = await self.steps.recover(exc) if isinstance(exc, Exception) else exc
+            if left is not None:
+                self.steps.failed(handler, left, "set up", anyio.current_time() >= limit)
+            return False, None
+        self.steps.entered(handler)
+        self.environment.values[handler] = value
+        return True, generator
+
+    async def _leave(
+        self, handler: Handler, generator: Generator, scope: anyio.CancelScope
+    ) -> None:
+        """Tear down within a scope. Raises nothing that the function has raised."""
+        self.steps.leaving(handler)
+        scope.deadline = limit = anyio.current_time() + self.tear_down_limit
+        try:
+            await leave(handler, generator)
+        except BaseException as exc:
+            self.steps.failed(handler, exc, "tear down", anyio.current_time() >= limit)

@@ -66,10 +66,10 @@ class Detached:
     def within(self, call: Callable[[A], T], argument: A) -> T:
         """Call a function as the task. Must be called from the event loop, without a current
         task."""
-        loop, task = self._loop, self._task
+        loop, task, run = self._loop, self._task, self._run
         _enter_task(loop, task)
         try:
-            return self._run(call, argument)
+            return run(call, argument)
         finally:
             _leave_task(loop, task)
 

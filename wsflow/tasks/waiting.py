@@ -14,15 +14,19 @@ EMPTY: Final[Any] = ()
 async def wait_shielded(event: anyio.Event) -> None:
     """Wait for ``event``, even if the caller is cancelled.
 
-    A shield protects from cancel scopes, but not from a native ``task.cancel()``, after which the
-    wait is repeated.
+    Most often nothing cancels it, and a shield costs more than the wait: so there is none at first.
+    It protects from cancel scopes, but not from a native ``task.cancel()``, after which the wait is
+    repeated.
     """
-    while not event.is_set():
-        try:
-            with anyio.CancelScope(shield=True):
-                await event.wait()
-        except anyio.get_cancelled_exc_class():
-            continue
+    try:
+        await event.wait()
+    except anyio.get_cancelled_exc_class():
+        while not event.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await event.wait()
+            except anyio.get_cancelled_exc_class():
+                continue
 
 
 class Condition:

@@ -32,13 +32,14 @@ class Reading(Protocol):
     """What reads.
 
     Attributes:
-        reads: how often it has read something.
+        reads: grows whenever it reads something, or goes on to read.
         full: whether the last time filled the buffer, so that there may be more.
     """
 
-    reads: int
-    full: bool
-
+    @property
+    def reads(self) -> int: ...
+    @property
+    def full(self) -> bool: ...
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 

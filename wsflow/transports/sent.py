@@ -37,17 +37,20 @@ class Sent:
 
     Attributes:
         bytes: how many were written.
-        writes: in how many pieces.
+        writes: in how many pieces, over TLS.
+        tls: whether it is over TLS.
     """
 
-    __slots__ = ("_acknowledged", "_from", "_transport", "bytes", "writes")
+    __slots__ = ("_acknowledged", "_before", "_from", "_transport", "bytes", "tls", "writes")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self.bytes = 0
         self.writes = 0
-        tls = transport.get_extra_info("ssl_object") is not None
-        self._from = _acknowledged(transport) if tls else None  # where the counting began
+        self.tls = transport.get_extra_info("ssl_object") is not None
+        # Over TLS, where the estimate begins: the position, and the bytes that were written before.
+        self._from = _acknowledged(transport) if self.tls else None
+        self._before = 0
         self._acknowledged = self._from or 0
 
     def position(self) -> int:
@@ -55,11 +58,13 @@ class Sent:
         if self._from is None:
             return self.bytes
         done = self.acknowledged()
-        if not _queued(self._transport) and done >= self._from + self.bytes:
+        size = self.bytes - self._before
+        if not _queued(self._transport) and done >= self._from + size:
             self._from = done
-            self.bytes = self.writes = 0
+            self._before = self.bytes
+            self.writes = 0
             return done
-        return self._from + self.bytes + (self.bytes // 8192 + self.writes) * RECORD + TICKETS
+        return self._from + size + (size // 8192 + self.writes) * RECORD + TICKETS
 
     def acknowledged(self) -> int:
         """The position up to which the peer's host has acknowledged what was written, as far as

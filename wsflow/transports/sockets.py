@@ -37,6 +37,7 @@ from wsflow.transports.frames import (
     Found,
     all_whole,
     control,
+    only,
     short,
     split,
     waits,
@@ -79,11 +80,11 @@ class SocketTransport(asyncio.BufferedProtocol):
 
     # fmt: off
     __slots__ = (
-        "_acknowledged", "_buffer", "_deadline", "_eof", "_held", "_library", "_limits", "_lost",
-        "_mask", "_message_timer", "_out", "_out_bytes", "_phase", "_ping_timer", "_pinged",
-        "_pong", "_pong_due", "_ponged", "_reading_paused", "_received", "_receiver", "_sent",
-        "_shared", "_small", "_socket", "_socket_paused", "_to_flush", "_writing_paused",
-        "from_loop", "full", "loop", "reads",
+        "_acknowledged", "_buffer", "_deadline", "_eof", "_framed", "_held", "_last_read",
+        "_library", "_limits", "_lost", "_mask", "_message_timer", "_out", "_out_bytes", "_phase",
+        "_ping_timer", "_pinged", "_pong", "_pong_due", "_ponged", "_reading_paused", "_received",
+        "_receiver", "_resumed", "_sent", "_shared", "_small", "_socket", "_socket_paused",
+        "_to_flush", "_writing_paused", "from_loop", "loop",
     )
     # fmt: on
 
@@ -96,6 +97,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         self.loop = shared.loop
         self.from_loop = shared.from_loop
         self._small = min(SMALL, limits.max_message_size)
+        self._framed = whole
         self._phase = Phase.REQUESTING
         self._receiver: Receiver = NOBODY
         self._held = b""  # read from the socket, not parsed yet
@@ -108,9 +110,9 @@ class SocketTransport(asyncio.BufferedProtocol):
         self._lost = False  # the socket is closed
         self._writing_paused = False
         self._pong = b""  # the answer to the latest ping, while there is no room for it
-        self.reads = 0
-        self.full = False
         self._received = 0  # bytes
+        self._last_read = 0  # bytes
+        self._resumed = 0  # how often reading went on
         self._acknowledged = 0  # how far what was sent had come, when it was looked last
         self._pinged = 0  # the position behind the last ping
         self._ponged = False  # since the last ping
@@ -140,35 +142,35 @@ class SocketTransport(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.reads += 1
         self._received += nbytes
-        full = self.full = nbytes == READ_BYTES
+        self._last_read = nbytes
         data = self._buffer[:nbytes].tobytes()
-        found: list[Found] = []
-        if self._phase is _REQUESTING:
-            self._read_head(data)
-        elif (
-            self._phase is not _OPEN
-            or self._reading_paused
-            or full
-            or self._held
-            or not self._library.between
-            or split(data, 0, self._mask, self._small, found) < nbytes
+        if (
+            self._phase is _OPEN
+            and self._library.between
+            and not (self._held or self._reading_paused)
+            and (message := only(data, self._mask, self._small)) is not None
         ):
-            self._parse(self._held + data if self._held else data)
-        else:
-            # Complete messages and nothing else, as most often: what _parse does, in fewer steps.
+            # One message and nothing else, as most often: what _parse does, in fewer steps.
             self._to_flush = True
-            taken = self._receiver.messages_received(found)
-            if taken < len(found):
-                self._held = data[found[taken - 1][2] :] if taken else data
-            if self._out:
-                self.flush()
-            else:
-                self._to_flush = False
-        if full and self._shared.greedy:
+            if not self._receiver.messages_received((message,)):
+                self._held = data
+            self.flush()
+        elif self._phase is _REQUESTING:
+            self._read_head(data)
+        else:
+            self._parse(self._held + data if self._held else data)
+        if nbytes == READ_BYTES and self._shared.greedy:
             self._socket.pause_reading()
             self.loop.call_soon(self._read_again)
+
+    @property
+    def reads(self) -> int:
+        return self._received + self._resumed
+
+    @property
+    def full(self) -> bool:
+        return self._last_read == READ_BYTES
 
     def _read_again(self) -> None:
         if not self._socket_paused:
@@ -184,6 +186,7 @@ class SocketTransport(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = self._lost = True
         self._out.clear()
+        self._out_bytes = 0
         self._cancel_timers()
         self._parse_held()
         if self._held and self._phase < Phase.CLOSING:
@@ -231,11 +234,12 @@ class SocketTransport(asyncio.BufferedProtocol):
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
-        self._out_bytes = 0
+        size, self._out_bytes = self._out_bytes, 0
         if not self._lost:
             sent = self._sent
-            sent.bytes += len(data)
-            sent.writes += 1
+            sent.bytes += size
+            if sent.tls:
+                sent.writes += 1
             self._socket.write(data)
 
     def _flush_protocol(self) -> None:
@@ -301,6 +305,8 @@ class SocketTransport(asyncio.BufferedProtocol):
     def _opened(self) -> None:
         """The handshake is complete: frames may be sent and received."""
         self._phase = Phase.OPEN
+        if self._library.extensions:
+            self._framed = self._library.extended
         self._schedule_ping()
         if self._socket_paused:
             self._read_on()
@@ -322,8 +328,8 @@ class SocketTransport(asyncio.BufferedProtocol):
     def send(self, payload: bytes, text: bool, raw: bool) -> bool:
         if self._phase is not _OPEN:
             return False
-        library = self._library
-        data = library.extended(payload, text) if library.extensions else whole(payload, text)
+        framed = self._framed
+        data = framed(payload, text)
         # The same as _write, inlined for speed.
         self._out.append(data)
         self._out_bytes = size = self._out_bytes + len(data)
@@ -380,7 +386,7 @@ class SocketTransport(asyncio.BufferedProtocol):
             self.loop.call_soon(self._parse_held)  # what was read already comes first
 
     def _read_on(self) -> None:
-        self.reads += 1  # a deadline that is due waits for what comes now
+        self._resumed += 1  # a deadline that is due waits for what comes now
         self._socket_paused = False
         if not self._lost:
             self._socket.resume_reading()
@@ -425,10 +431,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._eof and not self._held and self._phase is not _CLOSED:
             self._vanished()
             self._end(clean=False)
-        if self._out:
-            self.flush()
-        else:
-            self._to_flush = False
+        self.flush()
 
     def _take_control(self, first: int, payload: bytes) -> bool:
         """Do what a control frame between two messages asks for. Returns False if that is for the
