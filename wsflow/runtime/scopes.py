@@ -162,29 +162,31 @@ class Nest:
                 functions. Raises nothing.
             index: the function to begin with.
         """
-        if index == len(self.plans):
-            await inner(True)
-            return
-        if self.steps.stopping:
-            await inner(False)
-            return
-        plan = self.plans[index]
+        entered = True
+        while entered and index < len(self.plans) and not self.steps.stopping:
+            plan = self.plans[index]
+            index += 1
+            if not plan.generator:
+                entered = await self._call(plan)
+                continue
+            limit = anyio.current_time() + self.set_up_limit
+            with anyio.CancelScope(deadline=limit) as setting_up, anyio.CancelScope() as keeping:
+                entered, generator = await self._enter(plan, setting_up, limit)
+                if generator is not None:
+                    # From here on the outer scope does not cancel the function, even if it was
+                    # cancelled at the moment when the set-up was complete.
+                    keeping.shield = True
+                    await self.run(inner, index)
+                    await self._leave(plan.handler, generator, keeping)
+                    return
+        await inner(entered and index == len(self.plans))
+
+    async def _call(self, plan: ScopePlan) -> bool:
+        """Set up by a function of which nothing is left then. Returns whether it has."""
         limit = anyio.current_time() + self.set_up_limit
-        if not plan.generator:
-            with anyio.CancelScope(deadline=limit) as setting_up:
-                entered, _ = await self._enter(plan, setting_up, limit)
-            await (self.run(inner, index + 1) if entered else inner(False))
-            return
-        with anyio.CancelScope(deadline=limit) as setting_up, anyio.CancelScope() as keeping:
-            entered, generator = await self._enter(plan, setting_up, limit)
-            if generator is not None:
-                # From here on the outer scope does not cancel the function, even if it was
-                # cancelled at the moment when the set-up was complete.
-                keeping.shield = True
-                await self.run(inner, index + 1)
-                await self._leave(plan.handler, generator, keeping)
-                return
-        await inner(False)
+        with anyio.CancelScope(deadline=limit) as setting_up:
+            entered, _ = await self._enter(plan, setting_up, limit)
+        return entered
 
     async def _enter(
         self, plan: ScopePlan, scope: anyio.CancelScope, limit: float

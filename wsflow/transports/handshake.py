@@ -6,6 +6,7 @@ from __future__ import annotations
 import email.utils
 import re
 from collections.abc import Iterable
+from sys import intern
 from typing import NamedTuple, final
 
 from websockets.datastructures import Headers
@@ -119,7 +120,7 @@ def common(data: bytes, *, largest: int, extensions: bool) -> Common | None:
     headers = Headers()
     for line in found[2].decode("latin-1").split("\r\n")[:-1]:
         name, _, value = line.partition(":")
-        headers[name] = value.strip(" \t")
+        headers[intern(name)] = intern(value.strip(" \t"))  # most are those of other connections
     if extensions and "Sec-WebSocket-Extensions" in headers:
         return None
     if "Content-Length" in headers or "Transfer-Encoding" in headers:
