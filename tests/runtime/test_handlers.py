@@ -649,7 +649,7 @@ async def test_nothing_is_kept_of_a_message_that_was_handled() -> None:
         return work
 
     plan: Any = object()
-    handlers.bound[plan] = bind(Held("of the connection")), abs, nothing
+    handlers.bound = {plan: (bind(Held("of the connection")), abs, nothing)}
     message = Held("a")
     kept.append(ref(message))
     assert handlers.begin(handlers.bind(plan), message) is None

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -282,7 +283,7 @@ async def test_a_call_of_the_peer_gets_no_more_memory_for_it() -> None:
 
     async with serving(app) as server, server.connect("/") as a:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(a.call, Count())
+            tasks.start_soon(partial(a.call, Count(), timeout=60))
             await until(lambda: gates.begun)
             for number in range(3):
                 await a.send(wide(number))

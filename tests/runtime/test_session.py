@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from functools import partial
+from types import NoneType
 from typing import Annotated, Any
 
 import anyio
@@ -14,10 +17,12 @@ import msgspec
 import pytest
 from anyio.abc import TaskGroup
 
+import wsflow
 from tests.clocks import InFakeTime
-from wsflow import Close, Connection, Disconnected, Forbidden, Query, Reject, Router
+from wsflow import Close, Connection, Disconnected, Forbidden, Query, Reject, Router, Topic
 from wsflow.limits import Limits
 from wsflow.runtime.session import NEXT, Phase
+from wsflow.server import Settings, serve
 from wsflow.testing import MemoryPeer, connect, serve_in_memory
 
 
@@ -943,9 +948,11 @@ async def test_sending_in_a_tear_down_after_our_own_end() -> None:
 
 
 def test_phases_go_one_way() -> None:
+    """But a connection rests between its begin and its first message."""
     assert set(NEXT) == set(Phase)
     for phase, following in NEXT.items():
-        assert all(each > phase for each in following)
+        back = [Phase.RESTING] if phase == Phase.OPEN else []
+        assert [each for each in following if each <= phase] == back
         assert phase >= Phase.STOPPING or Phase.STOPPING in following
     assert NEXT[Phase.STOPPING] == (Phase.OVER,)
 
@@ -1013,3 +1020,168 @@ def waits_for(go: anyio.Event, kind: Any) -> Any:
 
     take.__annotations__["message"] = kind
     return take
+
+
+# -- a connection whose host has nothing to do until a message comes
+
+TENANT: ContextVar[str] = ContextVar("tenant")
+
+
+class Rests:
+    """An app whose connections rest, and what it has done."""
+
+    def __init__(self, on_disconnect: bool = False) -> None:
+        self.router = Router("/")
+        self.did: list[str] = []
+        self.let_go = anyio.Event()
+        self.tear_down = anyio.Event()
+        self.tear_down.set()
+
+        @self.router.on_connect
+        async def greet() -> None:
+            TENANT.set("x")
+
+        @self.router.producer
+        async def tick(connection: Connection) -> AsyncIterator[str]:
+            try:
+                yield TENANT.get()
+                await self.let_go.wait()
+                raise LookupError("let go")
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.tear_down.wait()
+                self.did.append("producer")
+
+        @self.router.consumer
+        async def echo(message: str) -> str:
+            await anyio.lowlevel.checkpoint()
+            return message + TENANT.get()
+
+        if on_disconnect:
+
+            @self.router.on_disconnect
+            async def part() -> None:
+                self.did.append("on_disconnect")
+
+
+@pytest.mark.parametrize("socket", [False, True])
+async def test_there_is_no_host_until_a_message_comes(socket: bool) -> None:
+    """What ``on_connect`` has set is there for all that runs, before and then."""
+    app = Rests()
+    async with AsyncExitStack() as around:
+        if socket:
+            server: Any = await around.enter_async_context(serve(app.router, Settings(port=0)))
+            url = f"ws://127.0.0.1:{server.port}/"
+            peer: Any = await around.enter_async_context(wsflow.connect(url, receives=str))
+        else:
+            server = await around.enter_async_context(serve_in_memory(app.router))
+            peer = await around.enter_async_context(server.connect("/"))
+        assert await peer.receive() == "x"
+        (session,) = server._app.sessions.values()
+        assert session.phase is Phase.RESTING
+        assert session._host is None
+        for message in ("a", "b"):
+            await peer.send(message)
+            assert await peer.receive() == f"{message}x"
+            assert session.phase is Phase.OPEN
+
+
+@pytest.mark.parametrize("on_disconnect", [False, True])
+@pytest.mark.parametrize("first", [False, True], ids=["at rest", "after a message"])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("peer", 1000), ("gone", 1006), ("close", 4001), ("error", 1011), ("stop", 1001)],
+)
+async def test_how_a_connection_at_rest_ends(
+    how: str, code: int, first: bool, on_disconnect: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As any other does: producers are cancelled and awaited, then the peer is told."""
+    app = Rests(on_disconnect)
+    app.tear_down = anyio.Event()
+    async with serve_in_memory(app.router) as server, server.connect("/") as peer:
+        assert await peer.receive() == "x"
+        (session,) = server._app.sessions.values()
+        if first:
+            await peer.send("a")
+            assert await peer.receive() == "ax"
+        assert session.phase is (Phase.OPEN if first else Phase.RESTING)
+        async with anyio.create_task_group() as tasks:
+            if how == "peer":
+                tasks.start_soon(peer.close)
+            elif how == "gone":
+                tasks.start_soon(peer.vanish)
+            elif how == "close":
+                session.close(4001, "")
+            elif how == "error":
+                app.let_go.set()
+            else:
+                tasks.start_soon(server.drain)
+            await anyio.wait_all_tasks_blocked()
+            assert app.did == []
+            assert session.phase >= Phase.DRAINING or how == "error"  # it is not raised yet
+            assert not session.over.is_set
+            app.tear_down.set()
+        end = await peer.wait_closed()
+        assert (end.code, type(end.error)) == (code, LookupError if how == "error" else NoneType)
+        assert app.did == ["producer", *["on_disconnect"] * on_disconnect]
+        assert session.phase is Phase.OVER
+    assert not server._app.sessions
+
+
+@pytest.mark.parametrize("on_disconnect", [False, True])
+async def test_a_producer_that_swallows_its_cancellation_at_rest(
+    on_disconnect: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Rests(on_disconnect)
+    app.tear_down = anyio.Event()
+    async with serve_in_memory(app.router, limits=Limits(close_timeout=0.05)) as server:
+        with pytest.raises(AssertionError, match=r"still running after .*: producer "):
+            async with server.connect("/") as peer:
+                assert await peer.receive() == "x"
+                (session,) = server._app.sessions.values()
+                session.close(4001, "")
+                assert (await peer.wait_closed()).code == 4001
+                assert session.phase is Phase.OVER
+                assert app.did == []
+                app.tear_down.set()
+                await anyio.wait_all_tasks_blocked()
+                assert {*app.did} == {"producer", *["on_disconnect"] * on_disconnect}
+    assert "cancelled 0.05 seconds ago and still running: producer " in caplog.text
+
+
+@pytest.mark.parametrize("producer", [False, True])
+async def test_what_waits_at_rest_goes_out_before_the_goodbye(producer: bool) -> None:
+    app = Router("/")
+
+    @app.on_connect
+    async def enter(room: Annotated[Topic[str], "room"]) -> None:
+        await room.join()
+
+    if producer:
+
+        @app.producer
+        async def wait() -> AsyncIterator[str]:
+            await anyio.sleep_forever()
+            yield ""
+
+    else:
+
+        @app.consumer
+        async def take(message: str) -> None: ...
+
+    async with (
+        serve_in_memory(app, limits=Limits(write_buffer=4096)) as server,
+        server.connect("/") as peer,
+    ):
+        (session,) = server._app.sessions.values()
+        for number in range(30):
+            await server.registry.topic("room", str).publish(f"{number:1000}")
+        await anyio.wait_all_tasks_blocked()
+        assert session.phase is Phase.RESTING
+        assert not session.outbox.clear
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(server.drain, 20))
+            await anyio.wait_all_tasks_blocked()
+            for number in range(30):
+                assert int(await peer.receive(str)) == number
+            assert (await peer.wait_closed()).code == 1001

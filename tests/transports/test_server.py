@@ -859,3 +859,28 @@ async def test_the_request_and_its_end_at_once() -> None:
         assert await client.read() == b""
         client.writer.close()
         await all_gone(server)
+
+
+async def test_a_message_that_is_not_taken_is_reported_again() -> None:
+    """Whoever receives it may pause reading at the moment when it comes."""
+
+    class NotNow:
+        def __init__(self) -> None:
+            self.asked = anyio.Event()
+
+        def messages_received(self, messages: Any) -> int:
+            transport.pause_reading()
+            transport._receiver = receiver
+            self.asked.set()
+            return 0
+
+    async with serve(echo_app(), settings()) as server, raw(server) as client:
+        await client.opened()
+        (transport,) = server._transports._open
+        receiver, not_now = transport._receiver, NotNow()
+        transport._receiver = not_now
+        client.send(frame(b"a"))
+        with anyio.fail_after(20):
+            await not_now.asked.wait()
+            transport.loop.call_soon_threadsafe(transport.resume_reading)
+            assert await client.frame() == (1, b"a")

@@ -20,6 +20,7 @@ from wsflow.messages.hooks import HookError
 from wsflow.request import Request
 from wsflow.runtime.origins import Hosts, Origins, allowed_origin
 from wsflow.runtime.rates import client_of, count_down, retry_after
+from wsflow.tasks.waiting import NOTHING
 from wsflow.wiring.plan import RoutePlan
 from wsflow.wiring.routes import RouteTable
 from wsflow.wiring.sources import FromPath, FromRequest, Source
@@ -213,7 +214,7 @@ def read(sources: Iterable[FromPath | FromRequest], request: Request) -> Mapping
         Reject: a parameter is missing or invalid.
     """
     try:
-        return {source: source.convert(request) for source in sources}
+        return {source: source.convert(request) for source in sources} or NOTHING
     except HookError as exc:
         log.error("a dec_hook failed on a request", exc_info=exc.__cause__)
         raise Reject(500) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol, cast, final
@@ -22,6 +22,7 @@ from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.throttle import Throttle
 from wsflow.tasks.children import Children, Run
 from wsflow.tasks.detached import READY, Begun, checkpoint
+from wsflow.tasks.waiting import NOTHING
 from wsflow.transports.frames import Found
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound
@@ -99,25 +100,27 @@ class Dispatcher:
         self._owner = owner
         self._observers = observers
         self._lane = Lane(inbox)
-        self._lanes: dict[ConsumerPlan, KeyedLane | StreamLane] = {}
-        for each in plan.consumers:
-            if each.shares_calls and (others := [by for by in self._lanes if by.shares_calls]):
-                self._lanes[each] = self._lanes[others[0]]
-            elif each.concurrent or each.stream:
-                self._lanes[each] = KeyedLane(inbox, each) if each.concurrent else StreamLane(inbox)
+        self._lanes: dict[ConsumerPlan, KeyedLane | StreamLane] = NOTHING
+        if plan.has_lanes:
+            self._lanes = {}
+            for each in plan.consumers:
+                if each.shares_calls and (others := [by for by in self._lanes if by.shares_calls]):
+                    self._lanes[each] = self._lanes[others[0]]
+                elif each.concurrent or each.stream:
+                    own = KeyedLane(inbox, each) if each.concurrent else StreamLane(inbox)
+                    self._lanes[each] = own
         # Where the messages of a consumer enter, if not at the lane of the host.
-        self._ways: dict[ConsumerPlan, KeyedLane | StreamLane | Throttle] = {**self._lanes}
+        self._ways: Mapping[ConsumerPlan, KeyedLane | StreamLane | Throttle] = self._lanes
         self._throttle = throttle
         if throttle is not None:
             throttle.enter = self._enter
-            self._ways |= dict.fromkeys(plan.consumers, throttle)
-            if plan.invalid is not None:
-                self._ways[plan.invalid] = throttle
+            limited = [*plan.consumers, *((plan.invalid,) if plan.invalid is not None else ())]
+            self._ways = dict.fromkeys(limited, throttle)
         self._begun: Begun | None = None
         self._calls: Calls | None = None
         self._handlers = Handlers(plan, environment, outbox, owner.call_failed, observers, seen)
         # The consumers that may handle messages in the host's place, for raw ones, or by class.
-        self._direct: dict[ConsumerPlan | type, BoundConsumer] = {}
+        self._direct: dict[ConsumerPlan | type, BoundConsumer] = NOTHING
         self.ready = False
         self.doing: Handler | None = None
 
@@ -174,6 +177,8 @@ class Dispatcher:
                 return
             bound = self._handlers.bind(consumer)
             if self._decoding.is_sure(type(message)):
+                if self._direct is NOTHING:
+                    self._direct = {}
                 self._direct[taker or type(message)] = bound
             self._begin(bound, message)
         except BaseException as exc:
@@ -314,7 +319,7 @@ class Dispatcher:
     def rebind(self) -> None:
         """Values of the connection have changed: functions that are called from now on receive
         the new ones."""
-        self._direct.clear()
+        self._direct = NOTHING
         self._handlers.rebind()
 
     @property
@@ -431,8 +436,11 @@ class Dispatcher:
     async def _run_producer(self, handlers: Handlers, plan: ProducerPlan, bound: Bound) -> None:
         try:
             if plan.style == "each":
-                async with aclosing(bound()) as items:
+                items = bound()
+                try:
                     await self._outbox.send_all(items)
+                finally:
+                    await items.aclose()
             elif plan.style == "once":
                 if await bound() is not None:
                     raise TypeError(

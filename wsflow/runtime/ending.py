@@ -153,10 +153,10 @@ class Ending:
         self._rejection: Reject | None = None
         self._provisional = False  # the end is a cancellation, whose cause may still be reported
         self.end: End | None = None
-        self.errors: list[BaseException] = []
+        self.errors: tuple[BaseException, ...] = ()
         self.refused: int | None = None
         self.overran = False
-        self.left_behind: list[str] = []
+        self.left_behind: tuple[str, ...] = ()
 
     # -- deciding the end
 
@@ -254,7 +254,7 @@ class Ending:
 
     def failed(self, what: object, exc: BaseException) -> None:
         """Log an unhandled error, and keep it."""
-        self.errors.append(exc)
+        self.errors += (exc,)
         self._log(logging.ERROR, RAISED, what, type(exc).__name__, exc_info=exc)
 
     def note(self, what: object, exc: BaseException) -> None:
@@ -278,7 +278,7 @@ class Ending:
     def stuck(self, running: Sequence[str], seconds: float) -> None:
         """Log the handlers that swallow their cancellation."""
         self.overran = True
-        self.left_behind += running
+        self.left_behind += tuple(running)
         self._log(
             logging.ERROR,
             "cancelled %g seconds ago and still running: %s. "

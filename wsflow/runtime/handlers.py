@@ -19,6 +19,7 @@ from wsflow.runtime.calls import Answering
 from wsflow.runtime.outbox import Outbox
 from wsflow.runtime.scopes import enter, leave, throw
 from wsflow.tasks.detached import READY, Begun, checkpoint
+from wsflow.tasks.waiting import NOTHING
 from wsflow.wiring.environment import Environment
 from wsflow.wiring.invocation import Bound, Invocation, MessageValues
 from wsflow.wiring.plan import ConsumerPlan, ErrorPlan, RoutePlan, ScopePlan
@@ -56,7 +57,6 @@ class Handlers:
     __slots__ = (
         "_call_failed",
         "_environment",
-        "_errors",
         "_handled",
         "_observers",
         "_outbox",
@@ -82,16 +82,14 @@ class Handlers:
         self._call_failed = call_failed
         self._observers = observers
         self._seen = seen
-        self.bound: dict[ConsumerPlan, BoundConsumer] = {}
-        self._errors: dict[Handler, Bound] = {}
+        self.bound: dict[ConsumerPlan, BoundConsumer] = NOTHING
         self._handled = 0  # of those that were not begun in the host's place, or ended its steps
         self.steps: _Steps = _OVER
         self._scopes: list[tuple[ScopePlan, Bind]] | None = None  # bound with the first message
 
     def rebind(self) -> None:
         """Values of the connection have changed: calls from now on receive the new ones."""
-        self.bound.clear()
-        self._errors.clear()
+        self.bound = NOTHING
         self._scopes = None
 
     def _bind(self, call: Invocation) -> Bind:
@@ -120,6 +118,8 @@ class Handlers:
         route, name = self._plan.template, str(consumer.handler)
         if self._observers.around_messages and not consumer.calls:
             call = partial(self._observed, consumer, call)
+        if self.bound is NOTHING:
+            self.bound = {}
         bound = self.bound[consumer] = call, self._observers.timer(route, name), consumer
         return bound
 
@@ -316,10 +316,7 @@ class Handlers:
 
     async def _recover(self, exc: Exception, caught: Caught, answer: bool = True) -> None:
         for plan, error in caught:
-            bound = self._errors.get(plan.invocation.handler)
-            if bound is None:
-                bound = plan.invocation.bind(self._environment)
-                self._errors[plan.invocation.handler] = bound
+            bound = plan.invocation.bind(self._environment)
             try:
                 if answer:
                     await self.reply(bound, False, error)

@@ -101,7 +101,7 @@ class Outbox:
         self.codec = codec
         self._backlog_bytes = backlog_bytes
         self._batch_bytes = min(BATCH_BYTES, write_buffer // 8)
-        self._batch: list[Packed] = []  # items that were taken, and are not written yet
+        self._batch: list[Packed] = EMPTY  # items that were taken, and are not written yet
         self._batching = False  # whether items are taken
         self._lagging = lagging
         self._open = False
@@ -280,6 +280,7 @@ class Outbox:
             raise Disconnected(self._refusing)
         if self.clear and not on_trio():
             self._batching = True
+            self._batch = []
             self.clear = False
 
     async def _take_items(self, items: AsyncIterator[Any]) -> bool:
@@ -313,12 +314,11 @@ class Outbox:
         if not self._batching:
             return
         self._batching = False
-        batch = self._batch
+        batch, self._batch = self._batch, EMPTY
         if batch:
             self.sent += len(batch)
             if self._transport.send_all(batch):
                 self._burst_ends = 0
-            batch.clear()
         self.flush()
 
     def urge(self, message: object) -> None:

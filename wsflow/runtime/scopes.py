@@ -204,7 +204,8 @@ class Nest:
                 self.steps.failed(handler, left, "set up", anyio.current_time() >= limit)
             return False, None
         self.steps.entered(handler)
-        self.environment.values[handler] = value
+        if plan.gives is not None:
+            self.environment.values[handler] = value
         return True, generator
 
     async def _leave(

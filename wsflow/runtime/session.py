@@ -31,6 +31,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, final
 
 import anyio
@@ -87,7 +88,7 @@ class Phase(enum.IntEnum):
 
     CONNECTING = 1  # on_connect functions set up
     READY = 2  # all have set up; a client waits for the answer to its opening request
-    RESTING = 3  # open, without a host: no message has come yet
+    RESTING = 3  # open, without a host: no message has come yet; producers may run
     OPEN = 4  # consumers and producers run
     DRAINING = 5  # no more messages are taken; consumers finish what was received
     STOPPING = 6  # all tasks are cancelled, and the scope functions tear down
@@ -102,7 +103,7 @@ NEXT: Mapping[Phase, Sequence[Phase]] = {
     CONNECTING: (READY, STOPPING),
     READY: (RESTING, OPEN, STOPPING),
     RESTING: (OPEN, STOPPING),
-    OPEN: (DRAINING, STOPPING),
+    OPEN: (RESTING, DRAINING, STOPPING),
     DRAINING: (STOPPING,),
     STOPPING: (OVER,),
     OVER: (),
@@ -185,10 +186,10 @@ class Session:
 
     # fmt: off
     __slots__ = (
-        "_answered", "_app", "_children", "_context", "_credential", "_dialling",
-        "_dispatcher",
-        "_due", "_echo", "_environment", "_first", "_goodbye", "_host", "_in", "_inbox", "_scope",
-        "_started", "_throttle", "_timer", "accepted", "announced", "begun", "connection",
+        "_answered", "_app", "_children", "_context", "_credential", "_dialling", "_dispatcher",
+        "_due", "_echo", "_environment", "_first", "_goodbye", "_has_rested", "_host", "_in",
+        "_inbox", "_scope", "_started", "_throttle", "_timer", "accepted", "announced", "begun",
+        "connection",
         "duration", "ending", "id", "listeners", "memberships", "outbox", "over", "phase", "plan",
         "received", "subprotocol", "transport", "user",
     )
@@ -228,8 +229,8 @@ class Session:
         self._answered = Latch() if transport.dials else None  # a client's handshake, until it is
         self._started = transport.now()
         self._timer: Timer | None = None  # the timeout of the current step
-        # The values of scope functions; a connection without such functions shares the app's.
-        values = dict(app.values) if plan.on_connect else app.values
+        # The values of scope functions; a connection whose functions give none shares the app's.
+        values = dict(app.values) if plan.gives_values else app.values
         opening = dialling.opening if dialling is not None else None
         self._environment = Environment(app.directory, values, read, self, self.connection, opening)
         self._children = Children(detach, self.left)
@@ -260,6 +261,7 @@ class Session:
         if dialling is not None and dialling.ask is not None:
             self._credential = Renewing(self, transport, dialling.ask, limits.open_timeout)
         self._host: Detached | None = None
+        self._has_rested = False  # after a host has set up, and started the producers
         self._scope: anyio.CancelScope | None = None  # the part of the host that ``_stop`` cancels
         self._in: Handler | None = None  # the scope function that the host is running
         self._goodbye: End | None = None  # the end after a drain
@@ -536,6 +538,8 @@ class Session:
     def drain(self, goodbye: End, seconds: float) -> None:
         """Take no more messages, let consumers finish what was received, then end with
         ``goodbye``."""
+        if self._children.tasks or not self.outbox.clear:
+            self._need_host()  # which ends it once what was sent is written
         if goodbye.cause == "restart" and self.ending.end is None and not self.accepted:
             self._goodbye = goodbye  # the handshake is accepted first, then 1012 is sent
         elif self.phase not in (OPEN, DRAINING):
@@ -632,7 +636,7 @@ class Session:
             self._accept()
 
     def _start_host(self) -> None:
-        context = self._context or self._app.context.copy()
+        context = self._context = self._context or self._app.context.copy()
         self._host = detach(self._run, name=f"wsflow {self.plan.template}", context=context)
 
     def _need_host(self) -> None:
@@ -642,9 +646,15 @@ class Session:
             self._start_host()
 
     def _end_at_rest(self) -> None:
-        """End without a host; start one if there are ``on_disconnect`` functions to run."""
+        """End without a host, after the last producer; start one if there are ``on_disconnect``
+        functions to run."""
+        if self._children.tasks:
+            self._expect_within(self._app.limits.close_timeout, self._give_up)
         if self.plan.on_disconnect and self._answered is None:
             self._start_host()
+        elif self._children.tasks:
+            # Not in the last of these tasks, but once it is over.
+            self._children.close_and(partial(self.transport.after, 0, self._release))
         else:
             self._release()
 
@@ -653,7 +663,7 @@ class Session:
         try:
             if self.plan.needs_task_group:
                 self._environment.task_group = await self._children.open_group()
-            if scopes:
+            if scopes and not self._has_rested:
                 times = limits.open_timeout, limits.close_timeout
                 await Nest(scopes, self._environment, *times, self).run(self._live)
             else:
@@ -663,8 +673,11 @@ class Session:
             await self._wind_down(connected=False)
         finally:
             self._in = None
-            self._stop()
-            self._release()
+            if self.phase is RESTING:
+                self._host = None
+            else:
+                self._stop()
+                self._release()
 
     def entering(self, handler: Handler, scope: anyio.CancelScope) -> None:
         self._scope = scope
@@ -745,10 +758,12 @@ class Session:
         """
         if connected and not self.stopping:
             await self._serve()
-        await self._wind_down(connected=connected)
+        if self.phase is not RESTING:
+            await self._wind_down(connected=connected)
 
     async def _serve(self) -> None:
-        """Run consumers and producers, until the first has finished. Raises nothing."""
+        """Run consumers and producers, until the first has finished, or nothing is left to do until
+        a message comes. Raises nothing."""
         with anyio.CancelScope() as scope:
             self._scope = scope
             self._in = None
@@ -762,8 +777,12 @@ class Session:
                     await self._answered.wait()
                 if self._goodbye is not None and self.phase is OPEN:
                     self.finish(self._goodbye)
-                if not self.stopping:
+                if not (self.stopping or self._has_rested):
                     self._dispatcher.start()
+                if self._may_rest():
+                    self._has_rested = True
+                    self._enter(RESTING)
+                elif not self.stopping:
                     await self._dispatcher.consume(eager=self.transport.from_loop)
                     if self._goodbye is not None:
                         await self.outbox.drained()
@@ -771,6 +790,13 @@ class Session:
             except BaseException as exc:
                 self.left(self._dispatcher.doing or "the session", exc)
             self._scope = None
+
+    def _may_rest(self) -> bool:
+        return (
+            self.plan.rests
+            and self.phase is OPEN
+            and not (self._has_rested or self.transport.dials or self._dispatcher.busy)
+        )
 
     async def _wind_down(self, *, connected: bool) -> None:
         """Stop all tasks, leave all topics, run ``on_disconnect`` functions. Raises nothing."""

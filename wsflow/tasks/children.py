@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import anyio
@@ -26,7 +27,7 @@ class Spawn(Protocol):
     def __call__(self, run: Run, /, *, name: str) -> object: ...
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Child:
     """One task: its name, its role, and the scope that cancels it."""
 
@@ -48,7 +49,7 @@ class Children:
         closed: whether no more tasks start.
     """
 
-    __slots__ = ("_changed", "_failed", "_spawn", "closed", "tasks")
+    __slots__ = ("_changed", "_failed", "_spawn", "_then", "closed", "tasks")
 
     def __init__(self, spawn: Spawn, failed: Callable[[str, BaseException], None]) -> None:
         self._spawn = spawn
@@ -56,6 +57,7 @@ class Children:
         self.tasks: dict[Child, None] = {}
         self.closed = False
         self._changed: anyio.Event | None = None
+        self._then: Callable[[], object] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -82,22 +84,25 @@ class Children:
             return
         child = Child(name, role, scope or anyio.CancelScope())
         self.tasks[child] = None
+        self._spawn(partial(self._live, child, run), name=name)
 
-        async def live() -> None:
-            try:
-                with child.scope:
-                    if not child.scope.cancel_called:
-                        await run()
-            except BaseException as exc:
-                self._failed(child.name, exc)
-            finally:
-                self._forget(child)
-
-        self._spawn(live, name=name)
+    async def _live(self, child: Child, run: Run) -> None:
+        try:
+            with child.scope:
+                if not child.scope.cancel_called:
+                    working = run()
+                    del run  # it is not kept as long as it works
+                    await working
+        except BaseException as exc:
+            self._failed(child.name, exc)
+        finally:
+            self._forget(child)
 
     def _forget(self, child: Child) -> None:
         self.tasks.pop(child, None)
         self._notify()
+        if self._then is not None and not self.tasks:
+            self._then()
 
     def _notify(self) -> None:
         if self._changed is not None:
@@ -120,6 +125,12 @@ class Children:
         self.closed = True
         for child in list(self.tasks):
             child.scope.cancel()
+
+    def close_and(self, then: Callable[[], object]) -> None:
+        """Close them, and call ``then`` in the last task, as it ends. Not called if they are
+        abandoned, or if there are none."""
+        self._then = then
+        self.close()
 
     async def reap(self) -> None:
         """Wait until no task is left, even if this is cancelled."""

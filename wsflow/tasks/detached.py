@@ -26,6 +26,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _running: set[asyncio.Task[None]] = set()  # the event loop has only weak references to tasks
+_has_ended = _running.discard  # looked up once: each task would keep its own
 
 
 _EAGER = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", object())
@@ -115,7 +116,7 @@ def detach(
         return None
     task = start_task(run(), name=name, context=context)
     _running.add(task)
-    task.add_done_callback(_running.discard)
+    task.add_done_callback(_has_ended)
     return Detached(task, context)
 
 

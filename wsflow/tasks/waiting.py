@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, Final, Protocol, final
 
 import anyio
 
 EMPTY: Final[Any] = ()
 """A placeholder for a queue that was never used, since most connections need none."""
+
+NOTHING: Final[Any] = MappingProxyType({})
+"""The same for a dict."""
 
 
 async def wait_shielded(event: anyio.Event) -> None:

@@ -240,6 +240,26 @@ class RoutePlan:
         )
 
     @functools.cached_property
+    def gives_values(self) -> bool:
+        """Whether any ``on_connect`` function gives a value."""
+        return any(scope.gives is not None for scope in self.on_connect)
+
+    @functools.cached_property
+    def has_lanes(self) -> bool:
+        """Whether any consumer has a lane of its own, not that of the host."""
+        return any(consumer.stream or consumer.concurrent for consumer in self.consumers)
+
+    @functools.cached_property
+    def rests(self) -> bool:
+        """Whether it needs none once it is open, until a message comes: nothing is left of its
+        ``on_connect`` functions, and its producers are tasks of their own."""
+        return not (
+            self.needs_task_group
+            or any(scope.generator for scope in self.on_connect)
+            or self.has_lanes
+        )
+
+    @functools.cached_property
     def limits(self) -> tuple[RatePlan, ...]:
         """All rate limits that messages on this path count for."""
         found = (*self.rates, *(rate for each in self.consumers for rate in each.rates))
