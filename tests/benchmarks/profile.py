@@ -46,7 +46,7 @@ def profile(key: str, name: str, load: Path) -> str:
         subprocess.run(
             [
                 *("py-spy", "record", "--pid", str(server.process.pid), "--rate", "400"),
-                *("--duration", str(SECONDS), "--format", "raw", "--output", samples),
+                *("--duration", str(SECONDS), "--format", "raw", "--output", samples, "--threads"),
             ],
             check=True,
             capture_output=True,
@@ -57,6 +57,8 @@ def profile(key: str, name: str, load: Path) -> str:
     functions: Counter[str] = Counter()
     for line in samples.read_text().splitlines():
         frames, _, count = line.rpartition(" ")
+        if "MainThread" not in frames:
+            continue  # the others wait, which is not always seen
         innermost = frames.split(";")[-1].rpartition(":")[0]
         functions[innermost + ")"] += int(count)
         fits = (area for area, part in AREAS if part in innermost)

@@ -45,10 +45,10 @@ class Kind:
     broker: brokers.Kind | None = None
 
 
-def _wsflow(*flags: str) -> Callable[[int], Sequence[str]]:
+def _wsflow(*flags: str, loop: str = "asyncio") -> Callable[[int], Sequence[str]]:
     return lambda port: (
         *(PYTHON, "-m", "wsflow", "run", "tests.benchmarks.app:app", "--port", str(port)),
-        *("--no-access-log", *flags),
+        *("--no-access-log", "--loop", loop, *flags),
     )
 
 
@@ -78,7 +78,7 @@ def _node(port: int) -> Sequence[str]:
 KINDS: Mapping[str, Kind] = {
     "wsflow": Kind("wsflow, pure Python, asyncio", _wsflow()),
     "wsflow-speed": Kind(
-        "wsflow[speed]", _wsflow("--loop", "uvloop"), needs=("uvloop",), compiled=True
+        "wsflow[speed]", _wsflow(loop="uvloop"), needs=("uvloop",), compiled=True
     ),
     "wsflow-deflate": Kind("wsflow with compression", _wsflow("--compression", "deflate")),
     "wsflow-uvicorn": Kind(
