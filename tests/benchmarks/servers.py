@@ -77,9 +77,7 @@ def _node(port: int) -> Sequence[str]:
 
 KINDS: Mapping[str, Kind] = {
     "wsflow": Kind("wsflow, pure Python, asyncio", _wsflow()),
-    "wsflow-speed": Kind(
-        "wsflow[speed]", _wsflow(loop="uvloop"), needs=("uvloop",), compiled=True
-    ),
+    "wsflow-speed": Kind("wsflow[speed]", _wsflow(loop="uvloop"), needs=("uvloop",), compiled=True),
     "wsflow-deflate": Kind("wsflow with compression", _wsflow("--compression", "deflate")),
     "wsflow-uvicorn": Kind(
         "wsflow under uvicorn, its protocol",

@@ -59,7 +59,12 @@ def test_what_is_refused(
             (two("--ssl-certfile", "nowhere.pem"), 2, "TLS cannot use nowhere.pem"),
             (("--workers", "0"), 2, "workers is 0: no process would serve"),
             (("--workers", "2", "--port", port), 4, f"127.0.0.1:{port} is in use"),
-            (two("--host", "203.0.113.1"), 2, "cannot listen on 203.0.113.1:0"),
+            (
+                two("--host", "203.0.113.1"),
+                2,
+                "cannot listen on 203.0.113.1:0: Cannot assign requested address; --host names an "
+                "address of this machine",
+            ),
             (("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
             (
                 ("--broker", "redis://x?y=1"),

@@ -70,6 +70,9 @@ def not_bound(exc: OSError, settings: Settings) -> Exit:
     why = exc.strerror or str(exc)
     if exc.errno == errno.EACCES and port and port < 1024:
         why += f"; ports below 1024 need privileges: choose another with {flag}"
+    if exc.errno == errno.EADDRNOTAVAIL:
+        host = flag.replace("port", "host")
+        why += f"; {host} names an address of this machine, or 0.0.0.0 for all of IPv4"
     raise UsageError(f"cannot listen on {where}: {why}") from None
 
 

@@ -259,7 +259,7 @@ class _Compiler:
         return (plan,)
 
     def _offer(self, handler: Handler, signature: Signature, offers: list[Offer]) -> None:
-        wrong = self.functions.offer_problem(signature)
+        wrong = self.functions.offer_problem(handler, signature)
         if wrong is not None:
             self.resolver.problem(handler, "", *wrong)
             return

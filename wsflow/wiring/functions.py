@@ -104,7 +104,7 @@ class Functions:
     def __init__(self, resolver: Resolver) -> None:
         self._problem = resolver.problem
 
-    def offer_problem(self, signature: Signature) -> WhyAndCure | None:
+    def offer_problem(self, handler: Handler, signature: Signature) -> WhyAndCure | None:
         """Why the value of a scope function cannot be injected; None if it can."""
         gives = bare(signature.gives)
         if gives in GIVEN or (get_origin(gives) or gives) is Topic:
@@ -113,10 +113,10 @@ class Functions:
                 "remove the annotation, or provide a class of your own.",
             )
         if gives in SIMPLE:
-            return (
-                f"{type_name(gives)} cannot be provided: the type is too general.",
-                "provide a class of your own that contains it.",
-            )
+            cure = "provide a class of your own that contains it."
+            if gives is bool and handler.kind == "on_connect":
+                cure = "annotate it `-> None`; to refuse a connection, raise Reject(403)."
+            return f"{type_name(gives)} cannot be provided: the type is too general.", cure
         return None
 
     # -- consumers

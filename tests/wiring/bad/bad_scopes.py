@@ -16,6 +16,10 @@ async def words() -> list[str]:
     yield ["a"]
 
 
+@app.on_connect
+async def allowed() -> bool: ...
+
+
 @app.on_message
 async def fine() -> AsyncIterator[None]:
     yield
