@@ -64,7 +64,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 UNTRACED = re.compile(
     r"tests/(conformance|transports|runtime|messages|topics|client|auth)/.*\[.*(trio|uvloop)"
-    r"|tests/(hardening|cluster|interop)/"
+    r"|tests/(hardening|cluster|interop)/|tests/(test_imports|conformance/test_after_the_end)\.py::"
     r"|tests/(hosting/test_fastapi_chat|examples/test_dashboard|examples/test_mounted)\.py::"
     r"|tests/contract/test_typescript\.py::.*(node|chromium)\]"
     r"|tests/console/test_console\.py::test_(two_people|a_refusal|calls|saved|how|it_is|the_servers)"
@@ -74,8 +74,8 @@ UNTRACED = re.compile(
 drive a browser. Coverage makes them two to four times as slow."""
 
 TRACED = re.compile(
-    r"tests/(brokers/test_sentinel|cli/test_(stuck|supervise)|contract/test_typescript"
-    r"|server/test_workers|testing/test_sweep)\.py::|tests/hosting/test_processes\.py::.*gunicorn"
+    r"tests/(brokers/test_sentinel|cli/test_supervise|server/test_workers|testing/test_sweep)\.py::"
+    r"|tests/hosting/test_processes\.py::.*gunicorn"
 )
 """Of those that take long, the ones with lines of their own; the others are not traced either."""
 
