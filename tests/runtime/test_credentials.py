@@ -226,6 +226,40 @@ class TestItIsRenewed(InFakeTime):
             assert code == 4401
             assert ended - began == pytest.approx(90 + 150 + 50 + 25, abs=0.01)
 
+    @pytest.mark.parametrize("gives", [False, True])
+    async def test_a_new_user_takes_no_place_of_the_app(self, gives: bool) -> None:
+        """Although both were None."""
+        app = Router("/")
+
+        @app.lifespan
+        async def cache() -> AsyncIterator[Said | None]:
+            yield None
+
+        if gives:
+
+            @app.on_connect
+            async def user() -> User | None:
+                return None
+
+        @app.on_connect
+        async def enter(connection: Connection) -> None:
+            connection.set_credential(Credential(identity="ada", expires_in=100, renew=renew))
+
+        @app.consumer
+        async def say(message: Say, cache: Said | None) -> Said:
+            return Said(repr(cache))
+
+        async with serve_in_memory(app) as server:
+            async with server.connect("/", **SPEAKS) as peer:
+                await peer.receive()
+                await peer.send({"type": "$auth", "token": "ada 200"})
+                await peer.receive()
+                await peer.send(Say("hi"))
+                assert await peer.receive(Said) == Said("None")
+            async with server.connect("/") as peer:
+                await peer.send(Say("hi"))
+                assert await peer.receive(Said) == Said("None")
+
     async def test_within_the_grace(self) -> None:
         async with connect(APP) as peer:
             await anyio.sleep(124)

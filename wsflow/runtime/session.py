@@ -499,8 +499,9 @@ class Session:
 
     def replace(self, old: object, new: object) -> None:
         values = self._environment.values
-        for handler in [each for each, value in values.items() if value is old]:
-            values[handler] = new
+        for scope in self.plan.on_connect:  # the app's are those of others, too
+            if scope.handler in values and values[scope.handler] is old:
+                values[scope.handler] = new
         self._dispatcher.rebind()
 
     def tell(self, frame: type, **fields: object) -> None:
