@@ -74,8 +74,8 @@ UNTRACED = re.compile(
 drive a browser. Coverage makes them two to four times as slow."""
 
 TRACED = re.compile(
-    r"tests/(brokers/test_sentinel|cli/test_supervise|server/test_workers|testing/test_sweep)\.py::"
-    r"|tests/hosting/test_processes\.py::.*gunicorn"
+    r"tests/(brokers/test_sentinel|cli/test_supervise|contract/test_typescript|server/test_workers"
+    r"|testing/test_sweep)\.py::|tests/hosting/test_processes\.py::.*gunicorn"
 )
 """Of those that take long, the ones with lines of their own; the others are not traced either."""
 
