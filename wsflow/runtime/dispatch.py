@@ -114,8 +114,10 @@ class Dispatcher:
         self._throttle = throttle
         if throttle is not None:
             throttle.enter = self._enter
-            limited = [*plan.consumers, *((plan.invalid,) if plan.invalid is not None else ())]
-            self._ways = dict.fromkeys(limited, throttle)
+            ways = dict.fromkeys(plan.consumers, throttle)
+            if plan.invalid is not None:
+                ways[plan.invalid] = throttle
+            self._ways = ways
         self._begun: Begun | None = None
         self._calls: Calls | None = None
         self._handlers = Handlers(plan, environment, outbox, owner.call_failed, observers, seen)
@@ -157,7 +159,8 @@ class Dispatcher:
             if bound is None or not self.ready or inbox.closed:
                 self._receive_new(taker, message, data)
                 continue
-            # The same as _begin, inlined for speed.
+            # The same as _begin, inlined for speed. The steps go on: nothing is begun after a handler
+            # that has raised.
             steps = handlers.steps
             try:
                 yielded = steps.send((handlers, bound, message))

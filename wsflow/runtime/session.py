@@ -189,9 +189,8 @@ class Session:
         "_answered", "_app", "_children", "_context", "_credential", "_dialling", "_dispatcher",
         "_due", "_echo", "_environment", "_first", "_goodbye", "_has_rested", "_host", "_in",
         "_inbox", "_scope", "_started", "_throttle", "_timer", "accepted", "announced", "begun",
-        "connection",
-        "duration", "ending", "id", "listeners", "memberships", "outbox", "over", "phase", "plan",
-        "received", "subprotocol", "transport", "user",
+        "connection", "duration", "ending", "id", "listeners", "memberships", "outbox", "over",
+        "phase", "plan", "received", "subprotocol", "transport", "user",
     )
     # fmt: on
 
@@ -655,7 +654,7 @@ class Session:
             self._start_host()
         elif self._children.tasks:
             # Not in the last of these tasks, but once it is over.
-            self._children.close_and(partial(self.transport.after, 0, self._release))
+            self._children.when_gone(partial(self.transport.after, 0, self._release))
         else:
             self._release()
 

@@ -126,11 +126,10 @@ class Children:
         for child in list(self.tasks):
             child.scope.cancel()
 
-    def close_and(self, then: Callable[[], object]) -> None:
-        """Close them, and call ``then`` in the last task, as it ends. Not called if they are
-        abandoned, or if there are none."""
+    def when_gone(self, then: Callable[[], object]) -> None:
+        """Call ``then`` in the last task, as it ends. Not called if they are abandoned, or if there
+        are none."""
         self._then = then
-        self.close()
 
     async def reap(self) -> None:
         """Wait until no task is left, even if this is cancelled."""
