@@ -159,8 +159,8 @@ class Dispatcher:
             if bound is None or not self.ready or inbox.closed:
                 self._receive_new(taker, message, data)
                 continue
-            # The same as _begin, inlined for speed. The steps go on: nothing is begun after a handler
-            # that has raised.
+            # The same as _begin, inlined for speed. The steps are not over: after a handler that
+            # has raised, nothing is begun.
             steps = handlers.steps
             try:
                 yielded = steps.send((handlers, bound, message))
