@@ -109,8 +109,9 @@ class _Watchdog:
         frame = sys._current_frames().get(self._thread)
         busy, place = _place(frame)
         debugged = _debugged(frame)
-        if _call(frame) is not earlier:
-            place = ""  # there are many short calls: none of them is to blame
+        blamed = bool(place) and _call(frame) is earlier  # not one of many short calls
+        if not blamed:
+            place = "by no single function of the app"
         del frame, earlier
         while not self._turned.wait(AGAIN) and not self.stop.is_set():
             debugged = debugged or _debugged(sys._current_frames().get(self._thread))
@@ -123,13 +124,13 @@ class _Watchdog:
             return
         with contextlib.suppress(RuntimeError):  # it was closed meanwhile
             self._loop.call_soon_threadsafe(self._blocked)
-        level = logging.WARNING if place else logging.DEBUG
+        level = logging.WARNING if blamed else logging.DEBUG
         log.often(
             level,
             "the event loop was blocked for %.2f s, and nothing else could run: %s. Use an async "
             "library, or anyio.to_thread.run_sync",
             time.monotonic() - began,
-            place or "by no single function of the app",
+            place,
         )
 
 
