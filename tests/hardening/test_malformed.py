@@ -317,7 +317,7 @@ class Buffer:
     def can_write_eof(self) -> bool:
         return True
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         self.paused = True
 
     def resume_reading(self) -> None:

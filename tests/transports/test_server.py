@@ -395,8 +395,8 @@ async def test_a_read_that_fills_the_buffer(last: bytes) -> None:
         if last == frame(b"end"):
             assert await client.frame() == (2, first)
             assert await client.frame() == (1, b"end")
-        else:  # there is nobody to answer any more
-            assert (await client.frame())[0] == 8
+        else:
+            await client.close_code()
         client.writer.close()
         await all_gone(server)
         assert errors == []
@@ -583,6 +583,40 @@ async def test_what_came_before_the_end_of_the_stream_is_handled(close: bool) ->
         await over.wait()
     assert len(handled) == 2000
     assert ends[0].code == (1000 if close else 1006)
+
+
+@pytest.mark.parametrize("behind", [frame(b"\x03\xe8", 8), frame(b"", 5), frame(b"\xff")])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("part", ["consumer", "on_connect", "producer", "request"])
+async def test_messages_that_begin_a_connection_with_its_end_right_behind(
+    part: str, count: int, behind: bytes, anyio_backend_name: str
+) -> None:
+    """Each is handled where it is read, as in a connection that has run before; on Trio, where a
+    message waits for its consumer, the first is."""
+    handled = 1 if anyio_backend_name == "trio" else count
+    app = echo_app()
+    if part == "on_connect":
+        app.on_connect(anyio.lowlevel.checkpoint)
+    elif part == "producer":
+
+        @app.producer
+        async def wait() -> AsyncIterator[str]:
+            await anyio.sleep_forever()
+            yield ""
+
+    data = frame(b"m") * count + behind
+    async with serve(app, settings()) as server, raw(server) as client:
+        if part == "request":
+            client.send(request() + data)
+            await client.head()
+        else:
+            await client.opened()
+            while part == "producer" and not server._app.sessions:
+                await anyio.sleep(0.001)
+            client.send(data)
+        answers = [await client.frame() for _ in range(handled + 1)]
+    assert answers[:-1] == [(1, b"m")] * handled
+    assert answers[-1][0] == 8
 
 
 async def test_who_resets_while_a_consumer_is_parked_is_found_gone() -> None:

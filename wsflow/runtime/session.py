@@ -340,11 +340,22 @@ class Session:
         if dispatcher.ready and self._host is not None:
             count = self._host.within(dispatcher.receive, messages)
         else:
-            count = dispatcher.receive(messages)
-            if self.phase is RESTING and dispatcher.busy:
-                self._need_host()
+            count = self._receive(messages)
         self.received += count
         return count
+
+    def _receive(self, messages: Sequence[Found]) -> int:
+        """Take messages that no host waits for. At rest only up to the one that needs it: what
+        comes behind, the end of the connection too, is reported again once the host runs."""
+        if self.phase is not RESTING:
+            return self._dispatcher.receive(messages)
+        for count, each in enumerate(messages, start=1):
+            self._dispatcher.receive((each,))
+            if self.phase is RESTING and self._dispatcher.busy:
+                self._inbox.hold()
+                self._need_host()
+                return count
+        return len(messages)
 
     def peer_closed(self, code: int, reason: str) -> None:
         self._peer_left(End("peer", code, reason))

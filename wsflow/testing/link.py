@@ -148,7 +148,7 @@ class MemoryDialler(MemoryClock, OneByOne):
         else:
             self.cut()
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         self._reading_paused = True
 
     def resume_reading(self) -> None:

@@ -252,9 +252,9 @@ class Wire(OneByOne):
         self.told.append(f"{code} {reason}".strip())
         self.transport.close(code, reason)
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         self._paused = True
-        self.transport.pause_reading()
+        self.transport.pause_reading(briefly=briefly)
 
     def resume_reading(self) -> None:
         self._paused = False

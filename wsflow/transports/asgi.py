@@ -154,7 +154,7 @@ class AsgiTransport(OneByOne):
             self._put({"type": "websocket.close", "code": code, "reason": reason})
             self._close()
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         self._reads.clear()
 
     def resume_reading(self) -> None:

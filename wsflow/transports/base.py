@@ -78,10 +78,14 @@ class Transport(Clock, Protocol):
         ``code`` may be sent and ``reason`` fits: the caller has checked.
         """
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         """Read and report no more until ``resume_reading``.
 
         The keepalive deadline waits meanwhile, and a peer that leaves may go unnoticed.
+
+        Args:
+            briefly: for some turns of the loop. What comes meanwhile may be read and kept, which
+                costs less than to stop reading.
         """
 
     def resume_reading(self) -> None:

@@ -298,8 +298,8 @@ class Dialler(OneByOne):
     def share(self, message: EncodedMessage) -> None:
         cast(ClientTransport, self.wire).share(message)
 
-    def pause_reading(self) -> None:
-        cast(ClientTransport, self.wire).pause_reading()
+    def pause_reading(self, *, briefly: bool = False) -> None:
+        cast(ClientTransport, self.wire).pause_reading(briefly=briefly)
 
     def resume_reading(self) -> None:
         cast(ClientTransport, self.wire).resume_reading()

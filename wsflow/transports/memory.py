@@ -138,7 +138,7 @@ class MemoryTransport(MemoryClock, OneByOne):
             self.closing = (code, reason)
             self._changed()
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         self._reading_paused = True
 
     def resume_reading(self) -> None:

@@ -373,12 +373,14 @@ class SocketTransport(asyncio.BufferedProtocol):
         self.flush()
         self._linger()
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, *, briefly: bool = False) -> None:
         if self._phase is Phase.OPEN:
-            self._reading_paused = self._socket_paused = True
+            self._reading_paused = True
             self._met()
-            if not self._lost:
-                self._socket.pause_reading()
+            if not (briefly or self._socket_paused):
+                self._socket_paused = True
+                if not self._lost:
+                    self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         if self._reading_paused:
