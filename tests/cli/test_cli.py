@@ -433,7 +433,7 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--port", "x"], 'unable to convert "x" into int'),
         (["--port", "1.5"], 'unable to convert "1.5" into int'),
-        (["--port", "70000"], "port is 70000: ports go up to 65535"),
+        (["--port", "70000"], "--port is 70000: ports go up to 65535"),
         (["--nonsense"], "nonsense"),
         (["Bearer", "secret"], "Too many arguments, by 2: put quotes around those"),
         (["--port", "ws://me:secret@h"], 'unable to convert "ws://…@h" into int'),
@@ -442,8 +442,8 @@ def test_routes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--fd", "987"], "cannot listen on file descriptor 987: "),
         (["--uds", "/no/such/folder/socket"], "cannot listen on /no/such/folder/socket: "),
         (["--ssl-certfile", "nope.pem"], "TLS cannot use nope.pem: No such file or directory"),
-        (["--trusted-proxy", "nonsense"], "trusted_proxy is 'nonsense'"),
-        (["--workers", "-2"], "workers is -2: it must be more than 0"),
+        (["--trusted-proxy", "nonsense"], "--trusted-proxy is 'nonsense'"),
+        (["--workers", "-2"], "--workers is -2: it must be more than 0"),
         (["--origin", "a,b"], "several values are several flags (--origin A --origin B), have"),
     ],
 )
@@ -756,7 +756,7 @@ async def test_logs_as_json(tmp_path: Path, workers: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--log-config", "none.toml"), "log_config is 'none.toml', which is no file"),
+        (("--log-config", "none.toml"), "--log-config is 'none.toml', which is no file"),
         (("--log-config", "bad.toml"), "--log-config bad.toml: "),
         (("--log-config", "bad.json"), "--log-config bad.json: "),
         (("--log-config", "list.json"), "--log-config list.json: it has no object of JSON"),
@@ -764,10 +764,16 @@ async def test_logs_as_json(tmp_path: Path, workers: tuple[str, ...]) -> None:
         (("--log-config", "empty.ini"), "--log-config empty.ini: "),
         (("--log-config", "lacks.ini"), "--log-config lacks.ini: it has no 'formatters'"),
         (("--log-config", "class.toml"), "Unable to configure handler 'x' ("),
-        (("--log-config", "bad.ini", "--log-format", "json"), "log_format and log_config are both"),
-        (("--log-config", "bad.ini", "--log-level", "debug"), "log_level and log_config are both"),
-        (("--admin-host", "::1"), "admin_host is set and admin_port is not"),
-        (("--admin-port", "70000"), "admin_port is 70000: ports go up to 65535"),
+        (
+            ("--log-config", "bad.ini", "--log-format", "json"),
+            "--log-format and --log-config are both",
+        ),
+        (
+            ("--log-config", "bad.ini", "--log-level", "debug"),
+            "--log-level and --log-config are both",
+        ),
+        (("--admin-host", "::1"), "--admin-host is set and --admin-port is not"),
+        (("--admin-port", "70000"), "--admin-port is 70000: ports go up to 65535"),
     ],
 )
 async def test_what_cannot_be_used(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
@@ -787,7 +793,7 @@ async def test_what_cannot_be_used(tmp_path: Path, arguments: tuple[str, ...], s
 async def test_one_port_for_two(tmp_path: Path) -> None:
     async with running("mine:app", "--port", "4000", "--admin-port", "4000", cwd=tmp_path) as run:
         assert await run.ended() == 2
-        assert "port and admin_port are both 4000" in run.log
+        assert "--port and --admin-port are both 4000" in run.log
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])

@@ -65,6 +65,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Settings]]:
         ("[tool.wsflow]\nport = [1, 2]", "port in {file} is a list, and it has one value"),
         ("[tool.wsflow]\nport = 'x'", 'port from {file}: unable to convert "x" into int.'),
         ("[tool.wsflow]\ngrace = true", 'grace from {file}: unable to convert "True" into float.'),
+        ("[tool.wsflow]\nping-interval = -1", "ping-interval in {file} is -1.0: it must be 0 or"),
         (
             "[tool.wsflow]\nuds = 'x'\nhost = '::1'",
             "host in {file} and uds in {file} are both set, and a server listens on one of them",
@@ -148,7 +149,8 @@ def test_the_nearest_source_says_where_to_listen(
         ({"WSFLOW_UDS": "x", "WSFLOW_PORT": "1"}, [], "WSFLOW_PORT and WSFLOW_UDS are both set"),
         ({}, ["--workers", "2", "--broker", "memory://"], "--broker is memory://, which carries"),
         ({"WSFLOW_BROKER": "memory://"}, ["--workers", "2"], "WSFLOW_BROKER is memory://, which"),
-        ({}, ["--uds-mode", "600"], "uds_mode is set and uds is not"),
+        ({}, ["--uds-mode", "600"], "--uds-mode is set and --uds is not"),
+        ({"WSFLOW_UDS_MODE": "600"}, [], "WSFLOW_UDS_MODE is set and --uds is not"),
     ],
 )
 def test_contradictions(

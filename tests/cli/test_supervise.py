@@ -57,7 +57,7 @@ def test_what_is_refused(
             (two("--broker", "kafka://x"), 2, "--broker: 'kafka://x' is no broker"),
             (two("--broker", "redis://127.0.0.1:1"), 5, "redis://127.0.0.1:1 cannot be reached: "),
             (two("--ssl-certfile", "nowhere.pem"), 2, "TLS cannot use nowhere.pem"),
-            (("--workers", "0"), 2, "workers is 0: no process would serve"),
+            (("--workers", "0"), 2, "--workers is 0: no process would serve"),
             (("--workers", "2", "--port", port), 4, f"127.0.0.1:{port} is in use"),
             (
                 two("--host", "203.0.113.1"),

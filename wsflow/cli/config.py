@@ -32,8 +32,17 @@ ADDRESSES = (("host", "port"), ("uds", "uds_mode"), ("fd",))
 """The ways to say where to listen, of which a server has one."""
 
 
-def configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+def configure(
+    app: App,
+    commands: tuple[str, ...],
+    arguments: ArgumentCollection,
+    *,
+    how: dict[str, str] | None = None,
+) -> None:
     """Add what the project sets to what flags and the environment have set.
+
+    Args:
+        how: gets how each setting was set, by its name.
 
     Raises:
         UsageError: the environment or the project sets what is no setting, the project cannot be
@@ -46,6 +55,22 @@ def configure(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
         if name in given and not given[name].tokens:
             _set(given[name], tokens)
     _listen_once(given)
+    if how is not None:
+        how.update({name: _said(each.tokens[0]) for name, each in given.items() if each.tokens})
+
+
+_SETTING = re.compile(r"^\w+|(?<= and )\w+(?= (?:is|are) )")
+
+
+def as_set(text: str, how: Mapping[str, str]) -> str:
+    """What is wrong with settings, with the names under which they were set: flags, variables of
+    the environment, or keys of the project."""
+
+    def name(found: re.Match[str]) -> str:
+        flag = f"--{found[0].replace('_', '-')}" if found[0] in NAMES else found[0]
+        return how.get(found[0], flag)
+
+    return _SETTING.sub(name, text)
 
 
 def _set(argument: Argument, tokens: Sequence[Token]) -> None:

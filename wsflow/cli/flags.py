@@ -9,22 +9,30 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import CoercionError, Group, Parameter, Token
 
-from wsflow.cli.config import variable
+from wsflow.cli.config import as_set, variable
+from wsflow.server.exits import UsageError
 from wsflow.server.settings import Settings
 
 
-def with_settings(run: Callable[..., int], **defaults: object) -> Callable[..., int]:
+def with_settings(
+    run: Callable[..., int], how: Mapping[str, str], **defaults: object
+) -> Callable[..., int]:
     """A function whose keyword parameters are the fields of Settings, for cyclopts to read.
 
     Args:
         run: takes the target, the settings, and what else it names, by keyword.
+        how: how each setting was set, by its name.
         defaults: those that are not the defaults of Settings.
     """
     target, _, *own = inspect.signature(run, eval_str=True).parameters.values()
 
     def command(target: str, **values: Any) -> int:
         others = {each.name: values.pop(each.name) for each in own if each.name in values}
-        return run(target, Settings(**{**defaults, **values}), **others)
+        try:
+            settings = Settings(**{**defaults, **values})
+        except ValueError as exc:
+            raise UsageError(as_set(str(exc), how)) from None
+        return run(target, settings, **others)
 
     parameters = [target.replace(kind=inspect.Parameter.POSITIONAL_ONLY), *own, *_flags(defaults)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import partial
 
 from cyclopts import (
     App,
@@ -73,8 +74,10 @@ def build() -> App:
     app = App(name="wsflow", help=__doc__.partition(":")[0] + " of wsflow.")
     if "WSFLOW_PORT" in os.environ and of_a_service("WSFLOW_PORT"):  # no setting
         del os.environ["WSFLOW_PORT"]
-    app.command(with_settings(run), config=(configure, check_broker))
-    app.command(with_settings(dev, **BY_DEFAULT), config=configure)
+    how: dict[str, str] = {}
+    settings = partial(configure, how=how)
+    app.command(with_settings(run, how), config=(settings, check_broker))
+    app.command(with_settings(dev, how, **BY_DEFAULT), config=settings)
     app.command(client, config=configure)
     app.command(connect)
     app.command(publish, config=configure)
