@@ -43,6 +43,13 @@ SCOPES: tuple[Kind, ...] = ("on_message", "on_connect", "lifespan")
 """Kinds that provide values, nearest first."""
 
 
+SERVED: tuple[Kind, ...] = ("consumer", "producer", "get")
+"""Kinds that make a path."""
+
+IN_CONNECTIONS: tuple[Kind, ...] = ("on_connect", "on_message", "on_disconnect", "on_error")
+"""Kinds that run in the connections of a path."""
+
+
 @dataclass(frozen=True)
 class Level:
     """One of the nested Routers of a path: its functions, what they provide, the scope functions
@@ -96,14 +103,8 @@ class _Compiler:
 
     def compile(self, router: Router) -> AppPlan:
         self._walk(router, (), "/", NO_HOOKS)
-        served = [*self.routes, *self.pages]
-        if not served and not self.resolver.problems:
-            self._router_problem(
-                router,
-                "It serves no path: neither it nor a Router that it includes has a consumer or a "
-                "producer.",
-                "decorate a function with @router.consumer or @router.producer.",
-            )
+        if not self.resolver.problems:
+            self._check_served(router)
         hooks = self._hooks_of_all()
         codecs = self._codecs_of_all(hooks)
         topics = self._topics(codecs)
@@ -125,6 +126,22 @@ class _Compiler:
             tuple(observers.values()),
             router._about,
         )
+
+    def _check_served(self, app: Router) -> None:
+        """Report an app that serves no path, or else Routers whose functions would never run."""
+        runs = [
+            each
+            for each in self.topics
+            if any(handler.kind in IN_CONNECTIONS for handler in each._declared.handlers)
+        ]
+        for router in runs if _serves(app) else [app]:
+            if not _serves(router):
+                self._router_problem(
+                    router,
+                    "It serves no path: neither it nor a Router that it includes has a consumer or "
+                    "a producer.",
+                    "decorate a function with @router.consumer or @router.producer.",
+                )
 
     def _router_problem(self, router: Router, why: str, cure: str) -> None:
         problem = Problem(router._where, f"Router {router.path!r}", why, cure)
@@ -616,6 +633,14 @@ def _disagreement(one: FromTopic, other: FromTopic) -> str:
     if set(one.types) != set(other.types):
         return f"the type {' | '.join(map(type_name, other.types))}"
     return "other options" if one.options != other.options else ""
+
+
+def _serves(router: Router) -> bool:
+    """Whether it has a path, or a Router that it includes."""
+    declared = router._declared
+    return any(each.kind in SERVED for each in declared.handlers) or any(
+        _serves(each.router) for each in declared.included
+    )
 
 
 def _by_place(problem: Problem) -> tuple[str, int, str]:
