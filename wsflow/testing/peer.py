@@ -45,8 +45,8 @@ C = TypeVar("C")
 Kind = type[Any] | UnionType | None
 """A message type."""
 
-READS = 5.0
-"""Seconds within which the app must read what it was sent, including a close frame."""
+PATIENCE = 5.0
+"""Seconds within which the app must do what the test waits for, such as to read a close frame."""
 
 
 def _is_type(kind: object) -> bool:
@@ -186,7 +186,7 @@ class MemoryPeer:
 
     # -- sending
 
-    async def send(self, message: object, *, fragments: int = 1, timeout: float = READS) -> None:
+    async def send(self, message: object, *, fragments: int = 1, timeout: float = PATIENCE) -> None:
         """Send a message: encoded, or raw for ``str`` and ``bytes``. Waits while the app does not
         read.
 
@@ -246,7 +246,7 @@ class MemoryPeer:
         """Lose the connection without a close frame, as if a cable was cut."""
         self._transport.peer_vanish()
 
-    async def wait_closed(self, timeout: float = 1) -> PeerEnd:
+    async def wait_closed(self, timeout: float = PATIENCE) -> PeerEnd:
         """Wait until the connection has ended in the server. Returns how it ended.
 
         Raises:
@@ -267,18 +267,20 @@ class MemoryPeer:
     # -- receiving
 
     @overload
-    async def receive(self, *, timeout: float = 1) -> Any: ...
+    async def receive(self, *, timeout: float = PATIENCE) -> Any: ...
     @overload
-    async def receive(self, kind: type[A], /, *, timeout: float = 1) -> A: ...
-    @overload
-    async def receive(self, kind: type[A], other: type[B], /, *, timeout: float = 1) -> A | B: ...
+    async def receive(self, kind: type[A], /, *, timeout: float = PATIENCE) -> A: ...
     @overload
     async def receive(
-        self, kind: type[A], other: type[B], third: type[C], /, *, timeout: float = 1
+        self, kind: type[A], other: type[B], /, *, timeout: float = PATIENCE
+    ) -> A | B: ...
+    @overload
+    async def receive(
+        self, kind: type[A], other: type[B], third: type[C], /, *, timeout: float = PATIENCE
     ) -> A | B | C: ...
     @overload
-    async def receive(self, *kinds: Kind, timeout: float = 1) -> Any: ...
-    async def receive(self, *kinds: Any, timeout: float = 1) -> Any:
+    async def receive(self, *kinds: Kind, timeout: float = PATIENCE) -> Any: ...
+    async def receive(self, *kinds: Any, timeout: float = PATIENCE) -> Any:
         """Wait for the first message of these types, or for any message without types.
 
         Messages of other types stay unread, in their order.
@@ -365,7 +367,7 @@ class MemoryPeer:
 
     # -- calls
 
-    async def call(self, message: Call[A], *, timeout: float = 1) -> A:
+    async def call(self, message: Call[A], *, timeout: float = PATIENCE) -> A:
         """Call the app, and wait for its answer; other messages stay unread.
 
         Raises:
@@ -386,7 +388,7 @@ class MemoryPeer:
 
     @asynccontextmanager
     async def stream(
-        self, message: Stream[A], *, timeout: float = 1
+        self, message: Stream[A], *, timeout: float = PATIENCE
     ) -> AsyncIterator[AsyncIterator[A]]:
         """Call the app for a stream: ``async with peer.stream(Count(3)) as ticks``.
 
@@ -519,11 +521,11 @@ class MemoryPeer:
         connection."""
         self._transport.peer_close(1000, "")
         try:
-            with anyio.move_on_after(READS, shield=True):
+            with anyio.move_on_after(PATIENCE, shield=True):
                 await self._condition.wait_for(lambda: self._transport.closing is not None)
         finally:
             if self._transport.closing is None:
-                self._unfinished = self._reads_no_more(READS)
+                self._unfinished = self._reads_no_more(PATIENCE)
                 self._transport.peer_vanish()
             if self._session is not None:
                 await self._session.join()
