@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from typing import Any
@@ -26,15 +27,23 @@ beside other tests."""
 class Listeners:
     """Peers who note how long each message took to come."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.took: list[float] = []
-        self.count = 0
 
     def heard(self, payload: bytes) -> None:
         now = time.monotonic()
         begin = payload.find(b'"sent":') + 7
         self.took.append(now - float(payload[begin : payload.find(b",", begin)]))
-        self.count += 1
+
+    async def lost(self, count: int) -> int:
+        """How many messages of a broadcast did not come to those who read. The speaker may be the
+        first to have the last one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                while len(self.took) < self.size * count:
+                    await asyncio.sleep(0.001)
+        return self.size * count - len(self.took)
 
 
 async def _round(listeners: Listeners, speaker: Peer, count: int, rate: float) -> float:
@@ -63,7 +72,7 @@ def _check(policy: str) -> Any:
         async def run() -> None:
             nonlocal more, gone, lost
             async with running("--no-access-log", "--ping-interval", 0) as server:
-                listeners = Listeners()
+                listeners = Listeners(readers)
                 peers = await open_peers(server.port, readers, path, heard=listeners.heard)
                 speaker = await open_peer(server.port, path)
                 counter = await open_peer(server.port, "/count")
@@ -75,10 +84,9 @@ def _check(policy: str) -> Any:
                     slow = await open_peers(server.port, stalled, path, receives=4096)
                     for peer in slow:
                         peer.stall()
-                    listeners.count = 0
                     stirred.append(await _round(listeners, speaker, FILLING, rate))
                     more = max(more, server.peak - before)
-                    lost += readers * FILLING - listeners.count
+                    lost += await listeners.lost(FILLING)
                     counter.send(b"how many?")
                     counters = json.loads(await counter.receive())
                     gone += readers + 2 + stalled - counters["connections"]

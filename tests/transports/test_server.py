@@ -587,7 +587,7 @@ async def test_what_came_before_the_end_of_the_stream_is_handled(close: bool) ->
 
 @pytest.mark.parametrize("behind", [frame(b"\x03\xe8", 8), frame(b"", 5), frame(b"\xff")])
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("part", ["consumer", "on_connect", "producer", "request"])
+@pytest.mark.parametrize("part", ["consumer", "on_connect", "producer", "request", "fragments"])
 async def test_messages_that_begin_a_connection_with_its_end_right_behind(
     part: str, count: int, behind: bytes, anyio_backend_name: str
 ) -> None:
@@ -604,7 +604,8 @@ async def test_messages_that_begin_a_connection_with_its_end_right_behind(
             await anyio.sleep_forever()
             yield ""
 
-    data = frame(b"m") * count + behind
+    message = frame(b"m", fin=False) + frame(b"", 0) if part == "fragments" else frame(b"m")
+    data = message * count + behind
     async with serve(app, settings()) as server, raw(server) as client:
         if part == "request":
             client.send(request() + data)

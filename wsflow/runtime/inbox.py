@@ -144,12 +144,6 @@ class Inbox:
             self.full = False
             self._transport.resume_reading()
 
-    def hold(self) -> None:
-        """Report no further message until one is taken, which is soon."""
-        if not self.full:
-            self.full = True
-            self._transport.pause_reading(briefly=True)
-
     def slow(self) -> None:
         """A message waits for its rate limit: read no further one."""
         self._slowed = True
@@ -255,7 +249,8 @@ class Inbox:
             self._close_later = True
             return
         self.closed = True
-        self.quicken()
+        if self._slowed:
+            self.quicken()
         for lane in self.lanes:
             lane.wake()
 

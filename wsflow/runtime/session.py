@@ -352,7 +352,7 @@ class Session:
         for count, each in enumerate(messages, start=1):
             self._dispatcher.receive((each,))
             if self.phase is RESTING and self._dispatcher.busy:
-                self._inbox.hold()
+                self.transport.pause_reading(briefly=True)
                 self._need_host()
                 return count
         return len(messages)
@@ -794,6 +794,7 @@ class Session:
                     self._has_rested = True
                     self._enter(RESTING)
                 elif not self.stopping:
+                    self._read_on()
                     await self._dispatcher.consume(eager=self.transport.from_loop)
                     if self._goodbye is not None:
                         await self.outbox.drained()
@@ -801,6 +802,11 @@ class Session:
             except BaseException as exc:
                 self.left(self._dispatcher.doing or "the session", exc)
             self._scope = None
+
+    def _read_on(self) -> None:
+        """Take what is held behind the first message, unless something else is against it."""
+        if not self._inbox.full and (self.phase is OPEN or self._inbox.expecting):
+            self.transport.resume_reading()
 
     def _may_rest(self) -> bool:
         return (

@@ -149,7 +149,7 @@ class MemoryDialler(MemoryClock, OneByOne):
             self.cut()
 
     def pause_reading(self, *, briefly: bool = False) -> None:
-        self._reading_paused = True
+        self._reading_paused = self._reading_paused or not briefly
 
     def resume_reading(self) -> None:
         self._reading_paused = False

@@ -253,7 +253,7 @@ class Wire(OneByOne):
         self.transport.close(code, reason)
 
     def pause_reading(self, *, briefly: bool = False) -> None:
-        self._paused = True
+        self._paused = self._paused or not briefly
         self.transport.pause_reading(briefly=briefly)
 
     def resume_reading(self) -> None:

@@ -155,7 +155,8 @@ class AsgiTransport(OneByOne):
             self._close()
 
     def pause_reading(self, *, briefly: bool = False) -> None:
-        self._reads.clear()
+        if not briefly:
+            self._reads.clear()
 
     def resume_reading(self) -> None:
         self._reads.set()

@@ -84,8 +84,9 @@ class Transport(Clock, Protocol):
         The keepalive deadline waits meanwhile, and a peer that leaves may go unnoticed.
 
         Args:
-            briefly: for some turns of the loop. What comes meanwhile may be read and kept, which
-                costs less than to stop reading.
+            briefly: for some turns of the loop: what is behind a message in the same read waits
+                until that is handled. Reading itself need not stop. Does nothing where each
+                message comes by itself.
         """
 
     def resume_reading(self) -> None:

@@ -139,7 +139,7 @@ class MemoryTransport(MemoryClock, OneByOne):
             self._changed()
 
     def pause_reading(self, *, briefly: bool = False) -> None:
-        self._reading_paused = True
+        self._reading_paused = self._reading_paused or not briefly
 
     def resume_reading(self) -> None:
         self._reading_paused = False
