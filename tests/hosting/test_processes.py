@@ -62,10 +62,14 @@ class Process:
     async def connect(self, path: str) -> ClientConnection:
         return await connect(f"ws://127.0.0.1:{self.port}{path}")
 
+    async def rest(self) -> str:
+        """What it says until it has ended."""
+        assert self.process.stdout is not None
+        return (await self.process.stdout.read()).decode()
+
     async def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.stdout is not None
-        self.log += (await self.process.stdout.read()).decode()
+        self.log += await self.rest()
         await self.process.wait()
 
 
@@ -80,15 +84,20 @@ async def running(server: str, app: str) -> AsyncIterator[Process]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    run = Process(process, port)
     try:
-        while True:
-            assert process.returncode is None
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                break
-            await asyncio.sleep(0.02)
-        yield Process(process, port)
+        async with asyncio.timeout(120):
+            while True:
+                assert process.returncode is None
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.02)
+            yield run
+    except TimeoutError:
+        process.kill()
+        raise AssertionError(run.log + await run.rest()) from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
