@@ -140,6 +140,38 @@ async def test_a_grace_time_that_is_too_short(folder: Path, loop: str) -> None:
     assert "lifespan out" in run.log
 
 
+BLOCKS = """
+import time
+from wsflow import Registry, Router
+
+app = Router("/")
+
+
+@app.consumer
+async def block(message: float, registry: Registry) -> int:
+    time.sleep(message)
+    return registry.counters()["stalled"]
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+async def test_a_handler_that_blocks_is_named_and_counted(tmp_path: Path, loop: str) -> None:
+    (tmp_path / "mine.py").write_text(BLOCKS)
+    port = free_port()
+    async with running("mine:app", "--port", str(port), "--loop", loop, cwd=tmp_path) as run:
+        await run.until("try it")
+        async with connect(f"ws://127.0.0.1:{port}/") as client:
+            counted = "0"
+            while counted == "0":  # the thread that looks may have had no turn in that time
+                await client.send("0.5")
+                counted = str(await client.recv())
+        await run.until("the event loop was blocked for 0.")
+        run.process.terminate()
+        assert await run.ended() == 0
+    assert "block (" in run.log
+    assert "mine.py:10" in run.log
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 async def test_ctrl_c_stops_at_once_what_drains(

@@ -377,7 +377,7 @@ class SocketTransport(asyncio.BufferedProtocol):
         if self._phase is Phase.OPEN:
             self._reading_paused = True
             self._met()
-            if not (briefly or self._socket_paused):
+            if not briefly:
                 self._socket_paused = True
                 if not self._lost:
                     self._socket.pause_reading()
