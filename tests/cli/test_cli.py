@@ -165,7 +165,7 @@ async def test_a_handler_that_blocks_is_named_and_counted(tmp_path: Path, loop: 
             while counted == "0":  # the thread that looks may have had no turn in that time
                 await client.send("0.5")
                 counted = str(await client.recv())
-        await run.until("the event loop was blocked for 0.")
+        await run.until("the event loop was blocked for ")
         run.process.terminate()
         assert await run.ended() == 0
     assert "block (" in run.log

@@ -615,7 +615,8 @@ async def test_messages_that_begin_a_connection_with_its_end_right_behind(
             while part == "producer" and not server._app.sessions:
                 await anyio.sleep(0.001)
             client.send(data)
-        answers = [await client.frame() for _ in range(handled + 1)]
+        with anyio.fail_after(10):
+            answers = [await client.frame() for _ in range(handled + 1)]
     assert answers[:-1] == [(1, b"m")] * handled
     assert answers[-1][0] == 8
 

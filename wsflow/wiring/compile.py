@@ -42,7 +42,6 @@ from wsflow.wiring.sources import FromTopic
 SCOPES: tuple[Kind, ...] = ("on_message", "on_connect", "lifespan")
 """Kinds that provide values, nearest first."""
 
-
 SERVED: tuple[Kind, ...] = ("consumer", "producer", "get")
 """Kinds that make a path."""
 
