@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec import Struct
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from tests.conformance.wires import connecting
 from tests.loops import anyio_backend as anyio_backend
 from tests.raw import frame, raw, request
-from wsflow import Connection, End, Reject, Router, Topic
+from wsflow import Connection, Credential, End, Reject, Router, Topic
 from wsflow.messages.encoded import EncodedMessage
 from wsflow.server import Server, Settings, serve
 from wsflow.tasks.loops import event_loop
@@ -619,6 +620,35 @@ async def test_messages_that_begin_a_connection_with_its_end_right_behind(
             answers = [await client.frame() for _ in range(handled + 1)]
     assert answers[:-1] == [(1, b"m")] * handled
     assert answers[-1][0] == 8
+
+
+async def test_messages_in_one_read_behind_a_renewal() -> None:
+    """More than may wait: none is dropped, although it is the renewal that starts the host."""
+
+    class Said(Struct, tag="said"):
+        number: int
+
+    async def renew(token: str) -> Credential:
+        return Credential(identity="ada", expires_in=100, renew=renew)
+
+    app, heard = Router("/"), list[int]()
+
+    @app.on_connect
+    async def enter(connection: Connection) -> None:
+        connection.set_credential(Credential(identity="ada", expires_in=100, renew=renew))
+
+    @app.consumer
+    async def hear(message: Said) -> None:
+        heard.append(message.number)
+
+    said = b"".join(frame(b'{"type":"said","number":%d}' % number) for number in range(200))
+    async with serve(app, settings(inbox_messages=5)) as server, raw(server) as client:
+        await client.opened()
+        client.send(frame(b'{"type":"$auth","token":"x"}') + said)
+        with anyio.fail_after(10):
+            while len(heard) < 200:
+                await anyio.sleep(0.001)
+    assert heard == [*range(200)]
 
 
 async def test_who_resets_while_a_consumer_is_parked_is_found_gone() -> None:

@@ -351,9 +351,10 @@ class Session:
             return self._dispatcher.receive(messages)
         for count, each in enumerate(messages, start=1):
             self._dispatcher.receive((each,))
-            if self.phase is RESTING and self._dispatcher.busy:
-                self.transport.pause_reading(briefly=True)
+            if self._dispatcher.busy:
                 self._need_host()
+            if self.phase is OPEN:  # a renewal needs the host, too
+                self.transport.pause_reading(briefly=True)
                 return count
         return len(messages)
 
